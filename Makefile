@@ -1,0 +1,47 @@
+# Every target does its own set-up in .venv, and does nothing again that is already done.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+SETUP := setup.py pyproject.toml constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+
+.PHONY: help quickstart test lint bench clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: $(BIN)/.nfkern ## train NF-GCBC and two rivals on real data, evaluate them, write a report (about 12 minutes)
+	$(BIN)/nfkern demo
+
+test: $(BIN)/.nfkern-dev ## lint, types, and the whole test suite
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/.nfkern-dev ## format and fix what can be fixed
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+bench: $(BIN)/.nfkern-dev ## the quick benchmark suite, into bench-quick.json
+	$(BIN)/nfkern bench run --suite quick --out bench-quick.json
+
+clean: ## remove the environment and caches; data and runs stay
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# torch first and without build isolation: the package is built against the torch that runs it.
+$(BIN)/.torch: constraints.txt
+	$(PYTHON) -m venv .venv
+	@echo "Installing torch (a few minutes the first time) ..."
+	$(PIP) torch setuptools wheel
+	@touch $@
+
+$(BIN)/.nfkern: $(BIN)/.torch $(SETUP)
+	@echo "Installing nfkern ..."
+	$(PIP) --no-build-isolation -e '.[rl,log]'
+	@touch $@
+
+$(BIN)/.nfkern-dev: $(BIN)/.nfkern $(SETUP)
+	@echo "Installing the development tools ..."
+	$(PIP) --no-build-isolation -e '.[rl,log,bench,dev]'
+	@touch $@

@@ -1,0 +1,15 @@
+"""Functions on tensors: the flow's ops, each with one definition (`reference.py`) and one registration (`op.py`).
+
+Nothing here knows of modules. A call goes through PyTorch's dispatcher: a native kernel where one is registered for the
+tensor's device, the reference everywhere else; `use_reference()` sends every call to the reference.
+"""
+
+if __name__ != "nfkern.kernels":
+    raise ImportError(f"this package is nfkern.kernels, but was imported as {__name__!r}: use `import nfkern.kernels`")
+
+from nfkern.kernels.base import standard_normal_log_prob
+from nfkern.kernels.coupling import CouplingParameters
+from nfkern.kernels.plu import compose
+from nfkern.kernels.registry import registered_backends, use_reference
+
+__all__ = ["CouplingParameters", "compose", "registered_backends", "standard_normal_log_prob", "use_reference"]

@@ -1,0 +1,123 @@
+r"""The conditioner of one coupling block, and its derivative.
+
+Two networks side by side give (log_scale, shift) from the kept features `a` and the projected context `c`:
+
+.. math:: p_1 = W_1 a + c, \quad p_2 = W_2 \mathrm{LN}_1(\phi(p_1)) + b_2, \quad o = W_3 \mathrm{LN}_2(\phi(p_2)) + b_3
+
+with :math:`\phi` = LeakyReLU(0.01). Only the product with `W_2` may drop precision (`compute_dtype`).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import leaky_relu
+
+from nfkern.kernels.coupling.parameters import CouplingParameters
+
+NEGATIVE_SLOPE = 0.01
+
+
+class Normalized(NamedTuple):
+    """A hidden layer's activation with what LayerNorm's derivative needs."""
+
+    activation: torch.Tensor  # (2, rows, width)
+    normalized: torch.Tensor  # (2, rows, width), before LayerNorm's own weight and bias
+    mean: torch.Tensor  # (2, rows, 1)
+    rstd: torch.Tensor  # (2, rows, 1)
+
+
+Layers = tuple[Normalized, Normalized]
+
+
+def conditioner(
+    kept: torch.Tensor,
+    context_term: torch.Tensor,
+    parameters: CouplingParameters,
+    norm_eps: float,
+    compute_dtype: torch.dtype | None,
+) -> tuple[torch.Tensor, Layers]:
+    """(rows, kept), (groups, 2, h1) -> the pair (2, rows, transformed), and both hidden layers for the derivative."""
+    p = parameters
+    rows, (groups, _, width) = kept.shape[0], context_term.shape
+    # Row r sees group r // (rows / groups): expand without a copy where there is one group or one row per group.
+    shared = (2, groups, rows // max(groups, 1), width)
+    term = context_term.transpose(0, 1).unsqueeze(2).expand(shared).reshape(2, rows, width)
+    first = _normalize(torch.baddbmm(term, kept.expand(2, *kept.shape), p.input_weight.mT), norm_eps)
+    scaled = torch.addcmul(p.norm1_bias.unsqueeze(1), first.normalized, p.norm1_weight.unsqueeze(1))
+    second = _normalize(_product(scaled, p.hidden_weight.mT, compute_dtype, p.hidden_bias), norm_eps)
+    scaled = torch.addcmul(p.norm2_bias.unsqueeze(1), second.normalized, p.norm2_weight.unsqueeze(1))
+    return torch.baddbmm(p.output_bias.unsqueeze(1), scaled, p.output_weight.mT), (first, second)
+
+
+def conditioner_backward(
+    grad: torch.Tensor,
+    kept: torch.Tensor,
+    groups: int,
+    layers: Layers,
+    parameters: CouplingParameters,
+    compute_dtype: torch.dtype | None,
+    parameter_grads: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None, CouplingParameters | None]:
+    """Gradients of the kept features (rows, kept), the context term (groups, 2, h1) and the parameters.
+
+    LayerNorm's weight is folded into the product that follows it, so that its gradients come out of products of
+    weights and never need another pass over the batch.
+    """
+    p, (first, second) = parameters, layers
+    grad2 = _normalize_backward(torch.bmm(grad, p.output_weight * p.norm2_weight.unsqueeze(1)), second)
+    folded = p.hidden_weight * p.norm1_weight.unsqueeze(1)
+    grad1 = _normalize_backward(_product(grad2, folded, compute_dtype), first)
+    grad_kept = torch.bmm(grad1, p.input_weight).sum(0)
+    if not parameter_grads:
+        return grad_kept, None, None
+    grad_term = grad1.unflatten(1, (groups, kept.shape[0] // max(groups, 1))).sum(2).transpose(0, 1)
+    outer2 = torch.bmm(grad.mT, second.normalized)
+    outer1 = _product(grad2.mT, first.normalized, compute_dtype)
+    sums3, sums2 = grad.sum(1), grad2.sum(1)
+    grads = CouplingParameters(
+        input_weight=torch.bmm(grad1.mT, kept.expand(2, *kept.shape)),
+        norm1_weight=(outer1 * p.hidden_weight).sum(1),
+        norm1_bias=_vector_product(sums2, p.hidden_weight),
+        hidden_weight=_unfold(outer1, p.norm1_weight, sums2, p.norm1_bias),
+        hidden_bias=sums2,
+        norm2_weight=(outer2 * p.output_weight).sum(1),
+        norm2_bias=_vector_product(sums3, p.output_weight),
+        output_weight=_unfold(outer2, p.norm2_weight, sums3, p.norm2_bias),
+        output_bias=sums3,
+    )
+    return grad_kept, grad_term, grads
+
+
+def _normalize(preactivation: torch.Tensor, eps: float) -> Normalized:
+    """LeakyReLU, then LayerNorm without its weight and bias."""
+    activation = leaky_relu(preactivation, NEGATIVE_SLOPE)
+    return Normalized(activation, *torch.native_layer_norm(activation, activation.shape[-1:], None, None, eps))
+
+
+def _normalize_backward(grad: torch.Tensor, layer: Normalized) -> torch.Tensor:
+    """Derivative of `_normalize`; the slope is read off the activation, whose sign is the preactivation's."""
+    aten, width = torch.ops.aten, layer.activation.shape[-1:]
+    through_norm = aten.native_layer_norm_backward(
+        grad, layer.activation, width, layer.mean, layer.rstd, None, None, [True, False, False]
+    )[0]
+    grad_preactivation: torch.Tensor = aten.leaky_relu_backward(through_norm, layer.activation, NEGATIVE_SLOPE, True)
+    return grad_preactivation
+
+
+def _product(
+    left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype | None, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """A batch of products in `dtype`, given back in the operands' own; bias (2, columns) is added in the latter."""
+    if dtype is not None and dtype != left.dtype:
+        product = torch.bmm(left.to(dtype), right.to(dtype)).to(left.dtype)
+        return product if bias is None else product + bias.unsqueeze(1)
+    return torch.bmm(left, right) if bias is None else torch.baddbmm(bias.unsqueeze(1), left, right)
+
+
+def _vector_product(vectors: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    return torch.bmm(vectors.unsqueeze(1), matrices).squeeze(1)
+
+
+def _unfold(outer: torch.Tensor, weight: torch.Tensor, sums: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Gradient of a weight that multiplies `weight * n + bias`, from that of one that multiplies n."""
+    return torch.addcmul(outer * weight.unsqueeze(1), sums.unsqueeze(2), bias.unsqueeze(1))

@@ -1,0 +1,222 @@
+"""The coupling flow's ops: checks, registration, gradients and public functions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from nfkern.kernels.coupling import reference
+from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.registry import Op, define, refuse_gradient
+
+_COUNT = len(CouplingParameters._fields)
+_PARAMETERS = ", ".join(f"Tensor {name}" for name in CouplingParameters._fields)
+_SETTINGS = "float norm_eps, float? scale_bound, ScalarType? compute_dtype"
+
+
+def _unflattened(function: Callable[..., Any], tensors: int) -> Callable[..., Any]:
+    """A schema is flat: gather the parameters that follow the first `tensors` arguments."""
+
+    def call(*args: Any) -> Any:
+        parameters = CouplingParameters(*args[tensors : tensors + _COUNT])
+        return function(*args[:tensors], parameters, *args[tensors + _COUNT :])
+
+    return call
+
+
+def _fake(x: torch.Tensor, context_term: torch.Tensor, mixing: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
+    return x.new_empty(x.shape), x.new_empty(x.shape[:1]), x.new_empty((mixing.shape[0], *x.shape))
+
+
+def _fake_backward(
+    grad: torch.Tensor,
+    grad_log_det: torch.Tensor,
+    inputs: torch.Tensor,
+    context_term: torch.Tensor,
+    mixing: torch.Tensor,
+    *rest: Any,
+) -> tuple[torch.Tensor, ...]:
+    others = (context_term, mixing, *rest[:_COUNT])
+    if not rest[-1]:
+        return (grad.new_empty(grad.shape), *(grad.new_empty(0) for _ in others))
+    return (grad.new_empty(grad.shape), *(other.new_empty(other.shape) for other in others))
+
+
+def _define_backward(name: str, function: Callable[..., Any]) -> Op:
+    results = ", ".join(["Tensor"] * (3 + _COUNT))
+    return define(
+        f"coupling_{name}_backward",
+        f"(Tensor grad, Tensor grad_log_det, Tensor inputs, Tensor context_term, Tensor mixing, {_PARAMETERS}, "
+        f"{_SETTINGS}, bool parameter_grads) -> ({results})",
+        reference=_unflattened(function, 5),
+        fake=_fake_backward,
+        backward=refuse_gradient(f"the gradient of coupling {name} (double backward)"),
+    )
+
+
+def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) -> Op:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+        _, context_term, mixing, _, *parameters = inputs[: 4 + _COUNT]
+        ctx.settings = inputs[4 + _COUNT :]
+        ctx.save_for_backward(output[2], context_term, mixing, *parameters)
+
+    def backward(ctx: Any, grad: torch.Tensor, grad_log_det: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
+        parameter_grads = any(ctx.needs_input_grad[1:])
+        grad_x, *rest = backward_op(grad, grad_log_det, *ctx.saved_tensors, *ctx.settings, parameter_grads)
+        if not parameter_grads:
+            return (grad_x, *(None for _ in range(3 + _COUNT + 3)))
+        grad_term, grad_mixing, *parameters = rest
+        return grad_x, grad_term, grad_mixing, grad_log_det.sum(), *parameters, None, None, None
+
+    return define(
+        f"coupling_{name}",
+        f"(Tensor x, Tensor context_term, Tensor mixing, Tensor mixing_log_det, {_PARAMETERS}, {_SETTINGS}) "
+        "-> (Tensor, Tensor, Tensor)",
+        reference=_unflattened(function, 4),
+        fake=_fake,
+        backward=backward,
+        setup_context=setup_context,
+    )
+
+
+_to_latent_backward = _define_backward("to_latent", reference.to_latent_backward)
+_to_data_backward = _define_backward("to_data", reference.to_data_backward)
+_to_latent = _define_direction("to_latent", reference.to_latent, _to_latent_backward)
+_to_data = _define_direction("to_data", reference.to_data, _to_data_backward)
+_to_data_with_score = define(
+    "coupling_to_data_with_score",
+    "(Tensor z, Tensor context_term, Tensor mixing, Tensor inverse_mixing, Tensor inverse_log_det, "
+    f"{_PARAMETERS}, {_SETTINGS}) -> (Tensor, Tensor, Tensor)",
+    reference=_unflattened(reference.to_data_with_score, 5),
+    fake=lambda z, *rest: (z.new_empty(z.shape), z.new_empty(z.shape[:1]), z.new_empty(z.shape)),
+    backward=refuse_gradient("the score of a coupling flow"),
+)
+
+
+def to_latent(
+    x: torch.Tensor,
+    context_term: torch.Tensor,
+    mixing: torch.Tensor,
+    mixing_log_det: torch.Tensor,
+    parameters: CouplingParameters,
+    *,
+    norm_eps: float = 1e-5,
+    scale_bound: float | None = None,
+    compute_dtype: torch.dtype | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Map data to noise through all blocks of a coupling flow.
+
+    Args:
+        x: (rows, features).
+        context_term: (groups, blocks, 2, h1), the first layers' bias with the context projected into it; row r sees
+            group `r // (rows / groups)`.
+        mixing: (blocks, features, features), from `compose`.
+        mixing_log_det: (), from `compose`.
+        parameters: the stacked conditioners.
+        norm_eps: LayerNorm's epsilon.
+        scale_bound: bound of |log_scale|, smooth (tanh); None for none.
+        compute_dtype: dtype of the hidden products; None for that of x. Everything else stays in the dtype of x.
+
+    Returns:
+        z (rows, features) and the map's log-determinant (rows), in nats.
+
+    Raises:
+        ValueError: shapes that do not fit; the message names the argument.
+        TypeError: dtypes or devices that differ from those of x.
+    """
+    _check(x, context_term, mixing, parameters, "x")
+    z, log_det, _ = _to_latent(
+        x, context_term, mixing, mixing_log_det, *parameters, norm_eps, scale_bound, compute_dtype
+    )
+    return z, log_det
+
+
+def to_data(
+    z: torch.Tensor,
+    context_term: torch.Tensor,
+    inverse_mixing: torch.Tensor,
+    inverse_log_det: torch.Tensor,
+    parameters: CouplingParameters,
+    *,
+    norm_eps: float = 1e-5,
+    scale_bound: float | None = None,
+    compute_dtype: torch.dtype | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Map noise to data, the inverse of `to_latent`; arguments and errors as there.
+
+    `inverse_mixing` and `inverse_log_det` come from `compose(..., inverse=True)`.
+    """
+    _check(z, context_term, inverse_mixing, parameters, "z")
+    x, log_det, _ = _to_data(
+        z, context_term, inverse_mixing, inverse_log_det, *parameters, norm_eps, scale_bound, compute_dtype
+    )
+    return x, log_det
+
+
+def to_data_with_score(
+    z: torch.Tensor,
+    context_term: torch.Tensor,
+    mixing: torch.Tensor,
+    inverse_mixing: torch.Tensor,
+    inverse_log_det: torch.Tensor,
+    parameters: CouplingParameters,
+    *,
+    norm_eps: float = 1e-5,
+    scale_bound: float | None = None,
+    compute_dtype: torch.dtype | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Map noise to data and carry the score along: x, its log-determinant (rows) and grad_x log p(x), in one sweep.
+
+    Arguments and errors as in `to_data`. The base is N(0, I). Not differentiable.
+    """
+    _check(z, context_term, mixing, parameters, "z")
+    x, log_det, score = _to_data_with_score(
+        z, context_term, mixing, inverse_mixing, inverse_log_det, *parameters, norm_eps, scale_bound, compute_dtype
+    )
+    return x, log_det, score
+
+
+def score(
+    x: torch.Tensor,
+    context_term: torch.Tensor,
+    mixing: torch.Tensor,
+    mixing_log_det: torch.Tensor,
+    parameters: CouplingParameters,
+    *,
+    inverted: bool = False,
+    norm_eps: float = 1e-5,
+    scale_bound: float | None = None,
+    compute_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """grad_x log p(x), (rows, features), for the base N(0, I): the map's gradient, without autograd.
+
+    Arguments and errors as in `to_latent`. With `inverted` the flow's map to noise is `to_data`, and `mixing` and
+    `mixing_log_det` are its inverses. Not differentiable.
+    """
+    _check(x, context_term, mixing, parameters, "x")
+    op, backward_op = (_to_data, _to_data_backward) if inverted else (_to_latent, _to_latent_backward)
+    settings = (norm_eps, scale_bound, compute_dtype)
+    z, log_det, inputs = op(x.detach(), context_term, mixing, mixing_log_det, *parameters, *settings)
+    ones = torch.ones_like(log_det)
+    grad: torch.Tensor = backward_op(-z, ones, inputs, context_term, mixing, *parameters, *settings, False)[0]
+    return grad
+
+
+def _check(
+    x: torch.Tensor, context_term: torch.Tensor, mixing: torch.Tensor, parameters: CouplingParameters, name: str
+) -> None:
+    blocks, features = mixing.shape[0], mixing.shape[-1]
+    if x.ndim != 2 or x.shape[1] != features:
+        raise ValueError(f"{name}: expected shape (rows, {features}), got {tuple(x.shape)}")
+    term_shape = (blocks, *parameters.input_weight.shape[1:3])
+    groups = context_term.shape[0] if context_term.ndim == 4 else 0
+    if context_term.shape[1:] != term_shape or (x.shape[0] % groups if groups else x.shape[0]):
+        raise ValueError(
+            f"context_term: expected shape (groups, {', '.join(map(str, term_shape))}) with groups dividing "
+            f"{x.shape[0]} rows, got {tuple(context_term.shape)}"
+        )
+    for label, tensor in zip(("context_term", "mixing"), (context_term, mixing), strict=True):
+        if tensor.dtype != x.dtype or tensor.device != x.device:
+            raise TypeError(
+                f"{label}: expected {x.dtype} on {x.device} as {name}, got {tensor.dtype} on {tensor.device}"
+            )

@@ -1,0 +1,27 @@
+"""The stacked parameters of a coupling flow's conditioners, as one named tuple."""
+
+from typing import NamedTuple
+
+import torch
+
+
+class CouplingParameters(NamedTuple):
+    """Conditioner weights of all blocks; axis 0 is the block, axis 1 the pair (log_scale net, shift net).
+
+    With D features, `kept = ceil(D / 2)`, `transformed = floor(D / 2)` and hidden widths h1, h2. The first layer's
+    context weight and bias are not here: they act on the context alone and are projected before the chain.
+    """
+
+    input_weight: torch.Tensor  # (blocks, 2, h1, kept)
+    norm1_weight: torch.Tensor  # (blocks, 2, h1)
+    norm1_bias: torch.Tensor  # (blocks, 2, h1)
+    hidden_weight: torch.Tensor  # (blocks, 2, h2, h1)
+    hidden_bias: torch.Tensor  # (blocks, 2, h2)
+    norm2_weight: torch.Tensor  # (blocks, 2, h2)
+    norm2_bias: torch.Tensor  # (blocks, 2, h2)
+    output_weight: torch.Tensor  # (blocks, 2, transformed, h2)
+    output_bias: torch.Tensor  # (blocks, 2, transformed)
+
+    def blocks(self) -> "list[CouplingParameters]":
+        """The parameters of each block, without the block axis."""
+        return [CouplingParameters(*block) for block in zip(*(stacked.unbind(0) for stacked in self), strict=True)]

@@ -1,0 +1,197 @@
+r"""The coupling flow: its definition. K blocks of PLU mixing and conditional affine coupling.
+
+Data to noise, block k: :math:`u = x M_k`, split into kept `a` (the first ceil(D/2) features) and `b`, then
+:math:`b \leftarrow (b - \mathrm{shift}) \, e^{-\mathrm{log\_scale}}`. Noise to data undoes the coupling, then
+:math:`x = u M_k` with the inverse matrices, blocks in reverse.
+
+The derivatives recompute hidden units from each block's input, which is all that a forward pass keeps: (K, rows, D).
+Activations are never reconstructed by inverting the flow.
+
+Reference: Ghugare and Eysenbach, "Normalizing Flows are Capable Models for RL", 2025,
+https://arxiv.org/abs/2505.23527; coupling: Dinh et al., "Density estimation using Real NVP", 2017,
+https://arxiv.org/abs/1605.08803.
+"""
+
+import torch
+
+from nfkern.kernels.coupling.conditioner import conditioner, conditioner_backward
+from nfkern.kernels.coupling.parameters import CouplingParameters
+
+Tensors = tuple[torch.Tensor, ...]
+BlockGrads = tuple[torch.Tensor, torch.Tensor | None, CouplingParameters | None]  # mixing, context term, parameters
+
+
+def to_latent(
+    x: torch.Tensor,
+    context_term: torch.Tensor,
+    mixing: torch.Tensor,
+    mixing_log_det: torch.Tensor,
+    parameters: CouplingParameters,
+    norm_eps: float,
+    scale_bound: float | None,
+    compute_dtype: torch.dtype | None,
+) -> Tensors:
+    """(rows, D) -> noise (rows, D), log-det (rows), each block's input (K, rows, D)."""
+    inputs, log_det = [], mixing_log_det.expand(x.shape[0])
+    for k, block in enumerate(parameters.blocks()):
+        inputs.append(x)
+        kept, transformed = _split(x @ mixing[k])
+        pair, _ = conditioner(kept, context_term[:, k], block, norm_eps, compute_dtype)
+        log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
+        x = torch.cat([kept, (transformed - shift) * torch.exp(-log_scale)], 1)
+        log_det = log_det - log_scale.sum(1)
+    return x, log_det, torch.stack(inputs)
+
+
+def to_data(
+    z: torch.Tensor,
+    context_term: torch.Tensor,
+    mixing: torch.Tensor,
+    mixing_log_det: torch.Tensor,
+    parameters: CouplingParameters,
+    norm_eps: float,
+    scale_bound: float | None,
+    compute_dtype: torch.dtype | None,
+) -> Tensors:
+    """(rows, D) -> data (rows, D), log-det (rows), each block's input (K, rows, D); `mixing` holds the inverses."""
+    inputs, log_det = [], mixing_log_det.expand(z.shape[0])
+    for k, block in _reversed(parameters):
+        inputs.append(z)
+        kept, transformed = _split(z)
+        pair, _ = conditioner(kept, context_term[:, k], block, norm_eps, compute_dtype)
+        log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
+        z = torch.cat([kept, transformed * torch.exp(log_scale) + shift], 1) @ mixing[k]
+        log_det = log_det + log_scale.sum(1)
+    return z, log_det, torch.stack(inputs[::-1])
+
+
+def to_data_with_score(
+    z: torch.Tensor,
+    context_term: torch.Tensor,
+    mixing: torch.Tensor,
+    inverse_mixing: torch.Tensor,
+    inverse_log_det: torch.Tensor,
+    parameters: CouplingParameters,
+    norm_eps: float,
+    scale_bound: float | None,
+    compute_dtype: torch.dtype | None,
+) -> Tensors:
+    """(rows, D) -> data, its log-det (rows), and grad_x log p(x) (rows, D), in one sweep.
+
+    Block k of the inverse holds the very hidden units that block k of the density's derivative needs, in the order in
+    which it needs them, so the score of N(0, I) is carried along from noise to data.
+    """
+    log_det, score = inverse_log_det.expand(z.shape[0]), -z
+    for k, block in _reversed(parameters):
+        kept, transformed = _split(z)
+        pair, layers = conditioner(kept, context_term[:, k], block, norm_eps, compute_dtype)
+        log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
+        score_kept, score_transformed = _split(score)
+        # d log p / d log_scale = -score_b * b - 1, since the density loses log_scale and b = (b' - shift) / scale
+        grad_log_scale = -score_transformed * transformed - 1
+        score_transformed = score_transformed * torch.exp(-log_scale)
+        pair_grad = _pair_grad(grad_log_scale, -score_transformed, log_scale, scale_bound)
+        grad_kept, _, _ = conditioner_backward(pair_grad, kept, 1, layers, block, compute_dtype, False)
+        score = torch.cat([score_kept + grad_kept, score_transformed], 1) @ mixing[k].mT
+        z = torch.cat([kept, transformed * torch.exp(log_scale) + shift], 1) @ inverse_mixing[k]
+        log_det = log_det + log_scale.sum(1)
+    return z, log_det, score
+
+
+def to_latent_backward(
+    grad: torch.Tensor,
+    grad_log_det: torch.Tensor,
+    inputs: torch.Tensor,
+    context_term: torch.Tensor,
+    mixing: torch.Tensor,
+    parameters: CouplingParameters,
+    norm_eps: float,
+    scale_bound: float | None,
+    compute_dtype: torch.dtype | None,
+    parameter_grads: bool,
+) -> Tensors:
+    """Gradients of x, and with `parameter_grads` of the context term, the mixing matrices and every parameter."""
+    collected: list[BlockGrads] = []
+    for k, block in _reversed(parameters):
+        kept, transformed = _split(inputs[k] @ mixing[k])
+        pair, layers = conditioner(kept, context_term[:, k], block, norm_eps, compute_dtype)
+        log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
+        grad_kept, grad_transformed = _split(grad)
+        # b' = (b - shift) e^-log_scale: db'/db = e^-log_scale, db'/dlog_scale = -b', and log_det loses log_scale
+        inverse_scale = torch.exp(-log_scale)
+        grad_log_scale = -grad_transformed * (transformed - shift) * inverse_scale - grad_log_det.unsqueeze(1)
+        grad_transformed = grad_transformed * inverse_scale
+        pair_grad = _pair_grad(grad_log_scale, -grad_transformed, log_scale, scale_bound)
+        through, term_grad, parameters_grad = conditioner_backward(
+            pair_grad, kept, context_term.shape[0], layers, block, compute_dtype, parameter_grads
+        )
+        grad = torch.cat([grad_kept + through, grad_transformed], 1)
+        collected.append((inputs[k].mT @ grad, term_grad, parameters_grad))
+        grad = grad @ mixing[k].mT
+    return _stacked(grad, collected[::-1])
+
+
+def to_data_backward(
+    grad: torch.Tensor,
+    grad_log_det: torch.Tensor,
+    inputs: torch.Tensor,
+    context_term: torch.Tensor,
+    mixing: torch.Tensor,
+    parameters: CouplingParameters,
+    norm_eps: float,
+    scale_bound: float | None,
+    compute_dtype: torch.dtype | None,
+    parameter_grads: bool,
+) -> Tensors:
+    """Gradients of z, and with `parameter_grads` of the context term, the (inverse) matrices and every parameter."""
+    collected: list[BlockGrads] = []
+    for k, block in enumerate(parameters.blocks()):
+        kept, transformed = _split(inputs[k])
+        pair, layers = conditioner(kept, context_term[:, k], block, norm_eps, compute_dtype)
+        log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
+        scaled = transformed * torch.exp(log_scale)
+        mixing_grad = torch.cat([kept, scaled + shift], 1).mT @ grad
+        grad_kept, grad_transformed = _split(grad @ mixing[k].mT)
+        # b' = b e^log_scale + shift: db'/dlog_scale = b e^log_scale, and log_det gains log_scale
+        grad_log_scale = grad_transformed * scaled + grad_log_det.unsqueeze(1)
+        pair_grad = _pair_grad(grad_log_scale, grad_transformed, log_scale, scale_bound)
+        through, term_grad, parameters_grad = conditioner_backward(
+            pair_grad, kept, context_term.shape[0], layers, block, compute_dtype, parameter_grads
+        )
+        grad = torch.cat([grad_kept + through, grad_transformed * torch.exp(log_scale)], 1)
+        collected.append((mixing_grad, term_grad, parameters_grad))
+    return _stacked(grad, collected)
+
+
+def _split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The kept ceil(D/2) features and the transformed rest."""
+    kept = (x.shape[1] + 1) // 2
+    return x[:, :kept], x[:, kept:]
+
+
+def _reversed(parameters: CouplingParameters) -> list[tuple[int, CouplingParameters]]:
+    return list(enumerate(parameters.blocks()))[::-1]
+
+
+def _bounded(raw: torch.Tensor, bound: float | None) -> torch.Tensor:
+    """log_scale within (-bound, bound), smoothly; the paper's flow has no bound."""
+    return raw if bound is None else bound * torch.tanh(raw / bound)
+
+
+def _pair_grad(
+    grad_log_scale: torch.Tensor, grad_shift: torch.Tensor, log_scale: torch.Tensor, bound: float | None
+) -> torch.Tensor:
+    """Gradient of the conditioner's raw output (2, rows, transformed)."""
+    if bound is not None:
+        grad_log_scale = grad_log_scale * (1 - (log_scale / bound).square())
+    return torch.stack([grad_log_scale, grad_shift])
+
+
+def _stacked(grad: torch.Tensor, collected: list[BlockGrads]) -> Tensors:
+    """The input's gradient, followed by those of context term, mixing and parameters, stacked over blocks."""
+    terms = [term for _, term, _ in collected if term is not None]
+    parameters = [grads for _, _, grads in collected if grads is not None]
+    if not parameters:
+        return (grad, *(grad.new_empty(0) for _ in range(2 + len(CouplingParameters._fields))))
+    stacked = [torch.stack(grads) for grads in zip(*parameters, strict=True)]
+    return (grad, torch.stack(terms, 1), torch.stack([mixing for mixing, _, _ in collected]), *stacked)

@@ -1,0 +1,282 @@
+"""What every conditional flow offers: densities, samples and scores over any batch shape."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+from torch.nn.functional import softplus
+
+from nfkern.checkpoint import Pretrained
+from nfkern.context import Arrangement, ProjectedContext
+from nfkern.distribution import FlowDistribution
+from nfkern.kernels import standard_normal_log_prob
+
+Context = torch.Tensor | ProjectedContext | None
+
+
+class Flow(Pretrained, nn.Module, ABC):
+    """Base of the flows. A subclass brings its parameters and the four maps between rows of data and noise.
+
+    Shape law: everything is `sample_shape + batch_shape + (features,)`; batch shapes of events and contexts broadcast.
+    The base density is N(0, I); log-determinants and log-probabilities are in nats, summed over features.
+    """
+
+    dtypes: ClassVar = (torch.float32, torch.float64)
+
+    def __init__(
+        self, features: int, context_features: int, *, bounds: Literal["tanh"] | None, context_dropout: float
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("features", features, 1), ("context_features", context_features, 0)):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: expected an int >= {least}, got {value!r}")
+        if bounds not in (None, "tanh"):
+            raise ValueError(f"bounds: expected None or 'tanh', got {bounds!r}")
+        if not 0 <= context_dropout < 1:
+            raise ValueError(f"context_dropout: expected a probability in [0, 1), got {context_dropout!r}")
+        self.features = features
+        self.context_features = context_features
+        self.bounds = bounds
+        self.context_dropout = context_dropout
+
+    def forward(self, x: torch.Tensor, context: Context = None) -> torch.Tensor:
+        """`log_prob`: what DDP, autocast, compile and export see."""
+        return self.log_prob(x, context)
+
+    def log_prob(self, x: torch.Tensor, context: Context = None) -> torch.Tensor:
+        """Log-density of x, in nats.
+
+        In training mode each context is dropped (replaced by none) with probability `context_dropout`.
+
+        Args:
+            x: (*batch, features).
+            context: (*batch, context_features), broadcasting against x; None for an unconditional flow, or for the
+                marginal of a flow trained with `context_dropout`.
+
+        Returns:
+            (*batch).
+
+        Raises:
+            ValueError: a shape does not fit, a context is missing or unwanted, or a parameter is NaN.
+            TypeError: a dtype or device differs from the parameters'.
+        """
+        z, log_det = self._run(self._rows_to_latent, "x", x, self._project(context, dropout=self.training))
+        return standard_normal_log_prob(z) + log_det
+
+    def to_latent(self, x: torch.Tensor, context: Context = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Data to noise: z (*batch, features) and log|det dz/dx| (*batch); arguments and errors of `log_prob`."""
+        z, log_det = self._run(self._rows_to_latent, "x", x, self._project(context))
+        return z, log_det
+
+    def to_data(self, z: torch.Tensor, context: Context = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noise to data: x (*batch, features) and log|det dx/dz| (*batch); arguments and errors of `log_prob`."""
+        x, log_det = self._run(self._rows_to_data, "z", z, self._project(context))
+        return x, log_det
+
+    def score(self, x: torch.Tensor, context: Context = None) -> torch.Tensor:
+        """grad_x log p(x), (*batch, features): analytic, needs no autograd and is not differentiable."""
+        with torch.no_grad():
+            (score,) = self._run(lambda rows, term: (self._rows_score(rows, term),), "x", x, self._project(context))
+        return score
+
+    @torch.no_grad()
+    def sample(self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any) -> torch.Tensor:
+        """Draw samples without gradient; options as in `rsample`."""
+        return self.rsample(sample_shape, context, **options)
+
+    def rsample(self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any) -> torch.Tensor:
+        """Draw samples with gradients of context and parameters.
+
+        Args:
+            sample_shape: leading shape of the result; one sample per context by default.
+            context: as in `log_prob`.
+            **options: `noise` (sample_shape + batch_shape + (features,)) instead of fresh noise; `generator`;
+                `temperature` (1.0), the standard deviation of fresh noise; `deterministic` (False), decode z = 0, which
+                is not the mode.
+
+        Returns:
+            sample_shape + batch_shape + (features,).
+        """
+        projected = self._project(context)
+        return self.to_data(self._noise(sample_shape, projected, **options), projected)[0]
+
+    def rsample_and_log_prob(
+        self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Samples and their log-probability in one pass, differentiable in both; arguments of `rsample`.
+
+        Returns:
+            sample_shape + batch_shape + (features,), and sample_shape + batch_shape in nats.
+        """
+        projected = self._project(context)
+        z = self._noise(sample_shape, projected, **options)
+        x, log_det = self.to_data(z, projected)
+        return x, standard_normal_log_prob(z) - log_det
+
+    @torch.no_grad()
+    def sample_denoised(
+        self, sigma: float, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any
+    ) -> torch.Tensor:
+        """Samples moved by one denoising step, `x + sigma^2 grad_x log p(x)`: the paper's action at test time.
+
+        The posterior mean of clean data under a flow trained on data with N(0, sigma^2) noise (Tweedie). With `bounds`
+        the result is clamped to the box. Arguments of `rsample`; sigma in the units of x.
+        """
+        if not (math.isfinite(sigma) and sigma >= 0):
+            raise ValueError(f"sigma: expected a finite number >= 0, got {sigma!r}")
+        projected = self._project(context)
+        z = self._noise(sample_shape, projected, **options)
+        x, score = self._run(self._rows_to_data_with_score, "z", z, projected)
+        denoised = x + sigma**2 * score
+        return denoised if self.bounds is None else denoised.clamp(-1, 1)
+
+    def condition(self, context: Context = None) -> FlowDistribution:
+        """p(. | context) as a `torch.distributions.Distribution`; the context is projected once."""
+        return FlowDistribution(self, self._project(context))
+
+    # What a subclass brings, on rows (rows, features) and a projected context's term.
+
+    @abstractmethod
+    def _project_rows(self, context: torch.Tensor | None) -> torch.Tensor: ...
+
+    @abstractmethod
+    def _map_to_latent(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    @abstractmethod
+    def _map_to_data(self, z: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    @abstractmethod
+    def _map_to_data_with_score(
+        self, z: torch.Tensor, term: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: ...
+
+    @abstractmethod
+    def _map_score(self, x: torch.Tensor, term: torch.Tensor) -> torch.Tensor: ...
+
+    # The maps with the box of `bounds="tanh"`: data x = tanh(u), log|det dx/du| = sum log(1 - x^2).
+
+    def _rows_to_latent(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.bounds is None:
+            return self._map_to_latent(x, term)
+        u = _atanh(x)
+        z, log_det = self._map_to_latent(u, term)
+        return z, log_det - _log_det_tanh(u)
+
+    def _rows_to_data(self, z: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, log_det = self._map_to_data(z, term)
+        return (x, log_det) if self.bounds is None else (torch.tanh(x), log_det + _log_det_tanh(x))
+
+    def _rows_score(self, x: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
+        if self.bounds is None:
+            return self._map_score(x, term)
+        u = _atanh(x)
+        return _score_tanh(u, self._map_score(u, term))
+
+    def _rows_to_data_with_score(self, z: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, _, score = self._map_to_data_with_score(z, term)
+        return (x, score) if self.bounds is None else (torch.tanh(x), _score_tanh(x, score))
+
+    def _run(
+        self, rows_map: Callable[..., tuple[torch.Tensor, ...]], name: str, events: torch.Tensor, p: ProjectedContext
+    ) -> tuple[torch.Tensor, ...]:
+        """Apply a map of rows to events of any batch shape."""
+        events = self._checked(name, events, self.features)
+        arrangement = Arrangement.of(tuple(events.shape[:-1]), p.batch_shape)
+        results = rows_map(arrangement.rows(events), p.term)
+        self._explain_nan(results)
+        return tuple(arrangement.restore(result) for result in results)
+
+    def _project(self, context: Context, dropout: bool = False) -> ProjectedContext:
+        if isinstance(context, ProjectedContext):
+            return context
+        if context is None:
+            if self.context_features and not self.context_dropout:
+                raise ValueError(
+                    f"context: expected shape (..., {self.context_features}), got None; only a flow with "
+                    "context_dropout > 0 has a marginal"
+                )
+            return ProjectedContext(self._project_rows(None), ())
+        if not self.context_features:
+            raise ValueError(f"context: this flow has context_features=0, got shape {_shape(context)}")
+        context = self._checked("context", context, self.context_features)
+        if dropout and self.context_dropout:
+            keep = torch.rand(context.shape[:-1], device=context.device) >= self.context_dropout
+            context = context * keep.unsqueeze(-1)
+        batch_shape = tuple(context.shape[:-1])
+        return ProjectedContext(
+            self._project_rows(context.reshape(math.prod(batch_shape), context.shape[-1])), batch_shape
+        )
+
+    def _noise(
+        self,
+        sample_shape: tuple[int, ...],
+        projected: ProjectedContext,
+        *,
+        noise: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+        deterministic: bool = False,
+    ) -> torch.Tensor:
+        shape = (*sample_shape, *projected.batch_shape, self.features)
+        like = next(self.parameters())
+        if noise is not None:
+            if tuple(noise.shape) != shape:
+                raise ValueError(f"noise: expected shape {shape}, got {tuple(noise.shape)}")
+            return noise
+        if not (math.isfinite(temperature) and temperature >= 0):
+            raise ValueError(f"temperature: expected a finite number >= 0, got {temperature!r}")
+        if deterministic:
+            return torch.zeros(shape, dtype=like.dtype, device=like.device)
+        return temperature * torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+    def _checked(self, name: str, tensor: torch.Tensor, features: int) -> torch.Tensor:
+        """The tensor in the parameters' dtype, if it fits."""
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
+        like = next(self.parameters())
+        if like.dtype not in self.dtypes:
+            raise TypeError(f"parameters: expected float32 or float64, got {like.dtype}; use autocast for 16 bits")
+        if tensor.ndim < 1 or tensor.shape[-1] != features:
+            raise ValueError(f"{name}: expected shape (..., {features}), got {_shape(tensor)}")
+        if tensor.device != like.device:
+            raise TypeError(f"{name}: expected a tensor on {like.device} as the parameters, got {tensor.device}")
+        if tensor.dtype == like.dtype:
+            return tensor
+        if tensor.is_floating_point() and torch.is_autocast_enabled(like.device.type):
+            return tensor.to(like.dtype)
+        raise TypeError(f"{name}: expected dtype {like.dtype} as the parameters, got {tensor.dtype}")
+
+    def _explain_nan(self, results: tuple[torch.Tensor, ...]) -> None:
+        """Blame a NaN result on the parameter that is NaN. On the CPU only: elsewhere looking would synchronise."""
+        if torch.compiler.is_compiling() or results[0].device.type != "cpu":
+            return
+        if not any(torch.isnan(result.detach().sum()) for result in results):
+            return
+        for name, parameter in self.named_parameters():
+            broken = parameter.isnan()
+            if broken.any():
+                where = broken.nonzero()[0].tolist()
+                raise ValueError(f"{name}: expected finite parameters, got NaN first at index {where}")
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    return tuple(getattr(tensor, "shape", ()))
+
+
+def _atanh(x: torch.Tensor) -> torch.Tensor:
+    """Inverse of tanh; the faces of the box, where it is infinite, are moved inside by one rounding step."""
+    limit = 1 - torch.finfo(x.dtype).eps
+    return torch.atanh(x.clamp(-limit, limit))
+
+
+def _log_det_tanh(u: torch.Tensor) -> torch.Tensor:
+    """`sum log(1 - tanh(u)^2)` over features, without cancellation."""
+    return 2 * (math.log(2) - u - softplus(-2 * u)).sum(-1)
+
+
+def _score_tanh(u: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
+    """Score of tanh(u): `(score_u + 2 tanh u) / (1 - tanh(u)^2)`."""
+    return (score + 2 * torch.tanh(u)) * torch.cosh(u).square()

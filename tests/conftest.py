@@ -1,0 +1,15 @@
+"""One thread and a quick hypothesis profile for every test: small tensors gain nothing from more."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "nfkern", deadline=None, max_examples=15, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("nfkern")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    torch.set_num_threads(1)

@@ -1,0 +1,197 @@
+"""Every op: gradcheck, opcheck and compile(fullgraph), and the switch between native kernels and reference."""
+
+import flows
+import pytest
+import torch
+
+from nfkern.kernels import CouplingParameters, compose, coupling, registered_backends, registry, use_reference
+from nfkern.kernels import standard_normal_log_prob as base
+
+
+def problem(features=5, groups=3, per_group=2, dtype=torch.float64, bound=None):
+    flow = flows.make_flow(features=features, dtype=dtype)
+    rows = groups * per_group
+    x = torch.randn(rows, features, dtype=dtype)
+    term = torch.randn(groups, flow.blocks, 2, flow.hidden[0], dtype=dtype)
+    return flow, x, term, {"scale_bound": bound, "norm_eps": 1e-5}
+
+
+def directed(flow, direction, settings):
+    """A function of tensors only, PLU included, for gradcheck and compile."""
+
+    def call(x, term, lu, *parameters):
+        matrices = compose(lu, flow.permutation, direction == "to_data")
+        return getattr(coupling, direction)(x, term, *matrices, CouplingParameters(*parameters), **settings)
+
+    return call
+
+
+@pytest.mark.parametrize("bound", [None, 1.5])
+@pytest.mark.parametrize(("groups", "per_group"), [(4, 1), (1, 4), (2, 2)])
+@pytest.mark.parametrize("direction", ["to_latent", "to_data"])
+def test_gradcheck(direction, groups, per_group, bound):
+    flow, x, term, settings = problem(4, groups, per_group, bound=bound)
+    inputs = [t.detach().clone().requires_grad_() for t in (x, term, flow.mixing_lu, *flow._parameters_tuple)]
+    assert torch.autograd.gradcheck(directed(flow, direction, settings), inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_gradcheck_of_compose(inverse):
+    flow = flows.make_flow(features=4, blocks=2)
+    lu = flow.mixing_lu.detach().clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: compose(v, flow.permutation, inverse), lu)
+
+
+def test_gradcheck_of_the_base():
+    assert torch.autograd.gradcheck(base, torch.randn(3, 4, dtype=torch.float64, requires_grad=True))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_base_equals_torchs_normal(rank):
+    z = torch.randn(*[3] * rank, dtype=torch.float64)
+    torch.testing.assert_close(base(z), torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1))
+
+
+@pytest.mark.parametrize("features", [2, 3, 17, 64])
+def test_compose_gives_inverses_and_their_log_det(features):
+    flow = flows.make_flow(features=features, blocks=2)
+    matrix, log_det = compose(flow.mixing_lu, flow.permutation)
+    inverse, inverse_log_det = compose(flow.mixing_lu, flow.permutation, inverse=True)
+    identity = torch.eye(features, dtype=torch.float64).expand(2, -1, -1)
+    torch.testing.assert_close(matrix @ inverse, identity, rtol=0, atol=1e-10)
+    torch.testing.assert_close(log_det, torch.linalg.slogdet(matrix)[1].sum())
+    assert log_det == -inverse_log_det
+
+
+def op_cases():
+    """name -> arguments, for each op of the library."""
+    flow, x, term, _ = problem()
+    parameters = [p.detach() for p in flow._parameters_tuple]
+    lu, settings = flow.mixing_lu.detach(), (1e-5, 1.5, None)
+    (mixing, log_det), (inverse, inverse_log_det) = (compose(lu, flow.permutation, i) for i in (False, True))
+    inputs, rows = torch.randn(flow.blocks, *x.shape, dtype=x.dtype), torch.randn(len(x), dtype=x.dtype)
+    backward = (x, rows, inputs, term, mixing, *parameters, *settings)
+    return {
+        "standard_normal_log_prob": (x,),
+        "standard_normal_log_prob_backward": (rows, x),
+        "plu_compose": (lu, flow.permutation, True),
+        "plu_compose_backward": (mixing, log_det, lu, flow.permutation, True),
+        "coupling_to_latent": (x, term, mixing, log_det, *parameters, *settings),
+        "coupling_to_latent_backward": (*backward, True),
+        "coupling_to_data": (x, term, inverse, inverse_log_det, *parameters, *settings),
+        "coupling_to_data_backward": (*backward, False),
+        "coupling_to_data_with_score": (x, term, mixing, inverse, inverse_log_det, *parameters, *settings),
+    }
+
+
+def test_every_op_has_a_case():
+    assert set(op_cases()) == set(registry._ops)
+
+
+DIFFERENTIABLE = {"standard_normal_log_prob", "plu_compose", "coupling_to_latent", "coupling_to_data"}
+
+
+@pytest.mark.parametrize("variant", ["", "_reference"])
+@pytest.mark.parametrize("name", list(op_cases()))
+def test_opcheck(name, variant):
+    op = getattr(torch.ops.nfkern, name + variant).default
+    arguments = op_cases()[name]
+    if name in DIFFERENTIABLE:
+        arguments = [
+            a.clone().requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a
+            for a in arguments
+        ]
+    torch.library.opcheck(op, tuple(arguments))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", ["to_latent", "to_data"])
+def test_compiles_as_one_graph(direction):
+    flow, x, term, settings = problem(dtype=torch.float32)
+    inputs = [t.detach().clone().requires_grad_() for t in (x, term, flow.mixing_lu, *flow._parameters_tuple)]
+    call = directed(flow, direction, settings)
+    compiled = torch.compile(call, fullgraph=True)
+    grads = []
+    for function in (call, compiled):
+        z, log_det = function(*inputs)
+        grads.append((z, log_det, *torch.autograd.grad(z.sum() + log_det.sum(), inputs)))
+    for expected, actual in zip(*grads, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.slow
+def test_the_whole_module_compiles_as_one_graph():
+    flow = flows.make_flow("paper", torch.float32)
+    x, context = flows.make_inputs(flow, 8)
+    calls = {
+        "log_prob": lambda: flow(x, context),
+        "denoised": lambda: flow.sample_denoised(0.1, (), context, deterministic=True),
+        "score": lambda: flow.score(x, context),
+    }
+    for call in calls.values():
+        torch.testing.assert_close(torch.compile(call, fullgraph=True)(), call())
+
+
+def test_double_backward_is_refused():
+    flow = flows.make_flow()
+    x, context = flows.make_inputs(flow, 3)
+    (grad,) = torch.autograd.grad(flow(x.requires_grad_(), context).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="not differentiable"):
+        grad.sum().backward()
+
+
+def test_the_score_op_refuses_a_gradient():
+    arguments = op_cases()["coupling_to_data_with_score"]
+    z = arguments[0].clone().requires_grad_()
+    _, _, score = torch.ops.nfkern.coupling_to_data_with_score(z, *arguments[1:])
+    with pytest.raises(RuntimeError, match="score of a coupling flow is not differentiable"):
+        score.sum().backward()
+
+
+def test_use_reference_passes_native_kernels_by():
+    native = torch.library.Library("nfkern", "IMPL")
+    z = torch.randn(3, 4)
+    try:
+        native.impl("standard_normal_log_prob", lambda z: z.new_full(z.shape[:-1], 7.0), "CPU")
+        assert registered_backends("cpu")["standard_normal_log_prob"] == "native"
+        assert (base(z) == 7).all()
+        with use_reference():
+            assert registered_backends("cpu")["standard_normal_log_prob"] == "reference"
+            assert not (base(z) == 7).any()
+        assert (base(z) == 7).all()
+    finally:
+        native._destroy()
+    assert registered_backends("cpu")["standard_normal_log_prob"] == "reference"
+
+
+def test_inputs_are_never_written():
+    flow, x, term, settings = problem()
+    before = [t.detach().clone() for t in (x, term, *flow.parameters())]
+    directed(flow, "to_latent", settings)(x, term, flow.mixing_lu, *flow._parameters_tuple)[0].sum().backward()
+    for now, then in zip((x, term, *flow.parameters()), before, strict=True):
+        assert torch.equal(now, then)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda a: a | {"x": a["x"][:, :3]}, ValueError, r"x: expected shape \(rows, 5\), got \(6, 3\)"),
+        (lambda a: a | {"context_term": a["context_term"][:, :2]}, ValueError, r"context_term: expected shape"),
+        (lambda a: a | {"context_term": a["context_term"].repeat(2, 1, 1, 1)[:4]}, ValueError, "groups dividing 6"),
+        (lambda a: a | {"context_term": a["context_term"].float()}, TypeError, "context_term: expected torch.float64"),
+        (lambda a: a | {"mixing": a["mixing"].float()}, TypeError, "mixing: expected torch.float64"),
+    ],
+)
+def test_bad_input_names_the_argument(change, error, message):
+    flow, x, term, settings = problem()
+    mixing, log_det = compose(flow.mixing_lu, flow.permutation)
+    arguments = {"x": x, "context_term": term, "mixing": mixing, "mixing_log_det": log_det}
+    with pytest.raises(error, match=message):
+        coupling.to_latent(**change(arguments), parameters=flow._parameters_tuple, **settings)
+
+
+def test_compose_refuses_wrong_shapes():
+    with pytest.raises(ValueError, match=r"lu: expected shape .* got \(3, 4\)"):
+        compose(torch.randn(3, 4), torch.zeros(3, 4, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"permutation: expected shape \(2, 4\), got \(4,\)"):
+        compose(torch.randn(2, 4, 4), torch.arange(4))

@@ -1,0 +1,118 @@
+"""The package as installed: names, imports, directions and side effects."""
+
+import ast
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = ["kernels", "nfkern", "algorithms", "bench"]
+
+
+def sources(folder):
+    return [p for p in (ROOT / folder).rglob("*.py") if not any(q.is_symlink() for q in p.parents)]
+
+
+def imported_layers(path):
+    """Which of the four folders a file imports, absolute or relative, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "nfkern":
+                found.add(parts[1] if len(parts) > 1 and parts[1] in LAYERS else "nfkern")
+    return found
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_arrows_point_one_way(layer):
+    allowed = set(LAYERS[: LAYERS.index(layer) + 1])
+    files = sources(layer)
+    assert files
+    for path in files:
+        # The command line is the face of everything, and imports the layers above only when they are asked for.
+        if path == ROOT / "nfkern" / "cli.py":
+            continue
+        assert imported_layers(path) <= allowed, path
+
+
+def run(code, python=sys.executable, **options):
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=False, **options)
+
+
+def test_import_has_no_side_effects():
+    code = """
+import sys, torch, random, warnings
+before = (torch.get_num_threads(), torch.get_default_dtype(), torch.random.get_rng_state().tolist(), random.getstate(),
+          torch.is_grad_enabled(), torch.backends.cuda.matmul.allow_tf32, torch.are_deterministic_algorithms_enabled())
+loaded = set(sys.modules)
+watched = {"triton", "gymnasium", "ogbench", "mujoco", "matplotlib", "tensorboard", "scipy", "tyro", "subprocess"}
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in watched:
+            raise SystemExit(f"imported {name}")
+sys.meta_path.insert(0, Watch())
+import nfkern, nfkern.kernels
+after = (torch.get_num_threads(), torch.get_default_dtype(), torch.random.get_rng_state().tolist(), random.getstate(),
+         torch.is_grad_enabled(), torch.backends.cuda.matmul.allow_tf32, torch.are_deterministic_algorithms_enabled())
+assert before == after
+assert not (set(sys.modules) - loaded) & watched
+assert not torch.cuda.is_initialized()
+"""
+    result = run(code)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stderr == ""
+
+
+def test_kernels_refuse_a_second_name():
+    result = run("import kernels", cwd=ROOT)
+    assert "this package is nfkern.kernels, but was imported as 'kernels'" in result.stderr
+
+
+def test_no_file_is_a_dumping_ground():
+    for layer in [*LAYERS, "tests"]:
+        for path in sources(layer):
+            assert path.name not in ("utils.py", "helpers.py", "common.py", "misc.py"), path
+            assert len(path.read_text().splitlines()) <= 320, path
+
+
+@pytest.mark.slow
+def test_wheel_installs_and_imports_alone(tmp_path):
+    build = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert build.returncode == 0, build.stderr
+    (wheel,) = tmp_path.glob("nfkern-*.whl")
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel]
+    subprocess.run(pip, check=True, capture_output=True)
+    # torch and its dependencies are borrowed from this environment: downloading them again would need the network.
+    import torch
+
+    site = next((tmp_path / "env" / "lib").glob("python*/site-packages"))
+    (site / "borrowed.pth").write_text(str(Path(torch.__file__).parent.parent))
+    code = """
+import importlib.util, pathlib, nfkern, nfkern.kernels, nfkern.algorithms, nfkern.bench, torch
+assert pathlib.Path(nfkern.__file__).is_relative_to(r"{env}"), nfkern.__file__
+for name in ("kernels", "algorithms", "bench", "tests"):
+    assert importlib.util.find_spec(name) is None, name
+assert (pathlib.Path(nfkern.__file__).parent / "py.typed").exists()
+flow = nfkern.CouplingFlow(4, 3, blocks=2, hidden=(8, 8))
+print(tuple(flow.sample((5,), torch.zeros(3)).shape))
+"""
+    result = run(code.replace("{env}", str(tmp_path / "env")), python=str(python), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "(5, 4)"
