@@ -1,12 +1,35 @@
 """Conditional normalizing flows for reinforcement learning, with fused kernels."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nfkern.coupling import CouplingFlow
+    from nfkern.distribution import FlowDistribution
+    from nfkern.encoder import Encoder
+    from nfkern.flow import Flow
+    from nfkern.kernels import use_reference
+    from nfkern.normalizer import Normalizer
+
 __version__ = "0.1.0"
-
-from nfkern.coupling import CouplingFlow
-from nfkern.distribution import FlowDistribution
-from nfkern.encoder import Encoder
-from nfkern.flow import Flow
-from nfkern.kernels import use_reference
-from nfkern.normalizer import Normalizer
-
 __all__ = ["CouplingFlow", "Encoder", "Flow", "FlowDistribution", "Normalizer", "__version__", "use_reference"]
+
+# Imported on first use: torch takes seconds, which the command line and worker processes need not always pay.
+_HOMES = {
+    "CouplingFlow": "nfkern.coupling",
+    "Encoder": "nfkern.encoder",
+    "Flow": "nfkern.flow",
+    "FlowDistribution": "nfkern.distribution",
+    "Normalizer": "nfkern.normalizer",
+    "use_reference": "nfkern.kernels",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nfkern' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

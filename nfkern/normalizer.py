@@ -46,19 +46,22 @@ class Normalizer(Pretrained, nn.Module):
             raise ValueError(f"data: expected shape (rows >= 1, features), got {tuple(data.shape)}")
         if not torch.isfinite(data).all():
             raise ValueError("data: expected finite values, got NaN or infinity")
-        normalizer = cls(data.shape[1], mode)
         data = data.double()
-        if mode == "standard":
-            center, scale = data.mean(0), data.std(0, correction=0)
-        elif mode == "min_max":
-            low, high = data.amin(0), data.amax(0)
-            center, scale = (low + high) / 2, (high - low) / 2
-        else:
+        return cls.from_statistics(mode, data.mean(0), data.std(0, correction=0), data.amin(0), data.amax(0))
+
+    @classmethod
+    def from_statistics(
+        cls, mode: Mode, mean: torch.Tensor, std: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+    ) -> Self:
+        """A normaliser from statistics known already, each (features,)."""
+        normalizer = cls(mean.shape[0], mode)
+        if mode == "none":
             return normalizer
+        center, scale = (mean, std) if mode == "standard" else ((low + high) / 2, (high - low) / 2)
         # A feature that hardly varies would turn rounding into signal.
         constant = scale <= 1e-6 * center.abs().clamp(min=1)
         normalizer.center.copy_(center)
-        normalizer.scale.copy_(torch.where(constant, 1.0, scale))
+        normalizer.scale.copy_(torch.where(constant, torch.ones_like(scale), scale))
         return normalizer
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,64 @@
+"""The agents by name, and one of them on disk."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from nfkern.algorithms.behavioral_cloning import BehavioralCloning
+from nfkern.algorithms.flow_matching_bc import FlowMatchingBC
+from nfkern.algorithms.flow_matching_gcbc import FlowMatchingGCBC
+from nfkern.algorithms.gaussian_bc import GaussianBC
+from nfkern.algorithms.gaussian_gcbc import GaussianGCBC
+from nfkern.algorithms.nf_bc import NFBC
+from nfkern.algorithms.nf_gcbc import NFGCBC
+from nfkern.checkpoint import FORMAT_VERSION, read_json, read_tensors, write_json
+
+AGENTS: dict[str, type[BehavioralCloning]] = {
+    agent.name: agent for agent in (NFBC, NFGCBC, GaussianBC, GaussianGCBC, FlowMatchingBC, FlowMatchingGCBC)
+}
+
+
+def save_agent(agent: BehavioralCloning, folder: Path) -> None:
+    """Write an agent into an existing folder: `config.json` and `agent.safetensors`, normalisers included."""
+    header = {
+        "format_version": FORMAT_VERSION,
+        "algorithm": agent.name,
+        "config": asdict(agent.config),
+        "sizes": agent.sizes,
+    }
+    write_json(folder / "config.json", header)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in agent.state_dict().items()},
+        folder / "agent.safetensors",
+    )
+
+
+def load_agent(folder: str | Path, device: torch.device | str = "cpu") -> BehavioralCloning:
+    """Restore an agent from `save_agent`'s folder.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a newer format, an unknown algorithm, or missing or unknown weights.
+    """
+    folder = Path(folder)
+    header = read_json(folder / "config.json")
+    if header.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"folder: expected format_version {FORMAT_VERSION}, got {header.get('format_version')!r} in {folder}"
+        )
+    agent_class = AGENTS.get(header["algorithm"])
+    if agent_class is None:
+        raise ValueError(f"folder: expected an algorithm of {', '.join(AGENTS)}, got {header['algorithm']!r}")
+    # JSON has no tuples, and settings are compared when a run is resumed.
+    settings: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in header["config"].items()
+    }
+    agent = agent_class(agent_class.config_class(**settings), **header["sizes"])
+    try:
+        agent.load_state_dict(read_tensors(folder / "agent.safetensors"))
+    except RuntimeError as error:
+        raise ValueError(f"folder: weights in {folder} do not fit: {error}") from None
+    return agent.to(device)

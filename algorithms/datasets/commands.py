@@ -1,0 +1,176 @@
+"""The commands `nfkern data generate | download | verify | info`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from nfkern.errors import UserError
+
+from .checks import verify
+from .manifest import DEFAULT_DATASET_DIR, DatasetFiles, Manifest
+from .recipes import data_name, find_recipe
+from .transitions import TransitionDataset
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Generate a real dataset locally, with OGBench's scripted oracles in MuJoCo.
+
+    The files follow OGBench's npz schema and its published recipe, but are another sample. The same seed gives the
+    same files for any number of workers. An interrupted run continues when its command is repeated.
+    Names: pointmaze-{medium,large,giant,teleport}-{navigate,stitch}-v0, cube-{single,double,triple,quadruple}-*,
+    scene-*, puzzle-{3x3,4x4,4x5,4x6}-*, each -play-v0 or -noisy-v0.
+    """
+
+    name: tyro.conf.Positional[str]
+    """OGBench's dataset name."""
+    transitions: int | None = None
+    """Transitions of the training file, rounded up to whole episodes; a tenth of its episodes more for validation.
+    By default as many as were published (1 million for most names)."""
+    seed: int = 0
+    """Seed of the whole dataset."""
+    workers: int | None = None
+    """Processes; by default one per available core."""
+    dataset_dir: Path = DEFAULT_DATASET_DIR
+    """Folder of the datasets."""
+    overwrite: bool = False
+    """Replace a dataset of this name that was made with other parameters."""
+
+    def run(self) -> int:
+        """Generate the dataset."""
+        from .generation import GenerationPlan, finished, generate
+
+        directory = self.dataset_dir.expanduser()
+        try:
+            plan = GenerationPlan.from_transitions(find_recipe(self.name), self.transitions, self.seed)
+            if not self.overwrite and finished(plan, directory) is not None:
+                print(f"{plan.recipe.name} with these parameters is already in {directory}: nothing to do")
+                return 0
+            _require("ogbench", "rl")
+            print(
+                f"{plan.recipe.name}: {plan.train_episodes} + {plan.val_episodes} episodes of "
+                f"{plan.recipe.episode_rows - 1} transitions ({plan.train_transitions} for training)"
+            )
+            manifest = generate(plan, directory, workers=self.workers, overwrite=self.overwrite)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        except KeyboardInterrupt:
+            print("\nInterrupted. Finished episodes are kept: repeat the command to continue.", file=sys.stderr)
+            return INTERRUPTED
+        for file, checksum in manifest.sha256.items():
+            print(f"{directory / file}  sha256 {checksum}")
+        print(manifest.note)
+        return 0
+
+
+@dataclass(frozen=True)
+class Download:
+    """Download a published OGBench dataset; a broken transfer continues when the command is repeated."""
+
+    name: tyro.conf.Positional[str]
+    """OGBench's dataset name."""
+    dataset_dir: Path = DEFAULT_DATASET_DIR
+    """Folder of the datasets."""
+    mirror: str | None = None
+    """Address of a folder that holds the files, instead of OGBench's own server."""
+    sha256: str | None = None
+    """Expected checksum of the training file."""
+    sha256_val: str | None = None
+    """Expected checksum of the validation file."""
+    timeout: float = 30.0
+    """Seconds to wait for the server."""
+    retries: int = 4
+    """Attempts in a row without progress before giving up."""
+    overwrite: bool = False
+    """Replace files that are already there."""
+
+    def run(self) -> int:
+        """Download the dataset."""
+        _require("requests", "rl")
+        from .download import DATASET_URL, Transfer, download
+
+        directory = self.dataset_dir.expanduser()
+        transfer = Transfer(self.mirror or DATASET_URL, timeout=self.timeout, retries=self.retries)
+        checksums = {split: value for split, value in (("train", self.sha256), ("val", self.sha256_val)) if value}
+        try:
+            manifest = download(data_name(self.name), directory, transfer, sha256=checksums, overwrite=self.overwrite)
+        except KeyboardInterrupt:
+            print("\nInterrupted. What arrived is kept: repeat the command to continue.", file=sys.stderr)
+            return INTERRUPTED
+        for file, checksum in manifest.sha256.items():
+            print(f"{directory / file}  sha256 {checksum}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check a dataset's files: checksums against the manifest, schema, episode ends, finite values."""
+
+    name: tyro.conf.Positional[str]
+    """OGBench's dataset name."""
+    dataset_dir: Path = DEFAULT_DATASET_DIR
+    """Folder of the datasets."""
+
+    def run(self) -> int:
+        """Print one line per check; 1 if any failed."""
+        findings = verify(DatasetFiles(self.dataset_dir.expanduser(), data_name(self.name)))
+        for finding in findings:
+            print(
+                f"ok      {finding.subject}"
+                if finding.problem is None
+                else f"FAILED  {finding.subject}: {finding.problem}"
+            )
+        return int(any(finding.problem is not None for finding in findings))
+
+
+@dataclass(frozen=True)
+class Info:
+    """Show a dataset's origin, sizes, episodes, value ranges and, for mazes, where it has been."""
+
+    name: tyro.conf.Positional[str]
+    """OGBench's dataset name."""
+    dataset_dir: Path = DEFAULT_DATASET_DIR
+    """Folder of the datasets."""
+    every_dimension: bool = False
+    """Show all features, not only the first dozen."""
+    tasks: bool = False
+    """Also show how many episodes pass through the goals of OGBench's evaluation tasks (this builds their
+    environments; the data themselves store no success)."""
+    plot: Path | None = None
+    """Also save a picture here (png, pdf or svg)."""
+
+    def run(self) -> int:
+        """Print the description."""
+        from .summary import describe, solved_shares
+
+        name = data_name(self.name)
+        files = DatasetFiles(self.dataset_dir.expanduser(), name)
+        splits = {
+            split: TransitionDataset.load(name, files.directory, split=split, extras=("qpos", "button_states"))
+            for split in files.splits
+        }
+        for line in describe(files, Manifest.read(files.manifest), splits, self.every_dimension):
+            print(line)
+        if self.tasks:
+            _require("ogbench", "rl")
+            shares = solved_shares(name, splits["train"])
+            tasks = ", ".join(f"task {task} {share:.1%}" for task, share in enumerate(shares, start=1))
+            print(f"\nepisodes that pass through the goal of: {tasks}")
+        if self.plot is not None:
+            _require("matplotlib", "log")
+            from .plots import save_plot
+
+            save_plot(name, splits["train"], self.plot)
+            print(f"\npicture: {self.plot}")
+        return 0
+
+
+def _require(package: str, extra: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"this needs the package {package}: pip install 'nfkern[{extra}]'")

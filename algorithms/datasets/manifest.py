@@ -1,0 +1,122 @@
+"""The manifest beside a dataset: where it comes from, how to make it again, and the checksums of its files."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from nfkern.errors import UserError
+
+DEFAULT_DATASET_DIR = Path("~/.nfkern/data")
+MANIFEST_FORMAT = 1
+LOCAL_SAMPLE = (
+    "A local sample: it follows the published recipe, but its random draws and its MuJoCo version are others. "
+    "Say so beside any number compared with results on the published data."
+)
+
+
+@dataclass(frozen=True)
+class DatasetFiles:
+    """The paths that belong to one dataset name in one folder.
+
+    Raises:
+        UserError: If the name is none: it would lead out of the folder.
+    """
+
+    directory: Path
+    name: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-][\w.-]*", self.name):
+            raise UserError(f"expected a dataset name such as pointmaze-medium-navigate-v0, got {self.name!r}")
+
+    @property
+    def train(self) -> Path:
+        """The training split."""
+        return self.directory / f"{self.name}.npz"
+
+    @property
+    def val(self) -> Path:
+        """The validation split."""
+        return self.directory / f"{self.name}-val.npz"
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest."""
+        return self.directory / f"{self.name}.json"
+
+    @property
+    def partial(self) -> Path:
+        """The folder in which an unfinished generation lies."""
+        return self.directory / f"{self.name}.partial"
+
+    @property
+    def splits(self) -> dict[str, Path]:
+        """Both data files by split."""
+        return {"train": self.train, "val": self.val}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known about the files of a dataset.
+
+    Attributes:
+        name: OGBench's name.
+        origin: Whether the files were generated here or downloaded.
+        parameters: What a generation depends on (recipe, seed, episodes); empty for downloads.
+        versions: Packages whose version can change the bytes.
+        sha256: Checksum by file name.
+        source: Address of a download.
+        note: A sentence on what the data are.
+    """
+
+    name: str
+    origin: Literal["generated", "downloaded"]
+    sha256: dict[str, str]
+    parameters: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    source: str | None = None
+    note: str = ""
+
+    def write(self, path: Path) -> None:
+        """Write the manifest as JSON, atomically."""
+        write_json(path, {"format": MANIFEST_FORMAT, **asdict(self)})
+
+    @staticmethod
+    def read(path: Path) -> "Manifest | None":
+        """Return the manifest in a file, or None where there is none.
+
+        Raises:
+            UserError: If the file is no manifest that this version understands.
+        """
+        if not path.exists():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("format") != MANIFEST_FORMAT:
+                raise ValueError(f"its format is not {MANIFEST_FORMAT}")
+            return Manifest(**content)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is no manifest of a dataset ({error}): move it away and try again") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON to a file, which is never seen half-written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def simulation_versions() -> dict[str, str]:
+    """Return the versions of the packages that decide the bytes of generated data."""
+    return {package: importlib.metadata.version(package) for package in ("ogbench", "mujoco", "gymnasium", "numpy")}

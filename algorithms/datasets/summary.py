@@ -1,0 +1,129 @@
+"""What `nfkern data info` says about a dataset."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from .manifest import DatasetFiles, Manifest
+from .transitions import TransitionDataset
+
+# OGBench's mazes: side of a cell, and offset of the first cell's centre.
+MAZE_UNIT, MAZE_OFFSET = 4.0, 4.0
+TASKS = 5
+BARS = " ▁▂▃▄▅▆▇█"
+SHADES = " ░▒▓█"
+# More rows add nothing to a histogram of a dozen bins.
+HISTOGRAM_ROWS = 200_000
+SHOWN_DIMENSIONS = 12
+
+
+def is_maze(name: str) -> bool:
+    """Whether the first two observation features are a position in one of OGBench's mazes."""
+    return "maze" in name or "soccer" in name
+
+
+def describe(
+    files: DatasetFiles, manifest: Manifest | None, splits: Mapping[str, TransitionDataset], every_dimension: bool
+) -> Iterator[str]:
+    """Yield the lines that describe a dataset."""
+    yield f"{files.name} in {files.directory}"
+    yield from _origin(manifest)
+    for split, dataset in splits.items():
+        yield _split_line(split, dataset, files.splits[split].stat().st_size)
+    dataset = splits["train"]
+    statistics = dataset.statistics()
+    for title, values, numbers in (
+        ("observations", dataset.observations, statistics.observations),
+        ("actions", dataset.actions, statistics.actions),
+    ):
+        yield f"\n{title} ({values.shape[1]} features, float32)"
+        yield f"  {'':>4} {'min':>10} {'mean':>10} {'max':>10} {'std':>10}  distribution"
+        shown = values.shape[1] if every_dimension else min(SHOWN_DIMENSIONS, values.shape[1])
+        sample = values[:: -(-len(values) // HISTOGRAM_ROWS), :shown]
+        for k in range(shown):
+            columns = (numbers.min[k], numbers.mean[k], numbers.max[k], numbers.std[k])
+            yield f"  {k:>4} " + " ".join(f"{value:>10.4g}" for value in columns) + f"  {bars(sample[:, k])}"
+        if shown < values.shape[1]:
+            yield f"  ... {values.shape[1] - shown} more: --every-dimension"
+    if is_maze(files.name):
+        positions = dataset.observations[:, :2]
+        yield f"\npositions: {visited_cells(positions)} maze cells visited"
+        yield from coverage(positions)
+
+
+def _origin(manifest: Manifest | None) -> Iterator[str]:
+    if manifest is None:
+        yield "no manifest: origin unknown"
+        return
+    if manifest.origin == "downloaded":
+        yield f"downloaded from {manifest.source}"
+        return
+    versions = ", ".join(f"{package} {version}" for package, version in manifest.versions.items())
+    yield f"generated with seed {manifest.parameters['seed']} ({versions})"
+    yield manifest.note
+
+
+def _split_line(split: str, dataset: TransitionDataset, size: int) -> str:
+    lengths = dataset.episode_lengths
+    low, high = int(lengths.min()), int(lengths.max())
+    length = str(low) if low == high else f"{low} to {high}, median {int(np.median(lengths))}"
+    return f"  {split:<5} {len(dataset):>9} transitions, {dataset.episodes} episodes of {length}, {size / 1e6:.1f} MB"
+
+
+def bars(values: np.ndarray, bins: int = 16) -> str:
+    """Return a histogram of a vector as a line of block characters."""
+    counts, _ = np.histogram(values, bins)
+    # Rounded up, so that only an empty bin is blank.
+    heights = np.ceil(counts / counts.max() * (len(BARS) - 1)).astype(int)
+    return "".join(BARS[height] for height in heights)
+
+
+def maze_cells(positions: np.ndarray) -> np.ndarray:
+    """Return the (row, column) of the maze cell that each (x, y) position lies in."""
+    return np.floor((positions[:, ::-1] + MAZE_OFFSET + MAZE_UNIT / 2) / MAZE_UNIT).astype(int)
+
+
+def visited_cells(positions: np.ndarray) -> int:
+    """Return in how many maze cells the positions lie."""
+    return len(np.unique(maze_cells(positions), axis=0))
+
+
+def coverage(positions: np.ndarray) -> list[str]:
+    """Return a map of how often each place was visited, north up, as lines of shaded characters."""
+    columns_per_unit, lines_per_unit = 1.5, 0.75
+    (x_low, y_low), (x_high, y_high) = positions.min(0), positions.max(0)
+    shape = (
+        max(1, round(float(y_high - y_low) * lines_per_unit)),
+        max(1, round(float(x_high - x_low) * columns_per_unit)),
+    )
+    counts, _, _ = np.histogram2d(positions[:, 1], positions[:, 0], bins=shape)
+    shades = np.ceil(np.log1p(counts) / np.log1p(counts.max()) * (len(SHADES) - 1)).astype(int)
+    return ["  " + "".join(SHADES[shade] for shade in line).rstrip() for line in shades[::-1]]
+
+
+def solved_shares(name: str, dataset: TransitionDataset) -> list[float]:
+    """Return, for each of OGBench's evaluation tasks, the share of episodes that pass through its goal.
+
+    Needs the ogbench package (it builds each task's environment), and a dataset loaded with the extras `qpos` and
+    `button_states`.
+    """
+    import warnings
+
+    import gymnasium
+    from ogbench.relabel_utils import relabel_dataset
+
+    parts = name.split("-")
+    environment_name = "-".join(parts[:-2])
+    shares = []
+    for task in range(1, TASKS + 1):
+        with warnings.catch_warnings():
+            # The manipulation environments warn about their own action spaces.
+            warnings.simplefilter("ignore")
+            environment = gymnasium.make(f"{environment_name}-singletask-task{task}-v0", disable_env_checker=True)
+            environment.reset(seed=0)
+            columns = dict(dataset.extras)
+            relabel_dataset(environment_name, environment, columns)
+            environment.close()
+        reached = np.logical_or.reduceat(columns["masks"] == 0, dataset.episode_starts)
+        shares.append(float(reached.mean()))
+    return shares

@@ -1,0 +1,227 @@
+"""Offline trajectories, with OGBench's meaning of rows, transitions and terminals."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nfkern.errors import UserError
+
+from .archive import read_npz
+from .manifest import DEFAULT_DATASET_DIR, DatasetFiles
+from .recipes import data_name
+
+# Transitions that one step of a whole-dataset pass holds in memory.
+CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class ColumnStatistics:
+    """Statistics of a set of vectors, each array of shape (features,), float32."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    min: np.ndarray
+    max: np.ndarray
+
+
+@dataclass(frozen=True)
+class DatasetStatistics:
+    """What a normaliser needs to know, over all transitions of a dataset."""
+
+    observations: ColumnStatistics
+    actions: ColumnStatistics
+
+
+class TransitionDataset:
+    """Episodes stored row by row, addressed by transition.
+
+    A file holds rows: an episode of L transitions has L + 1 of them, and its last row (terminal = 1) is the state in
+    which it ended. That row has an action, but nobody saw where it led, so it begins no transition. Transition t of
+    `range(len(dataset))` starts at some row r and leads to row r + 1: this is OGBench's regular format, without its
+    copies.
+
+    `terminals` mark where an episode was cut; they say nothing about the environment having ended. That is the
+    meaning of `masks` (0 where bootstrapping stops), which exist only once a task has given the rows a reward, or
+    once a goal has been drawn (see `BatchSampler`).
+
+    Args:
+        observations: Shape (rows, observation_size).
+        actions: Shape (rows, action_size).
+        terminals: Shape (rows,), non-zero at the last row of every episode.
+        rewards: Shape (rows,): reward of the transition that starts at each row, if a task is known.
+        masks: Shape (rows,): 0 where the task ended with that transition, else 1. Given with `rewards`.
+        extras: More arrays by row, such as `qpos` (rows, ...).
+        name: A name for messages.
+
+    Raises:
+        ValueError: If shapes do not fit together, values are no numbers, or the last row ends no episode.
+    """
+
+    def __init__(
+        self,
+        observations: np.ndarray,
+        actions: np.ndarray,
+        terminals: np.ndarray,
+        *,
+        rewards: np.ndarray | None = None,
+        masks: np.ndarray | None = None,
+        extras: Mapping[str, np.ndarray] | None = None,
+        name: str = "dataset",
+    ) -> None:
+        self.name = name
+        self.observations = _rows_of_floats("observations", observations, 2)
+        self.actions = _rows_of_floats("actions", actions, 2)
+        if (rewards is None) != (masks is None):
+            raise ValueError("rewards and masks must be given together")
+        self.rewards = None if rewards is None else _rows_of_floats("rewards", rewards, 1)
+        self.masks = None if masks is None else _rows_of_floats("masks", masks, 1)
+        self.extras = dict(extras or {})
+        columns = {"actions": self.actions, "terminals": terminals, "rewards": self.rewards, "masks": self.masks}
+        for column, array in {**columns, **self.extras}.items():
+            if array is not None and len(array) != len(self.observations):
+                raise ValueError(f"{column} has {len(array)} rows, but observations has {len(self.observations)}")
+        terminals = np.asarray(terminals)
+        if terminals.ndim != 1 or len(terminals) == 0 or not terminals[-1]:
+            raise ValueError(
+                f"terminals must have shape (rows,) and be non-zero in the last row, got shape {terminals.shape}"
+            )
+        self.episode_ends = np.flatnonzero(terminals)
+        self.episode_starts = np.concatenate([[0], self.episode_ends[:-1] + 1])
+        # Transitions up to the end of each episode; the search in `locate` turns transitions into rows.
+        self._transitions_until = np.cumsum(self.episode_ends - self.episode_starts)
+        if len(self) == 0:
+            raise ValueError(f"{name} holds no transition: every episode needs at least two rows")
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        dataset_dir: Path = DEFAULT_DATASET_DIR,
+        *,
+        split: str = "train",
+        extras: Iterable[str] = (),
+        memory_map: bool = True,
+    ) -> "TransitionDataset":
+        """Load one split of a dataset.
+
+        Args:
+            source: OGBench's name, or the path of an npz file (`split` then does not matter).
+            dataset_dir: Where names are looked up.
+            split: `train` or `val`.
+            extras: Names of further arrays to read, such as `qpos`; those that the file lacks are left out.
+            memory_map: Map uncompressed files (such as those that nfkern generates) instead of loading them:
+                datasets larger than memory work, and several processes share one copy.
+
+        Raises:
+            UserError: If the file is not there, or is no dataset.
+        """
+        if split not in ("train", "val"):
+            raise ValueError(f"split must be 'train' or 'val', got {split!r}")
+        path = Path(source).expanduser()
+        if path.suffix != ".npz":
+            path = DatasetFiles(dataset_dir.expanduser(), data_name(str(source))).splits[split]
+        if not path.exists():
+            name = path.stem.removesuffix("-val")
+            raise UserError(
+                f"there is no dataset file {path}: make it with `nfkern data generate {name}`, "
+                f"or get the published one with `nfkern data download {name}`"
+            )
+        required = ("observations", "actions", "terminals")
+        try:
+            arrays = read_npz(path, (*required, *extras), memory_map)
+            missing = [key for key in required if key not in arrays]
+            if missing:
+                raise ValueError(f"it lacks {', '.join(missing)}")
+            columns = {key: arrays.pop(key) for key in required}
+            return cls(**columns, extras=arrays, name=path.stem)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path} is no usable dataset ({error}): look at it with `nfkern data verify`") from error
+
+    def __len__(self) -> int:
+        """Number of transitions."""
+        return int(self._transitions_until[-1])
+
+    def __repr__(self) -> str:
+        return (
+            f"TransitionDataset({self.name}: {len(self)} transitions in {self.episodes} episodes, "
+            f"observations {self.observation_size}, actions {self.action_size})"
+        )
+
+    @property
+    def observation_size(self) -> int:
+        """Features of one observation."""
+        return int(self.observations.shape[1])
+
+    @property
+    def action_size(self) -> int:
+        """Features of one action."""
+        return int(self.actions.shape[1])
+
+    @property
+    def episodes(self) -> int:
+        """Number of episodes."""
+        return len(self.episode_ends)
+
+    @property
+    def episode_lengths(self) -> np.ndarray:
+        """Transitions of each episode, shape (episodes,)."""
+        return np.asarray(self.episode_ends - self.episode_starts)
+
+    def locate(self, transitions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the row at which each transition starts, and its episode; both have the shape of `transitions`."""
+        episodes = np.searchsorted(self._transitions_until, transitions, side="right")
+        # Every earlier episode has one row that starts no transition.
+        return transitions + episodes, episodes
+
+    def regular(self, transitions: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Return transitions in OGBench's regular format, as copies.
+
+        Args:
+            transitions: Which ones; all by default.
+
+        Returns:
+            `observations`, `actions`, `next_observations` and `terminals` (1 at each episode's last transition),
+            and `rewards` and `masks` where the dataset has them.
+        """
+        rows, episodes = self.locate(np.arange(len(self)) if transitions is None else np.asarray(transitions))
+        batch = {
+            "observations": self.observations[rows],
+            "actions": self.actions[rows],
+            "next_observations": self.observations[rows + 1],
+            "terminals": (rows + 1 == self.episode_ends[episodes]).astype(np.float32),
+        }
+        if self.rewards is not None and self.masks is not None:
+            batch |= {"rewards": self.rewards[rows], "masks": self.masks[rows]}
+        return batch
+
+    def statistics(self) -> DatasetStatistics:
+        """Return mean, standard deviation, minimum and maximum of observations and actions over all transitions."""
+        return DatasetStatistics(self._column_statistics(self.observations), self._column_statistics(self.actions))
+
+    def _column_statistics(self, column: np.ndarray) -> ColumnStatistics:
+        minimum, maximum = np.full(column.shape[1], np.inf), np.full(column.shape[1], -np.inf)
+        total, squares = np.zeros(column.shape[1]), np.zeros(column.shape[1])
+        # Sums around one sample: sums around zero would cancel where the mean is large.
+        origin = column[0].astype(np.float64)
+        for first in range(0, len(self), CHUNK):
+            rows, _ = self.locate(np.arange(first, min(first + CHUNK, len(self))))
+            values = column[rows]
+            minimum, maximum = np.minimum(minimum, values.min(0)), np.maximum(maximum, values.max(0))
+            centred = values - origin
+            total += centred.sum(0)
+            squares += np.square(centred).sum(0)
+        mean = total / len(self)
+        variance = np.maximum(squares / len(self) - np.square(mean), 0.0)
+        results = (origin + mean, np.sqrt(variance), minimum, maximum)
+        return ColumnStatistics(*(result.astype(np.float32) for result in results))
+
+
+def _rows_of_floats(argument: str, array: np.ndarray, dimensions: int) -> np.ndarray:
+    array = np.asarray(array)
+    if array.ndim != dimensions:
+        raise ValueError(f"{argument} must have {dimensions} dimensions (rows first), got shape {array.shape}")
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{argument} must hold numbers, got dtype {array.dtype}")
+    return array.astype(np.float32, copy=False)

@@ -1,0 +1,154 @@
+"""`nfkern demo`: the main job from start to end, on real data, in minutes."""
+
+import csv
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nfkern.algorithms.datasets.commands import Generate
+from nfkern.algorithms.evaluate_command import Evaluate
+from nfkern.algorithms.report import Report, TrainedRun
+from nfkern.errors import UserError
+
+ENV_NAME = "pointmaze-medium-navigate-v0"
+
+# The paper's flow behind a narrower encoder, and a higher learning rate, so that few steps on two slow cores are
+# enough. The rivals keep their sources' networks; all see the same batches' size and the same number of them.
+ALGORITHMS = {
+    "nf_gcbc": ("--encoder-width", "256", "--learning-rate", "1e-3"),
+    "gaussian_gcbc": ("--batch-size", "256"),
+    "flow_matching_gcbc": (),
+}
+# Two processes of one thread each: a second thread adds little to products this small.
+LANES = (("nf_gcbc",), ("gaussian_gcbc", "flow_matching_gcbc"))
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Generate real data, train NF-GCBC and its Gaussian and flow-matching counterparts, evaluate, write a report.
+
+    Everything lies in one folder. A demo that was interrupted goes on where it stopped when the command is repeated.
+    """
+
+    out: Path = Path("demo")
+    """The demo's folder: data/, runs/, report.html."""
+    transitions: int = 100_000
+    """Transitions of training data."""
+    steps: int = 4000
+    """Gradient steps of each policy."""
+    episodes_per_task: int = 20
+    """Evaluation episodes for each of the five goals."""
+    seed: int = 0
+    """Seed of data, training and evaluation."""
+
+    def run(self) -> int:
+        """Run all parts; the exit code."""
+        start = time.monotonic()
+        data, runs = self.out / "data", {name: self.out / "runs" / name for name in ALGORITHMS}
+        _say(1, f"generating {self.transitions:,} transitions of {ENV_NAME}: OGBench's scripted oracle in MuJoCo")
+        code = Generate(ENV_NAME, transitions=self.transitions, seed=self.seed, workers=2, dataset_dir=data).run()
+        if code:
+            return code
+        _say(2, f"training {', '.join(ALGORITHMS)}: {self.steps} steps each, in two processes of one thread")
+        _train({name: self._training(name, runs[name], data) for name in ALGORITHMS}, runs, self.steps)
+        _say(3, f"evaluating in the simulator: 5 goals x {self.episodes_per_task} episodes, the same starts for all")
+        code = Evaluate(
+            tuple(runs.values()),
+            episodes_per_task=self.episodes_per_task,
+            seed=self.seed,
+            workers=2,
+            trajectories=True,
+        ).run()
+        if code:
+            return code
+        _say(4, "writing the report")
+        report = self.out / "report.html"
+        Report(tuple(runs.values()), out=report, dataset_dir=data).run()
+        _summary(list(runs.values()))
+        print(f"\nReport: {report} (open it in a browser)\nTook {(time.monotonic() - start) / 60:.1f} minutes.")
+        return 0
+
+    def _training(self, algorithm: str, run_dir: Path, data: Path) -> list[str]:
+        """The training command of one policy."""
+        return [
+            *(sys.executable, "-m", "nfkern", "train", algorithm, "--env-name", ENV_NAME, "--seed", str(self.seed)),
+            *("--dataset-dir", str(data), "--run-dir", str(run_dir), "--resume", "--quiet", "--threads", "1"),
+            *("--eval-episodes", "0", "--log-interval", "50", "--checkpoint-interval", "250"),
+            *("--steps", str(self.steps), *ALGORITHMS[algorithm]),
+        ]
+
+
+def _say(number: int, text: str) -> None:
+    print(f"\n[{number}/4] {text}", flush=True)
+
+
+def _train(commands: Mapping[str, list[str]], runs: Mapping[str, Path], steps: int) -> None:
+    """Run the lanes side by side with a progress bar for each policy.
+
+    Raises:
+        UserError: a training failed; the message ends with the end of its log.
+    """
+    bars = {
+        name: tqdm(total=steps, desc=f"{name:<18}", position=position, unit="step", mininterval=1, dynamic_ncols=True)
+        for position, name in enumerate(commands)
+    }
+    waiting, running = [list(lane) for lane in LANES], dict[str, subprocess.Popen[bytes]]()
+    try:
+        while any(waiting) or running:
+            for lane, names in zip(LANES, waiting, strict=True):
+                if names and not set(lane) & set(running):
+                    name = names.pop(0)
+                    bars[name].reset()
+                    running[name] = _start(commands[name], runs[name])
+            time.sleep(0.5)
+            for name, process in list(running.items()):
+                code = process.poll()
+                bars[name].n = steps if code == 0 else _last_step(runs[name])
+                bars[name].refresh()
+                if code is not None:
+                    del running[name]
+                if code:
+                    raise UserError(
+                        f"training {name} failed (exit code {code}):\n{_log(runs[name]).read_text()[-2000:]}"
+                    )
+    finally:
+        for process in running.values():
+            # It saves its state; the demo continues from there.
+            process.terminate()
+            process.wait()
+        for bar in bars.values():
+            bar.close()
+
+
+def _start(command: Sequence[str], run_dir: Path) -> "subprocess.Popen[bytes]":
+    _log(run_dir).parent.mkdir(parents=True, exist_ok=True)
+    with open(_log(run_dir), "ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+
+def _log(run_dir: Path) -> Path:
+    return run_dir.with_suffix(".log")
+
+
+def _last_step(run_dir: Path) -> int:
+    path = run_dir / "train.csv"
+    if not path.exists():
+        return 0
+    with open(path, newline="") as file:
+        steps = [row["step"] for row in csv.DictReader(file) if row["step"].isdigit()]
+    return int(steps[-1]) if steps else 0
+
+
+def _summary(runs: list[Path]) -> None:
+    print(f"\n{'policy':<20}{'success':>9}{'95% interval':>16}")
+    for run in map(TrainedRun.open, runs):
+        assert run.evaluation is not None
+        low, high = run.evaluation.interval
+        label = run.header["algorithm"]
+        print(f"{label:<20}{run.evaluation.success_rate:>9.1%}{f'{low:.0%} - {high:.0%}':>16}")
+    print("One training seed and five goals: the intervals resample goals and say nothing about other seeds.")

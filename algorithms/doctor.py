@@ -1,0 +1,110 @@
+"""`nfkern doctor`: what this installation has, and which implementations would run."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import nfkern
+from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
+from nfkern.kernels import registered_backends
+
+PACKAGES = {
+    "core": ("torch", "numpy", "safetensors", "tyro", "tqdm"),
+    "rl": ("gymnasium", "ogbench", "mujoco", "scipy", "requests"),
+    "log": ("tensorboard", "matplotlib", "imageio", "imageio-ffmpeg"),
+    "optional": ("triton", "wandb", "pytest-benchmark"),
+}
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say what this installation has: versions, devices, backends with reasons, threads, rendering, datasets."""
+
+    dataset_dir: Path = DEFAULT_DATASET_DIR
+    """Where datasets lie."""
+
+    def run(self) -> int:
+        """Print the sections; 1 if something that the package needs is missing."""
+        missing = [name for name in PACKAGES["core"] if _version(name) is None]
+        for title, lines in (
+            ("versions", _versions()),
+            ("devices", _devices()),
+            ("ops", _backends()),
+            ("rendering", _rendering()),
+            ("datasets", _datasets(self.dataset_dir.expanduser())),
+        ):
+            print(title)
+            print("\n".join(f"  {line}" for line in lines))
+        if missing:
+            print(f"missing: {', '.join(missing)}; install with `pip install nfkern`")
+        return 1 if missing else 0
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _versions() -> list[str]:
+    lines = [f"nfkern {nfkern.__version__}, Python {platform.python_version()}, {platform.system().lower()}"]
+    for extra, packages in PACKAGES.items():
+        lines.append(f"{extra}: " + ", ".join(f"{name} {_version(name) or '(missing)'}" for name in packages))
+    return lines
+
+
+def _devices() -> list[str]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    capability = torch.backends.cpu.get_cpu_capability()
+    lines = [f"CPU: {cores} cores usable, torch uses {torch.get_num_threads()} threads, instruction set {capability}"]
+    if not torch.cuda.is_available():
+        reason = "this torch is a CPU build" if torch.version.cuda is None else "torch sees no device or driver"
+        return [*lines, f"CUDA: none ({reason})"]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        lines.append(f"cuda:{index}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    return lines
+
+
+def _backends() -> list[str]:
+    lines = []
+    for device in ("cpu", "cuda"):
+        chosen = registered_backends(device)
+        native = sorted(name for name, backend in chosen.items() if backend == "native")
+        if native:
+            lines.append(f"{device}: native kernels for {', '.join(native)}")
+        if len(native) < len(chosen):
+            which = "the other ops" if native else f"all {len(chosen)} ops"
+            reason = "this version has no native kernels for them"
+            lines.append(f"{device}: the reference (stacked PyTorch) for {which}; reason: {reason}")
+    return lines
+
+
+def _rendering() -> list[str]:
+    backend = os.environ.get("MUJOCO_GL")
+    chosen = f"MUJOCO_GL={backend}" if backend else "MUJOCO_GL is not set: nfkern tries egl, then osmesa"
+    found = [name for name in ("EGL", "OSMesa") if _library_found(name)]
+    libraries = f"libraries found: {', '.join(found) or 'none; install libegl1 or libosmesa6 for --video'}"
+    ffmpeg = "ffmpeg: " + ("yes" if importlib.util.find_spec("imageio_ffmpeg") or shutil.which("ffmpeg") else "no")
+    return [chosen, libraries, ffmpeg]
+
+
+def _library_found(name: str) -> bool:
+    from ctypes.util import find_library
+
+    return find_library(name) is not None
+
+
+def _datasets(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return [f"{folder}: not there yet; `nfkern data generate` makes it"]
+    names = sorted(path.stem for path in folder.glob("*.npz") if not path.stem.endswith("-val"))
+    free = shutil.disk_usage(folder).free / 2**30
+    return [f"{folder}: {', '.join(names) or 'no datasets'} ({free:.0f} GiB free)"]

@@ -1,0 +1,205 @@
+"""`nfkern eval`: success of trained runs in the simulator."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from nfkern.algorithms.evaluation import EnvironmentPool, evaluate, make_settings
+from nfkern.algorithms.evaluation_blocks import Loader
+from nfkern.algorithms.evaluation_result import EvaluationResult, EvaluationSettings, stack_outcomes
+from nfkern.algorithms.statistics import PairedComparison, paired_comparison, success_interval
+from nfkern.algorithms.video import check_recordable, record_video
+from nfkern.errors import UserError
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate trained runs in the simulator: success for each goal, with intervals.
+
+    Every goal gets the same number of episodes. The result does not depend on --workers, and runs that are evaluated
+    with the same --seed start from the same places. It is stored in RUN/evaluations/STEP-SEED.json; the same command
+    given again shows it, or goes on where it was interrupted.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories, as nfkern train makes them."""
+    paired: bool = False
+    """Compare the first run with the second, episode by episode."""
+    episodes_per_task: int = 50
+    """Episodes for each goal."""
+    workers: int = 1
+    """Processes."""
+    seed: int = 0
+    """Fixes starts, goals and the policy's randomness."""
+    checkpoint: str = "latest"
+    """The step whose checkpoint to evaluate, or latest."""
+    max_episode_steps: int | None = None
+    """End episodes after so many steps instead of the benchmark's own limit."""
+    trajectories: bool = False
+    """Store each episode's path too, in RUN/evaluations/STEP-SEED.npz."""
+    video: Path | None = None
+    """Write each goal's first episode to this .gif or .mp4 (of a single run)."""
+    json: bool = False
+    """Print JSON instead of the tables."""
+
+    def run(self) -> int:
+        """Evaluate, store and print; the exit code."""
+        if not self.runs:
+            raise UserError("expected at least one run directory")
+        if self.paired and len(self.runs) != 2:
+            raise UserError(f"--paired compares two runs, got {len(self.runs)}")
+        if self.video and len(self.runs) != 1:
+            raise UserError(f"--video shows a single run, got {len(self.runs)}")
+        runs = [_Run.open(path, self.checkpoint) for path in self.runs]
+        try:
+            if self.video:
+                check_recordable(self.video)
+            results = [self._evaluate(run) for run in runs]
+            comparison = paired_comparison(*(stack_outcomes([r]) for r in results)) if self.paired else None
+            if self.json:
+                print(json.dumps(_as_json(runs, results, comparison), indent=1))
+            else:
+                print(_as_text(runs, results, comparison))
+            if self.video:
+                record_video(runs[0].loader, results[0].settings, self.video)
+                print(f"video: {self.video}", file=sys.stderr)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        except KeyboardInterrupt:
+            print("interrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
+            return 130
+        return 0
+
+    def _evaluate(self, run: "_Run") -> EvaluationResult:
+        """The stored result if it is of the same settings, else a new one, stored."""
+        pool = EnvironmentPool(run.env_name, max_episode_steps=self.max_episode_steps)
+        arguments: dict[str, Any] = {
+            "episodes_per_task": self.episodes_per_task,
+            "seed": self.seed,
+            "record": "xy" if self.trajectories else None,
+            "label": f"{run.config['algorithm']} {run.checkpoint.name}",
+        }
+        settings = make_settings(pool, **arguments)
+        path = run.path / "evaluations" / f"{run.checkpoint.name}-{self.seed}.json"
+        stored = _stored(path, settings)
+        if stored:
+            print(f"{run.path}: stored in {path}", file=sys.stderr)
+            return stored
+        # Named by the settings, so that another evaluation's unfinished blocks are neither lost nor in the way.
+        digest = hashlib.sha256(json.dumps(settings.to_dict()).encode()).hexdigest()[:8]
+        progress_file = path.with_suffix(f".{digest}.progress.jsonl")
+        replaces = f"; replaces {path}, which has other settings" if path.exists() else ""
+        print(f"{run.path}: evaluating the checkpoint of step {run.checkpoint.name}{replaces}", file=sys.stderr)
+        result = evaluate(run.loader, pool, workers=self.workers, progress_file=progress_file, **arguments)
+        pool.close()
+        if self.trajectories:
+            result.save_trajectories(path.with_suffix(".npz"))
+        result.save(path)
+        progress_file.unlink()
+        return result
+
+
+@dataclass(frozen=True)
+class _Run:
+    path: Path
+    config: dict[str, Any]
+    checkpoint: Path
+    loader: Loader
+
+    @property
+    def env_name(self) -> str:
+        return str(self.config["env_name"])
+
+    @classmethod
+    def open(cls, path: Path, step: str) -> "_Run":
+        from nfkern.algorithms.agents import load_agent
+        from nfkern.algorithms.runs import latest_checkpoint
+
+        try:
+            config = json.loads((path / "config.json").read_text())
+            config["env_name"], config["algorithm"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a run directory: its config.json cannot be used ({error!r})") from error
+        checkpoint = latest_checkpoint(path) if step == "latest" else path / "checkpoints" / step
+        if not checkpoint.is_dir():
+            steps = sorted((p.name for p in (path / "checkpoints").glob("[0-9]*")), key=lambda name: (len(name), name))
+            raise UserError(f"{path} has no checkpoint {step!r}; it has {', '.join(steps) or 'none'}")
+        return cls(path, config, checkpoint, functools.partial(load_agent, checkpoint))
+
+
+def _stored(path: Path, settings: EvaluationSettings) -> EvaluationResult | None:
+    """The result at `path`, if it was made with these settings (recorded trajectories do no harm)."""
+    if not path.exists():
+        return None
+    result = EvaluationResult.load(path)
+    if result.settings not in (settings, dataclasses.replace(settings, record="xy")):
+        return None
+    return result if settings.record is None or path.with_suffix(".npz").exists() else None
+
+
+def _groups(runs: list[_Run], results: list[EvaluationResult]) -> list[tuple[_Run, list[EvaluationResult]]]:
+    """Runs that differ in nothing but the training seed, where there are several; each group with its first run."""
+    groups: dict[str, tuple[_Run, dict[Any, EvaluationResult]]] = {}
+    for run, result in zip(runs, results, strict=True):
+        key = json.dumps([run.config["algorithm"], run.env_name, run.config.get("config")], sort_keys=True)
+        groups.setdefault(key, (run, {}))[1][run.config.get("seed")] = result
+    return [(run, list(members.values())) for run, members in groups.values() if len(members) > 1]
+
+
+def _as_json(runs: list[_Run], results: list[EvaluationResult], comparison: PairedComparison | None) -> dict[str, Any]:
+    rows = [
+        {"run": str(run.path), "checkpoint": str(run.checkpoint), **result.to_dict()}
+        for run, result in zip(runs, results, strict=True)
+    ]
+    return {"runs": rows, "paired": dataclasses.asdict(comparison) if comparison else None}
+
+
+def _as_text(runs: list[_Run], results: list[EvaluationResult], comparison: PairedComparison | None) -> str:
+    parts = [_table(run, result) for run, result in zip(runs, results, strict=True)]
+    for run, members in _groups(runs, results):
+        outcomes = stack_outcomes(members)
+        low, high = success_interval(outcomes)
+        parts.append(
+            f"{run.config['algorithm']} on {run.env_name}, {len(members)} training seeds: "
+            f"success {outcomes.mean():.1%}, 95% interval {low:.1%} to {high:.1%} (seeds and goals resampled)"
+        )
+    if comparison:
+        low, high = comparison.interval
+        parts.append(
+            f"{runs[0].path} minus {runs[1].path}, on the same starts: {comparison.difference:+.1%}, "
+            f"95% interval {low:+.1%} to {high:+.1%} (goals resampled)\n"
+            f"only the first succeeds {comparison.first_only} times, only the second {comparison.second_only} times; "
+            f"exact McNemar p = {comparison.p_value:.2g} (for these goals; episodes taken as independent)\n"
+            "One training run each: this compares two policies, not two algorithms."
+        )
+    return "\n\n".join(parts)
+
+
+def _table(run: _Run, result: EvaluationResult) -> str:
+    settings = result.settings
+    lines = [
+        f"{run.path}, step {run.checkpoint.name}: {settings.env_name}, "
+        f"{settings.episodes_per_task} episodes per goal, seed {settings.seed}",
+        f"{'goal':<28}{'success':>9}{'':>9}{'95% interval':>18}{'steps':>8}",
+    ]
+    for row in result.by_task():
+        count = f"{row.successes}/{row.episodes}"
+        lines.append(
+            f"{row.task_id:>2} {row.name:<25}{count:>9}{row.success_rate:>9.1%}"
+            f"{_range(row.interval):>18}{row.mean_length:>8.0f}"
+        )
+    lines.append(f"{'all':<37}{result.success_rate:>9.1%}{_range(result.interval):>18}")
+    if len(settings.tasks) > 1:
+        lines.append("For a goal: Wilson. For all: goals resampled; says nothing about other training seeds.")
+    return "\n".join(lines)
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return f"{100 * interval[0]:.1f} - {100 * interval[1]:.1f}"

@@ -1,0 +1,43 @@
+"""Gaussian behavioural cloning: regression on the action."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from nfkern.algorithms.behavioral_cloning import BehavioralCloning, BehavioralCloningConfig, Info
+from nfkern.algorithms.networks import mlp
+
+
+@dataclass(frozen=True)
+class GaussianBCConfig(BehavioralCloningConfig):
+    """OGBench's settings for its GCBC baseline, without goals."""
+
+    batch_size: int = 1024
+    hidden: tuple[int, ...] = (512, 512, 512)
+    """Widths of the policy's hidden layers."""
+
+
+class GaussianBC(BehavioralCloning):
+    """Maximum likelihood of actions under N(mean(observation), I); acts with the mean.
+
+    Source: Park et al., "OGBench: Benchmarking Offline Goal-Conditioned RL", 2025, https://arxiv.org/abs/2410.20092.
+    """
+
+    name = "gaussian_bc"
+    config_class = GaussianBCConfig
+
+    def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:
+        return nn.ModuleDict({"policy": mlp(inputs, outputs, self.config.hidden)})
+
+    def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor) -> tuple[torch.Tensor, Info]:
+        squared_error = (self.networks["policy"](conditioning) - actions).square()
+        log_prob = -0.5 * (squared_error.sum(1) + actions.shape[1] * math.log(2 * math.pi))
+        return -log_prob.mean(), {"log_prob": log_prob.mean(), "mse": squared_error.mean()}
+
+    def _sample(
+        self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        mean: torch.Tensor = networks["policy"](conditioning)
+        return mean

@@ -1,0 +1,115 @@
+"""Where a run's numbers go: CSV files always, TensorBoard where it is installed, Weights & Biases on request."""
+
+import csv
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nfkern.checkpoint import read_json
+from nfkern.errors import UserError
+
+if TYPE_CHECKING:
+    from nfkern.algorithms.training import RunSettings
+
+
+class MetricLog:
+    """The logs of one run: train.csv, eval.csv, tensorboard/."""
+
+    def __init__(self, run_dir: Path, resume_step: int, settings: "RunSettings") -> None:
+        """Open the logs and drop what lies beyond the step resumed from."""
+        self._run_dir = run_dir
+        self._csv = CsvLog(run_dir / "train.csv", resume_step)
+        self._tensorboard = _tensorboard(run_dir / "tensorboard", resume_step)
+        self._wandb = _wandb(run_dir, settings) if settings.track else None
+
+    def train(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of a step."""
+        self._csv.append({"step": step} | dict(metrics))
+        self._elsewhere(step, metrics)
+
+    def evaluations(self, folder: Path) -> None:
+        """Write eval.csv anew from the evaluations in `folder`, and log the newest elsewhere."""
+        rows = [_evaluation_row(path) for path in folder.glob("*.json")]
+        rows.sort(key=lambda row: row["step"])
+        write_rows(self._run_dir / "eval.csv", rows, list(rows[-1]))
+        step, *metrics = rows[-1].items()
+        self._elsewhere(step[1], dict(metrics))
+
+    def close(self) -> None:
+        """Flush everything."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _elsewhere(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._tensorboard is not None:
+            for name, value in metrics.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(metrics), step=step)
+
+
+class CsvLog:
+    """A CSV file with a `step` column; rows beyond the step resumed from are dropped."""
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        """Open the log, keeping the whole rows up to `resume_step`."""
+        self.path = path
+        self.fields: list[str] = []
+        if not path.exists():
+            return
+        with open(path, newline="") as file:
+            reader = csv.DictReader(file)
+            # A killed process may have left half a row, which lacks columns.
+            rows = [row for row in reader if None not in row.values() and int(row["step"]) <= resume_step]
+            self.fields = list(reader.fieldnames or [])
+        write_rows(path, rows, self.fields)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one row; the first row's keys are the columns."""
+        new = not self.fields
+        if new:
+            self.fields = list(row)
+        with open(self.path, "a", newline="") as file:
+            writer = csv.DictWriter(file, self.fields)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], fields: list[str]) -> None:
+    """Write a CSV file in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, fields)
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, path)
+
+
+def _evaluation_row(path: Path) -> dict[str, Any]:
+    from nfkern.algorithms.evaluation_result import EvaluationResult
+
+    result = EvaluationResult.load(path)
+    row: dict[str, Any] = {"step": int(path.stem.split("-")[0]), "evaluation/success": result.success_rate}
+    return row | {f"evaluation/success_task{task.task_id}": task.success_rate for task in result.by_task()}
+
+
+def _tensorboard(folder: Path, resume_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
+
+
+def _wandb(run_dir: Path, settings: "RunSettings") -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("--track needs Weights & Biases: `pip install wandb`, or leave --track out") from None
+    header = read_json(run_dir / "config.json")
+    name = f"{header['algorithm']} {header['env_name']} seed {header['seed']}"
+    return wandb.init(project=settings.wandb_project, name=name, config=header, dir=str(run_dir), resume="allow")

@@ -1,0 +1,211 @@
+"""`nfkern report`: one self-contained page about trained runs."""
+
+import base64
+import datetime
+import json
+import sys
+from dataclasses import dataclass
+from html import escape
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+import nfkern
+from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
+from nfkern.algorithms.evaluation_result import EvaluationResult, stack_outcomes
+from nfkern.algorithms.runs import latest_checkpoint
+from nfkern.algorithms.statistics import cluster_interval, paired_comparison
+from nfkern.checkpoint import read_json
+from nfkern.errors import UserError
+from nfkern.page import page, table
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write one HTML page about runs: success with intervals, learning curves, actions, paths in the maze, settings.
+
+    The page needs no network. Runs that differ only in their seed count as one group. Evaluations come from
+    `nfkern train` and `nfkern eval`; paths need `nfkern eval --trajectories`.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories."""
+    out: Path = Path("report.html")
+    """The page."""
+    dataset_dir: Path = DEFAULT_DATASET_DIR
+    """Where the dataset lies, for the states at which actions are drawn."""
+
+    def run(self) -> int:
+        """Write the page; the exit code."""
+        if not self.runs:
+            raise UserError("expected at least one run directory")
+        groups = group_runs([TrainedRun.open(path) for path in self.runs])
+        text = to_html(groups, self.dataset_dir)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.out.write_text(text)
+        print(self.out)
+        return 0
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's folder, its settings, and the evaluation of its newest checkpoint, if there is one."""
+
+    path: Path
+    header: dict[str, Any]
+    checkpoint: Path
+    evaluation: EvaluationResult | None
+    evaluation_path: Path | None
+
+    @classmethod
+    def open(cls, path: Path) -> "TrainedRun":
+        """Read a run.
+
+        Raises:
+            UserError: the folder is no run, or has no checkpoint.
+        """
+        checkpoint = latest_checkpoint(path)
+        found = sorted((path / "evaluations").glob(f"{checkpoint.name}-*.json"))
+        evaluation = EvaluationResult.load(found[0]) if found else None
+        return cls(path, read_json(path / "config.json"), checkpoint, evaluation, found[0] if found else None)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one algorithm on one environment that differ only in their seed."""
+
+    env_name: str
+    label: str
+    runs: list[TrainedRun]
+
+    @property
+    def evaluations(self) -> list[EvaluationResult]:
+        """Those of the runs that have one."""
+        return [run.evaluation for run in self.runs if run.evaluation is not None]
+
+
+def group_runs(runs: list[TrainedRun]) -> list[Group]:
+    """Group by everything but the seed, in the order given; equal names are told apart by their folders."""
+    members: dict[str, list[TrainedRun]] = {}
+    for run in runs:
+        key = json.dumps([run.header["env_name"], run.header["algorithm"], run.header["config"]], sort_keys=True)
+        members.setdefault(key, []).append(run)
+    names = [(group[0].header["env_name"], group[0].header["algorithm"]) for group in members.values()]
+    groups = []
+    for (env_name, algorithm), group in zip(names, members.values(), strict=True):
+        unique = names.count((env_name, algorithm)) == 1
+        groups.append(Group(env_name, algorithm if unique else f"{algorithm} ({group[0].path})", group))
+    return groups
+
+
+def to_html(groups: list[Group], dataset_dir: Path) -> str:
+    """The page."""
+    sections = []
+    for env_name in dict.fromkeys(group.env_name for group in groups):
+        here = [group for group in groups if group.env_name == env_name]
+        sections.append(f"<h2>{escape(env_name)}</h2>")
+        sections += [_success(here), _provenance(here, dataset_dir), *_pictures(here, dataset_dir)]
+    sections += ["<h2>Settings</h2>", _settings(groups), "<h2>Runs</h2>", _runs(groups)]
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return page("nfkern: trained policies", "\n".join(sections), f"nfkern {nfkern.__version__}, {now}")
+
+
+def _success(groups: list[Group]) -> str:
+    evaluated = [group for group in groups if group.evaluations]
+    if not evaluated:
+        return "<p>No run here has been evaluated yet: <code>nfkern eval RUN</code>.</p>"
+    first = evaluated[0].evaluations[0]
+    names = [f"{task} {name}" for task, name in first.task_names.items()]
+    rows = []
+    for group in evaluated:
+        outcomes = stack_outcomes(group.evaluations)
+        low, high = cluster_interval(outcomes)
+        per_goal = [f"{rate:.0%}" for rate in outcomes.mean((0, 2))]
+        rows.append([group.label, str(len(outcomes)), f"{outcomes.mean():.1%}", f"{low:.0%} - {high:.0%}", *per_goal])
+    episodes = first.settings.episodes_per_task
+    note = (
+        f"{episodes} episodes for each goal and training seed, the same starts for all. The interval (95%) resamples "
+        "whole goals and training seeds: within one goal nearly all episodes end alike, so an interval over single "
+        "episodes would be far too narrow."
+    )
+    head = ["policy", "seeds", "success", "interval", *names]
+    return f"{table(head, rows)}<p>{note}</p>{_verdicts(evaluated)}"
+
+
+def _verdicts(groups: list[Group]) -> str:
+    """What the data support, pair by pair."""
+    sentences = []
+    for first, second in combinations(groups, 2):
+        if len(first.evaluations) != len(second.evaluations):
+            continue
+        try:
+            result = paired_comparison(stack_outcomes(first.evaluations), stack_outcomes(second.evaluations))
+        except ValueError:
+            # Evaluations on other starts, or of one goal only, support no comparison.
+            continue
+        low, high = result.interval
+        if low > 0 or high < 0:
+            better = first.label if low > 0 else second.label
+            verdict = f"{better} is ahead"
+        else:
+            verdict = "these data do not tell which is better"
+        if len(first.evaluations) == 1:
+            verdict += " (one training seed each: policies are compared, not algorithms)"
+        sentences.append(
+            f"<li>{escape(first.label)} minus {escape(second.label)}: {result.difference:+.1%}, "
+            f"interval {low:+.0%} to {high:+.0%}: {verdict}.</li>"
+        )
+    return f"<ul>{''.join(sentences)}</ul>" if sentences else ""
+
+
+def _provenance(groups: list[Group], dataset_dir: Path) -> str:
+    manifest = dataset_dir.expanduser() / f"{groups[0].env_name}.json"
+    if not manifest.exists():
+        return ""
+    values = read_json(manifest)
+    note = values.get("note") or values.get("statement") or ""
+    return f"<p>Data: {escape(str(values.get('transitions', '?')))} transitions, generated here. {escape(note)}</p>"
+
+
+def _pictures(groups: list[Group], dataset_dir: Path) -> list[str]:
+    try:
+        from nfkern.algorithms import report_figures as figures
+    except ModuleNotFoundError as error:
+        return [f"<p>No pictures: the package {error.name} is missing (<code>pip install 'nfkern[rl,log]'</code>).</p>"]
+    parts = []
+    for caption, draw in (
+        ("Training and validation loss (each algorithm's own: not comparable) and success.", figures.learning_curves),
+        (figures.ACTIONS_CAPTION, lambda these: figures.action_distributions(these, dataset_dir)),
+        ("Paths of the first episodes for each goal: green ends at the goal (star), red does not.", figures.paths),
+    ):
+        try:
+            image = draw(groups)
+        except UserError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            parts.append(f"<p>Left out: {escape(str(error))}</p>")
+            continue
+        if image is not None:
+            data = base64.b64encode(image).decode()
+            parts.append(
+                f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+                f"<figcaption>{escape(caption)}</figcaption></figure>"
+            )
+    return parts
+
+
+def _settings(groups: list[Group]) -> str:
+    keys = list(dict.fromkeys(key for group in groups for key in group.runs[0].header["config"]))
+    rows = [[key, *(str(group.runs[0].header["config"].get(key, "")) for group in groups)] for key in keys]
+    several = len({group.env_name for group in groups}) > 1
+    return table(["setting", *(f"{g.label} on {g.env_name}" if several else g.label for g in groups)], rows)
+
+
+def _runs(groups: list[Group]) -> str:
+    rows = []
+    for group in groups:
+        for run in group.runs:
+            versions = ", ".join(f"{name} {version}" for name, version in run.header["versions"].items())
+            rows.append([str(run.path), str(run.header["seed"]), str(int(run.checkpoint.name)), versions])
+    return table(["run", "seed", "step", "versions"], rows)

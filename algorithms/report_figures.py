@@ -1,0 +1,151 @@
+"""The pictures of `nfkern report`, as PNG bytes. Needs matplotlib, and the simulator for maze walls."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from nfkern.algorithms.agents import load_agent
+from nfkern.algorithms.behavioral_cloning import BehavioralCloning
+from nfkern.algorithms.datasets import BatchSampler, TransitionDataset
+
+if TYPE_CHECKING:
+    from nfkern.algorithms.report import Group
+
+ACTIONS_CAPTION = (
+    "Actions sampled at states and goals of the validation data: of 256 random ones, the four at which the first "
+    "policy's samples spread most. A Gaussian policy acts with its mean."
+)
+SAMPLES = 300
+STATES = 4
+
+
+def learning_curves(groups: "Sequence[Group]") -> bytes | None:
+    """Loss over steps for each group, and success where there was more than one evaluation."""
+    figure = Figure(figsize=(4 * len(groups) + 1, 3), layout="constrained")
+    axes = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axis, group in zip(axes, groups, strict=True):
+        for run in group.runs:
+            rows = _csv(run.path / "train.csv")
+            for split, color in (("training", "tab:blue"), ("validation", "tab:orange")):
+                key = f"{split}/actor/loss"
+                points = [(int(row["step"]), float(row[key])) for row in rows if row.get(key)]
+                label = split if run is group.runs[0] else None
+                axis.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1)
+            evaluations = _csv(run.path / "eval.csv")
+            if len(evaluations) > 1:
+                twin = axis.twinx()
+                steps = [int(row["step"]) for row in evaluations]
+                twin.plot(steps, [float(row["evaluation/success"]) for row in evaluations], "k.--", label="success")
+                twin.set_ylim(0, 1)
+        axis.set(title=group.label, xlabel="gradient steps", ylabel="loss")
+        axis.legend(frameon=False)
+    return _png(figure)
+
+
+def action_distributions(groups: "Sequence[Group]", dataset_dir: Path) -> bytes | None:
+    """Samples of each group's first run at a few states: the first two action dimensions."""
+    agents = [load_agent(group.runs[0].checkpoint) for group in groups]
+    agents = [agent for agent in agents if agent.sizes["action_size"] >= 2]
+    if not agents:
+        return None
+    data = TransitionDataset.load(groups[0].env_name, dataset_dir, split="val")
+    goals = next((agent.config.goal_sampling() for agent in agents if agent.goal_conditioned), None)
+    batch = BatchSampler(data, 256, goals, history=max(agent.history for agent in agents), seed=0).sample()
+    spread = _act(agents[0], batch, np.arange(256), 32).std(1).sum(-1)
+    states = np.argsort(spread)[::-1][:STATES]
+    figure = Figure(figsize=(3 * STATES, 3 * len(agents)), layout="constrained")
+    axes = figure.subplots(len(agents), STATES, squeeze=False, sharex=True, sharey=True)
+    for row, (agent, group) in enumerate(zip(agents, groups, strict=False)):
+        actions = _act(agent, batch, states, SAMPLES)
+        for column in range(STATES):
+            axis = axes[row, column]
+            axis.scatter(actions[column, :, 0], actions[column, :, 1], s=5, alpha=0.4, linewidths=0)
+            axis.set(xlim=(-1.1, 1.1), ylim=(-1.1, 1.1), aspect="equal")
+            if row == 0:
+                axis.set_title(f"state {column + 1}")
+        axes[row, 0].set_ylabel(group.label)
+    return _png(figure)
+
+
+def paths(groups: "Sequence[Group]", episodes: int = 10) -> bytes | None:
+    """Recorded paths in the maze, a row for each group and a column for each goal; None without recordings."""
+    recorded = [
+        (group, run.evaluation_path.with_suffix(".npz"))
+        for group in groups
+        for run in group.runs[:1]
+        if run.evaluation_path is not None and run.evaluation_path.with_suffix(".npz").exists()
+    ]
+    walls = _walls(groups[0].env_name)
+    if not recorded or walls is None:
+        return None
+    first = np.load(recorded[0][1])
+    tasks = np.unique(first["task_ids"])
+    figure = Figure(figsize=(2.6 * len(tasks), 2.8 * len(recorded)), layout="constrained")
+    axes = figure.subplots(len(recorded), len(tasks), squeeze=False)
+    for row, (group, file) in enumerate(recorded):
+        data = np.load(file)
+        for column, task in enumerate(tasks):
+            axis = axes[row, column]
+            _draw_walls(axis, *walls)
+            for index in np.flatnonzero(data["task_ids"] == task)[:episodes]:
+                start, end = data["offsets"][index : index + 2]
+                path = data["positions"][start:end]
+                color = "tab:green" if data["successes"][index] else "tab:red"
+                axis.plot(path[:, 0], path[:, 1], color=color, alpha=0.5, linewidth=1)
+                axis.plot(*path[0], "o", color="black", markersize=2)
+                axis.plot(*data["goals"][index], "*", color="gold", markeredgecolor="black", markersize=7)
+            axis.set(aspect="equal", xticks=[], yticks=[])
+            if row == 0:
+                axis.set_title(f"goal {task}")
+        axes[row, 0].set_ylabel(group.label)
+    return _png(figure)
+
+
+def _act(agent: BehavioralCloning, batch: dict[str, np.ndarray], rows: np.ndarray, samples: int) -> np.ndarray:
+    """Actions (rows, samples, action_size): the first of each chunk."""
+    observations = batch["observations"].reshape(len(batch["observations"]), -1, agent.sizes["observation_size"])
+    observations = observations[rows, -agent.history :].repeat(samples, 0)
+    goals = batch["goals"][rows].repeat(samples, 0) if agent.goal_conditioned else None
+    actions = agent.act(observations, goals, torch.Generator().manual_seed(0))
+    return actions[:, 0].reshape(len(rows), samples, -1)
+
+
+def _walls(env_name: str) -> tuple[np.ndarray, float, tuple[float, float]] | None:
+    """The maze's map (1 is wall), its cell size in metres, and where its first cell's centre lies."""
+    from nfkern.algorithms.environments import make_environment
+
+    env = make_environment(env_name)
+    try:
+        maze: Any = env.unwrapped
+        if not hasattr(maze, "maze_map"):
+            return None
+        origin = maze.ij_to_xy((0, 0))
+        return np.asarray(maze.maze_map), float(maze._maze_unit), (float(origin[0]), float(origin[1]))
+    finally:
+        env.close()
+
+
+def _draw_walls(axis: Any, maze: np.ndarray, unit: float, origin: tuple[float, float]) -> None:
+    left, bottom = origin[0] - unit / 2, origin[1] - unit / 2
+    extent = (left, left + unit * maze.shape[1], bottom, bottom + unit * maze.shape[0])
+    axis.imshow(maze == 1, origin="lower", extent=extent, cmap="Greys", vmin=0, vmax=2)
+
+
+def _csv(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    return buffer.getvalue()

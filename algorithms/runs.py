@@ -1,0 +1,100 @@
+"""The folder of a run: its settings, its logs, and checkpoints that a killed run continues from exactly."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from nfkern.algorithms.agents import load_agent, save_agent
+from nfkern.algorithms.behavioral_cloning import BehavioralCloning
+from nfkern.checkpoint import atomic_folder, read_json, read_tensors
+from nfkern.errors import UserError
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """The run's checkpoints, oldest first."""
+    folder = run_dir / "checkpoints"
+    found = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def latest_checkpoint(run_dir: Path) -> Path:
+    """The run's newest checkpoint.
+
+    Raises:
+        UserError: the folder is no run, or has no checkpoint yet.
+    """
+    if not (run_dir / "config.json").exists():
+        raise UserError(f"{run_dir} is no run: expected a folder with config.json, as `nfkern train` writes it")
+    found = checkpoints(run_dir)
+    if not found:
+        raise UserError(f"{run_dir} has no checkpoint yet: let `nfkern train` run longer, or continue it with --resume")
+    return found[-1]
+
+
+def evaluation_path(run_dir: Path, step: int, seed: int) -> Path:
+    """Where the evaluation of a checkpoint lies."""
+    return run_dir / "evaluations" / f"{step:08d}-{seed}.json"
+
+
+def save_checkpoint(
+    run_dir: Path, step: int, agent: BehavioralCloning, sampler_states: Mapping[str, Any], keep: int
+) -> Path:
+    """Write everything that the rest of the run depends on; only the newest `keep` checkpoints stay.
+
+    Args:
+        run_dir: the run.
+        step: gradient steps taken so far.
+        agent: with its optimiser and schedule.
+        sampler_states: JSON-able states of the batch samplers.
+        keep: how many checkpoints to keep, at least 1.
+    """
+    optimizer = agent.optimizer.state_dict()
+    tensors = {
+        f"optimizer.{index}.{name}": value
+        for index, entry in optimizer["state"].items()
+        for name, value in entry.items()
+    }
+    tensors["rng.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    state = {
+        "step": step,
+        "param_groups": optimizer["param_groups"],
+        "scheduler": agent.scheduler.state_dict(),
+        "samplers": dict(sampler_states),
+    }
+    path = run_dir / "checkpoints" / f"{step:08d}"
+    with atomic_folder(path) as folder:
+        save_agent(agent, folder)
+        save_file(
+            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "training.safetensors"
+        )
+        (folder / "training.json").write_text(json.dumps(state))
+    for old in checkpoints(run_dir)[:-keep]:
+        shutil.rmtree(old)
+    return path
+
+
+def load_checkpoint(path: Path, device: str) -> tuple[BehavioralCloning, int, dict[str, Any]]:
+    """Restore agent, optimiser, schedule and random state: the agent, its step, and the samplers' states."""
+    agent = load_agent(path, device)
+    state = read_json(path / "training.json")
+    entries: dict[int, dict[str, torch.Tensor]] = {}
+    random_states = {}
+    for key, tensor in read_tensors(path / "training.safetensors").items():
+        kind, *rest = key.split(".")
+        if kind == "optimizer":
+            entries.setdefault(int(rest[0]), {})[rest[1]] = tensor
+        else:
+            random_states[rest[0]] = tensor
+    agent.optimizer.load_state_dict({"state": entries, "param_groups": state["param_groups"]})
+    agent.scheduler.load_state_dict(state["scheduler"])
+    torch.set_rng_state(random_states["cpu"])
+    if "cuda" in random_states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random_states["cuda"])
+    return agent, state["step"], state["samplers"]

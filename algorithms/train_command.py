@@ -1,0 +1,65 @@
+"""`nfkern train <algorithm>`: one command per agent, made from its settings."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, make_dataclass
+from typing import Annotated, Any, ClassVar
+
+import tyro
+
+from nfkern.algorithms.agents import AGENTS
+from nfkern.algorithms.presets import PRESETS, find_preset
+from nfkern.algorithms.training import Interrupted, RunSettings, train
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Base of the training commands; `settings` and `config` are flattened on the command line."""
+
+    algorithm: ClassVar[str]
+
+    settings: Annotated[RunSettings, tyro.conf.arg(name="")]
+    config: Any
+    preset: str | None = None
+    """Start from settings by name; flags given beside it win. Write it before --help to see its values."""
+
+    @classmethod
+    def default(cls, args: Sequence[str]) -> "TrainCommand | None":
+        """The command with a preset's values, if `args` name one."""
+        for position, arg in enumerate(args):
+            name = arg.removeprefix("--preset=") if arg.startswith("--preset=") else None
+            if arg == "--preset" and position + 1 < len(args):
+                name = args[position + 1]
+            if name is not None:
+                preset = find_preset(cls.algorithm, name)
+                return cls(RunSettings(env_name=tyro.MISSING), preset.config, name)
+        return None
+
+    def run(self) -> int:
+        """Train; the exit code."""
+        if self.preset:
+            print(f"preset {self.preset}: {find_preset(self.algorithm, self.preset).source}", file=sys.stderr)
+        try:
+            run_dir = train(self.algorithm, self.config, self.settings)
+        except Interrupted as stop:
+            print(f"{stop}. The same command with --resume continues it exactly.", file=sys.stderr)
+            return 130
+        except KeyboardInterrupt:
+            print("interrupted. The same command with --resume continues from the newest checkpoint.", file=sys.stderr)
+            return 130
+        print(run_dir)
+        return 0
+
+
+def _command(name: str) -> type[TrainCommand]:
+    agent = AGENTS[name]
+    fields = [("config", Annotated[agent.config_class, tyro.conf.arg(name="")])]
+    summary = (agent.__doc__ or "").strip().splitlines()[0]
+    namespace = {
+        "algorithm": name,
+        "__doc__": f"Train {name} on an OGBench dataset. {summary} Presets: {', '.join(PRESETS[name])}.",
+    }
+    return make_dataclass(f"Train{agent.__name__}", fields, bases=(TrainCommand,), namespace=namespace, frozen=True)
+
+
+COMMANDS = {algorithm: _command(algorithm) for algorithm in AGENTS}

@@ -1,0 +1,272 @@
+"""The one training loop of the offline agents."""
+
+import contextlib
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import nfkern
+from nfkern.algorithms.agents import AGENTS
+from nfkern.algorithms.behavioral_cloning import BehavioralCloning, BehavioralCloningConfig
+from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR, BatchSampler, TransitionDataset
+from nfkern.algorithms.metrics import MetricLog
+from nfkern.algorithms.runs import checkpoints, evaluation_path, load_checkpoint, save_checkpoint
+from nfkern.checkpoint import read_json, write_json
+from nfkern.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where and how an agent is trained; what it is lies in its own settings."""
+
+    env_name: str
+    """OGBench dataset name, such as pointmaze-medium-navigate-v0."""
+    seed: int = 0
+    """Seed of initialisation, batches and noise; the same seed and thread count give the same run."""
+    run_dir: Path | None = None
+    """The run's folder; default runs/<algorithm>/<env-name>/seed-<seed>."""
+    dataset_dir: Path = DEFAULT_DATASET_DIR
+    """Where datasets lie."""
+    resume: bool = False
+    """Continue the run in run_dir from its newest checkpoint, or start it if there is none."""
+    device: str = "auto"
+    """cpu, cuda, or auto: CUDA where there is one."""
+    threads: int = 0
+    """CPU threads; 0 for PyTorch's choice."""
+    log_interval: int = 1000
+    """Steps between rows of train.csv."""
+    checkpoint_interval: int = 10_000
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+    eval_interval: int = 50_000
+    """Steps between evaluations; there is always one at the end."""
+    eval_episodes: int = 50
+    """Episodes per task of an evaluation; 0 for no evaluation."""
+    eval_seed: int = 0
+    """Seed of the evaluation's starts, goals and noise: the same for every run, so that runs can be compared."""
+    track: bool = False
+    """Also log to Weights & Biases (`pip install wandb`)."""
+    wandb_project: str = "nfkern"
+    """Project there."""
+    quiet: bool = False
+    """No progress bar."""
+
+    def __post_init__(self) -> None:
+        """Check the intervals."""
+        for name in ("log_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(self, name)}")
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """Training stopped on request, with its state saved."""
+
+
+def train(algorithm: str, config: BehavioralCloningConfig, settings: RunSettings) -> Path:
+    """Train an agent on an offline dataset.
+
+    Args:
+        algorithm: a name of `AGENTS`.
+        config: its settings.
+        settings: of the run.
+
+    Returns:
+        The run's folder: config.json, train.csv, eval.csv, tensorboard/, evaluations/, checkpoints/.
+
+    Raises:
+        UserError: the dataset is missing, or the folder holds another run.
+        Interrupted: SIGINT or SIGTERM came; the newest checkpoint continues the run exactly.
+    """
+    run_dir = settings.run_dir or Path("runs") / algorithm / settings.env_name / f"seed-{settings.seed}"
+    device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    dataset = TransitionDataset.load(settings.env_name, settings.dataset_dir)
+    validation = TransitionDataset.load(settings.env_name, settings.dataset_dir, split="val")
+    start = _prepare(run_dir, algorithm, config, settings)
+    samplers = {
+        name: BatchSampler(
+            data, config.batch_size, config.goal_sampling(), config.history, config.chunk, seed=(settings.seed, stream)
+        )
+        for stream, (name, data) in enumerate({"train": dataset, "val": validation}.items())
+    }
+    if start is None:
+        torch.manual_seed(settings.seed)
+        example = BatchSampler(dataset, 1, None, config.history, config.chunk).sample()
+        agent = AGENTS[algorithm].create(config, example, dataset.statistics()).to(device)
+        step = 0
+    else:
+        agent, step, states = load_checkpoint(start, device)
+        for name, state in states.items():
+            samplers[name].load_state_dict(state)
+    log = MetricLog(run_dir, step, settings)
+    try:
+        _loop(agent, samplers, step, run_dir, settings, log)
+    finally:
+        log.close()
+    return run_dir
+
+
+def _loop(
+    agent: BehavioralCloning,
+    samplers: dict[str, BatchSampler],
+    step: int,
+    run_dir: Path,
+    settings: RunSettings,
+    log: MetricLog,
+) -> None:
+    steps, clock = agent.config.steps, time.perf_counter()
+    bar = tqdm(
+        total=steps,
+        initial=step,
+        desc=agent.name,
+        unit="step",
+        dynamic_ncols=True,
+        disable=settings.quiet,
+        mininterval=1,
+    )
+
+    def save() -> None:
+        states = {name: sampler.state_dict() for name, sampler in samplers.items()}
+        save_checkpoint(run_dir, step, agent, states, settings.keep_checkpoints)
+
+    with bar, _deferred_signals() as signals:
+        since, since_step = clock, step
+        while True:
+            if _evaluation_due(step, run_dir, settings, steps):
+                # Its finished episodes are kept on the way, so an interruption may come through at once.
+                with signals.immediate():
+                    _evaluate(agent, step, run_dir, settings, log)
+            if step >= steps:
+                break
+            info = agent.update(samplers["train"].sample())
+            step += 1
+            bar.update()
+            if step % settings.log_interval == 0 or step == steps:
+                now = time.perf_counter()
+                metrics = {f"training/{name}": value.item() for name, value in info.items()}
+                metrics |= _validate(agent, samplers["val"])
+                metrics["training/learning_rate"] = float(agent.scheduler.get_last_lr()[0])
+                speed = (step - since_step) / (now - since)
+                log.train(step, metrics | {"time/steps_per_second": speed, "time/seconds": now - clock})
+                bar.set_postfix(loss=f"{metrics['training/actor/loss']:.3f}")
+                since, since_step = now, step
+            intervals = (settings.checkpoint_interval, settings.eval_interval)
+            if step == steps or signals.received or any(step % interval == 0 for interval in intervals):
+                save()
+            if signals.received:
+                raise Interrupted(f"stopped at step {step} of {steps}; its checkpoint is saved")
+
+
+def _evaluation_due(step: int, run_dir: Path, settings: RunSettings, steps: int) -> bool:
+    if not settings.eval_episodes or not step or (step % settings.eval_interval and step != steps):
+        return False
+    return not evaluation_path(run_dir, step, settings.eval_seed).exists()
+
+
+def _validate(agent: BehavioralCloning, sampler: BatchSampler) -> dict[str, float]:
+    """The loss of a validation batch; its noise leaves the training's random stream alone."""
+    devices = [agent.observation_normalizer.center.device] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=[d for d in devices if d.type == "cuda"]), torch.no_grad():
+        _, info = agent.loss(sampler.sample())
+    return {f"validation/{name}": value.item() for name, value in info.items()}
+
+
+def _evaluate(agent: BehavioralCloning, step: int, run_dir: Path, settings: RunSettings, log: MetricLog) -> None:
+    from nfkern.algorithms.evaluation import evaluate
+
+    path = evaluation_path(run_dir, step, settings.eval_seed)
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(".partial.jsonl")
+    result = evaluate(
+        agent,
+        settings.env_name,
+        episodes_per_task=settings.eval_episodes,
+        seed=settings.eval_seed,
+        progress_file=partial,
+        label=f"{agent.name} {step:08d}",
+        progress=not settings.quiet,
+    )
+    result.save(path)
+    partial.unlink()
+    log.evaluations(run_dir / "evaluations")
+
+
+def _prepare(run_dir: Path, algorithm: str, config: BehavioralCloningConfig, settings: RunSettings) -> Path | None:
+    """Claim the run's folder; the checkpoint to continue from, if any."""
+    header = {
+        "algorithm": algorithm,
+        "env_name": settings.env_name,
+        "seed": settings.seed,
+        "config": asdict(config),
+        "versions": {
+            "nfkern": nfkern.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "threads": torch.get_num_threads(),
+    }
+    path = run_dir / "config.json"
+    if not path.exists():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_json(path, header)
+        return None
+    if not settings.resume:
+        raise UserError(f"{run_dir} already holds a run: continue it with --resume, or choose another --run-dir")
+    saved = read_json(path)
+    for key in ("algorithm", "env_name", "seed", "config"):
+        # Through JSON, as the saved one went: it turns tuples into lists.
+        if saved.get(key) != _as_json(header[key]):
+            raise UserError(f"{run_dir} holds a run with another {key}: {saved.get(key)}, not {header[key]}")
+    found = checkpoints(run_dir)
+    return found[-1] if found else None
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_json(entry) for key, entry in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+class _Signals:
+    """SIGINT and SIGTERM, remembered until a step is complete."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._immediate = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if self._immediate or self.received:
+            raise KeyboardInterrupt
+        self.received = True
+
+    @contextlib.contextmanager
+    def immediate(self) -> Iterator[None]:
+        """Let a signal through at once: for a part whose loss costs nothing."""
+        self._immediate = True
+        try:
+            yield
+        finally:
+            self._immediate = False
+
+
+@contextlib.contextmanager
+def _deferred_signals() -> Iterator[_Signals]:
+    signals = _Signals()
+    before = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""What nfkern is measured against, and nfkern itself, all as builders: one file per way of doing the works."""

@@ -1,0 +1,50 @@
+"""nfkern's own flow, called as a user calls it; PyTorch's dispatcher picks the backend."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+
+from nfkern import CouplingFlow
+from nfkern.bench.baselines.training import AdamWStep
+from nfkern.bench.declarations import Builder, Implementation
+from nfkern.bench.flow_problem import SIGMA, FlowProblem
+
+
+def stacked_gradients(flow: CouplingFlow) -> dict[str, torch.Tensor]:
+    """Its parameters' gradients by name."""
+    return {name: parameter.grad for name, parameter in flow.named_parameters() if parameter.grad is not None}
+
+
+def log_prob(problem: FlowProblem) -> Implementation:
+    """`flow.log_prob`."""
+    return Implementation(problem.flow.log_prob)
+
+
+def inverse(problem: FlowProblem) -> Implementation:
+    """`flow.to_data`."""
+    return Implementation(problem.flow.to_data)
+
+
+def denoised_action(problem: FlowProblem) -> Implementation:
+    """`flow.sample_denoised`."""
+
+    def act(noise: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        return problem.flow.sample_denoised(SIGMA, (), context, noise=noise)
+
+    return Implementation(act)
+
+
+def training_step(problem: FlowProblem) -> Implementation:
+    """Forward and backward through nfkern's ops, torch.optim.AdamW."""
+    flow = copy.deepcopy(problem.flow)
+    step = AdamWStep(flow.parameters(), lambda x, context: -flow(x, context).mean())
+    return Implementation(step, lambda: stacked_gradients(flow))
+
+
+BUILDERS: Mapping[str, Builder] = {
+    "log_prob": log_prob,
+    "inverse": inverse,
+    "denoised_action": denoised_action,
+    "training_step": training_step,
+}

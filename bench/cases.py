@@ -1,0 +1,48 @@
+"""The named shapes that every benchmark uses: declared once, here."""
+
+from dataclasses import dataclass
+
+BATCHES = (1, 50, 256, 4096)
+"""Control loop, parallel evaluation, training, online training."""
+
+
+@dataclass(frozen=True)
+class FlowCase:
+    """The shape of a coupling flow, in the terms of `nfkern.CouplingFlow`."""
+
+    name: str
+    features: int
+    context_features: int
+    hidden: tuple[int, int] = (256, 256)
+    blocks: int = 6
+    norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class DataCase:
+    """A synthetic offline dataset: `transitions` rows in trajectories of `trajectory_length` rows."""
+
+    name: str
+    transitions: int
+    observation_size: int
+    action_size: int
+    trajectory_length: int
+
+
+Case = FlowCase | DataCase
+
+_TABLE: tuple[Case, ...] = (
+    FlowCase("ogbench", features=5, context_features=64),
+    FlowCase("ogbench_features_8", features=8, context_features=64),
+    FlowCase("ogbench_features_21", features=21, context_features=64),
+    # The authors' JAX code widens the first hidden layer by the context's size.
+    FlowCase("ogbench_jax", features=5, context_features=64, hidden=(320, 256), norm_eps=1e-6),
+    FlowCase("chunked", features=42, context_features=256, hidden=(512, 512), blocks=12),
+    FlowCase("goal_density", features=2, context_features=64),
+    # For trying the suite itself: odd features, unequal widths, milliseconds.
+    FlowCase("tiny", features=3, context_features=4, hidden=(16, 8), blocks=2),
+    DataCase("synthetic_100k", transitions=100_000, observation_size=29, action_size=8, trajectory_length=1000),
+    DataCase("synthetic_tiny", transitions=200, observation_size=3, action_size=2, trajectory_length=50),
+)
+
+CASES: dict[str, Case] = {case.name: case for case in _TABLE}

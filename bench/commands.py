@@ -1,0 +1,197 @@
+"""`nfkern bench run | list | compare | report`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from nfkern.bench import records as storage
+from nfkern.bench import timing
+from nfkern.bench.compare import Change, compare
+from nfkern.bench.declarations import Row, rows
+from nfkern.bench.environment import Environment, current_environment
+from nfkern.bench.records import Record
+from nfkern.bench.registry import SUITES, VARIANTS, WORKS
+from nfkern.bench.report import duration, to_html
+from nfkern.bench.runner import measure
+from nfkern.errors import UserError
+
+Suite = Literal["smoke", "quick", "full"]
+BUDGETS = {"smoke": timing.SMOKE, "quick": timing.QUICK, "full": timing.FULL}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Measure a suite: variants side by side, each only if its results are right.
+
+    Rows are written to the file as they come; Ctrl-C keeps them, and --resume goes on. Exit code 1 if the correctness
+    gate refused a number. Close other programs first: the suite measures whatever the machine is doing.
+    """
+
+    out: Path
+    """File of the records, one JSON object a line."""
+    suite: Suite = "quick"
+    """smoke: seconds, to try the suite itself; quick: under five minutes on two cores; full: hours."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    match: str = ""
+    """Only rows whose name contains this; see `nfkern bench list`."""
+    resume: bool = False
+    """Keep the rows that are already in the file."""
+    overwrite: bool = False
+    """Replace an existing file."""
+
+    def run(self) -> int:
+        """Measure and write; 0, 1 if a number was refused, 130 if interrupted."""
+        device = _device(self.device)
+        environment = current_environment(device)
+        chosen = _chosen(self.suite, self.match, device)
+        records = self._earlier(environment)
+        # A row with a refused number is measured again as a whole: its variants must take turns.
+        done = {record.row for record in records} - {record.row for record in records if record.error}
+        records = [record for record in records if record.row in done]
+        pending = [row for row in chosen if row.name not in done]
+        try:
+            with tqdm(pending, unit="row", disable=not pending) as progress:
+                for row in progress:
+                    progress.set_description(row.name)
+                    found = measure(row, device, environment, BUDGETS[self.suite])
+                    records += found
+                    storage.write(self.out, records)
+                    progress.write(_summary(row, found))
+        except KeyboardInterrupt:
+            print(f"interrupted; {self.out} has the finished rows: the same command with --resume goes on")
+            return 130
+        refused = [record for record in records if record.error]
+        print(
+            f"{len(records)} records in {self.out}; see them with `nfkern bench report {self.out} --html report.html`"
+        )
+        for record in refused:
+            print(f"refused: {record.key}: {record.error}")
+        return 1 if refused else 0
+
+    def _earlier(self, environment: Environment) -> list[Record]:
+        if not self.out.exists() or self.overwrite:
+            return []
+        if not self.resume:
+            raise UserError(f"{self.out} exists: add --resume to go on with it or --overwrite to replace it")
+        records = storage.read(self.out)
+        if any(record.environment != environment for record in records):
+            raise UserError(
+                f"{self.out} was measured elsewhere or with other versions, so its rows cannot be mixed with new ones: "
+                "choose another --out or --overwrite it"
+            )
+        return records
+
+
+@dataclass(frozen=True)
+class List:
+    """Print suites, their rows and the variants."""
+
+    suite: Suite = "quick"
+    """Which suite's rows."""
+
+    def run(self) -> int:
+        """Print; 0."""
+        print(f"suites: {', '.join(SUITES)}\n\nvariants:")
+        for variant in VARIANTS.values():
+            print(f"  {variant.name:20} {variant.summary}")
+        print(f"\nrows of {self.suite}:")
+        for row in _chosen(self.suite, "", torch.device("cpu")):
+            print(f"  {row.name:45} {', '.join(variant.name for variant in row.variants)}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare two files of records; exit code 1 if something became slower or stopped working.
+
+    A change counts if the medians differ by more than the threshold and lie outside each other's 10 to 90 % band.
+    """
+
+    before: Annotated[Path, tyro.conf.Positional]
+    """File of the earlier records."""
+    after: Annotated[Path, tyro.conf.Positional]
+    """File of the later records."""
+    threshold: float = 0.1
+    """Relative change of the median that is ignored."""
+
+    def run(self) -> int:
+        """Print the changes; 0, or 1 if there is a regression."""
+        if not self.threshold >= 0:
+            raise UserError(f"--threshold: expected a number >= 0, got {self.threshold}")
+        before, after = storage.read(self.before), storage.read(self.after)
+        changes = compare(before, after, self.threshold)
+        if not any(change.before_s is not None and change.verdict != "missing" for change in changes):
+            raise UserError(
+                f"{self.before} and {self.after} have no row in common: were they made with the same suite?"
+            )
+        names = {record.environment.device_name for record in (*before, *after)}
+        if len(names) > 1:
+            print(f"note: measured on different devices ({', '.join(sorted(names))})")
+        for change in changes:
+            print(_describe(change))
+        regressions = sum(change.regression for change in changes)
+        print(f"{len(changes)} rows compared, {regressions} regressions")
+        return 1 if regressions else 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write records as one HTML page that opens without network."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """File of records."""
+    html: Path
+    """The page to write."""
+
+    def run(self) -> int:
+        """Write; 0."""
+        records = storage.read(self.file)
+        if not records:
+            raise UserError(
+                f"{self.file} holds no records: make some with `nfkern bench run --out {self.file} --overwrite`"
+            )
+        self.html.parent.mkdir(parents=True, exist_ok=True)
+        self.html.write_text(to_html(records), encoding="utf-8")
+        print(f"wrote {self.html}")
+        return 0
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("cpu", "cuda"):
+        raise UserError(f"--device: expected cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
+    return torch.device(name)
+
+
+def _chosen(suite: str, match: str, device: torch.device) -> list[Row]:
+    every = rows(SUITES[suite], WORKS, VARIANTS, torch.get_num_threads())
+    if device.type == "cuda":
+        # The host's threads do nothing for a GPU: one row each.
+        every = list({(row.work.name, row.case.name, row.batch): row for row in every}.values())
+    found = [row for row in every if match in row.name]
+    if not found:
+        raise UserError(f"--match: no row of {suite} contains {match!r}; see `nfkern bench list --suite {suite}`")
+    return found
+
+
+def _summary(row: Row, records: list[Record]) -> str:
+    parts = [
+        f"{record.variant} {duration(record.quantiles.median_s)}"
+        if record.quantiles
+        else f"{record.variant} {'refused' if record.error else 'skipped'}"
+        for record in records
+    ]
+    return f"{row.name}: {', '.join(parts)}"
+
+
+def _describe(change: Change) -> str:
+    if change.before_s is None or change.after_s is None:
+        return f"{change.verdict:8} {change.key}" + (f": {change.reason}" if change.reason else "")
+    times = f"{duration(change.before_s)} -> {duration(change.after_s)} ({change.after_s / change.before_s:.2f}x)"
+    return f"{change.verdict:8} {change.key}: {times}"

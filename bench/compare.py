@@ -1,0 +1,72 @@
+"""Two files of records against each other: what became slower by more than the noise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nfkern.bench.records import Record
+from nfkern.bench.timing import Quantiles
+
+Verdict = Literal["slower", "faster", "same", "broken", "missing", "new"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one record.
+
+    Attributes:
+        key: as `Record.key`.
+        verdict: "broken" for a number that the second file refuses to give, "missing" for one it does not mention.
+        before_s: median of the first file, seconds.
+        after_s: median of the second file, seconds.
+        reason: why it is broken.
+    """
+
+    key: str
+    verdict: Verdict
+    before_s: float | None = None
+    after_s: float | None = None
+    reason: str | None = None
+
+    @property
+    def regression(self) -> bool:
+        """Whether `bench compare` fails for it."""
+        return self.verdict in ("slower", "broken")
+
+
+def compare(before: Sequence[Record], after: Sequence[Record], threshold: float) -> list[Change]:
+    """Every record of either file that has or had a number.
+
+    A time has changed if its median moved by more than the factor `1 + threshold` and each median lies outside the
+    other's 10 to 90 % band: a machine that jitters widens its own bands.
+
+    Args:
+        before: the first file.
+        after: the second file.
+        threshold: relative change below which nothing is said, e.g. 0.1.
+    """
+    old, new = ({record.key: record for record in records} for records in (before, after))
+    return [change for key in {**old, **new} if (change := _change(key, old.get(key), new.get(key), threshold))]
+
+
+def _change(key: str, old: Record | None, new: Record | None, threshold: float) -> Change | None:
+    before = old.quantiles if old else None
+    after = new.quantiles if new else None
+    if before is None:
+        return Change(key, "new", after_s=after.median_s) if after else None
+    if after is None:
+        verdict: Verdict = "missing" if new is None or new.skipped else "broken"
+        reason = (new.error or new.skipped) if new else None
+        return Change(key, verdict, before.median_s, reason=reason)
+    return Change(key, _verdict(before, after, threshold), before.median_s, after.median_s)
+
+
+def _verdict(before: Quantiles, after: Quantiles, threshold: float) -> Verdict:
+    if _above(after, before, threshold):
+        return "slower"
+    return "faster" if _above(before, after, threshold) else "same"
+
+
+def _above(high: Quantiles, low: Quantiles, threshold: float) -> bool:
+    outside = high.median_s > low.p90_s and low.median_s < high.p10_s
+    return outside and high.median_s > low.median_s * (1 + threshold)

@@ -1,0 +1,103 @@
+"""Where a measurement was taken: device, versions, commit, clock."""
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import nfkern
+from nfkern.kernels import registered_backends
+
+_CPUS = Path("/sys/devices/system/cpu")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What must be the same for two measurements to be of the same thing.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        device_name: the processor's name.
+        cores: CPU cores this process may use.
+        versions: of nfkern, python, torch, numpy.
+        commit: of nfkern's source tree, with "-dirty" if it was changed since; None for an installed package.
+        backends: which implementation each op runs here, "native" or "reference".
+    """
+
+    device: str
+    device_name: str
+    cores: int
+    versions: dict[str, str]
+    commit: str | None
+    backends: dict[str, str]
+
+
+def current_environment(device: torch.device) -> Environment:
+    """Read it off this process."""
+    return Environment(
+        device=device.type,
+        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        versions={
+            "nfkern": nfkern.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        commit=_commit(Path(__file__).resolve()),
+        backends=registered_backends(device),
+    )
+
+
+def clock_state(device: torch.device) -> str:
+    """Clock and governor of the device as far as they can be read, e.g. `3400 MHz, governor performance`."""
+    if device.type == "cuda":
+        try:
+            return f"{torch.cuda.clock_rate(device)} MHz"
+        except (RuntimeError, ImportError):
+            return "unreadable"
+    states = [f"{_cpu_megahertz():.0f} MHz"] if _cpu_megahertz() else []
+    governor = _read(_CPUS / "cpu0/cpufreq/scaling_governor")
+    return ", ".join([*states, f"governor {governor}"] if governor else states) or "unreadable"
+
+
+def _cpu_name() -> str:
+    names = _cpuinfo("model name")
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _cpu_megahertz() -> float | None:
+    kilohertz = [_read(path) for path in sorted(_CPUS.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))]
+    values = [float(value) / 1e3 for value in kilohertz if value] or [float(value) for value in _cpuinfo("cpu MHz")]
+    return sum(values) / len(values) if values else None
+
+
+def _cpuinfo(field: str) -> list[str]:
+    lines = (_read(Path("/proc/cpuinfo")) or "").splitlines()
+    return [line.split(":", 1)[1].strip() for line in lines if line.startswith(field)]
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
+
+
+def _commit(file: Path) -> str | None:
+    """The commit of the repository that tracks `file`: an unrelated one around a site-packages does not count."""
+    try:
+        for arguments in (["ls-files", "--error-unmatch", file.name], ["rev-parse", "HEAD"]):
+            answer = _git(file.parent, arguments)
+        return answer + ("-dirty" if _git(file.parent, ["status", "--porcelain", "--untracked-files=no"]) else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, arguments: list[str]) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

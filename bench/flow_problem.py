@@ -1,0 +1,61 @@
+"""A flow with random weights and inputs: what every work on flows is given.
+
+Weights are random everywhere, the output layers' too: at initialisation a coupling flow is linear, and zeros would hide
+errors from the gate.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from nfkern import CouplingFlow
+from nfkern.bench.cases import FlowCase
+
+SIGMA = 0.1
+"""Standard deviation of the paper's training noise, which denoising removes."""
+
+SEED = 0
+
+Results = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class FlowProblem:
+    """A flow with random weights, sets of random inputs, and the right results.
+
+    Attributes:
+        flow: `nfkern.CouplingFlow`, float32; builders copy it, never change it.
+        inputs: pairs (batch, features), (batch, context_features).
+        exact: the reference's results in float64.
+        single: the same in float32.
+    """
+
+    case: FlowCase
+    batch: int
+    flow: CouplingFlow
+    inputs: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    exact: Results
+    single: Results
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained parameters."""
+        return sum(parameter.numel() for parameter in self.flow.parameters())
+
+
+@torch.no_grad()
+def random_flow(case: FlowCase) -> CouplingFlow:
+    """A flow of this shape, the same at every call, in which every parameter does something."""
+    generator = torch.Generator().manual_seed(SEED)
+    # The constructor draws from the global generator.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        flow = CouplingFlow(
+            case.features, case.context_features, blocks=case.blocks, hidden=case.hidden, norm_eps=case.norm_eps
+        )
+    # LayerNorm makes the last layer's inputs of order one: 0.3 / sqrt(width) keeps log_scale near 0.3.
+    flow.output_weight.normal_(0, 0.3 / math.sqrt(case.hidden[1]), generator=generator)
+    for parameter in (flow.norm1_weight, flow.norm1_bias, flow.norm2_weight, flow.norm2_bias, flow.output_bias):
+        parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    return flow

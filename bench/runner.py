@@ -1,0 +1,114 @@
+"""Measures a row: build, gate, then time side by side what passed."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from nfkern.bench.declarations import Implementation, Problem, Row, Variant
+from nfkern.bench.environment import Environment, clock_state
+from nfkern.bench.records import Record
+from nfkern.bench.timing import Budget, Quantiles, interleaved, num_threads, stopwatch_for
+
+
+@dataclass
+class Candidate:
+    """A variant on its way to a number; without an implementation it has a reason."""
+
+    variant: Variant
+    implementation: Implementation | None = None
+    first_call_s: float | None = None
+    error: str | None = None
+    skipped: str | None = None
+
+
+def measure(row: Row, device: torch.device, environment: Environment, budget: Budget) -> list[Record]:
+    """One record per variant of the row; a variant whose gate is red gets its reason instead of a number."""
+    problem = row.work.prepare(row.case, row.batch, device)
+    with num_threads(row.threads), row.work.context():
+        candidates = admit(row, problem)
+        passed = {c.variant.name: c.implementation.run for c in candidates if c.implementation is not None}
+        times = interleaved(passed, problem.inputs, budget, stopwatch_for(device)) if passed else {}
+    return [record_of(row, problem, c, times.get(c.variant.name), device, environment) for c in candidates]
+
+
+def admit(row: Row, problem: Problem) -> list[Candidate]:
+    """Build the row's variants and pass each through the gate, under the caller's thread count and grad state."""
+    if any(variant.compiles for variant in row.variants):
+        torch.compiler.reset()
+    return [_admit(variant, row, problem) for variant in row.variants]
+
+
+def record_of(
+    row: Row,
+    problem: Problem,
+    candidate: Candidate,
+    times: Quantiles | None,
+    device: torch.device,
+    environment: Environment,
+) -> Record:
+    """What is kept of a candidate."""
+    return Record(
+        work=row.work.name,
+        case=row.case.name,
+        batch=row.batch,
+        variant=candidate.variant.name,
+        mode=row.work.mode,
+        threads=row.threads,
+        precision=candidate.variant.precision,
+        parameters=problem.parameters,
+        first_call_s=candidate.first_call_s,
+        quantiles=times,
+        error=candidate.error,
+        skipped=candidate.skipped,
+        clock=clock_state(device),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=environment,
+    )
+
+
+def _admit(variant: Variant, row: Row, problem: Problem) -> Candidate:
+    if reasons := variant.not_supported_reasons(row.work.name):
+        return Candidate(variant, skipped="; ".join(reasons))
+    try:
+        with _cold_compiler():
+            start = time.perf_counter()
+            built = variant.builders[row.work.name](problem)
+            run, ended = _noting_first_end(built.run)
+            reason = row.work.check(problem, replace(built, run=run), variant.precision)
+    except Exception as error:
+        # A baseline that breaks must not take the other rows with it; the record and the exit code tell.
+        return Candidate(variant, error=f"{type(error).__name__}: {error}")
+    seconds = ended[0] - start if ended else None
+    if reason:
+        return Candidate(variant, first_call_s=seconds, error=reason)
+    return Candidate(variant, built, seconds)
+
+
+def _noting_first_end(run: Callable[..., Any]) -> tuple[Callable[..., Any], list[float]]:
+    """`run`, and a list that will hold the time at which its first call ended."""
+    ended: list[float] = []
+
+    def noting(*inputs: Any) -> Any:
+        result = run(*inputs)
+        if not ended:
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+            ended.append(time.perf_counter())
+        return result
+
+    return noting, ended
+
+
+@contextmanager
+def _cold_compiler() -> Iterator[None]:
+    """Compile from scratch: the recorded time must not depend on earlier runs. Torch's own warnings are not ours."""
+    no_caches = torch.compiler.config.patch(force_disable_caches=True)  # type: ignore[attr-defined]
+    with no_caches, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch\.")
+        yield

@@ -1,0 +1,48 @@
+"""Each variant of each row under pytest-benchmark, behind the same gate and with the same record beside it.
+
+Variants run one after the other here; `nfkern bench run` lets them take turns, and its ratios are the ones to quote.
+"""
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from nfkern.bench.declarations import Row, Variant
+from nfkern.bench.environment import Environment, current_environment
+from nfkern.bench.records import to_json
+from nfkern.bench.runner import admit, record_of
+from nfkern.bench.timing import num_threads, quantiles
+
+_DEVICE = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def environment() -> Environment:
+    """Of this process."""
+    return current_environment(_DEVICE)
+
+
+@pytest.fixture(scope="module")
+def prepared(request: pytest.FixtureRequest) -> tuple[Row, Any]:
+    """A row and its problem."""
+    row = request.param
+    return row, row.work.prepare(row.case, row.batch, _DEVICE)
+
+
+def test_variant(prepared: tuple[Row, Any], variant: Variant, environment: Environment, benchmark: Any) -> None:
+    """The variant is right; then it is timed."""
+    row, problem = prepared
+    benchmark.group = row.name
+    with num_threads(row.threads), row.work.context():
+        (candidate,) = admit(replace(row, variants=(variant,)), problem)
+        if candidate.skipped:
+            pytest.skip(candidate.skipped)
+        assert candidate.implementation is not None, candidate.error
+        run, inputs = candidate.implementation.run, itertools.cycle(problem.inputs)
+        benchmark(lambda: run(*next(inputs)))
+    if benchmark.enabled:
+        times = quantiles(benchmark.stats.stats.data)
+        benchmark.extra_info.update(to_json(record_of(row, problem, candidate, times, _DEVICE, environment)))

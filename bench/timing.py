@@ -1,0 +1,171 @@
+"""Interleaved timing: variants take turns, so that a machine's drift touches them all alike."""
+
+import gc
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+Stopwatch = Callable[[Callable[[], Any]], tuple[float, float | None]]
+"""Runs a function; gives its wall time and, where there is one, its device time, in seconds."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to measure.
+
+    Args:
+        warmup_s: untimed running of each variant before the first turn, seconds.
+        measure_s: timed running of each variant, seconds; it ends later if `min_repeats` has not been reached.
+        min_repeats: calls of each variant.
+        limit_s: timed running of a variant after which `min_repeats` no longer matters, seconds.
+        turn_s: about how long a variant runs before the next one's turn, seconds.
+    """
+
+    warmup_s: float = 0.3
+    measure_s: float = 1.0
+    min_repeats: int = 20
+    limit_s: float = 10.0
+    turn_s: float = 0.02
+
+
+QUICK = Budget()
+FULL = Budget(warmup_s=1.0, measure_s=5.0, min_repeats=50, limit_s=30.0)
+SMOKE = Budget(warmup_s=0.0, measure_s=0.0, min_repeats=2)
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Wall seconds per call; `device_median_s` is the device's own time where there is one."""
+
+    median_s: float
+    p10_s: float
+    p90_s: float
+    p99_s: float
+    repeats: int
+    device_median_s: float | None = None
+
+
+@dataclass
+class _Samples:
+    wall: list[float] = field(default_factory=list)
+    device: list[float] = field(default_factory=list)
+
+
+def quantiles(wall: Sequence[float], device: Sequence[float] = ()) -> Quantiles:
+    """Quantiles of at least one time; between two times they are interpolated."""
+    if not wall:
+        raise ValueError("wall: expected at least one time, got none")
+    # statistics.quantiles wants two points.
+    cuts = statistics.quantiles(wall, n=100, method="inclusive") if len(wall) > 1 else [wall[0]] * 99
+    return Quantiles(cuts[49], cuts[9], cuts[89], cuts[98], len(wall), statistics.median(device) if device else None)
+
+
+def interleaved(
+    variants: Mapping[str, Callable[..., Any]],
+    inputs: Sequence[tuple[Any, ...]],
+    budget: Budget,
+    stopwatch: Stopwatch,
+) -> dict[str, Quantiles]:
+    """Time the variants in turns.
+
+    A turn is a burst of calls of about `budget.turn_s`. A burst of several calls starts with an untimed one, because
+    the variants before it have taken the caches: what is reported is a flow that runs again and again.
+
+    Args:
+        variants: called as `variant(*inputs[i])`.
+        inputs: sets of arguments, used in rotation.
+        budget: how long to measure.
+        stopwatch: from `stopwatch_for`.
+
+    Returns:
+        For each variant, quantiles of its time per call.
+    """
+    calls = {name: _rotating(variant, inputs) for name, variant in variants.items()}
+    typical = {name: _warm_up(call, budget, stopwatch) for name, call in calls.items()}
+    bursts = {name: max(1, min(10_000, int(budget.turn_s / max(typical[name], 1e-9)))) for name in calls}
+    samples = {name: _Samples() for name in calls}
+    with _without_garbage_collection():
+        while not all(_enough(sample.wall, budget) for sample in samples.values()):
+            for name, call in calls.items():
+                _take_turn(call, bursts[name], samples[name], stopwatch)
+    return {name: quantiles(sample.wall, sample.device) for name, sample in samples.items()}
+
+
+def stopwatch_for(device: torch.device, clock: Callable[[], float] = time.perf_counter) -> Stopwatch:
+    """A stopwatch that waits for the device's work to end; `clock` gives seconds."""
+
+    def host(function: Callable[[], Any]) -> tuple[float, float | None]:
+        start = clock()
+        function()
+        return clock() - start, None
+
+    def cuda(function: Callable[[], Any]) -> tuple[float, float | None]:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        start = clock()
+        begin.record()
+        function()
+        end.record()
+        torch.cuda.synchronize(device)
+        # elapsed_time gives milliseconds.
+        return clock() - start, begin.elapsed_time(end) / 1e3
+
+    return cuda if device.type == "cuda" else host
+
+
+@contextmanager
+def num_threads(count: int) -> Iterator[None]:
+    """Run PyTorch on `count` threads inside this context."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _rotating(variant: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> Callable[[], Any]:
+    cycle = itertools.cycle(inputs)
+    return lambda: variant(*next(cycle))
+
+
+def _warm_up(call: Callable[[], Any], budget: Budget, stopwatch: Stopwatch) -> float:
+    """Run for the warm-up's time, at least once; the latest call's time."""
+    spent = 0.0
+    while True:
+        latest, _ = stopwatch(call)
+        spent += latest
+        if spent >= budget.warmup_s:
+            return latest
+
+
+def _take_turn(call: Callable[[], Any], burst: int, samples: _Samples, stopwatch: Stopwatch) -> None:
+    if burst > 1:
+        call()
+    for _ in range(burst):
+        wall, device = stopwatch(call)
+        samples.wall.append(wall)
+        if device is not None:
+            samples.device.append(device)
+
+
+def _enough(wall: Sequence[float], budget: Budget) -> bool:
+    spent = sum(wall)
+    return bool(wall) and ((spent >= budget.measure_s and len(wall) >= budget.min_repeats) or spent >= budget.limit_s)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,107 @@
+"""The command line: finds a command by name, imports it only then, and turns errors into one line."""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import nfkern
+from nfkern.errors import UserError
+
+# name -> (module, attribute, summary); an attribute "X[key]" is an entry of the dictionary X.
+COMMANDS = {
+    "demo": ("nfkern.algorithms.demo", "Demo", "generate data, train three policies, evaluate them, write a report"),
+    "doctor": ("nfkern.algorithms.doctor", "Doctor", "say what this installation has and which backends would run"),
+    "data generate": ("nfkern.algorithms.datasets.commands", "Generate", "make a dataset with OGBench's oracles"),
+    "data download": ("nfkern.algorithms.datasets.commands", "Download", "fetch OGBench's published dataset"),
+    "data verify": ("nfkern.algorithms.datasets.commands", "Verify", "check a dataset's files"),
+    "data info": ("nfkern.algorithms.datasets.commands", "Info", "describe a dataset"),
+    **{
+        f"train {name}": ("nfkern.algorithms.train_command", f"COMMANDS[{name}]", summary)
+        for name, summary in {
+            "nf_gcbc": "goal-conditioned behavioural cloning with a normalizing flow",
+            "nf_bc": "behavioural cloning with a normalizing flow",
+            "gaussian_gcbc": "OGBench's goal-conditioned behavioural cloning",
+            "gaussian_bc": "behavioural cloning with a Gaussian",
+            "flow_matching_gcbc": "goal-conditioned behavioural cloning with flow matching",
+            "flow_matching_bc": "behavioural cloning with flow matching",
+        }.items()
+    },
+    "eval": ("nfkern.algorithms.evaluate_command", "Evaluate", "measure the success of trained runs in the simulator"),
+    "report": ("nfkern.algorithms.report", "Report", "write one HTML page about runs"),
+    "bench run": ("nfkern.bench.commands", "Run", "run a suite of benchmarks"),
+    "bench compare": ("nfkern.bench.commands", "Compare", "compare two results; exit 1 on a regression"),
+    "bench report": ("nfkern.bench.commands", "Report", "write one HTML page about a result"),
+    "bench list": ("nfkern.bench.commands", "List", "list the benchmarks"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0 ok, 1 a check failed, 2 usage, 130 interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args[:1] == ["--version"]:
+        print(f"nfkern {nfkern.__version__}")
+        return 0
+    for words in (2, 1):
+        name = " ".join(args[:words])
+        if name in COMMANDS and len(args) >= words:
+            return _run(name, args[words:])
+    return _help(args)
+
+
+def _run(name: str, args: list[str]) -> int:
+    try:
+        command, default = _load(name), None
+        if hasattr(command, "default"):
+            default = command.default(args)
+        import tyro
+
+        try:
+            parsed = tyro.cli(command, prog=f"nfkern {name}", args=args, default=default)
+        except ValueError as error:
+            print(f"nfkern {name}: {error}", file=sys.stderr)
+            return 2
+        return int(parsed.run())
+    except UserError as error:
+        print(f"nfkern {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"nfkern {name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has seen enough; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _load(name: str) -> Any:
+    module_name, attribute, _ = COMMANDS[name]
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("nfkern"):
+            raise
+        raise UserError(f"needs the package {error.name}: `pip install 'nfkern[rl,log,bench]'`") from None
+    base, _, key = attribute.rstrip("]").partition("[")
+    found = getattr(module, base)
+    return found[key] if key else found
+
+
+def _help(args: list[str]) -> int:
+    asked = not args or args[-1] in ("-h", "--help", "help")
+    group = "" if not args or args[0].startswith("-") or args[0] == "help" else args[0]
+    names = [name for name in COMMANDS if name.split()[0] == group] or list(COMMANDS)
+    if asked or (len(args) == 1 and names != list(COMMANDS)):
+        print(f"usage: nfkern {f'{group} ' if names != list(COMMANDS) else ''}<command> [options]\n")
+        width = max(map(len, names))
+        for name in names:
+            print(f"  {name:<{width}}  {COMMANDS[name][2]}")
+        print("\n`nfkern <command> --help` shows a command's options.")
+        return 0
+    typed = " ".join(args[:2] if len(args) > 1 and not args[1].startswith("-") else args[:1])
+    close = difflib.get_close_matches(typed, COMMANDS, n=1, cutoff=0.5)
+    hint = f"; did you mean `nfkern {close[0]}`?" if close else ""
+    print(f"nfkern: no command {typed!r}{hint} `nfkern --help` lists all.", file=sys.stderr)
+    return 2

@@ -1,0 +1,221 @@
+"""Agents: they learn, act in shape, survive the disk, and refuse what does not fit."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nfkern.algorithms.agents import AGENTS, load_agent, save_agent
+from nfkern.algorithms.datasets import ColumnStatistics, DatasetStatistics
+from nfkern.algorithms.presets import PRESETS
+from nfkern.algorithms.runs import load_checkpoint, save_checkpoint
+
+SMALL = {
+    "nf_bc": {"blocks": 2, "hidden": (16, 16), "representation": 8, "encoder_width": 32},
+    "gaussian_bc": {"hidden": (32, 32)},
+    "flow_matching_bc": {"hidden": (32, 32)},
+}
+SMALL |= {name.replace("_bc", "_gcbc"): settings for name, settings in SMALL.items()}
+every_agent = pytest.mark.parametrize("name", list(AGENTS))
+
+
+def make_batch(config, rows=64, seed=0):
+    rng = np.random.default_rng(seed)
+    goals = rng.normal(size=(rows, 3)).astype(np.float32)
+    observations = rng.normal(size=(rows, config.history * 3)).astype(np.float32)
+    actions = np.tanh(goals[:, :2]) * 0.5 + 0.05 * rng.normal(size=(rows, 2))
+    return {
+        "observations": observations,
+        "actions": np.tile(actions, (1, config.chunk)).astype(np.float32),
+        "goals": goals,
+    }
+
+
+def make_agent(name, seed=0, **options):
+    torch.manual_seed(seed)
+    defaults = {"steps": 100, "warmup_steps": 5, "observation_normalization": "none", "learning_rate": 1e-3}
+    config = AGENTS[name].config_class(**(SMALL[name] | defaults | options))
+    return AGENTS[name].create(config, make_batch(config))
+
+
+def act(agent, rows=5, seed=0):
+    batch = make_batch(agent.config, rows)
+    observations = batch["observations"].reshape(rows, agent.history, -1)
+    generator = torch.Generator().manual_seed(seed)
+    return agent.act(observations, batch["goals"] if agent.goal_conditioned else None, generator)
+
+
+@every_agent
+def test_loss_falls_and_actions_have_their_shape(name):
+    agent = make_agent(name, history=2, chunk=3, execute=2, ema_decay=0.5)
+    batch = make_batch(agent.config)
+    losses = [agent.update(batch)["actor/loss"].item() for _ in range(60)]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    actions = act(agent)
+    assert actions.shape == (5, 3, 2)
+    assert actions.dtype == np.float32
+    assert np.abs(actions).max() <= 1
+    assert np.array_equal(actions, act(agent))
+    if "gaussian" not in name:
+        assert not np.array_equal(actions, act(agent, seed=1))
+
+
+@every_agent
+def test_goals_matter_only_to_goal_conditioned_agents(name):
+    agent = make_agent(name)
+    batch = make_batch(agent.config)
+    for _ in range(30):
+        agent.update(batch)
+    observations = batch["observations"][:4].reshape(4, 1, -1)
+    wrong = None if agent.goal_conditioned else batch["goals"][:4]
+    with pytest.raises(ValueError, match="goals: expected"):
+        agent.act(observations, wrong)
+    if agent.goal_conditioned:
+        here, there = (
+            agent.act(observations, g, torch.Generator().manual_seed(0))
+            for g in (batch["goals"][:4], -batch["goals"][:4])
+        )
+        assert not np.allclose(here, there)
+
+
+@every_agent
+def test_saved_agents_act_alike(name, tmp_path):
+    agent = make_agent(name, ema_decay=0.9)
+    for _ in range(3):
+        agent.update(make_batch(agent.config))
+    save_agent(agent, tmp_path)
+    restored = load_agent(tmp_path)
+    assert restored.config == agent.config
+    assert np.array_equal(act(restored), act(agent))
+
+
+@every_agent
+def test_a_checkpoint_continues_exactly(name, tmp_path):
+    agent = make_agent(name, ema_decay=0.9, schedule="cosine")
+    batches = [make_batch(agent.config, seed=i) for i in range(12)]
+    for batch in batches[:6]:
+        agent.update(batch)
+    save_checkpoint(tmp_path, 6, agent, {"train": {"at": 6}}, keep=1)
+    straight = [agent.update(batch)["actor/loss"].item() for batch in batches[6:]]
+    torch.manual_seed(123)
+    restored, step, states = load_checkpoint(tmp_path / "checkpoints" / "00000006", "cpu")
+    assert (step, states) == (6, {"train": {"at": 6}})
+    assert [restored.update(batch)["actor/loss"].item() for batch in batches[6:]] == straight
+    for mine, theirs in zip(agent.state_dict().values(), restored.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_flow_keeps_two_modes_where_the_gaussian_averages():
+    rng = np.random.default_rng(0)
+    side = rng.choice([-0.7, 0.7], size=(512, 1))
+    actions = np.concatenate([side, 0.3 * np.ones_like(side)], 1) + 0.02 * rng.normal(size=(512, 2))
+    batch = {"observations": np.zeros((512, 3), np.float32), "actions": actions.astype(np.float32)}
+    samples = {}
+    for name in ("nf_bc", "gaussian_bc"):
+        torch.manual_seed(0)
+        config = AGENTS[name].config_class(
+            **SMALL[name], steps=400, observation_normalization="none", learning_rate=3e-3, warmup_steps=0
+        )
+        agent = AGENTS[name].create(config, batch)
+        for _ in range(400):
+            agent.update(batch)
+        samples[name] = agent.act(np.zeros((500, 1, 3), np.float32), None, torch.Generator().manual_seed(0))[:, 0]
+    near = np.abs(np.abs(samples["nf_bc"][:, 0]) - 0.7) < 0.2
+    assert near.mean() > 0.8
+    assert 0.3 < (samples["nf_bc"][near, 0] > 0).mean() < 0.7
+    assert np.abs(samples["gaussian_bc"][:, 0]).max() < 0.2
+
+
+def test_denoised_actions_are_samples_moved_by_the_score():
+    agents = {denoise: make_agent("nf_bc", denoise=denoise) for denoise in (False, True)}
+    batch = make_batch(agents[True].config)
+    for agent in agents.values():
+        torch.manual_seed(0)
+        for _ in range(20):
+            agent.update(batch)
+    raw, denoised = (torch.from_numpy(act(agents[denoise])[:, 0]) for denoise in (False, True))
+    flow, encoder = agents[False].networks["flow"], agents[False].networks["encoder"]
+    observations = torch.from_numpy(make_batch(agents[True].config, 5)["observations"])
+    context = encoder(agents[False]._conditioning(observations.unsqueeze(1), None))
+    inside = raw.abs().amax(1) < 1
+    expected = (raw + 0.1**2 * flow.score(raw, context)).clamp(-1, 1)
+    assert inside.any()
+    torch.testing.assert_close(denoised[inside], expected[inside], rtol=1e-4, atol=1e-4)
+
+
+def test_schedule_is_linear_warm_up_then_cosine():
+    agent = make_agent("gaussian_bc", steps=50, warmup_steps=10, schedule="cosine", final_learning_rate=1e-6)
+    rates = []
+    for _ in range(50):
+        rates.append(agent.scheduler.get_last_lr()[0])
+        agent.update(make_batch(agent.config, 4))
+    np.testing.assert_allclose(rates[:10], [1e-3 * (0.1 + 0.9 * i / 10) for i in range(10)], rtol=1e-6)
+    cosine = [1e-6 + (1e-3 - 1e-6) * 0.5 * (1 + math.cos(math.pi * i / 40)) for i in range(40)]
+    np.testing.assert_allclose(rates[10:], cosine, rtol=1e-6)
+    assert agent.scheduler.get_last_lr()[0] == pytest.approx(1e-6)
+
+
+def test_normalizers_come_from_the_statistics_and_act_on_each_observation():
+    rng = np.random.default_rng(0)
+    columns = {key: rng.normal(size=(100, size)).astype(np.float32) * 7 + 3 for key, size in (("o", 3), ("a", 2))}
+    stats = DatasetStatistics(*(ColumnStatistics(c.mean(0), c.std(0), c.min(0), c.max(0)) for c in columns.values()))
+    config = AGENTS["nf_gcbc"].config_class(**SMALL["nf_gcbc"], history=2, action_normalization="min_max")
+    agent = AGENTS["nf_gcbc"].create(config, {"observations": np.zeros((1, 6)), "actions": np.zeros((1, 2))}, stats)
+    conditioning = agent._conditioning(
+        torch.from_numpy(np.stack([columns["o"], columns["o"]], 1)), torch.from_numpy(columns["o"])
+    )
+    torch.testing.assert_close(conditioning.mean(0), torch.zeros(9), rtol=0, atol=1e-5)
+    torch.testing.assert_close(conditioning.std(0, correction=0), torch.ones(9))
+    with pytest.raises(ValueError, match="statistics: expected those of the dataset for standard observations"):
+        AGENTS["nf_gcbc"].create(config, {"observations": np.zeros((1, 6)), "actions": np.zeros((1, 2))})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps: expected at least 1, got 0"),
+        ({"execute": 2}, "execute: expected at most chunk=1, got 2"),
+        ({"learning_rate": 0.0}, "learning_rate: expected a number > 0"),
+        ({"ema_decay": 1.0}, "ema_decay: expected a number in"),
+    ],
+)
+def test_settings_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_agent("gaussian_bc", **options)
+
+
+def test_wrong_shapes_are_named():
+    agent = make_agent("gaussian_bc", history=2)
+    with pytest.raises(ValueError, match=r"observations: expected shape \(4, 2, 3\), got \(4, 1, 3\)"):
+        agent.act(np.zeros((4, 1, 3), np.float32))
+    with pytest.raises(ValueError, match="example_batch: observations has 5 columns, no multiple of 2"):
+        AGENTS["gaussian_bc"].create(agent.config, {"observations": np.zeros((1, 5)), "actions": np.zeros((1, 2))})
+
+
+def test_damaged_agents_are_named(tmp_path):
+    save_agent(make_agent("gaussian_bc"), tmp_path)
+    header = json.loads((tmp_path / "config.json").read_text())
+    for change, message in (
+        ({"format_version": 9}, "expected format_version 1, got 9"),
+        ({"algorithm": "sac"}, "expected an algorithm of nf_bc"),
+        ({"sizes": {"observation_size": 4, "action_size": 2}}, "do not fit"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(header | change))
+        with pytest.raises(ValueError, match=message):
+            load_agent(tmp_path)
+
+
+def test_presets_are_the_papers():
+    paper = PRESETS["nf_gcbc"]["paper"].config
+    assert (paper.blocks, paper.hidden, paper.norm_eps) == (6, (320, 256), 1e-6)
+    assert (paper.representation, paper.encoder_width, paper.noise_std, paper.gamma) == (64, 512, 0.1, 0.97)
+    assert (paper.learning_rate, paper.final_learning_rate, paper.warmup_steps) == (3e-4, 1e-6, 500)
+    assert (paper.weight_decay, paper.batch_size, paper.steps) == (1e-6, 256, 1_000_000)
+    assert paper.observation_normalization == paper.action_normalization == "none"
+    assert PRESETS["gaussian_gcbc"]["ogbench"].config.batch_size == 1024
+    for algorithm, presets in PRESETS.items():
+        for preset in presets.values():
+            assert type(preset.config) is AGENTS[algorithm].config_class
+            assert preset.source

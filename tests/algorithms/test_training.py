@@ -1,0 +1,151 @@
+"""Training runs: the same seed gives the same run, and an interrupted one loses nothing."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
+from safetensors.torch import load_file
+
+from nfkern.algorithms.agents import AGENTS
+from nfkern.algorithms.metrics import CsvLog
+from nfkern.algorithms.training import RunSettings, train
+from nfkern.errors import UserError
+
+SMALL = {"blocks": 2, "hidden": (8, 8), "representation": 4, "encoder_width": 8, "batch_size": 16, "warmup_steps": 5}
+
+
+def run(data, folder, **options):
+    settings = {"eval_episodes": 0, "log_interval": 5, "checkpoint_interval": 10, "quiet": True} | options
+    config = AGENTS["nf_gcbc"].config_class(**SMALL, steps=40)
+    return train("nf_gcbc", config, RunSettings(POINT_MAZE, run_dir=folder, dataset_dir=data, **settings))
+
+
+def outcome(run_dir):
+    """Everything that must not depend on when a run was interrupted: metrics without times, and the final state."""
+    with open(run_dir / "train.csv", newline="") as file:
+        rows = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in csv.DictReader(file)]
+    last = sorted((run_dir / "checkpoints").iterdir())[-1]
+    tensors = load_file(last / "agent.safetensors") | load_file(last / "training.safetensors")
+    state = json.loads((last / "training.json").read_text())
+    return rows, {name: tensor.tolist() for name, tensor in tensors.items()}, state
+
+
+def test_same_seed_same_run_other_seed_other_run(point_maze_dir, tmp_path):  # noqa: F811
+    first, second, other = (
+        outcome(run(point_maze_dir, tmp_path / name, seed=seed)) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert first == second
+    assert first[1] != other[1]
+    assert [row["step"] for row in first[0]] == [str(step) for step in range(5, 41, 5)]
+
+
+def test_logs_and_checkpoints(point_maze_dir, tmp_path):  # noqa: F811
+    run_dir = run(point_maze_dir, tmp_path / "run")
+    assert sorted(path.name for path in (run_dir / "checkpoints").iterdir()) == ["00000030", "00000040"]
+    header = json.loads((run_dir / "config.json").read_text())
+    assert (header["algorithm"], header["env_name"], header["seed"]) == ("nf_gcbc", POINT_MAZE, 0)
+    assert header["config"]["hidden"] == [8, 8]
+    assert list((run_dir / "tensorboard").glob("events.*"))
+    (first, *_), _, _ = outcome(run_dir)
+    assert {"step", "training/actor/loss", "validation/actor/loss", "training/learning_rate"} <= set(first)
+
+
+COMMAND = [
+    *(sys.executable, "-m", "nfkern", "train", "nf_gcbc", "--env-name", POINT_MAZE, "--eval-episodes", "0"),
+    *("--log-interval", "5", "--checkpoint-interval", "10", "--quiet", "--threads", "1", "--steps", "400"),
+    *("--blocks", "2", "--hidden", "8", "8", "--representation", "4", "--encoder-width", "8"),
+    *("--batch-size", "16", "--warmup-steps", "5"),
+]
+
+
+@pytest.fixture(scope="module")
+def straight(point_maze_dir, tmp_path_factory):  # noqa: F811
+    run_dir = tmp_path_factory.mktemp("straight") / "run"
+    command = [*COMMAND, "--dataset-dir", str(point_maze_dir), "--run-dir", str(run_dir)]
+    subprocess.run(command, check=True, capture_output=True)
+    return outcome(run_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_interrupted_runs_end_where_uninterrupted_ones_do(number, straight, point_maze_dir, tmp_path):  # noqa: F811
+    command = [*COMMAND, "--resume", "--dataset-dir", str(point_maze_dir), "--run-dir", str(tmp_path / "broken")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list((tmp_path / "broken" / "checkpoints").glob("0*50")):
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    if number != signal.SIGKILL:
+        assert process.returncode == 130
+        assert "--resume continues it exactly" in errors
+        assert "Traceback" not in errors
+    assert not list((tmp_path / "broken" / "checkpoints").glob("*400"))
+    subprocess.run(command, check=True, capture_output=True)
+    assert outcome(tmp_path / "broken") == straight
+
+
+def test_a_folder_holds_one_run(point_maze_dir, tmp_path):  # noqa: F811
+    run(point_maze_dir, tmp_path / "run")
+    with pytest.raises(UserError, match="already holds a run: continue it with --resume"):
+        run(point_maze_dir, tmp_path / "run")
+    with pytest.raises(UserError, match="holds a run with another seed: 0, not 3"):
+        run(point_maze_dir, tmp_path / "run", seed=3, resume=True)
+    before = outcome(tmp_path / "run")
+    run(point_maze_dir, tmp_path / "run", resume=True)
+    assert outcome(tmp_path / "run") == before
+
+
+def test_missing_data_leave_no_run_behind(tmp_path):
+    with pytest.raises(UserError, match="nfkern data generate"):
+        run(tmp_path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="--log-interval: expected at least 1, got 0"):
+        RunSettings(POINT_MAZE, log_interval=0)
+
+
+@pytest.mark.slow
+def test_evaluations_are_logged_and_made_up_for(point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
+    from nfkern.algorithms import evaluation
+
+    original = evaluation.evaluate
+
+    def short(*args, **kwargs):
+        return original(*args, **kwargs, max_episode_steps=20)
+
+    calls = []
+
+    def failing(*args, **kwargs):
+        calls.append(kwargs["label"])
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return short(*args, **kwargs)
+
+    options = {"eval_episodes": 2, "eval_interval": 20}
+    monkeypatch.setattr(evaluation, "evaluate", short)
+    straight = run(point_maze_dir, tmp_path / "straight", **options)
+    monkeypatch.setattr(evaluation, "evaluate", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(point_maze_dir, tmp_path / "broken", **options)
+    broken = run(point_maze_dir, tmp_path / "broken", **options, resume=True)
+    assert calls == ["nf_gcbc 00000020", "nf_gcbc 00000020", "nf_gcbc 00000040"]
+    assert (broken / "eval.csv").read_text() == (straight / "eval.csv").read_text()
+    assert [line.split(",")[0] for line in (broken / "eval.csv").read_text().splitlines()] == ["step", "20", "40"]
+    assert outcome(broken) == outcome(straight)
+
+
+def test_csv_log_drops_half_rows_and_what_lies_beyond(tmp_path):
+    path = tmp_path / "log.csv"
+    log = CsvLog(path, 0)
+    for step in (1, 2, 3):
+        log.append({"step": step, "loss": step / 10})
+    with open(path, "a") as file:
+        file.write("4")
+    CsvLog(path, 2).append({"step": 3, "loss": 0.9})
+    assert path.read_text().split() == ["step,loss", "1,0.1", "2,0.2", "3,0.9"]

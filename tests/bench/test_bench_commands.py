@@ -1,0 +1,211 @@
+"""The commands, on a suite of milliseconds."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from bench_records import ENVIRONMENT, record, refused, spread
+
+from nfkern.bench import commands, registry
+from nfkern.bench import records as storage
+from nfkern.bench.cases import CASES
+from nfkern.bench.declarations import Benchmark, Implementation, Row, Variant
+from nfkern.bench.environment import current_environment
+from nfkern.bench.report import duration
+from nfkern.bench.runner import measure
+from nfkern.bench.timing import SMOKE
+from nfkern.errors import UserError
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def tiny_suite(monkeypatch):
+    """`smoke` is two rows of two variants, on a machine that is not the one of `bench_records`."""
+    suite = (Benchmark("log_prob", ("tiny",), (1, 4), ("eager", "nfkern"), threads=("one",)),)
+    monkeypatch.setitem(registry.SUITES, "smoke", suite)
+    monkeypatch.setattr(commands, "current_environment", lambda device: replace(ENVIRONMENT, device_name="Here"))
+
+
+def keys(path):
+    return [saved.key for saved in storage.read(path)]
+
+
+def test_run_writes_every_variant_of_every_row(tmp_path, tiny_suite):
+    out = tmp_path / "records.jsonl"
+    assert commands.Run(out, "smoke").run() == 0
+    assert keys(out) == [f"log_prob-tiny-{batch}-threads_1-{name}" for batch in (1, 4) for name in ("eager", "nfkern")]
+    for saved in storage.read(out):
+        assert saved.environment.device_name == "Here"
+        assert 0 < saved.quantiles.p10_s <= saved.quantiles.median_s <= saved.quantiles.p99_s
+
+
+def test_a_red_gate_is_exit_code_1_and_recorded(tmp_path, tiny_suite, monkeypatch, capsys):
+    wrong = Variant("nfkern", "", {"log_prob": lambda problem: Implementation(lambda x, context: x.sum(1))})
+    monkeypatch.setitem(registry.VARIANTS, "nfkern", wrong)
+    out = tmp_path / "records.jsonl"
+    assert commands.Run(out, "smoke").run() == 1
+    assert [saved.error is None for saved in storage.read(out)] == [True, False, True, False]
+    assert "refused: log_prob-tiny-1-threads_1-nfkern: log_prob: error" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_keeps_its_rows_and_resumes(tmp_path, tiny_suite, monkeypatch, capsys):
+    out, measured = tmp_path / "records.jsonl", []
+
+    def interrupted(row, *rest):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(row.name)
+        return measure(row, *rest)
+
+    monkeypatch.setattr(commands, "measure", interrupted)
+    assert commands.Run(out, "smoke").run() == 130
+    assert "--resume goes on" in capsys.readouterr().out
+    first = storage.read(out)
+    assert len(first) == 2
+    monkeypatch.setattr(commands, "measure", lambda row, *rest: measured.append(row.name) or measure(row, *rest))
+    assert commands.Run(out, "smoke", resume=True).run() == 0
+    assert measured == ["log_prob-tiny-1-threads_1", "log_prob-tiny-4-threads_1"]
+    assert storage.read(out)[:2] == first
+    assert len(keys(out)) == 4
+
+
+def test_resume_measures_refused_rows_again(tmp_path, tiny_suite):
+    out = tmp_path / "records.jsonl"
+    commands.Run(out, "smoke").run()
+    saved = storage.read(out)
+    storage.write(out, [replace(saved[0], quantiles=None, error="red"), *saved[1:]])
+    assert commands.Run(out, "smoke", resume=True).run() == 0
+    assert all(record.error is None for record in storage.read(out))
+    assert len(keys(out)) == 4
+
+
+def test_run_never_mixes_or_replaces_silently(tmp_path, tiny_suite):
+    out = tmp_path / "records.jsonl"
+    storage.write(out, [record()])
+    with pytest.raises(UserError, match="--resume .* --overwrite"):
+        commands.Run(out, "smoke").run()
+    with pytest.raises(UserError, match="cannot be mixed"):
+        commands.Run(out, "smoke", resume=True).run()
+    assert storage.read(out) == [record()]
+    assert commands.Run(out, "smoke", overwrite=True).run() == 0
+    assert record().key not in keys(out)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"match": "nothing"}, "no row of smoke contains"), ({"device": "tpu"}, "expected cpu or cuda, got 'tpu'")],
+)
+def test_run_explains_what_it_cannot_do(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        commands.Run(tmp_path / "records.jsonl", "smoke", **options).run()
+
+
+def test_list_names_rows_and_variants(capsys):
+    assert commands.List("quick").run() == 0
+    out = capsys.readouterr().out
+    for name in (*registry.VARIANTS, "inverse-ogbench-1-threads_1", "data_sampling-synthetic_100k-256-threads_1"):
+        assert name in out
+
+
+def test_compare_fails_only_on_regressions(tmp_path, capsys):
+    before, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
+    storage.write(before, [record("eager"), record("nfkern")])
+    storage.write(after, [record("eager", spread(1.02e-3)), record("nfkern", spread(1.5e-3))])
+    assert commands.Compare(before, before).run() == 0
+    assert commands.Compare(before, after).run() == 1
+    assert "slower   inverse-ogbench-256-threads_1-nfkern: 1.00 ms -> 1.50 ms (1.50x)" in capsys.readouterr().out
+    assert commands.Compare(before, after, threshold=0.6).run() == 0
+
+
+def test_compare_says_when_there_is_nothing_to_compare_or_devices_differ(tmp_path, capsys):
+    before, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
+    storage.write(before, [record("eager")])
+    storage.write(after, [record("nfkern")])
+    with pytest.raises(UserError, match="no row in common"):
+        commands.Compare(before, after).run()
+    with pytest.raises(UserError, match="--threshold: expected a number >= 0, got nan"):
+        commands.Compare(before, after, threshold=float("nan")).run()
+    storage.write(after, [replace(record("eager"), environment=replace(ENVIRONMENT, device_name="Other"))])
+    assert commands.Compare(before, after).run() == 0
+    assert "different devices (Example CPU <1>, Other)" in capsys.readouterr().out
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.names, self.attributes, self.open = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.names.append(tag)
+        self.attributes += attrs
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.names.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_report_is_one_page_without_addresses(tmp_path):
+    file, page = tmp_path / "records.jsonl", tmp_path / "out" / "report.html"
+    storage.write(file, [record("eager", spread(4e-3)), record("nfkern"), refused("eager_compile", "bad <x> & y")])
+    assert commands.Report(file, page).run() == 0
+    text = page.read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert tags.open == []
+    assert not re.search(r"https?:|//|@import|url\(", text)
+    assert not {"src", "href", "srcset"} & {name for name, _ in tags.attributes}
+    assert not {"script", "link", "iframe"} & set(tags.names)
+    assert tags.names.count("rect") == 2
+    assert "<td>4.00</td>" in text
+    assert "refused: bad &lt;x&gt; &amp; y" in text
+    assert "Example CPU &lt;1&gt;" in text
+
+
+def test_report_of_nothing_is_a_user_error(tmp_path):
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(UserError, match="holds no records"):
+        commands.Report(tmp_path / "empty.jsonl", tmp_path / "page.html").run()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.51e-5, "45.1 us"), (1.2e-3, "1.20 ms"), (2.5, "2.50 s"), (0.123, "123 ms"), (3e-7, "0.30 us"), (0, "0.00 us")],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.slow
+def test_compiled_variants_pass_the_gate():
+    variants = tuple(registry.VARIANTS[name] for name in ("eager_compile", "reference_compile"))
+    row = Row(registry.WORKS["inverse"], CASES["tiny"], 4, 1, variants)
+    device = torch.device("cpu")
+    for saved in measure(row, device, current_environment(device), SMOKE):
+        assert saved.error is None
+        assert saved.quantiles.repeats >= 2
+
+
+@pytest.mark.slow
+def test_suite_runs_on_pytest_benchmark(tmp_path):
+    out = tmp_path / "pytest.json"
+    options = ["--suite=smoke", f"--benchmark-json={out}", "--benchmark-max-time=0.001", "--benchmark-min-rounds=2"]
+    command = [sys.executable, "-m", "pytest", "bench", "-q", "-p", "no:cacheprovider", "-k", "inverse-tiny", *options]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = [storage.from_json(item["extra_info"]) for item in json.loads(out.read_text())["benchmarks"]]
+    assert {(saved.work, saved.batch, saved.variant) for saved in found} == {
+        ("inverse", batch, variant) for batch in (1, 4) for variant in ("eager", "nfkern")
+    }
+    assert all(saved.quantiles.repeats >= 2 for saved in found)

@@ -1,0 +1,67 @@
+"""Regressions are found, noise is not."""
+
+import random
+import statistics
+from dataclasses import replace
+
+import pytest
+from bench_records import record, refused, spread
+
+from nfkern.bench.compare import compare
+from nfkern.bench.timing import quantiles
+
+
+def verdict(before, after, threshold=0.1):
+    (change,) = compare([before], [after], threshold)
+    return change.verdict
+
+
+def test_an_injected_regression_is_found():
+    (change,) = compare([record()], [record(quantiles=spread(1.2e-3))], 0.1)
+    assert change.verdict == "slower"
+    assert change.regression
+    assert (change.before_s, change.after_s) == (1e-3, 1.2e-3)
+
+
+def test_an_improvement_is_no_regression():
+    (change,) = compare([record()], [record(quantiles=spread(0.5e-3))], 0.1)
+    assert change.verdict == "faster"
+    assert not change.regression
+
+
+@pytest.mark.parametrize(("median", "threshold", "expected"), [(1.08e-3, 0.1, "same"), (1.08e-3, 0.05, "slower")])
+def test_the_threshold_decides_about_clear_changes(median, threshold, expected):
+    assert verdict(record(), record(quantiles=spread(median)), threshold) == expected
+
+
+def test_a_change_inside_a_wide_band_is_noise():
+    assert verdict(record(quantiles=spread(1e-3, 0.4)), record(quantiles=spread(1.3e-3, 0.4))) == "same"
+
+
+def test_jitter_alone_is_never_a_regression():
+    generator = random.Random(0)
+    for _ in range(50):
+        runs = [[abs(generator.gauss(1e-3, 2e-4)) for _ in range(40)] for _ in range(2)]
+        assert verdict(*(record(quantiles=quantiles(run)) for run in runs)) == "same"
+        slowed = [1.8 * seconds for seconds in runs[1]]
+        assert statistics.median(slowed) > 1.4e-3
+        assert verdict(record(quantiles=quantiles(runs[0])), record(quantiles=quantiles(slowed))) == "slower"
+
+
+def test_a_number_that_is_now_refused_is_a_regression():
+    (change,) = compare([record()], [refused(reason="x: error 1")], 0.1)
+    assert (change.verdict, change.reason, change.regression) == ("broken", "x: error 1", True)
+
+
+def test_rows_of_one_file_only_are_told_apart():
+    changes = compare([record("gone"), refused("never")], [record("fresh"), refused("never")], 0.1)
+    assert {(change.key.rsplit("-", 1)[1], change.verdict) for change in changes} == {
+        ("gone", "missing"),
+        ("fresh", "new"),
+    }
+    assert not any(change.regression for change in changes)
+
+
+def test_threads_are_different_rows():
+    changes = compare([record(threads=1)], [replace(record(threads=2), quantiles=spread(9e-3))], 0.1)
+    assert {change.verdict for change in changes} == {"missing", "new"}

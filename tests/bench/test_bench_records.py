@@ -1,0 +1,64 @@
+"""Records on disk."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from bench_records import record, refused
+
+from nfkern.bench import records as storage
+from nfkern.bench.environment import clock_state, current_environment
+from nfkern.errors import UserError
+
+
+def test_round_trip(tmp_path):
+    saved = [record("eager"), refused("nfkern"), replace(record("jax"), quantiles=None, skipped="needs the module jax")]
+    path = tmp_path / "new" / "records.jsonl"
+    storage.write(path, saved)
+    assert storage.read(path) == saved
+    assert [p.name for p in path.parent.iterdir()] == ["records.jsonl"]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "records.jsonl"
+    storage.write(path, [record()])
+    monkeypatch.setattr(storage.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        storage.write(path, [record("a"), record("b")])
+    assert storage.read(path) == [record()]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda data: data | {"format_version": 99}, "format_version: expected 1, got 99"),
+        (lambda data: {k: v for k, v in data.items() if k != "work"}, "differ from this version's in work"),
+        (lambda data: data | {"surprise": 1}, "differ from this version's in surprise"),
+        (lambda data: data | {"environment": {"device": "cpu"}}, "fields: "),
+        (lambda data: [data], "not a benchmark record"),
+    ],
+)
+def test_foreign_lines_are_errors_that_name_the_line(tmp_path, spoil, reason):
+    path = tmp_path / "records.jsonl"
+    storage.write(path, [record()])
+    with path.open("a") as file:
+        file.write(json.dumps(spoil(storage.to_json(record()))) + "\n")
+    with pytest.raises(UserError, match="line 2: .*") as error:
+        storage.read(path)
+    assert reason in str(error.value)
+
+
+def test_missing_file_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        storage.read(tmp_path / "absent.jsonl")
+
+
+def test_environment_names_what_a_number_depends_on():
+    import torch
+
+    environment = current_environment(torch.device("cpu"))
+    assert environment.versions["torch"] == torch.__version__
+    assert environment.cores >= 1
+    assert environment.device_name
+    assert set(environment.backends.values()) <= {"native", "reference"}
+    assert clock_state(torch.device("cpu"))

@@ -1,0 +1,56 @@
+"""Every declaration can be carried out."""
+
+import pytest
+import torch
+
+from nfkern.bench.cases import BATCHES, CASES, FlowCase
+from nfkern.bench.declarations import Benchmark, rows
+from nfkern.bench.flow_problem import random_flow
+from nfkern.bench.registry import SUITES, VARIANTS, WORKS
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if isinstance(case, FlowCase)])
+def test_every_flow_case_is_constructible(name):
+    case = CASES[name]
+    flow = random_flow(case)
+    state = torch.random.get_rng_state()
+    again = random_flow(case)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for (key, value), other in zip(flow.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(value, other), key
+        assert value.abs().max() > 0, key
+    if name == "ogbench":
+        assert sum(parameter.numel() for parameter in flow.parameters()) == pytest.approx(1.02e6, rel=0.01)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_suite_expands(suite):
+    for row in rows(SUITES[suite], WORKS, VARIANTS, all_threads=2):
+        for variant in row.variants:
+            assert variant.not_supported_reasons(row.work.name) == [], (row.name, variant.name)
+
+
+def test_first_rows_are_all_in_the_full_suite():
+    names = {row.name for row in rows(SUITES["full"], WORKS, VARIANTS, all_threads=2)}
+    works = ("log_prob", "inverse", "denoised_action", "training_step")
+    assert {f"{work}-ogbench-{batch}-threads_{n}" for work in works for batch in BATCHES for n in (1, 2)} <= names
+
+
+def test_one_core_has_one_thread_count():
+    names = [row.name for row in rows(SUITES["quick"], WORKS, VARIANTS, all_threads=1)]
+    assert all(name.endswith("threads_1") for name in names)
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        (Benchmark("fly", ("tiny",), (1,), ("eager",)), "work: expected one of .*, got 'fly'"),
+        (Benchmark("inverse", ("huge",), (1,), ("eager",)), "case: expected one of .*, got 'huge'"),
+        (Benchmark("inverse", ("tiny",), (1,), ("magic",)), "variant: expected one of .*, got 'magic'"),
+        (Benchmark("inverse", ("tiny", "tiny"), (1,), ("eager",)), "inverse-tiny-1-threads_1 is declared twice"),
+    ],
+)
+def test_wrong_declarations_are_named(declared, message):
+    with pytest.raises(ValueError, match=message):
+        rows([declared], WORKS, VARIANTS, all_threads=2)

@@ -1,0 +1,81 @@
+"""Turns, warm-up, budgets and quantiles, on a clock that only the variants move."""
+
+import pytest
+import torch
+
+from nfkern.bench.timing import Budget, interleaved, num_threads, quantiles, stopwatch_for
+
+
+class Bench:
+    """Variants that take a stated time on a clock of their own, and the order in which they were called."""
+
+    def __init__(self, **seconds):
+        self.now = 0.0
+        self.calls = []
+        self.arguments = []
+        self.variants = {name: self._variant(name, duration) for name, duration in seconds.items()}
+        self.stopwatch = stopwatch_for(torch.device("cpu"), clock=lambda: self.now)
+
+    def _variant(self, name, duration):
+        def run(argument):
+            self.calls.append(name)
+            self.arguments.append(argument)
+            self.now += duration
+
+        return run
+
+    def time(self, budget, inputs=((0,),)):
+        return interleaved(self.variants, inputs, budget, self.stopwatch)
+
+
+def test_variants_take_turns():
+    bench = Bench(a=1.0, b=2.0, c=1.0)
+    times = bench.time(Budget(warmup_s=0.0, measure_s=3.0, min_repeats=2, turn_s=0.1))
+    warm_up, turns = bench.calls[:3], bench.calls[3:]
+    assert warm_up == ["a", "b", "c"]
+    assert turns == ["a", "b", "c"] * 3
+    assert [times[name].median_s for name in "abc"] == [1.0, 2.0, 1.0]
+
+
+def test_a_burst_starts_with_an_untimed_call():
+    bench = Bench(fast=0.25, slow=1.0)
+    times = bench.time(Budget(warmup_s=0.0, measure_s=0.0, min_repeats=1, turn_s=1.0))
+    assert bench.calls == ["fast", "slow"] + ["fast"] * 5 + ["slow"]
+    assert (times["fast"].repeats, times["slow"].repeats) == (4, 1)
+
+
+def test_warm_up_lasts_its_time():
+    bench = Bench(a=0.25)
+    bench.time(Budget(warmup_s=1.0, measure_s=0.0, min_repeats=1, turn_s=0.0))
+    assert len(bench.calls) == 4 + 1
+
+
+def test_the_least_repeats_outlast_the_time_until_the_limit():
+    budget = Budget(warmup_s=0.0, measure_s=1.0, min_repeats=5, limit_s=100.0, turn_s=0.0)
+    assert Bench(a=1.0).time(budget)["a"].repeats == 5
+    assert Bench(a=60.0).time(budget)["a"].repeats == 2
+
+
+def test_inputs_rotate():
+    bench = Bench(a=1.0)
+    bench.time(Budget(warmup_s=0.0, measure_s=4.0, min_repeats=1, turn_s=0.0), inputs=((0,), (1,), (2,)))
+    assert bench.arguments == [0, 1, 2, 0, 1]
+
+
+def test_thread_count_is_restored():
+    before = torch.get_num_threads()
+    with num_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+    with pytest.raises(KeyError), num_threads(before + 1):
+        raise KeyError
+    assert torch.get_num_threads() == before
+
+
+def test_quantiles():
+    q = quantiles([float(i) for i in range(101)], device=[3.0, 1.0, 2.0])
+    assert (q.p10_s, q.median_s, q.p90_s, q.p99_s, q.repeats) == (10.0, 50.0, 90.0, 99.0, 101)
+    assert q.device_median_s == 2.0
+    assert quantiles([2.0]).p99_s == 2.0
+    with pytest.raises(ValueError, match="wall: expected at least one time"):
+        quantiles([])
