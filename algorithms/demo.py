@@ -17,11 +17,12 @@ from nfkern.errors import UserError
 
 ENV_NAME = "pointmaze-medium-navigate-v0"
 
-# The paper's flow behind a narrower encoder, and a higher learning rate, so that few steps on two slow cores are
-# enough. The rivals keep their sources' networks; all see the same batches' size and the same number of them.
-ALGORITHMS = {
-    "nf_gcbc": ("--encoder-width", "256", "--learning-rate", "1e-3"),
-    "gaussian_gcbc": ("--batch-size", "256"),
+# One recipe for all, so that only the policy differs: few steps on two slow cores ask for a higher learning rate than
+# the sources' 3e-4 (chosen for each policy by validation loss), and the flow gets a narrower encoder than the paper's.
+RECIPE = ("--batch-size", "256", "--gamma", "0.97", "--learning-rate", "1e-3", "--schedule", "cosine")
+ALGORITHMS: dict[str, tuple[str, ...]] = {
+    "nf_gcbc": ("--encoder-width", "256"),
+    "gaussian_gcbc": (),
     "flow_matching_gcbc": (),
 }
 # Two processes of one thread each: a second thread adds little to products this small.
@@ -39,10 +40,12 @@ class Demo:
     """The demo's folder: data/, runs/, report.html."""
     transitions: int = 100_000
     """Transitions of training data."""
-    steps: int = 4000
+    steps: int = 3000
     """Gradient steps of each policy."""
     episodes_per_task: int = 20
     """Evaluation episodes for each of the five goals."""
+    max_episode_steps: int | None = None
+    """End evaluation episodes after so many steps instead of the benchmark's own limit."""
     seed: int = 0
     """Seed of data, training and evaluation."""
 
@@ -63,6 +66,7 @@ class Demo:
             seed=self.seed,
             workers=2,
             trajectories=True,
+            max_episode_steps=self.max_episode_steps,
         ).run()
         if code:
             return code
@@ -79,7 +83,8 @@ class Demo:
             *(sys.executable, "-m", "nfkern", "train", algorithm, "--env-name", ENV_NAME, "--seed", str(self.seed)),
             *("--dataset-dir", str(data), "--run-dir", str(run_dir), "--resume", "--quiet", "--threads", "1"),
             *("--eval-episodes", "0", "--log-interval", "50", "--checkpoint-interval", "250"),
-            *("--steps", str(self.steps), *ALGORITHMS[algorithm]),
+            *("--steps", str(self.steps), "--warmup-steps", str(min(500, self.steps // 2))),
+            *(*RECIPE, *ALGORITHMS[algorithm]),
         ]
 
 

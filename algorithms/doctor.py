@@ -1,7 +1,6 @@
 """`nfkern doctor`: what this installation has, and which implementations would run."""
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -88,18 +87,15 @@ def _backends() -> list[str]:
 
 
 def _rendering() -> list[str]:
-    backend = os.environ.get("MUJOCO_GL")
-    chosen = f"MUJOCO_GL={backend}" if backend else "MUJOCO_GL is not set: nfkern tries egl, then osmesa"
-    found = [name for name in ("EGL", "OSMesa") if _library_found(name)]
-    libraries = f"libraries found: {', '.join(found) or 'none; install libegl1 or libosmesa6 for --video'}"
-    ffmpeg = "ffmpeg: " + ("yes" if importlib.util.find_spec("imageio_ffmpeg") or shutil.which("ffmpeg") else "no")
-    return [chosen, libraries, ffmpeg]
-
-
-def _library_found(name: str) -> bool:
-    from ctypes.util import find_library
-
-    return find_library(name) is not None
+    try:
+        from nfkern.algorithms.video import rendering_backends
+    except ModuleNotFoundError as error:
+        return [f"none: the package {error.name} is missing (`pip install 'nfkern[rl,log]'`)"]
+    chosen = os.environ.get("MUJOCO_GL")
+    lines = [f"MUJOCO_GL={chosen}" if chosen else "MUJOCO_GL is not set: each backend is tried in a process of its own"]
+    for name, reason in rendering_backends().items():
+        lines.append(f"{name}: {'works' if reason is None else reason.splitlines()[-1]}")
+    return lines
 
 
 def _datasets(folder: Path) -> list[str]:

@@ -16,7 +16,7 @@ import nfkern
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
 from nfkern.algorithms.evaluation_result import EvaluationResult, stack_outcomes
 from nfkern.algorithms.runs import latest_checkpoint
-from nfkern.algorithms.statistics import cluster_interval, paired_comparison
+from nfkern.algorithms.statistics import paired_comparison, success_interval
 from nfkern.checkpoint import read_json
 from nfkern.errors import UserError
 from nfkern.page import page, table
@@ -121,7 +121,7 @@ def _success(groups: list[Group]) -> str:
     rows = []
     for group in evaluated:
         outcomes = stack_outcomes(group.evaluations)
-        low, high = cluster_interval(outcomes)
+        low, high = success_interval(outcomes)
         per_goal = [f"{rate:.0%}" for rate in outcomes.mean((0, 2))]
         rows.append([group.label, str(len(outcomes)), f"{outcomes.mean():.1%}", f"{low:.0%} - {high:.0%}", *per_goal])
     episodes = first.settings.episodes_per_task
@@ -165,8 +165,14 @@ def _provenance(groups: list[Group], dataset_dir: Path) -> str:
     if not manifest.exists():
         return ""
     values = read_json(manifest)
-    note = values.get("note") or values.get("statement") or ""
-    return f"<p>Data: {escape(str(values.get('transitions', '?')))} transitions, generated here. {escape(note)}</p>"
+    parts = [f"Data: {values['origin']}"]
+    if parameters := values.get("parameters"):
+        parts.append(
+            f"with seed {parameters['seed']}: {parameters['train_episodes']} training and "
+            f"{parameters['val_episodes']} validation episodes of {parameters['recipe']['episode_rows'] - 1} transitions"
+        )
+    versions = ", ".join(f"{name} {version}" for name, version in values.get("versions", {}).items())
+    return f"<p>{escape(' '.join(parts))} ({escape(versions)}). {escape(values.get('note') or '')}</p>"
 
 
 def _pictures(groups: list[Group], dataset_dir: Path) -> list[str]:

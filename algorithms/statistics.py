@@ -105,7 +105,7 @@ def cluster_interval(
     because a plain percentile interval over five clusters is a quarter too narrow.
 
     It answers: what would the mean be for other goals of this kind and other training seeds? On synthetic data with
-    nearly all-or-nothing goals, 95% intervals covered the truth in 91-98% of trials for 3 seeds or more and 5 goals or
+    nearly all-or-nothing goals, 95% intervals covered the truth in 90-99% of trials for 3 seeds or more and 5 goals or
     more (plain percentiles: 82-94%; Wilson over all episodes: 10-28%). Too narrow where there is one training seed
     (77-91%): nothing is known about the spread between seeds, and the interval is about this one trained policy. Too
     narrow also when all goals happen to agree: at 0 or 1 everywhere it has no width. Too wide for the question how

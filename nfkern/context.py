@@ -37,6 +37,8 @@ class Arrangement:
         Raises:
             ValueError: the batch shapes do not broadcast.
         """
+        if event_batch == context_batch or not context_batch:
+            return cls(event_batch, tuple(range(len(event_batch))))
         try:
             batch = tuple(torch.broadcast_shapes(event_batch, context_batch))
         except RuntimeError:
@@ -48,13 +50,21 @@ class Arrangement:
         own = [i for i in range(len(batch)) if i not in shared]
         return cls(batch, (*own, *shared))
 
+    @property
+    def _in_order(self) -> bool:
+        return self.order == tuple(range(len(self.order)))
+
     def rows(self, events: torch.Tensor) -> torch.Tensor:
         """(*event_batch, features) -> (rows, features)."""
+        if self._in_order and events.shape[:-1] == self.batch_shape:
+            return events.reshape(math.prod(self.batch_shape), events.shape[-1])
         expanded = events.expand(*self.batch_shape, events.shape[-1])
         return expanded.permute([*self.order, -1]).reshape(math.prod(self.batch_shape), events.shape[-1])
 
     def restore(self, rows: torch.Tensor) -> torch.Tensor:
         """(rows, ...) -> (*batch_shape, ...)."""
+        if self._in_order:
+            return rows.reshape([*self.batch_shape, *rows.shape[1:]])
         ordered = rows.reshape([*(self.batch_shape[i] for i in self.order), *rows.shape[1:]])
         back = sorted(range(len(self.order)), key=self.order.__getitem__)
         return ordered.permute([*back, *range(len(back), ordered.ndim)])

@@ -253,7 +253,7 @@ class Flow(Pretrained, nn.Module, ABC):
         """Blame a NaN result on the parameter that is NaN. On the CPU only: elsewhere looking would synchronise."""
         if torch.compiler.is_compiling() or results[0].device.type != "cpu":
             return
-        if not any(torch.isnan(result.detach().sum()) for result in results):
+        if not any(math.isnan(result.detach().sum().item()) for result in results):
             return
         for name, parameter in self.named_parameters():
             broken = parameter.isnan()

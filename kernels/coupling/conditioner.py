@@ -36,17 +36,22 @@ def conditioner(
     norm_eps: float,
     compute_dtype: torch.dtype | None,
 ) -> tuple[torch.Tensor, Layers]:
-    """(rows, kept), (groups, 2, h1) -> the pair (2, rows, transformed), and both hidden layers for the derivative."""
-    p = parameters
-    rows, (groups, _, width) = kept.shape[0], context_term.shape
-    # Row r sees group r // (rows / groups): expand without a copy where there is one group or one row per group.
-    shared = (2, groups, rows // max(groups, 1), width)
-    term = context_term.transpose(0, 1).unsqueeze(2).expand(shared).reshape(2, rows, width)
+    """(rows, kept), one of `expand_context` -> the pair (2, rows, transformed), and both hidden layers."""
+    p, rows = parameters, kept.shape[0]
+    # Copies only where several groups are shared by several rows each.
+    term = context_term.reshape(2, rows, p.input_weight.shape[1])
     first = _normalize(torch.baddbmm(term, kept.expand(2, *kept.shape), p.input_weight.mT), norm_eps)
-    scaled = torch.addcmul(p.norm1_bias.unsqueeze(1), first.normalized, p.norm1_weight.unsqueeze(1))
+    scaled = torch.addcmul(p.norm1_bias, first.normalized, p.norm1_weight)
     second = _normalize(_product(scaled, p.hidden_weight.mT, compute_dtype, p.hidden_bias), norm_eps)
-    scaled = torch.addcmul(p.norm2_bias.unsqueeze(1), second.normalized, p.norm2_weight.unsqueeze(1))
-    return torch.baddbmm(p.output_bias.unsqueeze(1), scaled, p.output_weight.mT), (first, second)
+    scaled = torch.addcmul(p.norm2_bias, second.normalized, p.norm2_weight)
+    return torch.baddbmm(p.output_bias, scaled, p.output_weight.mT), (first, second)
+
+
+def expand_context(context_term: torch.Tensor, rows: int) -> tuple[torch.Tensor, ...]:
+    """(groups, blocks, 2, h1) -> each block's (2, groups, rows / groups, h1); row r sees group r // (rows / groups)."""
+    groups, blocks, _, width = context_term.shape
+    each = context_term.permute(1, 2, 0, 3).unsqueeze(3)
+    return each.expand(blocks, 2, groups, rows // max(groups, 1), width).unbind(0)
 
 
 def conditioner_backward(
@@ -64,26 +69,25 @@ def conditioner_backward(
     weights and never need another pass over the batch.
     """
     p, (first, second) = parameters, layers
-    grad2 = _normalize_backward(torch.bmm(grad, p.output_weight * p.norm2_weight.unsqueeze(1)), second)
-    folded = p.hidden_weight * p.norm1_weight.unsqueeze(1)
-    grad1 = _normalize_backward(_product(grad2, folded, compute_dtype), first)
+    grad2 = _normalize_backward(torch.bmm(grad, p.output_weight * p.norm2_weight), second)
+    grad1 = _normalize_backward(_product(grad2, p.hidden_weight * p.norm1_weight, compute_dtype), first)
     grad_kept = torch.bmm(grad1, p.input_weight).sum(0)
     if not parameter_grads:
         return grad_kept, None, None
     grad_term = grad1.unflatten(1, (groups, kept.shape[0] // max(groups, 1))).sum(2).transpose(0, 1)
     outer2 = torch.bmm(grad.mT, second.normalized)
     outer1 = _product(grad2.mT, first.normalized, compute_dtype)
-    sums3, sums2 = grad.sum(1), grad2.sum(1)
+    sums3, sums2 = grad.sum(1, keepdim=True), grad2.sum(1, keepdim=True)
     grads = CouplingParameters(
         input_weight=torch.bmm(grad1.mT, kept.expand(2, *kept.shape)),
         norm1_weight=(outer1 * p.hidden_weight).sum(1),
-        norm1_bias=_vector_product(sums2, p.hidden_weight),
+        norm1_bias=torch.bmm(sums2, p.hidden_weight).squeeze(1),
         hidden_weight=_unfold(outer1, p.norm1_weight, sums2, p.norm1_bias),
-        hidden_bias=sums2,
+        hidden_bias=sums2.squeeze(1),
         norm2_weight=(outer2 * p.output_weight).sum(1),
-        norm2_bias=_vector_product(sums3, p.output_weight),
+        norm2_bias=torch.bmm(sums3, p.output_weight).squeeze(1),
         output_weight=_unfold(outer2, p.norm2_weight, sums3, p.norm2_bias),
-        output_bias=sums3,
+        output_bias=sums3.squeeze(1),
     )
     return grad_kept, grad_term, grads
 
@@ -107,17 +111,13 @@ def _normalize_backward(grad: torch.Tensor, layer: Normalized) -> torch.Tensor:
 def _product(
     left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype | None, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """A batch of products in `dtype`, given back in the operands' own; bias (2, columns) is added in the latter."""
+    """A batch of products in `dtype`, given back in the operands' own; bias (2, 1, columns) is added in the latter."""
     if dtype is not None and dtype != left.dtype:
         product = torch.bmm(left.to(dtype), right.to(dtype)).to(left.dtype)
-        return product if bias is None else product + bias.unsqueeze(1)
-    return torch.bmm(left, right) if bias is None else torch.baddbmm(bias.unsqueeze(1), left, right)
-
-
-def _vector_product(vectors: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-    return torch.bmm(vectors.unsqueeze(1), matrices).squeeze(1)
+        return product if bias is None else product + bias
+    return torch.bmm(left, right) if bias is None else torch.baddbmm(bias, left, right)
 
 
 def _unfold(outer: torch.Tensor, weight: torch.Tensor, sums: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Gradient of a weight that multiplies `weight * n + bias`, from that of one that multiplies n."""
-    return torch.addcmul(outer * weight.unsqueeze(1), sums.unsqueeze(2), bias.unsqueeze(1))
+    return torch.addcmul(outer * weight, sums.mT, bias)

@@ -23,5 +23,9 @@ class CouplingParameters(NamedTuple):
     output_bias: torch.Tensor  # (blocks, 2, transformed)
 
     def blocks(self) -> "list[CouplingParameters]":
-        """The parameters of each block, without the block axis."""
-        return [CouplingParameters(*block) for block in zip(*(stacked.unbind(0) for stacked in self), strict=True)]
+        """The parameters of each block, without the block axis; vectors as (2, 1, width), to broadcast over rows.
+
+        Shaped for all blocks at once, because at batch 1 every view costs as much as a small product.
+        """
+        shaped = [tensor if tensor.ndim == 4 else tensor.unsqueeze(2) for tensor in self]
+        return [CouplingParameters(*block) for block in zip(*(tensor.unbind(0) for tensor in shaped), strict=True)]

@@ -14,7 +14,7 @@ https://arxiv.org/abs/1605.08803.
 
 import torch
 
-from nfkern.kernels.coupling.conditioner import conditioner, conditioner_backward
+from nfkern.kernels.coupling.conditioner import conditioner, conditioner_backward, expand_context
 from nfkern.kernels.coupling.parameters import CouplingParameters
 
 Tensors = tuple[torch.Tensor, ...]
@@ -32,11 +32,12 @@ def to_latent(
     compute_dtype: torch.dtype | None,
 ) -> Tensors:
     """(rows, D) -> noise (rows, D), log-det (rows), each block's input (K, rows, D)."""
+    terms = expand_context(context_term, x.shape[0])
     inputs, log_det = [], mixing_log_det.expand(x.shape[0])
     for k, block in enumerate(parameters.blocks()):
         inputs.append(x)
         kept, transformed = _split(x @ mixing[k])
-        pair, _ = conditioner(kept, context_term[:, k], block, norm_eps, compute_dtype)
+        pair, _ = conditioner(kept, terms[k], block, norm_eps, compute_dtype)
         log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
         x = torch.cat([kept, (transformed - shift) * torch.exp(-log_scale)], 1)
         log_det = log_det - log_scale.sum(1)
@@ -54,11 +55,12 @@ def to_data(
     compute_dtype: torch.dtype | None,
 ) -> Tensors:
     """(rows, D) -> data (rows, D), log-det (rows), each block's input (K, rows, D); `mixing` holds the inverses."""
+    terms = expand_context(context_term, z.shape[0])
     inputs, log_det = [], mixing_log_det.expand(z.shape[0])
     for k, block in _reversed(parameters):
         inputs.append(z)
         kept, transformed = _split(z)
-        pair, _ = conditioner(kept, context_term[:, k], block, norm_eps, compute_dtype)
+        pair, _ = conditioner(kept, terms[k], block, norm_eps, compute_dtype)
         log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
         z = torch.cat([kept, transformed * torch.exp(log_scale) + shift], 1) @ mixing[k]
         log_det = log_det + log_scale.sum(1)
@@ -81,10 +83,11 @@ def to_data_with_score(
     Block k of the inverse holds the very hidden units that block k of the density's derivative needs, in the order in
     which it needs them, so the score of N(0, I) is carried along from noise to data.
     """
+    terms = expand_context(context_term, z.shape[0])
     log_det, score = inverse_log_det.expand(z.shape[0]), -z
     for k, block in _reversed(parameters):
         kept, transformed = _split(z)
-        pair, layers = conditioner(kept, context_term[:, k], block, norm_eps, compute_dtype)
+        pair, layers = conditioner(kept, terms[k], block, norm_eps, compute_dtype)
         log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
         score_kept, score_transformed = _split(score)
         # d log p / d log_scale = -score_b * b - 1, since the density loses log_scale and b = (b' - shift) / scale
@@ -111,10 +114,10 @@ def to_latent_backward(
     parameter_grads: bool,
 ) -> Tensors:
     """Gradients of x, and with `parameter_grads` of the context term, the mixing matrices and every parameter."""
-    collected: list[BlockGrads] = []
+    terms, collected = expand_context(context_term, grad.shape[0]), list[BlockGrads]()
     for k, block in _reversed(parameters):
         kept, transformed = _split(inputs[k] @ mixing[k])
-        pair, layers = conditioner(kept, context_term[:, k], block, norm_eps, compute_dtype)
+        pair, layers = conditioner(kept, terms[k], block, norm_eps, compute_dtype)
         log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
         grad_kept, grad_transformed = _split(grad)
         # b' = (b - shift) e^-log_scale: db'/db = e^-log_scale, db'/dlog_scale = -b', and log_det loses log_scale
@@ -144,10 +147,10 @@ def to_data_backward(
     parameter_grads: bool,
 ) -> Tensors:
     """Gradients of z, and with `parameter_grads` of the context term, the (inverse) matrices and every parameter."""
-    collected: list[BlockGrads] = []
+    terms, collected = expand_context(context_term, grad.shape[0]), list[BlockGrads]()
     for k, block in enumerate(parameters.blocks()):
         kept, transformed = _split(inputs[k])
-        pair, layers = conditioner(kept, context_term[:, k], block, norm_eps, compute_dtype)
+        pair, layers = conditioner(kept, terms[k], block, norm_eps, compute_dtype)
         log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
         scaled = transformed * torch.exp(log_scale)
         mixing_grad = torch.cat([kept, scaled + shift], 1).mT @ grad
@@ -165,8 +168,8 @@ def to_data_backward(
 
 def _split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The kept ceil(D/2) features and the transformed rest."""
-    kept = (x.shape[1] + 1) // 2
-    return x[:, :kept], x[:, kept:]
+    kept, transformed = torch.tensor_split(x, 2, 1)
+    return kept, transformed
 
 
 def _reversed(parameters: CouplingParameters) -> list[tuple[int, CouplingParameters]]:

@@ -1,0 +1,57 @@
+"""The demo from start to end, small; and what it does when it is interrupted or a training fails."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nfkern.algorithms import demo
+from nfkern.errors import UserError
+
+
+@pytest.mark.slow
+def test_start_to_end_and_again(tmp_path, capfd):
+    command = demo.Demo(tmp_path / "demo", transitions=2000, steps=6, episodes_per_task=1, max_episode_steps=20)
+    assert command.run() == 0
+    first = capfd.readouterr().out
+    for part in ("[1/4] generating", "[2/4] training", "[3/4] evaluating", "[4/4] writing", "Report: ", "minutes"):
+        assert part in first
+    for name in demo.ALGORITHMS:
+        assert first.count(f"\n{name} ") == 1
+    report = tmp_path / "demo" / "report.html"
+    assert report.read_text().count("data:image/png") == 3
+    # Again: nothing is done twice, and the same table is printed.
+    runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("*.safetensors")}
+    assert command.run() == 0
+    second = capfd.readouterr().out
+    assert second[second.index("policy") :].split("Took")[0] == first[first.index("policy") :].split("Took")[0]
+    assert runs == {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("*.safetensors")}
+
+
+def test_a_failed_training_ends_the_others_and_shows_its_log(tmp_path):
+    runs = {name: tmp_path / name for name in demo.ALGORITHMS}
+    commands = {name: [sys.executable, "-c", "import time; time.sleep(60)"] for name in runs}
+    commands["gaussian_gcbc"] = [sys.executable, "-c", "raise SystemExit('no memory left')"]
+    started = []
+    original = demo._start
+
+    def start(command, run_dir):
+        started.append(original(command, run_dir))
+        return started[-1]
+
+    demo._start, kept = start, demo._start
+    try:
+        with pytest.raises(UserError, match=r"training gaussian_gcbc failed \(exit code 1\):\nno memory left"):
+            demo._train(commands, runs, 10)
+    finally:
+        demo._start = kept
+    assert len(started) == 2
+    assert all(process.poll() is not None for process in started)
+
+
+@pytest.mark.slow
+def test_it_starts_as_a_command(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "nfkern", "demo", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "A demo that was interrupted goes on where it stopped" in " ".join(result.stdout.split())

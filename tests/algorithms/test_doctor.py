@@ -1,0 +1,24 @@
+"""The doctor says what there is, with reasons."""
+
+from nfkern.algorithms import doctor, video
+
+
+def test_all_sections(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "rendering_backends", lambda: {"egl": None, "osmesa": "Traceback\nno library"})
+    (tmp_path / "some-v0.npz").touch()
+    (tmp_path / "some-v0-val.npz").touch()
+    assert doctor.Doctor(dataset_dir=tmp_path).run() == 0
+    out = capsys.readouterr().out
+    for expected in ("torch 2.", "threads", "CUDA: ", "reason", "egl: works", "osmesa: no library", ": some-v0 ("):
+        assert expected in out
+    assert "the reference (stacked PyTorch)" in out
+
+
+def test_what_is_missing_is_said(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "rendering_backends", dict)
+    monkeypatch.setitem(doctor.PACKAGES, "core", ("torch", "no-such-package"))
+    assert doctor.Doctor(dataset_dir=tmp_path / "none").run() == 1
+    out = capsys.readouterr().out
+    assert "no-such-package (missing)" in out
+    assert "missing: no-such-package; install with" in out
+    assert "not there yet; `nfkern data generate` makes it" in out

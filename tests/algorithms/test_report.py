@@ -1,0 +1,102 @@
+"""The report: one page, nothing from outside, the numbers of the runs, and honest words about them."""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import pytest
+from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
+
+from nfkern.algorithms.agents import AGENTS
+from nfkern.algorithms.evaluate_command import Evaluate
+from nfkern.algorithms.report import Report, TrainedRun, group_runs
+from nfkern.algorithms.training import RunSettings, train
+from nfkern.errors import UserError
+
+SMALL = {
+    "nf_gcbc": {"blocks": 2, "hidden": (8, 8), "representation": 4, "encoder_width": 8},
+    "gaussian_gcbc": {"hidden": (8,)},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(point_maze_dir, tmp_path_factory):  # noqa: F811
+    """Two seeds of two policies, evaluated for a few steps."""
+    folder = tmp_path_factory.mktemp("runs")
+    paths = []
+    for name, small in SMALL.items():
+        for seed in (0, 1):
+            config = AGENTS[name].config_class(**small, steps=6, batch_size=8)
+            settings = RunSettings(
+                POINT_MAZE,
+                seed=seed,
+                run_dir=folder / f"{name}-{seed}",
+                dataset_dir=point_maze_dir,
+                eval_episodes=0,
+                log_interval=2,
+                quiet=True,
+            )
+            paths.append(train(name, config, settings))
+    Evaluate(tuple(paths), episodes_per_task=2, max_episode_steps=15, trajectories=True).run()
+    return paths
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.links, self.images, self.scripts = [], [], 0
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.links += [attributes[key] for key in ("href", "src", "srcset") if key in attributes]
+        self.images += [attributes["src"]] if tag == "img" else []
+        self.scripts += tag in ("script", "link", "iframe")
+
+
+@pytest.mark.slow
+def test_the_page_is_whole(runs, point_maze_dir, tmp_path, capsys):  # noqa: F811
+    page = tmp_path / "deep" / "report.html"
+    assert Report(tuple(runs), out=page, dataset_dir=point_maze_dir).run() == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    text = page.read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert tags.scripts == 0
+    assert all(link.startswith("data:image/png;base64,") for link in tags.links)
+    assert len(tags.images) == 3
+    for image in tags.images:
+        assert base64.b64decode(image.split(",")[1]).startswith(b"\x89PNG")
+    success = TrainedRun.open(runs[0]).evaluation.success_rate
+    other = TrainedRun.open(runs[1]).evaluation.success_rate
+    row = re.search(r"<tr><td>nf_gcbc</td><td>(\d)</td><td>([\d.]+)%</td>", text)
+    assert row.groups() == ("2", f"{50 * (success + other):.1f}")
+    assert "nf_gcbc minus gaussian_gcbc" in text
+    assert "Data: generated with seed 0: 10 training" in text
+    assert "<td>encoder_width</td><td>8</td><td></td>" in text
+
+
+@pytest.mark.slow
+def test_runs_are_grouped_by_everything_but_the_seed(runs):
+    groups = group_runs([TrainedRun.open(path) for path in runs])
+    assert [(group.label, len(group.runs)) for group in groups] == [("nf_gcbc", 2), ("gaussian_gcbc", 2)]
+
+
+@pytest.mark.slow
+def test_a_page_without_evaluations_or_data_says_so(point_maze_dir, tmp_path, capsys):  # noqa: F811
+    config = AGENTS["gaussian_gcbc"].config_class(hidden=(8,), steps=2, batch_size=8)
+    settings = RunSettings(
+        POINT_MAZE, run_dir=tmp_path / "run", dataset_dir=point_maze_dir, eval_episodes=0, log_interval=1, quiet=True
+    )
+    run = train("gaussian_gcbc", config, settings)
+    assert Report((run,), out=tmp_path / "page.html", dataset_dir=tmp_path).run() == 0
+    text = (tmp_path / "page.html").read_text()
+    assert "No run here has been evaluated yet" in text
+    assert "Left out: there is no dataset file" in text
+    assert "left out: there is no dataset file" in capsys.readouterr().err
+
+
+def test_what_is_no_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="is no run: expected a folder with config.json"):
+        Report((tmp_path,)).run()
+    with pytest.raises(UserError, match="expected at least one run directory"):
+        Report(()).run()

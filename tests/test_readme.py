@@ -1,0 +1,65 @@
+"""What the README tells people to type works: its Python runs, its commands run (with small sizes)."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from nfkern import cli
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.split(" #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("nfkern ")
+]
+SMALL = {
+    "data generate": "--transitions 2000 --workers 1",
+    "train nf_gcbc": "--steps 4 --batch-size 8 --blocks 2 --hidden 8 8 --encoder-width 8 --eval-episodes 0 --quiet",
+    "train gaussian_gcbc": "--steps 4 --batch-size 8 --hidden 8 --eval-episodes 0 --quiet",
+    "train flow_matching_gcbc": "--steps 4 --batch-size 8 --hidden 8 --eval-episodes 0 --quiet",
+    "eval": "--episodes-per-task 1 --max-episode-steps 10",
+    "bench run": "--suite smoke",
+}
+
+
+def test_the_readme_has_examples_for_all_three_users():
+    assert len(PYTHON) >= 1
+    names = {next(n for n in cli.COMMANDS if command.startswith(f"nfkern {n}")) for command in COMMANDS}
+    assert {"data generate", "train nf_gcbc", "eval", "report", "bench run"} <= names
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_python_examples(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def replaced(args, small):
+    """The command with `small`'s values for its options, added or put in place of its own."""
+    args = list(args)
+    extra = shlex.split(small)
+    flags = {arg for arg in extra if arg.startswith("--")}
+    kept, skip = [], False
+    for arg in args:
+        skip = arg in flags or (skip and not arg.startswith("--"))
+        if not skip:
+            kept.append(arg)
+    return [*kept, *extra]
+
+
+@pytest.mark.slow
+def test_the_commands_one_after_the_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for command in COMMANDS:
+        args = shlex.split(command)[1:]
+        name = next(n for n in cli.COMMANDS if " ".join(args).startswith(n))
+        if name == "demo":
+            continue
+        words = len(name.split())
+        code = cli.main([*args[:words], *replaced(args[words:], SMALL.get(name, ""))])
+        assert code == 0, (command, capsys.readouterr().err)
