@@ -17,7 +17,7 @@ test: $(BIN)/.nfkern-dev ## lint, types, and the whole test suite
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(BIN)/.nfkern-dev ## format and fix what can be fixed
 	$(BIN)/python -m ruff check --fix .

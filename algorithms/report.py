@@ -117,7 +117,7 @@ def _success(groups: list[Group]) -> str:
     if not evaluated:
         return "<p>No run here has been evaluated yet: <code>nfkern eval RUN</code>.</p>"
     first = evaluated[0].evaluations[0]
-    names = [f"{task} {name}" for task, name in first.task_names.items()]
+    names = [f"goal {task}" for task in first.task_names]
     rows = []
     for group in evaluated:
         outcomes = stack_outcomes(group.evaluations)
@@ -167,9 +167,10 @@ def _provenance(groups: list[Group], dataset_dir: Path) -> str:
     values = read_json(manifest)
     parts = [f"Data: {values['origin']}"]
     if parameters := values.get("parameters"):
+        length = parameters["recipe"]["episode_rows"] - 1
         parts.append(
             f"with seed {parameters['seed']}: {parameters['train_episodes']} training and "
-            f"{parameters['val_episodes']} validation episodes of {parameters['recipe']['episode_rows'] - 1} transitions"
+            f"{parameters['val_episodes']} validation episodes of {length} transitions"
         )
     versions = ", ".join(f"{name} {version}" for name, version in values.get("versions", {}).items())
     return f"<p>{escape(' '.join(parts))} ({escape(versions)}). {escape(values.get('note') or '')}</p>"

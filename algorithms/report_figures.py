@@ -19,11 +19,10 @@ if TYPE_CHECKING:
     from nfkern.algorithms.report import Group
 
 ACTIONS_CAPTION = (
-    "Actions sampled at states and goals of the validation data: of 256 random ones, the four at which the first "
-    "policy's samples spread most. A Gaussian policy acts with its mean."
+    "Sampled actions (first two dimensions) at states and goals of the validation data: of 512 random ones, the four "
+    "where the first policy's samples most clearly point two opposite ways. A Gaussian policy acts with its mean."
 )
-SAMPLES = 300
-STATES = 4
+CANDIDATES, PROBES, STATES, SAMPLES = 512, 48, 4, 400
 
 
 def learning_curves(groups: "Sequence[Group]") -> bytes | None:
@@ -50,28 +49,36 @@ def learning_curves(groups: "Sequence[Group]") -> bytes | None:
 
 
 def action_distributions(groups: "Sequence[Group]", dataset_dir: Path) -> bytes | None:
-    """Samples of each group's first run at a few states: the first two action dimensions."""
+    """Samples of each group's first run at a few states; None for actions of one dimension."""
     agents = [load_agent(group.runs[0].checkpoint) for group in groups]
     agents = [agent for agent in agents if agent.sizes["action_size"] >= 2]
     if not agents:
         return None
     data = TransitionDataset.load(groups[0].env_name, dataset_dir, split="val")
     goals = next((agent.config.goal_sampling() for agent in agents if agent.goal_conditioned), None)
-    batch = BatchSampler(data, 256, goals, history=max(agent.history for agent in agents), seed=0).sample()
-    spread = _act(agents[0], batch, np.arange(256), 32).std(1).sum(-1)
-    states = np.argsort(spread)[::-1][:STATES]
+    batch = BatchSampler(data, CANDIDATES, goals, history=max(agent.history for agent in agents), seed=0).sample()
+    probes = _act(agents[0], batch, np.arange(CANDIDATES), PROBES)
+    states = np.argsort(_two_sidedness(probes))[::-1][:STATES]
     figure = Figure(figsize=(3 * STATES, 3 * len(agents)), layout="constrained")
     axes = figure.subplots(len(agents), STATES, squeeze=False, sharex=True, sharey=True)
     for row, (agent, group) in enumerate(zip(agents, groups, strict=False)):
         actions = _act(agent, batch, states, SAMPLES)
+        size = 8 if actions.std(1).max() > 1e-4 else 60
         for column in range(STATES):
             axis = axes[row, column]
-            axis.scatter(actions[column, :, 0], actions[column, :, 1], s=5, alpha=0.4, linewidths=0)
+            axis.scatter(actions[column, :, 0], actions[column, :, 1], s=size, alpha=0.35, linewidths=0)
             axis.set(xlim=(-1.1, 1.1), ylim=(-1.1, 1.1), aspect="equal")
             if row == 0:
                 axis.set_title(f"state {column + 1}")
         axes[row, 0].set_ylabel(group.label)
     return _png(figure)
+
+
+def _two_sidedness(actions: np.ndarray) -> np.ndarray:
+    """Second minus first circular moment of the directions (states, samples, >= 2): near 1 for two opposite ones."""
+    angles = np.arctan2(actions[..., 1], actions[..., 0])
+    first, second = (np.abs(np.exp(1j * k * angles).mean(1)) for k in (1, 2))
+    return np.asarray(second - first)
 
 
 def paths(groups: "Sequence[Group]", episodes: int = 10) -> bytes | None:
