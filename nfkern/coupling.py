@@ -43,6 +43,7 @@ class CouplingFlow(Flow):
         Ghugare and Eysenbach, "Normalizing Flows are Capable Models for RL", 2025, https://arxiv.org/abs/2505.23527.
 
     Example:
+        >>> import torch
         >>> flow = CouplingFlow(features=8, context_features=64)
         >>> x, context = torch.randn(256, 8), torch.randn(256, 64)
         >>> flow(x, context).shape

@@ -1,5 +1,7 @@
 """What the README tells people to type works: its Python runs, its commands run (with small sizes)."""
 
+import doctest
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -63,3 +65,10 @@ def test_the_commands_one_after_the_other(tmp_path, monkeypatch, capsys):
         words = len(name.split())
         code = cli.main([*args[:words], *replaced(args[words:], SMALL.get(name, ""))])
         assert code == 0, (command, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("module", ["nfkern.coupling"])
+def test_docstring_examples(module):
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.attempted >= 4
+    assert results.failed == 0

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
@@ -149,3 +150,31 @@ def test_csv_log_drops_half_rows_and_what_lies_beyond(tmp_path):
         file.write("4")
     CsvLog(path, 2).append({"step": 3, "loss": 0.9})
     assert path.read_text().split() == ["step,loss", "1,0.1", "2,0.2", "3,0.9"]
+
+
+def test_tracking_without_wandb_says_what_to_install(point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="--track needs Weights & Biases: `pip install wandb`"):
+        run(point_maze_dir, tmp_path / "run", track=True)
+
+
+def test_tracking_sends_everything_to_wandb(point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
+    calls = []
+
+    class Run:
+        def log(self, metrics, step):
+            calls.append((step, set(metrics)))
+
+        def finish(self):
+            calls.append("finished")
+
+    fake = types.ModuleType("wandb")
+    fake.init = lambda **options: calls.append(options) or Run()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    run(point_maze_dir, tmp_path / "run", track=True)
+    options, *logged, end = calls
+    assert options["project"] == "nfkern"
+    assert options["config"]["algorithm"] == "nf_gcbc"
+    assert [step for step, _ in logged] == list(range(5, 41, 5))
+    assert all("training/actor/loss" in names for _, names in logged)
+    assert end == "finished"
