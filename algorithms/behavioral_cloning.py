@@ -1,5 +1,6 @@
 """What every behavioural-cloning agent shares: data in, optimiser, schedule, averaging, and acting."""
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,11 +55,25 @@ class BehavioralCloningConfig:
         """How goals are drawn; None for an agent without goals."""
         return None
 
+    def _least(self) -> dict[str, float]:
+        """The least values of an algorithm's own settings."""
+        return {}
+
     def __post_init__(self) -> None:
         """Check the settings that belong together."""
-        for name in ("steps", "batch_size", "history", "chunk", "execute"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        least = {
+            "steps": 1,
+            "batch_size": 1,
+            "history": 1,
+            "chunk": 1,
+            "execute": 1,
+            "warmup_steps": 0,
+            "weight_decay": 0,
+        }
+        for name, minimum in (least | self._least()).items():
+            if not getattr(self, name) >= minimum:
+                raise ValueError(f"{name}: expected at least {minimum}, got {getattr(self, name)}")
+        self.goal_sampling()
         if self.execute > self.chunk:
             raise ValueError(f"execute: expected at most chunk={self.chunk}, got {self.execute}")
         if self.learning_rate <= 0:
@@ -93,7 +108,7 @@ class BehavioralCloning(nn.Module, ABC):
         self.action_normalizer = Normalizer(action_size, config.action_normalization)
         inputs = observation_size * (config.history + int(self.goal_conditioned))
         self.networks = self._build(inputs, action_size * config.chunk)
-        average = get_ema_multi_avg_fn(config.ema_decay)
+        average = functools.partial(_average, decay=config.ema_decay)
         self.ema = AveragedModel(self.networks, multi_avg_fn=average) if config.ema_decay else None
         self.optimizer = torch.optim.AdamW(
             self.networks.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -208,6 +223,11 @@ class BehavioralCloning(nn.Module, ABC):
         """Standard normal noise (rows, chunk * action_size), drawn on the CPU so that devices agree."""
         noise = torch.randn(rows, self.chunk * self.sizes["action_size"], generator=generator)
         return noise.to(self.observation_normalizer.center.device)
+
+
+def _average(averaged: Any, current: Any, count: Any, *, decay: float) -> None:
+    """PyTorch's moving average, as a function that can be pickled."""
+    get_ema_multi_avg_fn(decay)(averaged, current, count)
 
 
 def _normalizer(mode: Mode, statistics: ColumnStatistics) -> Normalizer:

@@ -14,6 +14,7 @@ import tyro
 from nfkern.algorithms.evaluation import EnvironmentPool, evaluate, make_settings
 from nfkern.algorithms.evaluation_blocks import Loader
 from nfkern.algorithms.evaluation_result import EvaluationResult, EvaluationSettings, stack_outcomes
+from nfkern.algorithms.runs import checkpoint_label, checkpoints, latest_checkpoint
 from nfkern.algorithms.statistics import PairedComparison, paired_comparison, success_interval
 from nfkern.algorithms.video import check_recordable, record_video
 from nfkern.errors import UserError
@@ -62,7 +63,7 @@ class Evaluate:
             if self.video:
                 check_recordable(self.video)
             results = [self._evaluate(run) for run in runs]
-            comparison = paired_comparison(*(stack_outcomes([r]) for r in results)) if self.paired else None
+            comparison = paired_comparison(*stack_outcomes(results)) if self.paired else None
             if self.json:
                 print(json.dumps(_as_json(runs, results, comparison), indent=1))
             else:
@@ -84,7 +85,7 @@ class Evaluate:
             "episodes_per_task": self.episodes_per_task,
             "seed": self.seed,
             "record": "xy" if self.trajectories else None,
-            "label": f"{run.config['algorithm']} {run.checkpoint.name}",
+            "label": checkpoint_label(run.checkpoint),
         }
         settings = make_settings(pool, **arguments)
         path = run.path / "evaluations" / f"{run.checkpoint.name}-{self.seed}.json"
@@ -102,7 +103,7 @@ class Evaluate:
         if self.trajectories:
             result.save_trajectories(path.with_suffix(".npz"))
         result.save(path)
-        progress_file.unlink()
+        progress_file.unlink(missing_ok=True)
         return result
 
 
@@ -120,17 +121,19 @@ class _Run:
     @classmethod
     def open(cls, path: Path, step: str) -> "_Run":
         from nfkern.algorithms.agents import load_agent
-        from nfkern.algorithms.runs import latest_checkpoint
 
         try:
             config = json.loads((path / "config.json").read_text())
             config["env_name"], config["algorithm"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a run directory: its config.json cannot be used ({error!r})") from error
-        checkpoint = latest_checkpoint(path) if step == "latest" else path / "checkpoints" / step
-        if not checkpoint.is_dir():
-            steps = sorted((p.name for p in (path / "checkpoints").glob("[0-9]*")), key=lambda name: (len(name), name))
-            raise UserError(f"{path} has no checkpoint {step!r}; it has {', '.join(steps) or 'none'}")
+        if step == "latest":
+            checkpoint = latest_checkpoint(path)
+        else:
+            found = {str(int(folder.name)): folder for folder in checkpoints(path)}
+            if step.lstrip("0") not in found:
+                raise UserError(f"{path} has no checkpoint {step!r}; it has {', '.join(found) or 'none'}")
+            checkpoint = found[step.lstrip("0")]
         return cls(path, config, checkpoint, functools.partial(load_agent, checkpoint))
 
 

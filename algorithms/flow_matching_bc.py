@@ -18,6 +18,9 @@ class FlowMatchingBCConfig(BehavioralCloningConfig):
     flow_steps: int = 10
     """Euler steps from noise to an action."""
 
+    def _least(self) -> dict[str, float]:
+        return {"flow_steps": 1}
+
 
 class FlowMatchingBC(BehavioralCloning):
     """Regression of the straight path's velocity, x_1 - x_0 at x_t = (1 - t) x_0 + t x_1.

@@ -1,6 +1,7 @@
 """Where a run's numbers go: CSV files always, TensorBoard where it is installed, Weights & Biases on request."""
 
 import csv
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,19 +23,29 @@ class MetricLog:
         self._csv = CsvLog(run_dir / "train.csv", resume_step)
         self._tensorboard = _tensorboard(run_dir / "tensorboard", resume_step)
         self._wandb = _wandb(run_dir, settings) if settings.track else None
+        self._eval_seed = settings.eval_seed
+        self._write_evaluations()
 
     def train(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of a step."""
         self._csv.append({"step": step} | dict(metrics))
         self._elsewhere(step, metrics)
 
-    def evaluations(self, folder: Path) -> None:
-        """Write eval.csv anew from the evaluations in `folder`, and log the newest elsewhere."""
-        rows = [_evaluation_row(path) for path in folder.glob("*.json")]
-        rows.sort(key=lambda row: row["step"])
-        write_rows(self._run_dir / "eval.csv", rows, list(rows[-1]))
-        step, *metrics = rows[-1].items()
-        self._elsewhere(step[1], dict(metrics))
+    def evaluation(self, step: int) -> None:
+        """Log the evaluation of a step, once its file is written."""
+        rows = self._write_evaluations()
+        self._elsewhere(
+            step, next({k: v for k, v in row.items() if k != "step"} for row in rows if row["step"] == step)
+        )
+
+    def _write_evaluations(self) -> list[dict[str, Any]]:
+        """Write eval.csv anew from the evaluations' files: it can never lack one, or have one twice."""
+        files = (self._run_dir / "evaluations").glob(f"*-{self._eval_seed}.json")
+        rows = sorted((_evaluation_row(path) for path in files), key=lambda row: int(row["step"]))
+        if rows:
+            fields = dict.fromkeys(name for row in rows for name in row)
+            write_rows(self._run_dir / "eval.csv", rows, list(fields))
+        return rows
 
     def close(self) -> None:
         """Flush everything."""
@@ -63,9 +74,10 @@ class CsvLog:
         with open(path, newline="") as file:
             reader = csv.DictReader(file)
             # A killed process may have left half a row, which lacks columns.
-            rows = [row for row in reader if None not in row.values() and int(row["step"]) <= resume_step]
             self.fields = list(reader.fieldnames or [])
-        write_rows(path, rows, self.fields)
+            rows = [row for row in reader if None not in row.values() and int(row["step"]) <= resume_step]
+        if self.fields:
+            write_rows(path, rows, self.fields)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row; the first row's keys are the columns."""
@@ -112,4 +124,8 @@ def _wandb(run_dir: Path, settings: "RunSettings") -> Any:
         raise UserError("--track needs Weights & Biases: `pip install wandb`, or leave --track out") from None
     header = read_json(run_dir / "config.json")
     name = f"{header['algorithm']} {header['env_name']} seed {header['seed']}"
-    return wandb.init(project=settings.wandb_project, name=name, config=header, dir=str(run_dir), resume="allow")
+    # The same id whenever the run is resumed.
+    run_id = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:16]
+    return wandb.init(
+        project=settings.wandb_project, name=name, id=run_id, config=header, dir=str(run_dir), resume="allow"
+    )

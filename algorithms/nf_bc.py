@@ -32,6 +32,9 @@ class NFBCConfig(BehavioralCloningConfig):
     denoise: bool = True
     """Act with one denoising step, action + noise_std^2 grad log p(action)."""
 
+    def _least(self) -> dict[str, float]:
+        return {"blocks": 1, "representation": 1, "encoder_width": 1, "noise_std": 0}
+
 
 class NFBC(BehavioralCloning):
     """Maximum likelihood of noised actions under a flow conditioned on encoded observations.

@@ -1,8 +1,11 @@
 """The folder of a run: its settings, its logs, and checkpoints that a killed run continues from exactly."""
 
+import contextlib
+import fcntl
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,38 @@ def latest_checkpoint(run_dir: Path) -> Path:
     return found[-1]
 
 
+def checkpoint_label(checkpoint: Path) -> str:
+    """A name for a checkpoint's policy that another policy cannot have: algorithm, step and a hash of the weights."""
+    digest = hashlib.sha256((checkpoint / "agent.safetensors").read_bytes()).hexdigest()[:12]
+    return f"{read_json(checkpoint / 'config.json')['algorithm']} {checkpoint.name} {digest}"
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keep a run's folder to one process at a time.
+
+    Raises:
+        UserError: another process writes there.
+    """
+    created = not run_dir.exists()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = run_dir / ".lock"
+    with open(lock, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process is training in {run_dir}: wait, or choose another folder") from None
+        try:
+            for leftover in (run_dir / "checkpoints").glob(".*"):
+                # A process killed while it saved could not tidy up.
+                shutil.rmtree(leftover)
+            yield
+        finally:
+            lock.unlink()
+            if created and not any(run_dir.iterdir()):
+                run_dir.rmdir()
+
+
 def evaluation_path(run_dir: Path, step: int, seed: int) -> Path:
     """Where the evaluation of a checkpoint lies."""
     return run_dir / "evaluations" / f"{step:08d}-{seed}.json"
@@ -60,8 +95,9 @@ def save_checkpoint(
         for name, value in entry.items()
     }
     tensors["rng.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    device = agent.observation_normalizer.center.device
+    if device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
     state = {
         "step": step,
         "param_groups": optimizer["param_groups"],
@@ -80,7 +116,7 @@ def save_checkpoint(
     return path
 
 
-def load_checkpoint(path: Path, device: str) -> tuple[BehavioralCloning, int, dict[str, Any]]:
+def load_checkpoint(path: Path, device: torch.device) -> tuple[BehavioralCloning, int, dict[str, Any]]:
     """Restore agent, optimiser, schedule and random state: the agent, its step, and the samplers' states."""
     agent = load_agent(path, device)
     state = read_json(path / "training.json")
@@ -95,6 +131,6 @@ def load_checkpoint(path: Path, device: str) -> tuple[BehavioralCloning, int, di
     agent.optimizer.load_state_dict({"state": entries, "param_groups": state["param_groups"]})
     agent.scheduler.load_state_dict(state["scheduler"])
     torch.set_rng_state(random_states["cpu"])
-    if "cuda" in random_states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(random_states["cuda"])
+    if "cuda" in random_states and device.type == "cuda":
+        torch.cuda.set_rng_state(random_states["cuda"], device)
     return agent, state["step"], state["samplers"]

@@ -36,6 +36,11 @@ class PairedComparison:
     second_only: int
     p_value: float
 
+    @property
+    def decided(self) -> bool:
+        """Whether interval and test agree that the two differ; the interval alone has no width if goals agree."""
+        return self.p_value < 0.05 and not self.interval.low <= 0 <= self.interval.high
+
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
     """Wilson's score interval of a success rate.
@@ -65,11 +70,13 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> In
 
 
 def success_interval(outcomes: np.ndarray, *, confidence: float = 0.95) -> Interval:
-    """Interval of a success rate over goals and training seeds: `cluster_interval`, and something for its corners.
+    """Interval of a success rate over goals and training seeds: `cluster_interval`, but never overconfident.
 
-    Where every episode ended alike, the bootstrap would claim certainty. Then each goal (or each seed, if these are
-    more) counts as one trial of Wilson's interval: five goals that all fail leave 0 to 43%. A single seed on a single
-    goal gets Wilson's interval over its episodes. Otherwise it is as honest as `cluster_interval`.
+    Where the goals seen happen to agree, the bootstrap knows nothing of goals that would not. So the interval is never
+    narrower than Wilson's with each goal (or each seed, if these are more) as one trial at the observed rate: five
+    goals that all fail leave 0 to 43%. That is honest where episodes of one goal end alike, as they nearly do in
+    mazes, and too wide where every goal succeeds half of the time. A single seed on a single goal gets Wilson's
+    interval over its episodes.
 
     Args:
         outcomes: (seeds, goals, episodes) or (goals, episodes), booleans or 0 and 1.
@@ -87,10 +94,9 @@ def success_interval(outcomes: np.ndarray, *, confidence: float = 0.95) -> Inter
     seeds, goals, episodes = values.shape
     if seeds == goals == 1:
         return wilson_interval(int(values.sum()), episodes, confidence)
-    if values.min() == values.max():
-        trials = max(seeds, goals)
-        return wilson_interval(trials * int(values.max()), trials, confidence)
-    return cluster_interval(values, confidence=confidence)
+    bootstrap = cluster_interval(values, confidence=confidence)
+    wilson = _wilson(float(values.mean()), max(seeds, goals), confidence)
+    return Interval(min(bootstrap.low, wilson.low), max(bootstrap.high, wilson.high))
 
 
 def cluster_interval(
@@ -203,6 +209,14 @@ def interquartile_mean(scores: np.ndarray) -> float:
     if not scores.size:
         raise ValueError("scores: expected at least one, got none")
     return float(scipy.stats.trim_mean(scores, 0.25, axis=None))
+
+
+def _wilson(rate: float, trials: int, confidence: float) -> Interval:
+    """Wilson's interval around a rate that need not be a whole number of trials."""
+    z = float(scipy.stats.norm.ppf((1 + confidence) / 2))
+    center = (rate + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * np.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
+    return Interval(max(0.0, float(center - half)), min(1.0, float(center + half)))
 
 
 def _cells(outcomes: np.ndarray, name: str) -> np.ndarray:

@@ -10,6 +10,7 @@ import tyro
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.presets import PRESETS, find_preset
 from nfkern.algorithms.training import Interrupted, RunSettings, train
+from nfkern.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class TrainCommand:
             print(f"preset {self.preset}: {find_preset(self.algorithm, self.preset).source}", file=sys.stderr)
         try:
             run_dir = train(self.algorithm, self.config, self.settings)
+        except ValueError as error:
+            raise UserError(str(error)) from error
         except Interrupted as stop:
             print(f"{stop}. The same command with --resume continues it exactly.", file=sys.stderr)
             return 130

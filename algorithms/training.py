@@ -1,8 +1,10 @@
 """The one training loop of the offline agents."""
 
 import contextlib
+import json
 import platform
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,8 +20,16 @@ import nfkern
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.behavioral_cloning import BehavioralCloning, BehavioralCloningConfig
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR, BatchSampler, TransitionDataset
+from nfkern.algorithms.datasets.recipes import data_name
 from nfkern.algorithms.metrics import MetricLog
-from nfkern.algorithms.runs import checkpoints, evaluation_path, load_checkpoint, save_checkpoint
+from nfkern.algorithms.runs import (
+    checkpoint_label,
+    checkpoints,
+    evaluation_path,
+    load_checkpoint,
+    locked,
+    save_checkpoint,
+)
 from nfkern.checkpoint import read_json, write_json
 from nfkern.errors import UserError
 
@@ -39,7 +49,7 @@ class RunSettings:
     resume: bool = False
     """Continue the run in run_dir from its newest checkpoint, or start it if there is none."""
     device: str = "auto"
-    """cpu, cuda, or auto: CUDA where there is one."""
+    """cpu, cuda, cuda:N, or auto: CUDA where there is one."""
     threads: int = 0
     """CPU threads; 0 for PyTorch's choice."""
     log_interval: int = 1000
@@ -63,9 +73,27 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Check the intervals."""
-        for name in ("log_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(self, name)}")
+        counts = ("log_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval")
+        least = dict.fromkeys(counts, 1) | dict.fromkeys(("seed", "threads", "eval_episodes", "eval_seed"), 0)
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name}: expected at least {minimum}, got {getattr(self, name)}")
+
+    def torch_device(self) -> torch.device:
+        """The device.
+
+        Raises:
+            UserError: there is no such device.
+        """
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--device: expected auto, cpu, cuda or cuda:N, got {self.device!r} ({reason})") from None
+        return device
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
@@ -88,24 +116,36 @@ def train(algorithm: str, config: BehavioralCloningConfig, settings: RunSettings
         Interrupted: SIGINT or SIGTERM came; the newest checkpoint continues the run exactly.
     """
     run_dir = settings.run_dir or Path("runs") / algorithm / settings.env_name / f"seed-{settings.seed}"
-    device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     dataset = TransitionDataset.load(settings.env_name, settings.dataset_dir)
     validation = TransitionDataset.load(settings.env_name, settings.dataset_dir, split="val")
-    start = _prepare(run_dir, algorithm, config, settings)
+    with locked(run_dir):
+        _train(run_dir, algorithm, config, settings, dataset, validation)
+    return run_dir
+
+
+def _train(
+    run_dir: Path,
+    algorithm: str,
+    config: BehavioralCloningConfig,
+    settings: RunSettings,
+    dataset: TransitionDataset,
+    validation: TransitionDataset,
+) -> None:
+    """Start or continue the run."""
+    device = settings.torch_device()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    goals = config.goal_sampling()
     samplers = {
-        name: BatchSampler(
-            data, config.batch_size, config.goal_sampling(), config.history, config.chunk, seed=(settings.seed, stream)
-        )
+        name: BatchSampler(data, config.batch_size, goals, config.history, config.chunk, seed=(settings.seed, stream))
         for stream, (name, data) in enumerate({"train": dataset, "val": validation}.items())
     }
-    if start is None:
-        torch.manual_seed(settings.seed)
-        example = BatchSampler(dataset, 1, None, config.history, config.chunk).sample()
-        agent = AGENTS[algorithm].create(config, example, dataset.statistics()).to(device)
-        step = 0
-    else:
+    torch.manual_seed(settings.seed)
+    example = BatchSampler(dataset, 1, None, config.history, config.chunk).sample()
+    agent, step = AGENTS[algorithm].create(config, example, dataset.statistics()).to(device), 0
+    # Only now, when nothing in the settings can be wrong any more, is the folder claimed.
+    start = _prepare(run_dir, algorithm, config, settings)
+    if start is not None:
         agent, step, states = load_checkpoint(start, device)
         for name, state in states.items():
             samplers[name].load_state_dict(state)
@@ -114,7 +154,6 @@ def train(algorithm: str, config: BehavioralCloningConfig, settings: RunSettings
         _loop(agent, samplers, step, run_dir, settings, log)
     finally:
         log.close()
-    return run_dir
 
 
 def _loop(
@@ -176,8 +215,8 @@ def _evaluation_due(step: int, run_dir: Path, settings: RunSettings, steps: int)
 
 def _validate(agent: BehavioralCloning, sampler: BatchSampler) -> dict[str, float]:
     """The loss of a validation batch; its noise leaves the training's random stream alone."""
-    devices = [agent.observation_normalizer.center.device] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=[d for d in devices if d.type == "cuda"]), torch.no_grad():
+    device = agent.observation_normalizer.center.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
         _, info = agent.loss(sampler.sample())
     return {f"validation/{name}": value.item() for name, value in info.items()}
 
@@ -194,12 +233,12 @@ def _evaluate(agent: BehavioralCloning, step: int, run_dir: Path, settings: RunS
         episodes_per_task=settings.eval_episodes,
         seed=settings.eval_seed,
         progress_file=partial,
-        label=f"{agent.name} {step:08d}",
+        label=checkpoint_label(run_dir / "checkpoints" / f"{step:08d}"),
         progress=not settings.quiet,
     )
     result.save(path)
     partial.unlink()
-    log.evaluations(run_dir / "evaluations")
+    log.evaluation(step)
 
 
 def _prepare(run_dir: Path, algorithm: str, config: BehavioralCloningConfig, settings: RunSettings) -> Path | None:
@@ -208,6 +247,7 @@ def _prepare(run_dir: Path, algorithm: str, config: BehavioralCloningConfig, set
         "algorithm": algorithm,
         "env_name": settings.env_name,
         "seed": settings.seed,
+        "dataset": _dataset_digest(settings),
         "config": asdict(config),
         "versions": {
             "nfkern": nfkern.__version__,
@@ -219,24 +259,35 @@ def _prepare(run_dir: Path, algorithm: str, config: BehavioralCloningConfig, set
     }
     path = run_dir / "config.json"
     if not path.exists():
-        run_dir.mkdir(parents=True, exist_ok=True)
         write_json(path, header)
         return None
     if not settings.resume:
         raise UserError(f"{run_dir} already holds a run: continue it with --resume, or choose another --run-dir")
     saved = read_json(path)
-    for key in ("algorithm", "env_name", "seed", "config"):
-        # Through JSON, as the saved one went: it turns tuples into lists.
-        if saved.get(key) != _as_json(header[key]):
-            raise UserError(f"{run_dir} holds a run with another {key}: {saved.get(key)}, not {header[key]}")
+    # Through JSON, as the saved one went: it turns tuples into lists.
+    old, new = (_flat(value) for value in (saved, json.loads(json.dumps(header))))
+    compared = {key for key in old | new if key.split(".")[0] in ("algorithm", "env_name", "seed", "dataset", "config")}
+    different = sorted(key for key in compared if old.get(key) != new.get(key))
+    if different:
+        changes = ", ".join(f"{key} {old.get(key)} there, {new.get(key)} now" for key in different)
+        raise UserError(f"{run_dir} holds another run: {changes}; choose another --run-dir")
     found = checkpoints(run_dir)
     return found[-1] if found else None
 
 
-def _as_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _as_json(entry) for key, entry in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+def _flat(header: dict[str, Any]) -> dict[str, Any]:
+    """The header with its settings as `config.name`."""
+    config = header.get("config", {})
+    return {key: value for key, value in header.items() if key != "config"} | {
+        f"config.{key}": value for key, value in config.items()
+    }
+
+
+def _dataset_digest(settings: RunSettings) -> str | None:
+    """The training file's sha256 as its manifest has it; None for files without one."""
+    name = data_name(settings.env_name)
+    manifest = settings.dataset_dir.expanduser() / f"{name}.json"
+    return read_json(manifest)["sha256"].get(f"{name}.npz") if manifest.exists() else None
 
 
 class _Signals:
@@ -264,6 +315,10 @@ class _Signals:
 @contextlib.contextmanager
 def _deferred_signals() -> Iterator[_Signals]:
     signals = _Signals()
+    if threading.current_thread() is not threading.main_thread():
+        # Python delivers signals to the main thread only: whoever runs this elsewhere handles them there.
+        yield signals
+        return
     before = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield signals

@@ -23,14 +23,31 @@ class Pretrained:
     config: dict[str, Any]
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write the module to the folder `path`; an existing one is replaced only once the new one is complete."""
+        """Write the module to the folder `path`; an earlier save there is replaced once the new one is complete.
+
+        Raises:
+            ValueError: `path` holds something else, which is left alone.
+        """
         assert isinstance(self, nn.Module)
+        self._check_replaceable(Path(path))
         header = {"format_version": FORMAT_VERSION, "class": type(self).__name__, "config": self.config}
         # Contiguous copies: stacked parameters may be views of one storage, which safetensors refuses.
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
         with atomic_folder(Path(path)) as folder:
             write_json(folder / "config.json", header)
             save_file(tensors, folder / "model.safetensors")
+
+    def _check_replaceable(self, path: Path) -> None:
+        """Only an empty folder or an earlier save of this class may go."""
+        if not path.exists():
+            return
+        found = {file.name for file in path.iterdir()} if path.is_dir() else {"a file"}
+        if found - {"config.json", "model.safetensors"}:
+            raise ValueError(f"path: expected a new folder or an earlier save, but {path} holds {sorted(found)}")
+        if found and (saved := read_json(path / "config.json").get("class")) != type(self).__name__:
+            raise ValueError(
+                f"path: expected a new folder or a saved {type(self).__name__}, but {path} holds a {saved}"
+            )
 
     @classmethod
     def from_pretrained(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
@@ -48,7 +65,10 @@ class Pretrained:
             raise ValueError(
                 f"path: expected format_version {FORMAT_VERSION}, got {header.get('format_version')!r} in {path}"
             )
-        module = cls(**header["config"])
+        try:
+            module = cls(**header["config"])
+        except TypeError as error:
+            raise ValueError(f"path: settings in {path} do not fit: {error}") from None
         assert isinstance(module, nn.Module)
         tensors = read_tensors(path / "model.safetensors")
         expected, found = set(module.state_dict()), set(tensors)

@@ -74,6 +74,9 @@ def _run(name: str, args: list[str]) -> int:
         # The reader of our output, such as `head`, has seen enough; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"nfkern {name}: {error}", file=sys.stderr)
+        return 1
 
 
 def _load(name: str) -> Any:

@@ -18,10 +18,6 @@ class ProjectedContext:
     term: torch.Tensor
     batch_shape: tuple[int, ...]
 
-    def detach(self) -> "ProjectedContext":
-        """The same without gradient."""
-        return ProjectedContext(self.term.detach(), self.batch_shape)
-
 
 @dataclass(frozen=True)
 class Arrangement:

@@ -33,7 +33,7 @@ class CouplingFlow(Flow):
             changes: only for use inside another model).
         inverted: parameterise the map from noise to data instead, as the paper's offline-RL code does.
         scale_bound: smooth bound of |log_scale| per block, `bound * tanh(raw / bound)`; None for the paper's plain exp.
-        bounds: "tanh" for data in the box (-1, 1)^D, with the exact density.
+        bounds: "tanh" for data in the box (-1, 1)^D, with the exact density; data outside count as lying on its face.
         context_dropout: probability of dropping a context in training, so that the flow also learns the marginal.
 
     Raises:
@@ -145,7 +145,8 @@ class CouplingFlow(Flow):
     @property
     def _settings(self) -> dict[str, Any]:
         device_type = self.input_bias.device.type
-        autocast = torch.is_autocast_enabled(device_type)
+        # As PyTorch's own layers do, autocast leaves float64 alone.
+        autocast = torch.is_autocast_enabled(device_type) and self.input_bias.dtype == torch.float32
         compute_dtype = torch.get_autocast_dtype(device_type) if autocast else None
         return {"norm_eps": self.norm_eps, "scale_bound": self.scale_bound, "compute_dtype": compute_dtype}
 
@@ -190,7 +191,7 @@ class CouplingFlow(Flow):
         """
         lu, permutation = self.mixing_lu, self.permutation
         with_grad = torch.is_grad_enabled() and lu.requires_grad
-        if with_grad or torch.compiler.is_compiling() or lu.device.type != "cpu" or type(lu) is torch.Tensor:
+        if with_grad or torch.compiler.is_compiling() or lu.device.type != "cpu":
             return compose(lu, permutation, inverse)
         cached = self._composed.get(inverse)
         if (
@@ -213,7 +214,11 @@ def _check_options(
         raise ValueError(f"features: expected at least 2, got {features}: a coupling flow keeps half of the features")
     if not isinstance(blocks, int) or blocks < 1:
         raise ValueError(f"blocks: expected an int >= 1, got {blocks!r}")
-    if len(hidden) != 2 or not all(isinstance(width, int) and width >= 1 for width in hidden):
+    if (
+        not isinstance(hidden, tuple | list)
+        or len(hidden) != 2
+        or not all(isinstance(width, int) and width >= 1 for width in hidden)
+    ):
         raise ValueError(f"hidden: expected two widths >= 1, got {hidden!r}")
     if mixing not in ("plu", "permute", "none"):
         raise ValueError(f"mixing: expected 'plu', 'permute' or 'none', got {mixing!r}")

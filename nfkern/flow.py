@@ -91,7 +91,7 @@ class Flow(Pretrained, nn.Module, ABC):
         """Draw samples with gradients of context and parameters.
 
         Args:
-            sample_shape: leading shape of the result; one sample per context by default.
+            sample_shape: leading shape of the result, a tuple; one sample per context by default.
             context: as in `log_prob`.
             **options: `noise` (sample_shape + batch_shape + (features,)) instead of fresh noise; `generator`;
                 `temperature` (1.0), the standard deviation of fresh noise; `deterministic` (False), decode z = 0, which
@@ -122,16 +122,20 @@ class Flow(Pretrained, nn.Module, ABC):
     ) -> torch.Tensor:
         """Samples moved by one denoising step, `x + sigma^2 grad_x log p(x)`: the paper's action at test time.
 
-        The posterior mean of clean data under a flow trained on data with N(0, sigma^2) noise (Tweedie). With `bounds`
-        the result is clamped to the box. Arguments of `rsample`; sigma in the units of x.
+        The posterior mean of clean data under a flow trained on data with N(0, sigma^2) noise (Tweedie). Arguments of
+        `rsample`; sigma in the units of x.
+
+        Raises:
+            ValueError: sigma is negative, or the flow has `bounds`: noise leaves the box, so there is no such mean.
         """
+        if self.bounds is not None:
+            raise ValueError(f"bounds: expected None for denoising, got {self.bounds!r}: noised data leave the box")
         if not (math.isfinite(sigma) and sigma >= 0):
             raise ValueError(f"sigma: expected a finite number >= 0, got {sigma!r}")
         projected = self._project(context)
         z = self._noise(sample_shape, projected, **options)
-        x, score = self._run(self._rows_to_data_with_score, "z", z, projected)
-        denoised = x + sigma**2 * score
-        return denoised if self.bounds is None else denoised.clamp(-1, 1)
+        x, _, score = self._run(self._map_to_data_with_score, "z", z, projected)
+        return x + sigma**2 * score
 
     def condition(self, context: Context = None) -> FlowDistribution:
         """p(. | context) as a `torch.distributions.Distribution`; the context is projected once."""
@@ -175,10 +179,6 @@ class Flow(Pretrained, nn.Module, ABC):
         u = _atanh(x)
         return _score_tanh(u, self._map_score(u, term))
 
-    def _rows_to_data_with_score(self, z: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x, _, score = self._map_to_data_with_score(z, term)
-        return (x, score) if self.bounds is None else (torch.tanh(x), _score_tanh(x, score))
-
     def _run(
         self, rows_map: Callable[..., tuple[torch.Tensor, ...]], name: str, events: torch.Tensor, p: ProjectedContext
     ) -> tuple[torch.Tensor, ...]:
@@ -220,6 +220,8 @@ class Flow(Pretrained, nn.Module, ABC):
         temperature: float = 1.0,
         deterministic: bool = False,
     ) -> torch.Tensor:
+        if not isinstance(sample_shape, tuple):
+            raise TypeError(f"sample_shape: expected a tuple of ints, got {type(sample_shape).__name__}")
         shape = (*sample_shape, *projected.batch_shape, self.features)
         like = next(self.parameters())
         if noise is not None:

@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -13,8 +15,10 @@ import pytest
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from safetensors.torch import load_file
 
+from nfkern import cli
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.metrics import CsvLog
+from nfkern.algorithms.runs import locked
 from nfkern.algorithms.training import RunSettings, train
 from nfkern.errors import UserError
 
@@ -96,7 +100,7 @@ def test_a_folder_holds_one_run(point_maze_dir, tmp_path):  # noqa: F811
     run(point_maze_dir, tmp_path / "run")
     with pytest.raises(UserError, match="already holds a run: continue it with --resume"):
         run(point_maze_dir, tmp_path / "run")
-    with pytest.raises(UserError, match="holds a run with another seed: 0, not 3"):
+    with pytest.raises(UserError, match="holds another run: seed 0 there, 3 now; choose another --run-dir"):
         run(point_maze_dir, tmp_path / "run", seed=3, resume=True)
     before = outcome(tmp_path / "run")
     run(point_maze_dir, tmp_path / "run", resume=True)
@@ -107,8 +111,51 @@ def test_missing_data_leave_no_run_behind(tmp_path):
     with pytest.raises(UserError, match="nfkern data generate"):
         run(tmp_path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match="--log-interval: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="log_interval: expected at least 1, got 0"):
         RunSettings(POINT_MAZE, log_interval=0)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--gamma 1.5", "--device gpu", "--warmup-steps -5", "--hidden 0 8", "--blocks 0", "--seed -1", "--noise-std -1"],
+)
+def test_bad_settings_leave_no_run_behind(flags, point_maze_dir, tmp_path, capsys):  # noqa: F811
+    folder = ["--dataset-dir", str(point_maze_dir), "--run-dir", str(tmp_path / "run")]
+    code = cli.main(["train", "nf_gcbc", "--env-name", POINT_MAZE, "--steps", "2", "--quiet", *folder, *flags.split()])
+    assert code in (1, 2)
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("nfkern train nf_gcbc: ")
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_data_are_noticed(point_maze_dir, tmp_path):  # noqa: F811
+    run(point_maze_dir, tmp_path / "run")
+    other = tmp_path / "data"
+    shutil.copytree(point_maze_dir, other)
+    manifest = other / f"{POINT_MAZE}.json"
+    header = json.loads(manifest.read_text())
+    header["sha256"][f"{POINT_MAZE}.npz"] = "0" * 64
+    manifest.write_text(json.dumps(header))
+    with pytest.raises(UserError, match="holds another run: dataset .* there, 000"):
+        run(other, tmp_path / "run", resume=True)
+
+
+def test_one_process_at_a_time(point_maze_dir, tmp_path):  # noqa: F811
+    with locked(tmp_path / "run"), pytest.raises(UserError, match="another process is training in"):
+        run(point_maze_dir, tmp_path / "run")
+    leftover = tmp_path / "run" / "checkpoints" / ".00000010.abc"
+    leftover.mkdir(parents=True)
+    run(point_maze_dir, tmp_path / "run")
+    assert not leftover.exists()
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_training_in_a_thread(point_maze_dir, tmp_path):  # noqa: F811
+    thread = threading.Thread(target=run, args=(point_maze_dir, tmp_path / "run"))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "run" / "checkpoints" / "00000040").is_dir()
 
 
 @pytest.mark.slow
@@ -135,10 +182,18 @@ def test_evaluations_are_logged_and_made_up_for(point_maze_dir, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         run(point_maze_dir, tmp_path / "broken", **options)
     broken = run(point_maze_dir, tmp_path / "broken", **options, resume=True)
-    assert calls == ["nf_gcbc 00000020", "nf_gcbc 00000020", "nf_gcbc 00000040"]
+    assert [label.rsplit(" ", 1)[0] for label in calls] == ["nf_gcbc 00000020"] * 2 + ["nf_gcbc 00000040"]
     assert (broken / "eval.csv").read_text() == (straight / "eval.csv").read_text()
     assert [line.split(",")[0] for line in (broken / "eval.csv").read_text().splitlines()] == ["step", "20", "40"]
     assert outcome(broken) == outcome(straight)
+
+
+def test_an_empty_log_is_no_log(tmp_path):
+    path = tmp_path / "log.csv"
+    path.touch()
+    CsvLog(path, 5).append({"step": 6, "loss": 1.0})
+    CsvLog(path, 6)
+    assert path.read_text().split() == ["step,loss", "6,1.0"]
 
 
 def test_csv_log_drops_half_rows_and_what_lies_beyond(tmp_path):

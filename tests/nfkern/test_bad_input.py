@@ -18,6 +18,7 @@ import nfkern
         ({"blocks": 0}, "blocks: expected an int >= 1, got 0"),
         ({"hidden": (8,)}, r"hidden: expected two widths >= 1, got \(8,\)"),
         ({"hidden": (8, 0)}, "hidden: expected two widths"),
+        ({"hidden": 8}, "hidden: expected two widths >= 1, got 8"),
         ({"norm_eps": 0.0}, "norm_eps: expected a number > 0"),
         ({"mixing": "lu"}, "mixing: expected 'plu', 'permute' or 'none', got 'lu'"),
         ({"scale_bound": -1.0}, "scale_bound: expected None or a number > 0, got -1.0"),
@@ -131,6 +132,11 @@ def test_sampling_options(options, message):
         flow.sample((2,), context, **options)
     with pytest.raises(TypeError, match="unexpected keyword"):
         flow.sample((2,), context, temprature=1.0)
+
+
+def test_sample_shape():
+    with pytest.raises(TypeError, match="sample_shape: expected a tuple of ints, got int"):
+        flows.make_flow("unconditional").sample(10)
 
 
 def test_sigma():

@@ -55,6 +55,7 @@ def edit_weights(folder, change):
     [
         (lambda f: edit_header(f, format_version=99), ValueError, "expected format_version 1, got 99"),
         (lambda f: edit_header(f, **{"class": "Encoder"}), ValueError, "expected a saved CouplingFlow, got 'Encoder'"),
+        (lambda f: edit_header(f, config={"features": 4, "colour": 1}), ValueError, "settings in .* do not fit"),
         (lambda f: (f / "config.json").write_text("{"), ValueError, "expected JSON"),
         (lambda f: (f / "config.json").write_text("[]"), ValueError, "expected a JSON object, got list"),
         (lambda f: (f / "config.json").unlink(), FileNotFoundError, "config.json"),
@@ -70,6 +71,18 @@ def test_damage_is_named(damage, error, message, tmp_path):
     damage(folder)
     with pytest.raises(error, match=message):
         nfkern.CouplingFlow.from_pretrained(folder)
+
+
+def test_nothing_else_is_ever_replaced(tmp_path):
+    folder = saved_flow(tmp_path)
+    with pytest.raises(ValueError, match="expected a new folder or a saved Encoder, but .* holds a CouplingFlow"):
+        nfkern.Encoder(3, 4, width=8).save_pretrained(folder)
+    (folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="holds .*thesis.tex"):
+        flows.make_flow().save_pretrained(folder)
+    with pytest.raises(ValueError, match="holds .*a file"):
+        flows.make_flow().save_pretrained(folder / "thesis.tex")
+    assert (folder / "thesis.tex").read_text() == "years of work"
 
 
 def test_an_interrupted_save_keeps_the_old_one(tmp_path):
