@@ -1,19 +1,22 @@
 """`nfkern demo`: the main job from start to end, on real data, in minutes."""
 
 import csv
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from tqdm import tqdm
 
 from nfkern.algorithms.datasets.commands import Generate
 from nfkern.algorithms.evaluate_command import Evaluate
-from nfkern.algorithms.report import Report, TrainedRun
+from nfkern.algorithms.evaluation_result import EvaluationResult
+from nfkern.algorithms.report import Report
+from nfkern.algorithms.runs import evaluation_path
+from nfkern.checkpoint import read_json, write_json
 from nfkern.errors import UserError
+from nfkern.progress import progress_bar
 
 ENV_NAME = "pointmaze-medium-navigate-v0"
 
@@ -52,6 +55,25 @@ class Demo:
     def run(self) -> int:
         """Run all parts; the exit code."""
         start = time.monotonic()
+        self._claim()
+        # A demo that is told to end must end its trainings too, and does so on the way out.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return self._parts(start)
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+            return 130
+
+    def _claim(self) -> None:
+        """Note what this demo is, so that its parts are never mixed with another's."""
+        mine = {key: value for key, value in asdict(self).items() if key != "out"}
+        path = self.out / "demo.json"
+        if path.exists() and (there := read_json(path)) != mine:
+            raise UserError(f"{self.out} holds a demo with other settings, {there}: choose another --out")
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(path, mine)
+
+    def _parts(self, start: float) -> int:
         data, runs = self.out / "data", {name: self.out / "runs" / name for name in ALGORITHMS}
         _say(1, f"generating {self.transitions:,} transitions of {ENV_NAME}: OGBench's scripted oracle in MuJoCo")
         code = Generate(ENV_NAME, transitions=self.transitions, seed=self.seed, workers=2, dataset_dir=data).run()
@@ -73,7 +95,7 @@ class Demo:
         _say(4, "writing the report")
         report = self.out / "report.html"
         Report(tuple(runs.values()), out=report, dataset_dir=data).run()
-        _summary(list(runs.values()))
+        self._summary(runs)
         print(f"\nReport: {report} (open it in a browser)\nTook {(time.monotonic() - start) / 60:.1f} minutes.")
         return 0
 
@@ -87,6 +109,14 @@ class Demo:
             *(*RECIPE, *ALGORITHMS[algorithm]),
         ]
 
+    def _summary(self, runs: Mapping[str, Path]) -> None:
+        print(f"\n{'policy':<20}{'success':>9}{'95% interval':>16}")
+        for name, run in runs.items():
+            result = EvaluationResult.load(evaluation_path(run, self.steps, self.seed))
+            low, high = result.interval
+            print(f"{name:<20}{result.success_rate:>9.1%}{f'{low:.0%} - {high:.0%}':>16}")
+        print("One training seed and five goals: the intervals resample goals and say nothing about other seeds.")
+
 
 def _say(number: int, text: str) -> None:
     print(f"\n[{number}/4] {text}", flush=True)
@@ -99,7 +129,7 @@ def _train(commands: Mapping[str, list[str]], runs: Mapping[str, Path], steps: i
         UserError: a training failed; the message ends with the end of its log.
     """
     bars = {
-        name: tqdm(total=steps, desc=f"{name:<18}", position=position, unit="step", mininterval=1, dynamic_ncols=True)
+        name: progress_bar(total=steps, desc=f"{name:<18}", position=position, unit="step")
         for position, name in enumerate(commands)
     }
     waiting, running = [list(lane) for lane in LANES], dict[str, subprocess.Popen[bytes]]()
@@ -108,13 +138,12 @@ def _train(commands: Mapping[str, list[str]], runs: Mapping[str, Path], steps: i
             for lane, names in zip(LANES, waiting, strict=True):
                 if names and not set(lane) & set(running):
                     name = names.pop(0)
-                    bars[name].reset()
+                    bars[name].unpause()
                     running[name] = _start(commands[name], runs[name])
             time.sleep(0.5)
             for name, process in list(running.items()):
                 code = process.poll()
-                bars[name].n = steps if code == 0 else _last_step(runs[name])
-                bars[name].refresh()
+                bars[name].update((steps if code == 0 else _last_step(runs[name])) - bars[name].n)
                 if code is not None:
                     del running[name]
                 if code:
@@ -123,7 +152,7 @@ def _train(commands: Mapping[str, list[str]], runs: Mapping[str, Path], steps: i
                     )
     finally:
         for process in running.values():
-            # It saves its state; the demo continues from there.
+            # It saves its state first; the demo continues from there.
             process.terminate()
             process.wait()
         for bar in bars.values():
@@ -133,7 +162,9 @@ def _train(commands: Mapping[str, list[str]], runs: Mapping[str, Path], steps: i
 def _start(command: Sequence[str], run_dir: Path) -> "subprocess.Popen[bytes]":
     _log(run_dir).parent.mkdir(parents=True, exist_ok=True)
     with open(_log(run_dir), "ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        # In a session of its own: the terminal's Ctrl-C would reach it beside the demo's own signal, and a second
+        # signal means "at once".
+        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 def _log(run_dir: Path) -> Path:
@@ -147,13 +178,3 @@ def _last_step(run_dir: Path) -> int:
     with open(path, newline="") as file:
         steps = [row["step"] for row in csv.DictReader(file) if row["step"].isdigit()]
     return int(steps[-1]) if steps else 0
-
-
-def _summary(runs: list[Path]) -> None:
-    print(f"\n{'policy':<20}{'success':>9}{'95% interval':>16}")
-    for run in map(TrainedRun.open, runs):
-        assert run.evaluation is not None
-        low, high = run.evaluation.interval
-        label = run.header["algorithm"]
-        print(f"{label:<20}{run.evaluation.success_rate:>9.1%}{f'{low:.0%} - {high:.0%}':>16}")
-    print("One training seed and five goals: the intervals resample goals and say nothing about other seeds.")

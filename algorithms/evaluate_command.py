@@ -62,6 +62,8 @@ class Evaluate:
         try:
             if self.video:
                 check_recordable(self.video)
+            if self.paired and runs[0].env_name != runs[1].env_name:
+                raise UserError(f"--paired needs one environment, got {runs[0].env_name} and {runs[1].env_name}")
             results = [self._evaluate(run) for run in runs]
             comparison = paired_comparison(*stack_outcomes(results)) if self.paired else None
             if self.json:

@@ -54,6 +54,11 @@ class EvaluationSettings:
     label: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def starts(self) -> str:
+        """What decides which episodes are played, as text: equal for evaluations that can be compared one by one."""
+        return json.dumps(dataclasses.replace(self, label="", record=None, block_size=1).to_dict(), sort_keys=True)
+
     def blocks(self) -> list[Block]:
         """The units of work, the same for every number of workers."""
         quota, size = self.episodes_per_task, self.block_size
@@ -244,7 +249,7 @@ def stack_outcomes(results: Sequence[EvaluationResult]) -> np.ndarray:
     """
     if not results:
         raise ValueError("results: expected at least one, got none")
-    first, *others = (dataclasses.replace(r.settings, label="", record=None, block_size=1) for r in results)
+    first, *others = (result.settings.starts for result in results)
     for other in others:
         if other != first:
             raise ValueError(f"results: expected evaluations on the same starts, got {first} and {other}")

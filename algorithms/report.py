@@ -14,6 +14,7 @@ import tyro
 
 import nfkern
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
+from nfkern.algorithms.datasets.recipes import data_name
 from nfkern.algorithms.evaluation_result import EvaluationResult, stack_outcomes
 from nfkern.algorithms.runs import latest_checkpoint
 from nfkern.algorithms.statistics import paired_comparison, success_interval
@@ -51,13 +52,12 @@ class Report:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's folder, its settings, and the evaluation of its newest checkpoint, if there is one."""
+    """A run's folder, its settings, its newest checkpoint, and that checkpoint's evaluations by what they asked for."""
 
     path: Path
     header: dict[str, Any]
     checkpoint: Path
-    evaluation: EvaluationResult | None
-    evaluation_path: Path | None
+    evaluations: dict[str, tuple[EvaluationResult, Path]]
 
     @classmethod
     def open(cls, path: Path) -> "TrainedRun":
@@ -67,37 +67,56 @@ class TrainedRun:
             UserError: the folder is no run, or has no checkpoint.
         """
         checkpoint = latest_checkpoint(path)
-        found = sorted((path / "evaluations").glob(f"{checkpoint.name}-*.json"))
-        evaluation = EvaluationResult.load(found[0]) if found else None
-        return cls(path, read_json(path / "config.json"), checkpoint, evaluation, found[0] if found else None)
+        evaluations = {}
+        for file in sorted((path / "evaluations").glob(f"{checkpoint.name}-*.json")):
+            result = EvaluationResult.load(file)
+            evaluations[result.settings.starts] = (result, file)
+        return cls(path, read_json(path / "config.json"), checkpoint, evaluations)
+
+    @property
+    def group(self) -> str:
+        """Everything but the seed: runs that agree in it are training seeds of one algorithm."""
+        keys = ("env_name", "algorithm", "config", "dataset")
+        return json.dumps([self.checkpoint.name, *(self.header.get(key) for key in keys)], sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one algorithm on one environment that differ only in their seed."""
+    """Runs of one algorithm on one environment that differ only in their seed, and their common evaluation."""
 
     env_name: str
     label: str
     runs: list[TrainedRun]
+    starts: str | None
 
     @property
     def evaluations(self) -> list[EvaluationResult]:
-        """Those of the runs that have one."""
-        return [run.evaluation for run in self.runs if run.evaluation is not None]
+        """One for each run, on the same starts; empty if the report's runs have none in common."""
+        return [] if self.starts is None else [run.evaluations[self.starts][0] for run in self.runs]
 
 
 def group_runs(runs: list[TrainedRun]) -> list[Group]:
     """Group by everything but the seed, in the order given; equal names are told apart by their folders."""
-    members: dict[str, list[TrainedRun]] = {}
+    members: dict[str, dict[int, TrainedRun]] = {}
     for run in runs:
-        key = json.dumps([run.header["env_name"], run.header["algorithm"], run.header["config"]], sort_keys=True)
-        members.setdefault(key, []).append(run)
-    names = [(group[0].header["env_name"], group[0].header["algorithm"]) for group in members.values()]
+        members.setdefault(run.group, {})[run.header["seed"]] = run
+    firsts = [next(iter(group.values())) for group in members.values()]
+    names = [(run.header["env_name"], run.header["algorithm"]) for run in firsts]
     groups = []
     for (env_name, algorithm), group in zip(names, members.values(), strict=True):
-        unique = names.count((env_name, algorithm)) == 1
-        groups.append(Group(env_name, algorithm if unique else f"{algorithm} ({group[0].path})", group))
+        here = list(group.values())
+        label = algorithm if names.count((env_name, algorithm)) == 1 else f"{algorithm} ({here[0].path})"
+        groups.append(
+            Group(env_name, label, here, _common_starts([r for r in runs if r.header["env_name"] == env_name]))
+        )
     return groups
+
+
+def _common_starts(runs: list[TrainedRun]) -> str | None:
+    """Of the evaluations that all runs have, the one with the most episodes."""
+    common = set.intersection(*(set(run.evaluations) for run in runs))
+    results = runs[0].evaluations
+    return max(common, key=lambda key: (results[key][0].settings.episodes_per_task, key), default=None)
 
 
 def to_html(groups: list[Group], dataset_dir: Path) -> str:
@@ -113,13 +132,14 @@ def to_html(groups: list[Group], dataset_dir: Path) -> str:
 
 
 def _success(groups: list[Group]) -> str:
-    evaluated = [group for group in groups if group.evaluations]
-    if not evaluated:
-        return "<p>No run here has been evaluated yet: <code>nfkern eval RUN</code>.</p>"
-    first = evaluated[0].evaluations[0]
+    if not groups[0].evaluations:
+        missing = ", ".join(str(run.path) for group in groups for run in group.runs)
+        text = f"The newest checkpoints of these runs have no evaluation in common: nfkern eval {missing}"
+        return f"<p>{escape(text)}</p>"
+    first = groups[0].evaluations[0]
     names = [f"goal {task}" for task in first.task_names]
     rows = []
-    for group in evaluated:
+    for group in groups:
         outcomes = stack_outcomes(group.evaluations)
         low, high = success_interval(outcomes)
         per_goal = [f"{rate:.0%}" for rate in outcomes.mean((0, 2))]
@@ -131,40 +151,37 @@ def _success(groups: list[Group]) -> str:
         "episodes would be far too narrow."
     )
     head = ["policy", "seeds", "success", "interval", *names]
-    return f"{table(head, rows)}<p>{note}</p>{_verdicts(evaluated)}"
+    return f"{table(head, rows)}<p>{note}</p>{_verdicts(groups)}"
 
 
 def _verdicts(groups: list[Group]) -> str:
-    """What the data support, pair by pair."""
+    """What the data support, pair by pair; an order only where the interval and McNemar's test agree."""
     sentences = []
     for first, second in combinations(groups, 2):
-        if len(first.evaluations) != len(second.evaluations):
+        outcomes = [stack_outcomes(group.evaluations) for group in (first, second)]
+        if outcomes[0].shape != outcomes[1].shape or outcomes[0].shape[:2] == (1, 1):
             continue
-        try:
-            result = paired_comparison(stack_outcomes(first.evaluations), stack_outcomes(second.evaluations))
-        except ValueError:
-            # Evaluations on other starts, or of one goal only, support no comparison.
-            continue
+        result = paired_comparison(*outcomes)
         low, high = result.interval
-        if low > 0 or high < 0:
-            better = first.label if low > 0 else second.label
-            verdict = f"{better} is ahead"
-        else:
-            verdict = "these data do not tell which is better"
-        if len(first.evaluations) == 1:
-            verdict += " (one training seed each: policies are compared, not algorithms)"
+        verdict = "these data do not tell which is better"
+        if result.decided:
+            verdict = f"{(first if result.difference > 0 else second).label} is ahead"
+        if len(first.runs) == 1:
+            verdict += " (one training seed each: two policies are compared, not two algorithms)"
         sentences.append(
-            f"<li>{escape(first.label)} minus {escape(second.label)}: {result.difference:+.1%}, "
-            f"interval {low:+.0%} to {high:+.0%}: {verdict}.</li>"
+            f"<li>{escape(first.label)} minus {escape(second.label)}: {result.difference:+.1%}, interval {low:+.0%} to "
+            f"{high:+.0%}, exact McNemar p = {result.p_value:.2g}: {escape(verdict)}.</li>"
         )
     return f"<ul>{''.join(sentences)}</ul>" if sentences else ""
 
 
 def _provenance(groups: list[Group], dataset_dir: Path) -> str:
-    manifest = dataset_dir.expanduser() / f"{groups[0].env_name}.json"
-    if not manifest.exists():
-        return ""
-    values = read_json(manifest)
+    name = data_name(groups[0].env_name)
+    manifest = dataset_dir.expanduser() / f"{name}.json"
+    values = read_json(manifest) if manifest.exists() else {}
+    digests = {group.runs[0].header.get("dataset") for group in groups}
+    if digests != {values.get("sha256", {}).get(f"{name}.npz")}:
+        return "<p>The data that these runs were trained on are not those in the dataset folder.</p>"
     parts = [f"Data: {values['origin']}"]
     if parameters := values.get("parameters"):
         length = parameters["recipe"]["episode_rows"] - 1

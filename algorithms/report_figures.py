@@ -41,8 +41,8 @@ def learning_curves(groups: "Sequence[Group]") -> bytes | None:
             if len(evaluations) > 1:
                 twin = axis.twinx()
                 steps = [int(row["step"]) for row in evaluations]
-                twin.plot(steps, [float(row["evaluation/success"]) for row in evaluations], "k.--", label="success")
-                twin.set_ylim(0, 1)
+                twin.plot(steps, [float(row["evaluation/success"]) for row in evaluations], "k.--")
+                twin.set(ylim=(0, 1), ylabel="success (dashed)")
         axis.set(title=group.label, xlabel="gradient steps", ylabel="loss")
         axis.legend(frameon=False)
     return _png(figure)
@@ -83,14 +83,13 @@ def _two_sidedness(actions: np.ndarray) -> np.ndarray:
 
 def paths(groups: "Sequence[Group]", episodes: int = 10) -> bytes | None:
     """Recorded paths in the maze, a row for each group and a column for each goal; None without recordings."""
-    recorded = [
-        (group, run.evaluation_path.with_suffix(".npz"))
-        for group in groups
-        for run in group.runs[:1]
-        if run.evaluation_path is not None and run.evaluation_path.with_suffix(".npz").exists()
-    ]
-    walls = _walls(groups[0].env_name)
-    if not recorded or walls is None:
+    recorded = []
+    for group in groups:
+        file = group.runs[0].evaluations[group.starts][1].with_suffix(".npz") if group.starts is not None else None
+        if file is not None and file.exists():
+            recorded.append((group, file))
+    walls = _walls(groups[0].env_name) if recorded else None
+    if walls is None:
         return None
     first = np.load(recorded[0][1])
     tasks = np.unique(first["task_ids"])

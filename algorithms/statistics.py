@@ -185,6 +185,9 @@ def paired_comparison(
     first_only, second_only = int(np.sum(a > b)), int(np.sum(b > a))
     discordant = first_only + second_only
     p_value = scipy.stats.binomtest(first_only, discordant, 0.5).pvalue if discordant else 1.0
+    if a.shape[:2] == (1, 1):
+        # One goal and one seed leave no clusters to resample: episodes are independent then, and are resampled.
+        a, b = a.swapaxes(1, 2), b.swapaxes(1, 2)
     interval = cluster_interval(a - b, confidence=confidence, resamples=resamples, seed=seed)
     return PairedComparison(float(np.mean(a - b)), interval, first_only, second_only, float(p_value))
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import nfkern
 from nfkern.algorithms.agents import AGENTS
@@ -32,6 +31,7 @@ from nfkern.algorithms.runs import (
 )
 from nfkern.checkpoint import read_json, write_json
 from nfkern.errors import UserError
+from nfkern.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -165,15 +165,7 @@ def _loop(
     log: MetricLog,
 ) -> None:
     steps, clock = agent.config.steps, time.perf_counter()
-    bar = tqdm(
-        total=steps,
-        initial=step,
-        desc=agent.name,
-        unit="step",
-        dynamic_ncols=True,
-        disable=settings.quiet,
-        mininterval=1,
-    )
+    bar = progress_bar(total=steps, initial=step, desc=agent.name, unit="step", disable=settings.quiet)
 
     def save() -> None:
         states = {name: sampler.state_dict() for name, sampler in samplers.items()}

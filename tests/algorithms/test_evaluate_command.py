@@ -1,6 +1,4 @@
 import json
-import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -20,21 +18,15 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         loaded.append(checkpoint)
         return StraightToGoal(noise=float((checkpoint / "agent.safetensors").read_text()))
 
-    def latest_checkpoint(run: Path) -> Path:
-        return max((run / "checkpoints").iterdir(), key=lambda path: int(path.name))
-
-    agents, runs = types.ModuleType("agents"), types.ModuleType("runs")
-    agents.load_agent = load_agent  # type: ignore[attr-defined]
-    runs.latest_checkpoint = latest_checkpoint  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "nfkern.algorithms.agents", agents)
-    monkeypatch.setitem(sys.modules, "nfkern.algorithms.runs", runs)
+    monkeypatch.setattr("nfkern.algorithms.agents.load_agent", load_agent)
     return loaded
 
 
 def make_run(path: Path, noise: float = 0.3, seed: int = 0) -> Path:
-    for step in ("900", "1000"):
+    for step in ("00000900", "00001000"):
         (path / "checkpoints" / step).mkdir(parents=True)
         (path / "checkpoints" / step / "agent.safetensors").write_text(str(noise))
+        (path / "checkpoints" / step / "config.json").write_text('{"algorithm": "nf_gcbc"}')
     config = {
         "env_name": "pointmaze-medium-navigate-v0",
         "algorithm": "nf_gcbc",
@@ -55,12 +47,12 @@ def test_prints_a_row_per_goal_and_stores_the_result(
     run = make_run(tmp_path / "run")
     assert short(run, trajectories=True).run() == 0
     printed = capsys.readouterr().out
-    assert "step 1000: pointmaze-medium-navigate-v0, 2 episodes per goal" in printed
+    assert "step 00001000: pointmaze-medium-navigate-v0, 2 episodes per goal" in printed
     assert printed.count("0/2") == 5
     assert printed.count("0.0 - 65.8") == 5, "Wilson's interval of 0 in 2"
     assert printed.count("0.0 - 43.4") == 1, "and of 0 in 5 goals"
-    assert sorted(p.name for p in (run / "evaluations").iterdir()) == ["1000-0.json", "1000-0.npz"]
-    result = EvaluationResult.load(run / "evaluations" / "1000-0.json")
+    assert sorted(p.name for p in (run / "evaluations").iterdir()) == ["00001000-0.json", "00001000-0.npz"]
+    result = EvaluationResult.load(run / "evaluations" / "00001000-0.json")
     assert len(result.episodes) == 10
 
     assert short(run).run() == 0
@@ -105,7 +97,7 @@ def test_an_interrupt_says_how_to_go_on(
     assert len(list((run / "evaluations").glob("*.progress.jsonl"))) == 1
     assert short(run).run() == 0
     assert decisions == 70 + 3 * 30, "two of five goals were finished before the interrupt"
-    assert [path.name for path in (run / "evaluations").iterdir()] == ["1000-0.json"]
+    assert [path.name for path in (run / "evaluations").iterdir()] == ["00001000-0.json"]
 
 
 @pytest.mark.parametrize(

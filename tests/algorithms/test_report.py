@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -66,8 +67,7 @@ def test_the_page_is_whole(runs, point_maze_dir, tmp_path, capsys):  # noqa: F81
     assert len(tags.images) == 3
     for image in tags.images:
         assert base64.b64decode(image.split(",")[1]).startswith(b"\x89PNG")
-    success = TrainedRun.open(runs[0]).evaluation.success_rate
-    other = TrainedRun.open(runs[1]).evaluation.success_rate
+    success, other = (group_runs([TrainedRun.open(path)])[0].evaluations[0].success_rate for path in runs[:2])
     row = re.search(r"<tr><td>nf_gcbc</td><td>(\d)</td><td>([\d.]+)%</td>", text)
     assert row.groups() == ("2", f"{50 * (success + other):.1f}")
     assert "nf_gcbc minus gaussian_gcbc" in text
@@ -77,7 +77,8 @@ def test_the_page_is_whole(runs, point_maze_dir, tmp_path, capsys):  # noqa: F81
 
 @pytest.mark.slow
 def test_runs_are_grouped_by_everything_but_the_seed(runs):
-    groups = group_runs([TrainedRun.open(path) for path in runs])
+    # Naming a run twice makes no second seed of it.
+    groups = group_runs([TrainedRun.open(path) for path in [*runs, runs[0]]])
     assert [(group.label, len(group.runs)) for group in groups] == [("nf_gcbc", 2), ("gaussian_gcbc", 2)]
 
 
@@ -90,9 +91,25 @@ def test_a_page_without_evaluations_or_data_says_so(point_maze_dir, tmp_path, ca
     run = train("gaussian_gcbc", config, settings)
     assert Report((run,), out=tmp_path / "page.html", dataset_dir=tmp_path).run() == 0
     text = (tmp_path / "page.html").read_text()
-    assert "No run here has been evaluated yet" in text
+    assert "have no evaluation in common: nfkern eval" in text
     assert "Left out: there is no dataset file" in text
     assert "left out: there is no dataset file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_only_evaluations_on_the_same_starts_are_compared(runs, point_maze_dir, tmp_path):  # noqa: F811
+    Evaluate((runs[0],), episodes_per_task=3, max_episode_steps=10, seed=7).run()
+    everything = group_runs([TrainedRun.open(path) for path in runs])
+    assert {result.settings.seed for group in everything for result in group.evaluations} == {0}
+    alone = group_runs([TrainedRun.open(runs[0])])
+    assert alone[0].evaluations[0].settings.episodes_per_task == 3
+    shutil.copytree(runs[2], tmp_path / "other")
+    shutil.rmtree(tmp_path / "other" / "evaluations")
+    Evaluate((tmp_path / "other",), episodes_per_task=2, max_episode_steps=10, seed=3).run()
+    Report((runs[0], tmp_path / "other"), out=tmp_path / "page.html", dataset_dir=point_maze_dir).run()
+    text = (tmp_path / "page.html").read_text()
+    assert "have no evaluation in common" in text
+    assert "minus" not in text
 
 
 def test_what_is_no_run_is_named(tmp_path):

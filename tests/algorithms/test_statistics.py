@@ -129,3 +129,37 @@ def test_interquartile_mean_drops_the_outer_quarters() -> None:
     assert interquartile_mean(np.array([[100.0, 3, 4, 5], [6, -50, 200, -7]])) == 4.5
     with pytest.raises(ValueError, match="scores"):
         interquartile_mean(np.array([]))
+
+
+def test_success_intervals_are_not_overconfident_near_the_ends():
+    """Most goals near 1, a rare one near 0: where the goals seen agree, another one may not."""
+    rng = np.random.default_rng(0)
+    for seeds in (1, 3):
+        covered = 0
+        for _ in range(60):
+            rates = np.where(rng.random(5) < 1 / 8, 0.2, 0.98)
+            outcomes = rng.random((seeds, 5, 50)) < rates[:, None]
+            low, high = success_interval(outcomes)
+            covered += low <= 0.98 * 7 / 8 + 0.2 / 8 <= high
+        assert covered >= 0.88 * 60
+    all_but_one = np.ones((5, 50))
+    all_but_one[0, 0] = 0
+    assert success_interval(all_but_one).low == pytest.approx(success_interval(np.ones((5, 50))).low, abs=0.05)
+
+
+def test_a_paired_order_needs_interval_and_test_to_agree():
+    first, second = np.zeros((1, 5, 21)), np.zeros((1, 5, 21))
+    first[:, :, :11], second[:, :, 11:] = 1, 1
+    result = paired_comparison(first, second)
+    assert result.interval.low > 0
+    assert result.p_value > 0.5
+    assert not result.decided
+    clear = paired_comparison(np.ones((1, 5, 20)), np.zeros((1, 5, 20)))
+    assert clear.decided
+
+
+def test_one_goal_and_one_seed_can_be_compared():
+    rng = np.random.default_rng(0)
+    result = paired_comparison(rng.random((1, 1, 50)) < 0.8, rng.random((1, 1, 50)) < 0.3)
+    assert result.interval.low > 0
+    assert result.decided

@@ -1,0 +1,12 @@
+"""One look for all progress bars."""
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress_bar(**options: Any) -> "tqdm[Any]":
+    """Tqdm's bar, drawn once a second on a terminal and once in half a minute elsewhere, such as in a log file."""
+    interval = 1.0 if sys.stderr.isatty() else 30.0
+    return tqdm(dynamic_ncols=True, mininterval=interval, maxinterval=2 * interval, **options)
