@@ -107,7 +107,7 @@ class List:
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare two files of records; exit code 1 if something became slower or stopped working.
+    """Compare two files of records; exit code 1 if something became slower, stopped working or is missing.
 
     A change counts if the medians differ by more than the threshold and lie outside each other's 10 to 90 % band.
     """
@@ -118,6 +118,8 @@ class Compare:
     """File of the later records."""
     threshold: float = 0.1
     """Relative change of the median that is ignored."""
+    allow_missing: bool = False
+    """Accept rows that only the earlier file has."""
 
     def run(self) -> int:
         """Print the changes; 0, or 1 if there is a regression."""
@@ -135,8 +137,10 @@ class Compare:
         for change in changes:
             print(_describe(change))
         regressions = sum(change.regression for change in changes)
-        print(f"{len(changes)} rows compared, {regressions} regressions")
-        return 1 if regressions else 0
+        missing = sum(change.verdict == "missing" for change in changes)
+        new = sum(change.verdict == "new" for change in changes)
+        print(f"{len(changes) - missing - new} rows compared, {regressions} regressions; {missing} missing, {new} new")
+        return 1 if regressions or (missing and not self.allow_missing) else 0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,10 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 ok, 1 a check failed, 2 usage, 130 interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that knows no block characters still gets the rest.
+            stream.reconfigure(errors="replace")
     if args[:1] == ["--version"]:
         print(f"nfkern {nfkern.__version__}")
         return 0

@@ -147,6 +147,9 @@ class Info:
         """Print the description."""
         from .summary import describe, solved_shares
 
+        if self.plot is not None and self.plot.suffix not in (".png", ".pdf", ".svg"):
+            raise UserError(f"--plot: expected a .png, .pdf or .svg file, got {self.plot}")
+
         name = data_name(self.name)
         files = DatasetFiles(self.dataset_dir.expanduser(), name)
         splits = {
@@ -160,6 +163,8 @@ class Info:
             shares = solved_shares(name, splits["train"])
             tasks = ", ".join(f"task {task} {share:.1%}" for task, share in enumerate(shares, start=1))
             print(f"\nepisodes that pass through the goal of: {tasks}")
+        else:
+            print("\nsuccess: the data store none; --tasks counts the episodes that pass through each evaluation goal")
         if self.plot is not None:
             _require("matplotlib", "log")
             from .plots import save_plot

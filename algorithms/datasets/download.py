@@ -68,6 +68,7 @@ def download(
         UserError: If the files cannot be fetched, are damaged, or others are in the way.
     """
     transfer = transfer or Transfer()
+    _check(transfer)
     files = DatasetFiles(directory, name)
     directory.mkdir(parents=True, exist_ok=True)
     existing = Manifest.read(files.manifest)
@@ -89,6 +90,16 @@ def download(
     manifest = Manifest(name, "downloaded", checksums, source=transfer.mirror, note="The published data.")
     manifest.write(files.manifest)
     return manifest
+
+
+def _check(transfer: Transfer) -> None:
+    if not transfer.mirror.startswith(("http://", "https://")):
+        raise UserError(f"--mirror: expected an address that begins with https:// or http://, got {transfer.mirror!r}")
+    if transfer.timeout <= 0 or transfer.retries < 1:
+        raise UserError(
+            f"--timeout, --retries: expected more than 0 seconds and at least 1 attempt, got {transfer.timeout} and "
+            f"{transfer.retries}"
+        )
 
 
 def _fetch_checked(session: requests.Session, path: Path, transfer: Transfer, sha256: str | None) -> None:

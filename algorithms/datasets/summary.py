@@ -71,7 +71,10 @@ def _split_line(split: str, dataset: TransitionDataset, size: int) -> str:
 
 
 def bars(values: np.ndarray, bins: int = 16) -> str:
-    """Return a histogram of a vector as a line of block characters."""
+    """Return a histogram of a vector's finite values as a line of block characters; damage is told by `verify`."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return "no finite value"
     counts, _ = np.histogram(values, bins)
     # Rounded up, so that only an empty bin is blank.
     heights = np.ceil(counts / counts.max() * (len(BARS) - 1)).astype(int)

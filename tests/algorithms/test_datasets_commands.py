@@ -136,3 +136,8 @@ def test_commands_parse():
     parsed = tyro.cli(Generate, args=[POINT_MAZE, "--transitions", "5", "--seed", "3", "--workers", "2", "--overwrite"])
     assert parsed == Generate(POINT_MAZE, transitions=5, seed=3, workers=2, overwrite=True)
     assert tyro.cli(Info, args=[POINT_MAZE, "--every-dimension"]).every_dimension
+
+
+def test_histograms_survive_damaged_values():
+    assert len(bars(np.array([0.0, np.nan, 1.0, np.inf]))) == 16
+    assert bars(np.array([np.nan])) == "no finite value"

@@ -172,3 +172,12 @@ def test_without_network_the_error_names_local_generation(tmp_path, monkeypatch)
 def test_command_prints_the_checksums(server, tmp_path, capsys):
     assert Download(NAME, tmp_path / "data", mirror=server.address).run() == 0
     assert sha256_of(server.folder / f"{NAME}-val.npz") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "transfer", [Transfer(mirror="nonsense"), Transfer(mirror="ftp://x"), Transfer(timeout=0), Transfer(retries=0)]
+)
+def test_settings_that_cannot_work_are_named(transfer, tmp_path):
+    with pytest.raises(UserError, match=r"--(mirror|timeout, --retries): expected"):
+        download("pointmaze-medium-navigate-v0", tmp_path, transfer)
+    assert not any(tmp_path.iterdir())

@@ -158,3 +158,11 @@ def test_tolerance_follows_precision_and_the_reference_error():
     assert gate.tolerance(exact, single, gate.EPSILON["fp32"]) == pytest.approx(8 * 2**-23)
     assert gate.tolerance(exact, single, gate.EPSILON["bf16"], terms=4) == pytest.approx(16 * 2**-7)
     assert gate.tolerance(exact, single + 0.5, 0.0) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("precision", list(gate.EPSILON))
+@pytest.mark.parametrize("terms", [1, 256, 4096, 1 << 20])
+def test_zeros_are_refused_in_every_precision(precision, terms):
+    exact = torch.randn(1000, dtype=torch.float64)
+    zeros = torch.zeros(1000)
+    assert gate.disagreement("gradient", zeros, exact, exact.float(), gate.EPSILON[precision], terms) is not None

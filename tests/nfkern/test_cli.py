@@ -63,7 +63,11 @@ def test_bad_settings_are_usage_errors(capsys):
 
 @pytest.mark.parametrize(
     ("error", "code", "message"),
-    [(UserError("no such thing"), 1, "no such thing"), (KeyboardInterrupt(), 130, "interrupted")],
+    [
+        (UserError("no such thing"), 1, "no such thing"),
+        (PermissionError(13, "Permission denied", "/proc/x"), 1, "[Errno 13] Permission denied: '/proc/x'"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
 )
 def test_errors_take_one_line(error, code, message, monkeypatch, capsys):
     @dataclasses.dataclass
