@@ -157,7 +157,8 @@ def test_tolerance_follows_precision_and_the_reference_error():
     single = exact.float()
     assert gate.tolerance(exact, single, gate.EPSILON["fp32"]) == pytest.approx(8 * 2**-23)
     assert gate.tolerance(exact, single, gate.EPSILON["bf16"], terms=4) == pytest.approx(16 * 2**-7)
-    assert gate.tolerance(exact, single + 0.5, 0.0) == pytest.approx(1.0)
+    assert gate.tolerance(exact, single + 0.05, 0.0) == pytest.approx(0.1)
+    assert gate.tolerance(exact, single + 0.5, 0.0) == pytest.approx(gate.CAP * 2)
 
 
 @pytest.mark.parametrize("precision", list(gate.EPSILON))
