@@ -146,6 +146,7 @@ def _train(commands: Mapping[str, list[str]], runs: Mapping[str, Path], steps: i
                 bars[name].update((steps if code == 0 else _last_step(runs[name])) - bars[name].n)
                 if code is not None:
                     del running[name]
+                    bars[name].close()
                 if code:
                     raise UserError(
                         f"training {name} failed (exit code {code}):\n{_log(runs[name]).read_text()[-2000:]}"
