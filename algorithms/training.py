@@ -1,15 +1,10 @@
 """The one training loop of the offline agents."""
 
-import contextlib
 import json
 import platform
-import signal
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -20,6 +15,7 @@ from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.behavioral_cloning import BehavioralCloning, BehavioralCloningConfig
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR, BatchSampler, TransitionDataset
 from nfkern.algorithms.datasets.recipes import data_name
+from nfkern.algorithms.interrupts import deferred_signals
 from nfkern.algorithms.metrics import MetricLog
 from nfkern.algorithms.runs import (
     checkpoint_label,
@@ -171,7 +167,7 @@ def _loop(
         states = {name: sampler.state_dict() for name, sampler in samplers.items()}
         save_checkpoint(run_dir, step, agent, states, settings.keep_checkpoints)
 
-    with bar, _deferred_signals() as signals:
+    with bar, deferred_signals() as signals:
         since, since_step = clock, step
         while True:
             if _evaluation_due(step, run_dir, settings, steps):
@@ -280,40 +276,3 @@ def _dataset_digest(settings: RunSettings) -> str | None:
     name = data_name(settings.env_name)
     manifest = settings.dataset_dir.expanduser() / f"{name}.json"
     return read_json(manifest)["sha256"].get(f"{name}.npz") if manifest.exists() else None
-
-
-class _Signals:
-    """SIGINT and SIGTERM, remembered until a step is complete."""
-
-    def __init__(self) -> None:
-        self.received = False
-        self._immediate = False
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        if self._immediate or self.received:
-            raise KeyboardInterrupt
-        self.received = True
-
-    @contextlib.contextmanager
-    def immediate(self) -> Iterator[None]:
-        """Let a signal through at once: for a part whose loss costs nothing."""
-        self._immediate = True
-        try:
-            yield
-        finally:
-            self._immediate = False
-
-
-@contextlib.contextmanager
-def _deferred_signals() -> Iterator[_Signals]:
-    signals = _Signals()
-    if threading.current_thread() is not threading.main_thread():
-        # Python delivers signals to the main thread only: whoever runs this elsewhere handles them there.
-        yield signals
-        return
-    before = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -18,7 +18,7 @@ one thread first, since a second core adds little to any variant):
   transitions a second on one core. Measured: not yet.
 """
 
-from nfkern.bench.baselines import compiled, eager, sampling, stacked
+from nfkern.bench.baselines import compiled, eager, eager_plu_once, sampling, stacked
 from nfkern.bench.cases import BATCHES
 from nfkern.bench.data_works import DataSampling
 from nfkern.bench.declarations import Benchmark, Variant, Work
@@ -30,6 +30,7 @@ VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
         Variant("eager", "naive flow, a module per block, eager PyTorch", eager.BUILDERS),
+        Variant("eager_plu_once", "the naive flow, matrices composed beforehand", eager_plu_once.BUILDERS),
         Variant("eager_compile", "the naive flow under torch.compile", compiled.EAGER_BUILDERS, compiles=True),
         Variant(
             "reference_compile", "the stacked reference under torch.compile", compiled.REFERENCE_BUILDERS, compiles=True
@@ -40,30 +41,35 @@ VARIANTS: dict[str, Variant] = {
 }
 
 _UNCOMPILED = ("eager", "nfkern")
-_FLOWS = ("eager", "eager_compile", "reference_compile", "nfkern")
+_ACTING = ("eager", "eager_plu_once", "nfkern")
+_FLOWS = ("eager", "eager_plu_once", "eager_compile", "reference_compile", "nfkern")
+_TRAINING = ("eager", "eager_compile", "reference_compile", "nfkern")
 _SAMPLERS = ("row_loop", "nfkern")
-_FLOW_WORKS = tuple(work.name for work in FLOW_WORKS)
+_INFERENCE = tuple(work.name for work in FLOW_WORKS if work.name != "training_step")
 
 # Compiling one variant of a row takes 10-60 s (2026-11, two cores): the quick suite has two such rows.
 _QUICK = (
     Benchmark("inverse", ("ogbench",), (1,), _FLOWS, threads=("one",)),
-    Benchmark("inverse", ("ogbench",), (256,), _UNCOMPILED),
-    Benchmark("log_prob", ("ogbench",), (1, 256), _UNCOMPILED),
-    Benchmark("denoised_action", ("ogbench",), (1, 256), _UNCOMPILED),
-    Benchmark("training_step", ("ogbench",), (256,), _FLOWS, threads=("one",)),
+    Benchmark("inverse", ("ogbench",), (256,), _ACTING),
+    Benchmark("log_prob", ("ogbench",), (1, 256), _ACTING),
+    Benchmark("denoised_action", ("ogbench",), (1, 256), _ACTING),
+    Benchmark("training_step", ("ogbench",), (256,), _TRAINING, threads=("one",)),
     Benchmark("data_sampling", ("synthetic_100k",), (256,), _SAMPLERS, threads=("one",)),
 )
 
 _FULL = (
-    *(Benchmark(work, ("ogbench", "ogbench_jax", "chunked"), BATCHES, _FLOWS) for work in _FLOW_WORKS),
-    *(Benchmark(work, ("ogbench_features_8", "ogbench_features_21"), (1, 256), _UNCOMPILED) for work in _FLOW_WORKS),
+    *(Benchmark(work, ("ogbench", "ogbench_jax", "chunked"), BATCHES, _FLOWS) for work in _INFERENCE),
+    Benchmark("training_step", ("ogbench", "ogbench_jax", "chunked"), BATCHES, _TRAINING),
+    *(Benchmark(work, ("ogbench_features_8", "ogbench_features_21"), (1, 256), _ACTING) for work in _INFERENCE),
+    Benchmark("training_step", ("ogbench_features_8", "ogbench_features_21"), (1, 256), _UNCOMPILED),
     Benchmark("log_prob", ("goal_density",), BATCHES, _FLOWS),
-    Benchmark("training_step", ("goal_density",), BATCHES, _FLOWS),
+    Benchmark("training_step", ("goal_density",), BATCHES, _TRAINING),
     Benchmark("data_sampling", ("synthetic_100k",), (256, 4096), _SAMPLERS, threads=("one",)),
 )
 
 _SMOKE = (
-    *(Benchmark(work, ("tiny",), (1, 4), _UNCOMPILED, threads=("one",)) for work in _FLOW_WORKS),
+    *(Benchmark(work, ("tiny",), (1, 4), _ACTING, threads=("one",)) for work in _INFERENCE),
+    Benchmark("training_step", ("tiny",), (1, 4), _UNCOMPILED, threads=("one",)),
     Benchmark("data_sampling", ("synthetic_tiny",), (16,), _SAMPLERS, threads=("one",)),
 )
 

@@ -220,7 +220,12 @@ def inverse(problem: FlowProblem, dtype: torch.dtype = torch.float32) -> Impleme
 
 def denoised_action(problem: FlowProblem, dtype: torch.dtype = torch.float32) -> Implementation:
     """Inverse, then density, then autograd."""
-    flow = EagerFlow.like(problem.flow, dtype).requires_grad_(False)
+    return Implementation(denoised(EagerFlow.like(problem.flow, dtype)))
+
+
+def denoised(flow: EagerFlow) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The function (noise, context) -> denoised action."""
+    flow.requires_grad_(False)
 
     def act(noise: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         x = flow.to_data(noise, context)[0]
@@ -229,7 +234,7 @@ def denoised_action(problem: FlowProblem, dtype: torch.dtype = torch.float32) ->
             (score,) = torch.autograd.grad(flow.log_prob(x, context).sum(), x)
         return x.detach() + SIGMA**2 * score
 
-    return Implementation(act)
+    return act
 
 
 def training_step(problem: FlowProblem, dtype: torch.dtype = torch.float32) -> Implementation:

@@ -209,6 +209,6 @@ def test_suite_runs_on_pytest_benchmark(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     found = [storage.from_json(item["extra_info"]) for item in json.loads(out.read_text())["benchmarks"]]
     assert {(saved.work, saved.batch, saved.variant) for saved in found} == {
-        ("inverse", batch, variant) for batch in (1, 4) for variant in ("eager", "nfkern")
+        ("inverse", batch, variant) for batch in (1, 4) for variant in ("eager", "eager_plu_once", "nfkern")
     }
     assert all(saved.quantiles.repeats >= 2 for saved in found)

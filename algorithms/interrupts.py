@@ -1,0 +1,47 @@
+"""Signals held back until a gradient step is complete."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+
+class Signals:
+    """SIGINT and SIGTERM, remembered until a step is complete."""
+
+    def __init__(self) -> None:
+        """Nothing received yet."""
+        self.received = False
+        self._immediate = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Remember a signal; a second one, or one in an `immediate` part, interrupts at once."""
+        if self._immediate or self.received:
+            raise KeyboardInterrupt
+        self.received = True
+
+    @contextlib.contextmanager
+    def immediate(self) -> Iterator[None]:
+        """Let a signal through at once: for a part whose loss costs nothing."""
+        self._immediate = True
+        try:
+            yield
+        finally:
+            self._immediate = False
+
+
+@contextlib.contextmanager
+def deferred_signals() -> Iterator[Signals]:
+    """Inside this context, SIGINT and SIGTERM are remembered instead of raised."""
+    signals = Signals()
+    if threading.current_thread() is not threading.main_thread():
+        # Python delivers signals to the main thread only: whoever runs this elsewhere handles them there.
+        yield signals
+        return
+    before = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,42 @@
+"""The naive flow whose matrices were composed beforehand: what a careful user does before acting."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from nfkern.bench.baselines.eager import EagerFlow, Mixing, denoised
+from nfkern.bench.declarations import Implementation
+from nfkern.bench.flow_problem import FlowProblem
+
+
+class FixedMixing(Mixing):
+    """A mixing whose matrix, inverse and log-determinant are constants."""
+
+    @torch.no_grad()
+    def __init__(self, mixing: Mixing) -> None:
+        super().__init__(len(mixing.scale))
+        identity = torch.eye(len(mixing.scale), dtype=mixing.scale.dtype, device=mixing.scale.device)
+        self.matrix, self.log_det = mixing.to_latent(identity)
+        self.inverse, self.inverse_log_det = mixing.to_data(identity)
+
+    def to_latent(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, D) -> (batch, D) and the log-determinant, ()."""
+        return x @ self.matrix, self.log_det
+
+    def to_data(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The inverse of `to_latent`."""
+        return z @ self.inverse, self.inverse_log_det
+
+
+def _flow(problem: FlowProblem) -> EagerFlow:
+    flow = EagerFlow.like(problem.flow)
+    for block in flow.blocks:
+        block.mixing = FixedMixing(block.mixing)
+    return flow
+
+
+BUILDERS: Mapping[str, Callable[[FlowProblem], Implementation]] = {
+    "log_prob": lambda problem: Implementation(_flow(problem).log_prob),
+    "inverse": lambda problem: Implementation(_flow(problem).to_data),
+    "denoised_action": lambda problem: Implementation(denoised(_flow(problem))),
+}
