@@ -75,21 +75,46 @@ def conditioner_backward(
     if not parameter_grads:
         return grad_kept, None, None
     grad_term = grad1.unflatten(1, (groups, kept.shape[0] // max(groups, 1))).sum(2).transpose(0, 1)
-    outer2 = torch.bmm(grad.mT, second.normalized)
-    outer1 = _product(grad2.mT, first.normalized, compute_dtype)
-    sums3, sums2 = grad.sum(1, keepdim=True), grad2.sum(1, keepdim=True)
-    grads = CouplingParameters(
-        input_weight=torch.bmm(grad1.mT, kept.expand(2, *kept.shape)),
-        norm1_weight=(outer1 * p.hidden_weight).sum(1),
-        norm1_bias=torch.bmm(sums2, p.hidden_weight).squeeze(1),
-        hidden_weight=_unfold(outer1, p.norm1_weight, sums2, p.norm1_bias),
-        hidden_bias=sums2.squeeze(1),
-        norm2_weight=(outer2 * p.output_weight).sum(1),
-        norm2_bias=torch.bmm(sums3, p.output_weight).squeeze(1),
-        output_weight=_unfold(outer2, p.norm2_weight, sums3, p.norm2_bias),
-        output_bias=sums3.squeeze(1),
+    grads = parameter_gradients(
+        p,
+        torch.bmm(grad1.mT, kept.expand(2, *kept.shape)),
+        _product(grad2.mT, first.normalized, compute_dtype),
+        torch.bmm(grad.mT, second.normalized),
+        grad2.sum(1, keepdim=True),
+        grad.sum(1, keepdim=True),
     )
     return grad_kept, grad_term, grads
+
+
+def parameter_gradients(
+    p: CouplingParameters,
+    input_grad: torch.Tensor,
+    outer1: torch.Tensor,
+    outer2: torch.Tensor,
+    sums2: torch.Tensor,
+    sums3: torch.Tensor,
+) -> CouplingParameters:
+    """Gradients of the parameters, from those of what each product is taken with.
+
+    Args:
+        p: parameters as `CouplingParameters.shaped` gives them, with any leading dimensions.
+        input_grad: (..., h1, kept), the gradient of input_weight.
+        outer1: (..., h2, h1), gradients of p2 times normalised activations, summed over rows.
+        outer2: (..., transformed, h2), the same of the output.
+        sums2: (..., 1, h2), gradients of p2 summed over rows.
+        sums3: (..., 1, transformed), the same of the output.
+    """
+    return CouplingParameters(
+        input_weight=input_grad,
+        norm1_weight=(outer1 * p.hidden_weight).sum(-2),
+        norm1_bias=torch.matmul(sums2, p.hidden_weight).squeeze(-2),
+        hidden_weight=_unfold(outer1, p.norm1_weight, sums2, p.norm1_bias),
+        hidden_bias=sums2.squeeze(-2),
+        norm2_weight=(outer2 * p.output_weight).sum(-2),
+        norm2_bias=torch.matmul(sums3, p.output_weight).squeeze(-2),
+        output_weight=_unfold(outer2, p.norm2_weight, sums3, p.norm2_bias),
+        output_bias=sums3.squeeze(-2),
+    )
 
 
 def _normalize(preactivation: torch.Tensor, eps: float) -> Normalized:

@@ -22,10 +22,16 @@ class CouplingParameters(NamedTuple):
     output_weight: torch.Tensor  # (blocks, 2, transformed, h2)
     output_bias: torch.Tensor  # (blocks, 2, transformed)
 
+    def shaped(self) -> "CouplingParameters":
+        """Vectors as (..., 1, width), to broadcast over rows; leading dimensions before the blocks may be there."""
+        rank = self.hidden_weight.ndim
+        return CouplingParameters(*(tensor if tensor.ndim == rank else tensor.unsqueeze(-2) for tensor in self))
+
     def blocks(self) -> "list[CouplingParameters]":
-        """The parameters of each block, without the block axis; vectors as (2, 1, width), to broadcast over rows.
+        """The parameters of each block, without the block axis, as `shaped`.
 
         Shaped for all blocks at once, because at batch 1 every view costs as much as a small product.
         """
-        shaped = [tensor if tensor.ndim == 4 else tensor.unsqueeze(2) for tensor in self]
-        return [CouplingParameters(*block) for block in zip(*(tensor.unbind(0) for tensor in shaped), strict=True)]
+        return [
+            CouplingParameters(*block) for block in zip(*(tensor.unbind(0) for tensor in self.shaped()), strict=True)
+        ]

@@ -1,0 +1,268 @@
+"""The coupling flow on a GPU: what is launched, and how. Each function equals its namesake in `reference.py`.
+
+Tensors may have a leading seed dimension; then all of them have it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import triton
+
+from nfkern.kernels.coupling import triton_kernels, triton_step_kernels
+from nfkern.kernels.coupling.parameters import CouplingParameters
+
+Arithmetic = Literal["ieee", "tf32", "half"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a kernel covers its work.
+
+    Attributes:
+        tile: rows of a program.
+        chunk1: K-chunk of the hidden product.
+        chunk2: hidden units of a slice, or of an accumulator where one program does them all.
+        warps: of a program.
+        stages: of the software pipeline over K-chunks.
+    """
+
+    tile: int
+    chunk1: int
+    chunk2: int
+    warps: int
+    stages: int = 2
+
+
+MANY = 1 << 62
+
+# (kernel, arithmetic) -> (rows up to which it is used, launch). Chosen by register budgets, see `nfkern bench
+# resources`; not yet timed on a GPU.
+LAUNCHES: dict[tuple[str, Arithmetic], tuple[tuple[int, Launch], ...]] = {
+    ("flow", "ieee"): ((MANY, Launch(64, 16, 128, 8)),),
+    ("flow", "tf32"): ((MANY, Launch(64, 32, 128, 8)),),
+    ("flow", "half"): ((MANY, Launch(64, 32, 256, 8)),),
+    ("step", "ieee"): ((64, Launch(16, 32, 16, 4)), (1024, Launch(16, 32, 32, 4)), (MANY, Launch(64, 16, 64, 8))),
+    ("step", "tf32"): ((64, Launch(16, 32, 16, 4)), (1024, Launch(16, 32, 32, 4)), (MANY, Launch(64, 32, 64, 8))),
+    ("step", "half"): ((64, Launch(16, 32, 16, 4)), (1024, Launch(16, 32, 32, 4)), (MANY, Launch(64, 32, 64, 4))),
+}
+
+STEP_ROWS = 512
+"""Up to so many rows a map takes one launch a block, with hidden units split over programs; beyond, one in all."""
+
+
+class Problem(NamedTuple):
+    """A call's tensors with their seed dimension, contiguous, and its weights folded."""
+
+    seeds: int
+    rows: int
+    groups: int
+    term: torch.Tensor
+    mixing: torch.Tensor
+    folded: tuple[torch.Tensor, ...]  # input_weight, hidden_weight, hidden_bias, output_weight, output_bias
+    arithmetic: Arithmetic
+    constants: dict[str, Any]  # of the kernels
+    numbers: tuple[float, float]  # norm_eps, scale_bound
+
+    def launch(self, kernel: str) -> Launch:
+        """The launch from the table."""
+        return next(launch for limit, launch in LAUNCHES[kernel, self.arithmetic] if self.rows <= limit)
+
+    def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Uninitialised memory."""
+        return torch.empty(shape, dtype=dtype, device=self.term.device)
+
+    def states(self) -> torch.Tensor:
+        """Memory for a state of every block: (seeds, blocks, rows, features)."""
+        return self.new(self.seeds, self.constants["BLOCKS"], self.rows, self.constants["FEATURES"])
+
+
+def to_latent(x: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
+    """Data to noise; see the reference."""
+    return _map(False, x, *rest)
+
+
+def to_data(z: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
+    """Noise to data; see the reference."""
+    return _map(True, z, *rest)
+
+
+def _map(
+    to_data: bool,
+    x: torch.Tensor,
+    context_term: torch.Tensor,
+    mixing: torch.Tensor,
+    mixing_log_det: torch.Tensor,
+    *rest: Any,
+) -> tuple[torch.Tensor, ...]:
+    p = problem(x, context_term, mixing, *rest)
+    source, log_det_in = seeded(x, 2), seeded(mixing_log_det, 0)
+    if p.rows <= STEP_ROWS:
+        chain = ForwardChain(p, to_data, source, log_det_in)
+        for step in range(p.constants["BLOCKS"] + 1):
+            chain.run(step)
+        return unseeded(x, chain.result, chain.log_det, chain.inputs)
+    result, log_det, inputs = torch.empty_like(source), p.new(*source.shape[:2]), p.states()
+    launch = p.launch("flow")
+    start(
+        triton_kernels.flow_kernel, (triton.cdiv(p.rows, launch.tile), p.seeds),
+        source, p.term, p.mixing, log_det_in, *p.folded, result, log_det, inputs, p.rows, p.groups, *p.numbers,
+        **p.constants, **tiles(launch, p), TO_DATA=to_data,
+    )  # fmt: skip
+    return unseeded(x, result, log_det, inputs)
+
+
+class ForwardChain:
+    """The launches of one direction, a block each; `run` takes them in turn.
+
+    With `save`, each leaves in `hidden` what the derivative of its block needs, until the next one runs.
+    """
+
+    def __init__(
+        self, p: Problem, to_data: bool, source: torch.Tensor, log_det_in: torch.Tensor, save: bool = False
+    ) -> None:
+        self.p, self.to_data, self.source, self.log_det_in, self.save = p, to_data, source, log_det_in, save
+        self.result, self.log_det = torch.empty_like(source), p.new(*source.shape[:2])
+        self.inputs, self.mixed = p.states(), p.states()
+        self.changes = p.new(*self.inputs.shape[:3])
+        self.hidden = Hidden.allocate(p, p.constants["BLOCKS"], 1 if save else 0)
+
+    def run(self, step: int) -> None:
+        """Finish the block before `step` and begin the next."""
+        p, h, blocks = self.p, self.hidden, self.p.constants["BLOCKS"]
+        grid = (triton.cdiv(p.rows, h.launch.tile), 1 if step == blocks else 2 * h.slices, p.seeds)
+        start(
+            triton_step_kernels.forward_step_kernel, grid,
+            self.source, p.term, p.mixing, self.log_det_in, *p.folded, self.inputs, self.mixed, self.changes,
+            self.result, self.log_det, *h.tensors, p.rows, p.groups, *p.numbers, 0, blocks, step,
+            **p.constants, **tiles(h.launch, p), **dependent(p), TO_DATA=self.to_data, CHAIN=True, SAVE=self.save,
+            SLICES=h.slices,
+        )  # fmt: skip
+
+
+class Hidden(NamedTuple):
+    """What the slices of networks leave for each other and for the derivatives."""
+
+    launch: Launch
+    slices: int
+    saved: torch.Tensor  # (seeds, saves, 2, rows, h2) preactivations
+    layer1: torch.Tensor  # (seeds, saves, 2, rows, 2) mean and 1 / deviation
+    outputs: torch.Tensor  # (seeds, slots, 2, slices, rows, transformed) parts of the output
+    sums: torch.Tensor  # (seeds, slots, 2, slices, rows, 2) parts of layer 2's sums of activations and squares
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """As the kernels take them."""
+        return self[2:]
+
+    @classmethod
+    def allocate(cls, p: Problem, slots: int, saves: int) -> "Hidden":
+        """Uninitialised."""
+        launch, width2 = p.launch("step"), p.constants["WIDTH2"]
+        slices = triton.cdiv(width2, min(launch.chunk2, _padded(width2)))
+        return cls(
+            launch,
+            slices,
+            p.new(p.seeds, saves, 2, p.rows, width2),
+            p.new(p.seeds, saves, 2, p.rows, 2),
+            p.new(p.seeds, slots, 2, slices, p.rows, p.constants["FEATURES"] // 2),
+            p.new(p.seeds, slots, 2, slices, p.rows, 2),
+        )
+
+
+def start(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
+    """Launch a kernel: the one place where it happens, so that `nfkern bench resources` can see what would run."""
+    kernel[grid](*args, **options)
+
+
+def problem(
+    x: torch.Tensor,
+    context_term: torch.Tensor,
+    mixing: torch.Tensor,
+    parameters: CouplingParameters,
+    norm_eps: float,
+    scale_bound: float | None,
+    compute_dtype: torch.dtype | None,
+) -> Problem:
+    """Sort a call's arguments; `x` is (rows, features), or has seeds in front as everything else then has."""
+    term = seeded(context_term, 4)
+    features, (width2, width1) = mixing.shape[-1], parameters.hidden_weight.shape[-2:]
+    hidden_dtype = torch.float32 if compute_dtype is None else compute_dtype
+    single = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    constants = {
+        "BLOCKS": mixing.shape[-3],
+        "FEATURES": features,
+        "WIDTH1": width1,
+        "WIDTH2": width2,
+        "KEPT": _padded((features + 1) // 2),
+        "TRANSFORMED": _padded(features // 2),
+        "BOUNDED": scale_bound is not None,
+    }
+    return Problem(
+        seeds=term.shape[0],
+        rows=x.shape[-2],
+        groups=term.shape[1],
+        term=term,
+        mixing=seeded(mixing, 3),
+        folded=_fold(parameters, hidden_dtype),
+        arithmetic="half" if hidden_dtype != torch.float32 else single,  # type: ignore[arg-type]
+        constants=constants,
+        numbers=(norm_eps, 1.0 if scale_bound is None else scale_bound),
+    )
+
+
+def _fold(p: CouplingParameters, hidden_dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """The weights that the kernels take: LayerNorm's own folded into what follows it, rows centred."""
+    hidden = _fold_norm(p.hidden_weight, p.hidden_bias, p.norm1_weight, p.norm1_bias, hidden_dtype)
+    output = _fold_norm(p.output_weight, p.output_bias, p.norm2_weight, p.norm2_bias, torch.float32)
+    return (p.input_weight.contiguous(), *hidden, *output)
+
+
+def _fold_norm(
+    weight: torch.Tensor, bias: torch.Tensor, norm_weight: torch.Tensor, norm_bias: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    outputs, width = weight.shape[-2:]
+    folded = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+    folded_bias = torch.empty(bias.shape, dtype=bias.dtype, device=weight.device)
+    count, padded = bias.numel(), _padded(width)
+    tile = max(1, 2048 // padded)
+    tensors = (tensor.contiguous() for tensor in (weight, bias, norm_weight, norm_bias))
+    start(
+        triton_kernels.fold_kernel, (triton.cdiv(count, tile),), *tensors, folded, folded_bias, count, outputs,
+        WIDTH=width, PADDED=padded, TILE=tile,
+    )  # fmt: skip
+    return folded, folded_bias
+
+
+def tiles(launch: Launch, p: Problem) -> dict[str, Any]:
+    """A launch as the kernels' arguments, cut down to the problem's widths."""
+    return {
+        "TILE": launch.tile,
+        "CHUNK1": min(launch.chunk1, _padded(p.constants["WIDTH1"]), _padded(p.constants["WIDTH2"])),
+        "CHUNK2": min(launch.chunk2, _padded(p.constants["WIDTH2"])),
+        "PRECISION": "ieee" if p.arithmetic == "ieee" else "tf32",
+        "num_warps": launch.warps,
+        "num_stages": launch.stages,
+    }
+
+
+def dependent(p: Problem) -> dict[str, Any]:
+    """Programmatic dependent launch where the hardware has it."""
+    device = p.term.device
+    able = device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 9
+    return {"PDL": able, "launch_pdl": True} if able else {"PDL": False}
+
+
+def _padded(width: int) -> int:
+    """A power of two, at least the 16 that a product wants."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def seeded(tensor: torch.Tensor, rank: int) -> torch.Tensor:
+    """With a seed dimension in front of `rank` others, contiguous."""
+    return (tensor if tensor.ndim > rank else tensor.unsqueeze(0)).contiguous()
+
+
+def unseeded(like: torch.Tensor, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Without the seed dimension if `like`, (rows, D), has none."""
+    return tensors if like.ndim == 3 else tuple(tensor.squeeze(0) for tensor in tensors)
