@@ -20,10 +20,10 @@ from nfkern.kernels.coupling.triton_launch import (
     dependent,
     problem,
     seeded,
-    start,
     tiles,
     unseeded,
 )
+from nfkern.kernels.triton_start import start
 
 SCRATCH_BYTES = 1 << 30
 """A derivative takes so many blocks at a time that its scratch stays below this, but at least one."""

@@ -11,6 +11,7 @@ import triton
 
 from nfkern.kernels.coupling import triton_kernels, triton_step_kernels
 from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.triton_start import padded, start
 
 Arithmetic = Literal["ieee", "tf32", "half"]
 
@@ -159,7 +160,7 @@ class Hidden(NamedTuple):
     def allocate(cls, p: Problem, slots: int, saves: int) -> "Hidden":
         """Uninitialised."""
         launch, width2 = p.launch("step"), p.constants["WIDTH2"]
-        slices = triton.cdiv(width2, min(launch.chunk2, _padded(width2)))
+        slices = triton.cdiv(width2, min(launch.chunk2, padded(width2)))
         return cls(
             launch,
             slices,
@@ -168,11 +169,6 @@ class Hidden(NamedTuple):
             p.new(p.seeds, slots, 2, slices, p.rows, p.constants["FEATURES"] // 2),
             p.new(p.seeds, slots, 2, slices, p.rows, 2),
         )
-
-
-def start(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
-    """Launch a kernel: the one place where it happens, so that `nfkern bench resources` can see what would run."""
-    kernel[grid](*args, **options)
 
 
 def problem(
@@ -194,8 +190,8 @@ def problem(
         "FEATURES": features,
         "WIDTH1": width1,
         "WIDTH2": width2,
-        "KEPT": _padded((features + 1) // 2),
-        "TRANSFORMED": _padded(features // 2),
+        "KEPT": padded((features + 1) // 2),
+        "TRANSFORMED": padded(features // 2),
         "BOUNDED": scale_bound is not None,
     }
     return Problem(
@@ -224,12 +220,12 @@ def _fold_norm(
     outputs, width = weight.shape[-2:]
     folded = torch.empty(weight.shape, dtype=dtype, device=weight.device)
     folded_bias = torch.empty(bias.shape, dtype=bias.dtype, device=weight.device)
-    count, padded = bias.numel(), _padded(width)
-    tile = max(1, 2048 // padded)
+    count = bias.numel()
+    tile = max(1, 2048 // padded(width))
     tensors = (tensor.contiguous() for tensor in (weight, bias, norm_weight, norm_bias))
     start(
         triton_kernels.fold_kernel, (triton.cdiv(count, tile),), *tensors, folded, folded_bias, count, outputs,
-        WIDTH=width, PADDED=padded, TILE=tile,
+        WIDTH=width, PADDED=padded(width), TILE=tile,
     )  # fmt: skip
     return folded, folded_bias
 
@@ -238,8 +234,8 @@ def tiles(launch: Launch, p: Problem) -> dict[str, Any]:
     """A launch as the kernels' arguments, cut down to the problem's widths."""
     return {
         "TILE": launch.tile,
-        "CHUNK1": min(launch.chunk1, _padded(p.constants["WIDTH1"]), _padded(p.constants["WIDTH2"])),
-        "CHUNK2": min(launch.chunk2, _padded(p.constants["WIDTH2"])),
+        "CHUNK1": min(launch.chunk1, padded(p.constants["WIDTH1"]), padded(p.constants["WIDTH2"])),
+        "CHUNK2": min(launch.chunk2, padded(p.constants["WIDTH2"])),
         "PRECISION": "ieee" if p.arithmetic == "ieee" else "tf32",
         "num_warps": launch.warps,
         "num_stages": launch.stages,
@@ -251,11 +247,6 @@ def dependent(p: Problem) -> dict[str, Any]:
     device = p.term.device
     able = device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 9
     return {"PDL": able, "launch_pdl": True} if able else {"PDL": False}
-
-
-def _padded(width: int) -> int:
-    """A power of two, at least the 16 that a product wants."""
-    return max(16, 1 << (width - 1).bit_length())
 
 
 def seeded(tensor: torch.Tensor, rank: int) -> torch.Tensor:
