@@ -4,7 +4,8 @@ Two networks side by side give (log_scale, shift) from the kept features `a` and
 
 .. math:: p_1 = W_1 a + c, \quad p_2 = W_2 \mathrm{LN}_1(\phi(p_1)) + b_2, \quad o = W_3 \mathrm{LN}_2(\phi(p_2)) + b_3
 
-with :math:`\phi` = LeakyReLU(0.01). Only the product with `W_2` may drop precision (`compute_dtype`).
+with :math:`\phi` = LeakyReLU(0.01); of a folded set, LN has no weight and bias. Only the product with `W_2` may drop
+precision (`compute_dtype`).
 """
 
 from typing import NamedTuple
@@ -41,9 +42,9 @@ def conditioner(
     # Copies only where several groups are shared by several rows each.
     term = context_term.reshape(2, rows, p.input_weight.shape[1])
     first = _normalize(torch.baddbmm(term, kept.expand(2, *kept.shape), p.input_weight.mT), norm_eps)
-    scaled = torch.addcmul(p.norm1_bias, first.normalized, p.norm1_weight)
+    scaled = _affine(first.normalized, p.norm1_weight, p.norm1_bias)
     second = _normalize(_product(scaled, p.hidden_weight.mT, compute_dtype, p.hidden_bias), norm_eps)
-    scaled = torch.addcmul(p.norm2_bias, second.normalized, p.norm2_weight)
+    scaled = _affine(second.normalized, p.norm2_weight, p.norm2_bias)
     return torch.baddbmm(p.output_bias, scaled, p.output_weight.mT), (first, second)
 
 
@@ -66,15 +67,17 @@ def conditioner_backward(
     """Gradients of the kept features (rows, kept), the context term (groups, 2, h1) and the parameters.
 
     LayerNorm's weight is folded into the product that follows it, so that its gradients come out of products of
-    weights and never need another pass over the batch.
+    weights and never need another pass over the batch. A folded set's own weights get no gradients.
     """
     p, (first, second) = parameters, layers
-    grad2 = _normalize_backward(torch.bmm(grad, p.output_weight * p.norm2_weight), second)
-    grad1 = _normalize_backward(_product(grad2, p.hidden_weight * p.norm1_weight, compute_dtype), first)
+    grad2 = _normalize_backward(torch.bmm(grad, _scaled(p.output_weight, p.norm2_weight)), second)
+    grad1 = _normalize_backward(_product(grad2, _scaled(p.hidden_weight, p.norm1_weight), compute_dtype), first)
     grad_kept = torch.bmm(grad1, p.input_weight).sum(0)
     if not parameter_grads:
         return grad_kept, None, None
     grad_term = grad1.unflatten(1, (groups, kept.shape[0] // max(groups, 1))).sum(2).transpose(0, 1)
+    if p.folded:
+        return grad_kept, grad_term, None
     grads = parameter_gradients(
         p,
         torch.bmm(grad1.mT, kept.expand(2, *kept.shape)),
@@ -97,13 +100,17 @@ def parameter_gradients(
     """Gradients of the parameters, from those of what each product is taken with.
 
     Args:
-        p: parameters as `CouplingParameters.shaped` gives them, with any leading dimensions.
+        p: parameters, not folded, as `CouplingParameters.shaped` gives them, with any leading dimensions.
         input_grad: (..., h1, kept), the gradient of input_weight.
         outer1: (..., h2, h1), gradients of p2 times normalised activations, summed over rows.
         outer2: (..., transformed, h2), the same of the output.
         sums2: (..., 1, h2), gradients of p2 summed over rows.
         sums3: (..., 1, transformed), the same of the output.
     """
+    if p.norm1_weight is None or p.norm1_bias is None or p.norm2_weight is None or p.norm2_bias is None:
+        raise ValueError(
+            "p: expected LayerNorm's weights and biases, got a folded set, whose weights have no gradients"
+        )
     return CouplingParameters(
         input_weight=input_grad,
         norm1_weight=(outer1 * p.hidden_weight).sum(-2),
@@ -131,6 +138,15 @@ def _normalize_backward(grad: torch.Tensor, layer: Normalized) -> torch.Tensor:
     )[0]
     grad_preactivation: torch.Tensor = aten.leaky_relu_backward(through_norm, layer.activation, NEGATIVE_SLOPE, True)
     return grad_preactivation
+
+
+def _affine(normalized: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor:
+    """LayerNorm's own weight and bias, where they are not folded into the next product."""
+    return normalized if weight is None or bias is None else torch.addcmul(bias, normalized, weight)
+
+
+def _scaled(weight: torch.Tensor, norm_weight: torch.Tensor | None) -> torch.Tensor:
+    return weight if norm_weight is None else weight * norm_weight
 
 
 def _product(

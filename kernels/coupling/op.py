@@ -10,7 +10,8 @@ from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.registry import Op, define, refuse_gradient
 
 _COUNT = len(CouplingParameters._fields)
-_PARAMETERS = ", ".join(f"Tensor {name}" for name in CouplingParameters._fields)
+_NORMS = tuple(name for name in CouplingParameters._fields if name.startswith("norm"))
+_PARAMETERS = ", ".join(f"Tensor{'?' * (name in _NORMS)} {name}" for name in CouplingParameters._fields)
 _SETTINGS = "float norm_eps, float? scale_bound, ScalarType? compute_dtype"
 
 
@@ -39,6 +40,9 @@ def _fake_backward(
     others = (context_term, mixing, *rest[:_COUNT])
     if not rest[-1]:
         return (grad.new_empty(grad.shape), *(grad.new_empty(0) for _ in others))
+    if CouplingParameters(*rest[:_COUNT]).folded:
+        empty = (grad.new_empty(0) for _ in range(_COUNT))
+        return (grad.new_empty(grad.shape), *(other.new_empty(other.shape) for other in others[:2]), *empty)
     return (grad.new_empty(grad.shape), *(other.new_empty(other.shape) for other in others))
 
 
@@ -62,10 +66,15 @@ def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) 
 
     def backward(ctx: Any, grad: torch.Tensor, grad_log_det: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
         parameter_grads = any(ctx.needs_input_grad[1:])
-        grad_x, *rest = backward_op(grad, grad_log_det, *ctx.saved_tensors, *ctx.settings, parameter_grads)
+        saved = ctx.saved_tensors
+        folded = CouplingParameters(*saved[3:]).folded
+        if folded and any(ctx.needs_input_grad[4 : 4 + _COUNT]):
+            raise RuntimeError("nfkern: the weights of a folded coupling flow have no gradients; train it unfolded")
+        grad_x, *rest = backward_op(grad, grad_log_det, *saved, *ctx.settings, parameter_grads)
         if not parameter_grads:
             return (grad_x, *(None for _ in range(3 + _COUNT + 3)))
         grad_term, grad_mixing, *parameters = rest
+        parameters = [None] * _COUNT if folded else parameters
         return grad_x, grad_term, grad_mixing, grad_log_det.sum(), *parameters, None, None, None
 
     return define(
@@ -112,7 +121,7 @@ def to_latent(
             group `r // (rows / groups)`.
         mixing: (blocks, features, features), from `compose`.
         mixing_log_det: (), from `compose`.
-        parameters: the stacked conditioners.
+        parameters: the stacked conditioners, folded or not.
         norm_eps: LayerNorm's epsilon.
         scale_bound: bound of |log_scale|, smooth (tanh); None for none.
         compute_dtype: dtype of the hidden products; None for that of x. Everything else stays in the dtype of x.
@@ -124,7 +133,7 @@ def to_latent(
         ValueError: shapes that do not fit; the message names the argument.
         TypeError: dtypes or devices that differ from those of x.
     """
-    _check(x, context_term, mixing, parameters, "x")
+    _check(x, context_term, mixing, parameters, "x", compute_dtype)
     z, log_det, _ = _to_latent(
         x, context_term, mixing, mixing_log_det, *parameters, norm_eps, scale_bound, compute_dtype
     )
@@ -146,7 +155,7 @@ def to_data(
 
     `inverse_mixing` and `inverse_log_det` come from `compose(..., inverse=True)`.
     """
-    _check(z, context_term, inverse_mixing, parameters, "z")
+    _check(z, context_term, inverse_mixing, parameters, "z", compute_dtype)
     x, log_det, _ = _to_data(
         z, context_term, inverse_mixing, inverse_log_det, *parameters, norm_eps, scale_bound, compute_dtype
     )
@@ -169,7 +178,7 @@ def to_data_with_score(
 
     Arguments and errors as in `to_data`. The base is N(0, I). Not differentiable.
     """
-    _check(z, context_term, mixing, parameters, "z")
+    _check(z, context_term, mixing, parameters, "z", compute_dtype)
     x, log_det, score = _to_data_with_score(
         z, context_term, mixing, inverse_mixing, inverse_log_det, *parameters, norm_eps, scale_bound, compute_dtype
     )
@@ -193,7 +202,7 @@ def score(
     Arguments and errors as in `to_latent`. With `inverted` the flow's map to noise is `to_data`, and `mixing` and
     `mixing_log_det` are its inverses. Not differentiable.
     """
-    _check(x, context_term, mixing, parameters, "x")
+    _check(x, context_term, mixing, parameters, "x", compute_dtype)
     op, backward_op = (_to_data, _to_data_backward) if inverted else (_to_latent, _to_latent_backward)
     settings = (norm_eps, scale_bound, compute_dtype)
     z, log_det, inputs = op(x.detach(), context_term, mixing, mixing_log_det, *parameters, *settings)
@@ -203,7 +212,12 @@ def score(
 
 
 def _check(
-    x: torch.Tensor, context_term: torch.Tensor, mixing: torch.Tensor, parameters: CouplingParameters, name: str
+    x: torch.Tensor,
+    context_term: torch.Tensor,
+    mixing: torch.Tensor,
+    parameters: CouplingParameters,
+    name: str,
+    compute_dtype: torch.dtype | None,
 ) -> None:
     blocks, features = mixing.shape[0], mixing.shape[-1]
     if x.ndim != 2 or x.shape[1] != features:
@@ -220,3 +234,4 @@ def _check(
             raise TypeError(
                 f"{label}: expected {x.dtype} on {x.device} as {name}, got {tensor.dtype} on {tensor.device}"
             )
+    parameters.check(x.dtype, compute_dtype)

@@ -113,7 +113,10 @@ def to_latent_backward(
     compute_dtype: torch.dtype | None,
     parameter_grads: bool,
 ) -> Tensors:
-    """Gradients of x, and with `parameter_grads` of the context term, the mixing matrices and every parameter."""
+    """Gradients of x, and with `parameter_grads` of the context term, the mixing matrices and every parameter.
+
+    Those of a folded set's parameters are empty.
+    """
     terms, collected = expand_context(context_term, grad.shape[0]), list[BlockGrads]()
     for k, block in _reversed(parameters):
         kept, transformed = _split(inputs[k] @ mixing[k])
@@ -146,7 +149,10 @@ def to_data_backward(
     compute_dtype: torch.dtype | None,
     parameter_grads: bool,
 ) -> Tensors:
-    """Gradients of z, and with `parameter_grads` of the context term, the (inverse) matrices and every parameter."""
+    """Gradients of z, and with `parameter_grads` of the context term, the (inverse) matrices and every parameter.
+
+    Those of a folded set's parameters are empty.
+    """
     terms, collected = expand_context(context_term, grad.shape[0]), list[BlockGrads]()
     for k, block in enumerate(parameters.blocks()):
         kept, transformed = _split(inputs[k])
@@ -194,7 +200,8 @@ def _stacked(grad: torch.Tensor, collected: list[BlockGrads]) -> Tensors:
     """The input's gradient, followed by those of context term, mixing and parameters, stacked over blocks."""
     terms = [term for _, term, _ in collected if term is not None]
     parameters = [grads for _, _, grads in collected if grads is not None]
-    if not parameters:
-        return (grad, *(grad.new_empty(0) for _ in range(2 + len(CouplingParameters._fields))))
-    stacked = [torch.stack(grads) for grads in zip(*parameters, strict=True)]
+    nothing = [grad.new_empty(0) for _ in CouplingParameters._fields]
+    if not terms:
+        return (grad, grad.new_empty(0), grad.new_empty(0), *nothing)
+    stacked = [torch.stack(grads) for grads in zip(*parameters, strict=True)] or nothing
     return (grad, torch.stack(terms, 1), torch.stack([mixing for mixing, _, _ in collected]), *stacked)

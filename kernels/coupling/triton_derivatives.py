@@ -160,8 +160,10 @@ def _backward(
         collected.reverse()
     grad_mixing, *products = (torch.cat(parts, 1) for parts in zip(*collected, strict=True))
     grad_term = grad1 if p.groups == p.rows else grad1.unflatten(1, (p.groups, p.rows // p.groups)).sum(2)
+    if parameters.folded:
+        return unseeded(grad, flowing, grad_term, grad_mixing, *(grad.new_empty(0) for _ in parameters))
     grads = parameter_gradients(parameters.shaped(), *products)
-    return unseeded(grad, flowing, grad_term, grad_mixing, *grads)
+    return unseeded(grad, flowing, grad_term, grad_mixing, *(found for found in grads if found is not None))
 
 
 def _bytes_of_a_block(p: Problem) -> int:

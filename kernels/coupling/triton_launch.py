@@ -208,15 +208,21 @@ def problem(
 
 
 def _fold(p: CouplingParameters, hidden_dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """The weights that the kernels take: LayerNorm's own folded into what follows it, rows centred."""
+    """The weights that the kernels take: LayerNorm's own folded into what follows it, rows centred; once is enough."""
     hidden = _fold_norm(p.hidden_weight, p.hidden_bias, p.norm1_weight, p.norm1_bias, hidden_dtype)
     output = _fold_norm(p.output_weight, p.output_bias, p.norm2_weight, p.norm2_bias, torch.float32)
     return (p.input_weight.contiguous(), *hidden, *output)
 
 
 def _fold_norm(
-    weight: torch.Tensor, bias: torch.Tensor, norm_weight: torch.Tensor, norm_bias: torch.Tensor, dtype: torch.dtype
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    norm_weight: torch.Tensor | None,
+    norm_bias: torch.Tensor | None,
+    dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    if norm_weight is None or norm_bias is None:
+        return weight.to(dtype).contiguous(), bias.contiguous()
     outputs, width = weight.shape[-2:]
     folded = torch.empty(weight.shape, dtype=dtype, device=weight.device)
     folded_bias = torch.empty(bias.shape, dtype=bias.dtype, device=weight.device)

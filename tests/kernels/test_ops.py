@@ -63,11 +63,13 @@ def test_compose_gives_inverses_and_their_log_det(features):
     assert log_det == -inverse_log_det
 
 
-def op_cases():
+def op_cases(folded=False, compute_dtype=None):
     """name -> arguments, for each op of the library."""
     flow, x, term, _ = problem()
     parameters = [p.detach() for p in flow._parameters_tuple]
-    lu, settings = flow.mixing_lu.detach(), (1e-5, 1.5, None)
+    if folded:
+        parameters = coupling.fold(CouplingParameters(*parameters), compute_dtype)
+    lu, settings = flow.mixing_lu.detach(), (1e-5, 1.5, compute_dtype)
     (mixing, log_det), (inverse, inverse_log_det) = (compose(lu, flow.permutation, i) for i in (False, True))
     inputs, rows = torch.randn(flow.blocks, *x.shape, dtype=x.dtype), torch.randn(len(x), dtype=x.dtype)
     backward = (x, rows, inputs, term, mixing, *parameters, *settings)
@@ -102,6 +104,18 @@ def test_opcheck(name, variant):
             for a in arguments
         ]
     torch.library.opcheck(op, tuple(arguments))
+
+
+@pytest.mark.parametrize("compute_dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("parameter_grads", [False, True])
+@pytest.mark.parametrize("name", [name for name in op_cases() if name.startswith("coupling")])
+def test_opcheck_of_folded_parameters(name, parameter_grads, compute_dtype):
+    arguments = list(op_cases(folded=True, compute_dtype=compute_dtype)[name])
+    if name.endswith("backward"):
+        arguments[-1] = parameter_grads
+    elif name in DIFFERENTIABLE and parameter_grads:
+        arguments[:4] = [a.clone().requires_grad_() for a in arguments[:4]]
+    torch.library.opcheck(getattr(torch.ops.nfkern, name).default, tuple(arguments))
 
 
 @pytest.mark.slow
