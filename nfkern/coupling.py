@@ -5,13 +5,12 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn.functional import linear
 
-from nfkern.flow import Flow
-from nfkern.kernels import CouplingParameters, compose, coupling
+from nfkern.coupling_maps import CouplingMaps
+from nfkern.kernels import compose
 
 
-class CouplingFlow(Flow):
+class CouplingFlow(CouplingMaps):
     r"""Conditional affine coupling flow with PLU mixing, the model of Ghugare and Eysenbach (2025).
 
     Each of K blocks maps data to noise by :math:`u = x P L (U + \mathrm{diag}\,s)`, keeps the first ceil(D/2) features
@@ -137,51 +136,6 @@ class CouplingFlow(Flow):
             bound = 1 / math.sqrt(self.hidden[0])
             self.hidden_weight.uniform_(-bound, bound)
             self.hidden_bias.uniform_(-bound, bound)
-
-    @property
-    def _parameters_tuple(self) -> CouplingParameters:
-        return CouplingParameters(*(getattr(self, name) for name in CouplingParameters._fields))
-
-    @property
-    def _settings(self) -> dict[str, Any]:
-        device_type = self.input_bias.device.type
-        # As PyTorch's own layers do, autocast leaves float64 alone.
-        autocast = torch.is_autocast_enabled(device_type) and self.input_bias.dtype == torch.float32
-        compute_dtype = torch.get_autocast_dtype(device_type) if autocast else None
-        return {"norm_eps": self.norm_eps, "scale_bound": self.scale_bound, "compute_dtype": compute_dtype}
-
-    def _project_rows(self, context: torch.Tensor | None) -> torch.Tensor:
-        """(groups, C) -> (groups, K, 2, h1): one product for all blocks and both networks."""
-        if context is None or self.context_weight is None:
-            return self.input_bias.unsqueeze(0)
-        weight, bias = self.context_weight.flatten(0, 2), self.input_bias
-        if torch.is_autocast_enabled(context.device.type):
-            # Only the product drops precision: the bias is added in the parameters' dtype.
-            return linear(context, weight).to(bias.dtype).view(context.shape[0], *bias.shape) + bias
-        return linear(context, weight, bias.flatten()).view(context.shape[0], *bias.shape)
-
-    def _map_to_latent(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        function = coupling.to_data if self.inverted else coupling.to_latent
-        return function(x, term, *self._compose(self.inverted), self._parameters_tuple, **self._settings)
-
-    def _map_to_data(self, z: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        function = coupling.to_latent if self.inverted else coupling.to_data
-        return function(z, term, *self._compose(not self.inverted), self._parameters_tuple, **self._settings)
-
-    def _map_score(self, x: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
-        matrices = self._compose(self.inverted)
-        parameters, settings = self._parameters_tuple, self._settings
-        return coupling.score(x, term, *matrices, parameters, inverted=self.inverted, **settings)
-
-    def _map_to_data_with_score(
-        self, z: torch.Tensor, term: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        if self.inverted:
-            x, log_det = self._map_to_data(z, term)
-            return x, log_det, self._map_score(x, term)
-        mixing, (inverse, inverse_log_det) = self._compose(False)[0], self._compose(True)
-        parameters, settings = self._parameters_tuple, self._settings
-        return coupling.to_data_with_score(z, term, mixing, inverse, inverse_log_det, parameters, **settings)
 
     def _compose(self, inverse: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Mixing matrices and log-det, composed once per value of `mixing_lu` where no gradient is wanted.

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -63,23 +64,23 @@ class Flow(Pretrained, nn.Module, ABC):
             ValueError: a shape does not fit, a context is missing or unwanted, or a parameter is NaN.
             TypeError: a dtype or device differs from the parameters'.
         """
-        z, log_det = self._run(self._rows_to_latent, "x", x, self._project(context, dropout=self.training))
-        return standard_normal_log_prob(z) + log_det
+        (log_prob,) = self._run(self._rows_log_prob, "x", x, context, dropout=self.training)
+        return log_prob
 
     def to_latent(self, x: torch.Tensor, context: Context = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Data to noise: z (*batch, features) and log|det dz/dx| (*batch); arguments and errors of `log_prob`."""
-        z, log_det = self._run(self._rows_to_latent, "x", x, self._project(context))
+        z, log_det = self._run(self._rows_to_latent, "x", x, context)
         return z, log_det
 
     def to_data(self, z: torch.Tensor, context: Context = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Noise to data: x (*batch, features) and log|det dx/dz| (*batch); arguments and errors of `log_prob`."""
-        x, log_det = self._run(self._rows_to_data, "z", z, self._project(context))
+        x, log_det = self._run(self._rows_to_data, "z", z, context)
         return x, log_det
 
     def score(self, x: torch.Tensor, context: Context = None) -> torch.Tensor:
         """grad_x log p(x), (*batch, features): analytic, needs no autograd and is not differentiable."""
         with torch.no_grad():
-            (score,) = self._run(lambda rows, term: (self._rows_score(rows, term),), "x", x, self._project(context))
+            (score,) = self._run(self._rows_score, "x", x, context)
         return score
 
     @torch.no_grad()
@@ -100,8 +101,7 @@ class Flow(Pretrained, nn.Module, ABC):
         Returns:
             sample_shape + batch_shape + (features,).
         """
-        projected = self._project(context)
-        return self.to_data(self._noise(sample_shape, projected, **options), projected)[0]
+        return self.to_data(self._noise(sample_shape, context, **options), context)[0]
 
     def rsample_and_log_prob(
         self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any
@@ -111,9 +111,8 @@ class Flow(Pretrained, nn.Module, ABC):
         Returns:
             sample_shape + batch_shape + (features,), and sample_shape + batch_shape in nats.
         """
-        projected = self._project(context)
-        z = self._noise(sample_shape, projected, **options)
-        x, log_det = self.to_data(z, projected)
+        z = self._noise(sample_shape, context, **options)
+        x, log_det = self.to_data(z, context)
         return x, standard_normal_log_prob(z) - log_det
 
     @torch.no_grad()
@@ -132,16 +131,20 @@ class Flow(Pretrained, nn.Module, ABC):
             raise ValueError(f"bounds: expected None for denoising, got {self.bounds!r}: noised data leave the box")
         if not (math.isfinite(sigma) and sigma >= 0):
             raise ValueError(f"sigma: expected a finite number >= 0, got {sigma!r}")
-        projected = self._project(context)
-        z = self._noise(sample_shape, projected, **options)
-        x, _, score = self._run(self._map_to_data_with_score, "z", z, projected)
-        return x + sigma**2 * score
+        z = self._noise(sample_shape, context, **options)
+        x, _, score = self._run(self._map_to_data_with_score, "z", z, context)
+        return torch.add(x, score, alpha=sigma**2)
 
     def condition(self, context: Context = None) -> FlowDistribution:
         """p(. | context) as a `torch.distributions.Distribution`; the context is projected once."""
         return FlowDistribution(self, self._project(context))
 
     # What a subclass brings, on rows (rows, features) and a projected context's term.
+
+    @property
+    @abstractmethod
+    def _like(self) -> torch.Tensor:
+        """A tensor with the dtype and device of the flow."""
 
     @abstractmethod
     def _project_rows(self, context: torch.Tensor | None) -> torch.Tensor: ...
@@ -169,20 +172,30 @@ class Flow(Pretrained, nn.Module, ABC):
         z, log_det = self._map_to_latent(u, term)
         return z, log_det - _log_det_tanh(u)
 
+    def _rows_log_prob(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor]:
+        z, log_det = self._rows_to_latent(x, term)
+        return (standard_normal_log_prob(z) + log_det,)
+
     def _rows_to_data(self, z: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x, log_det = self._map_to_data(z, term)
         return (x, log_det) if self.bounds is None else (torch.tanh(x), log_det + _log_det_tanh(x))
 
-    def _rows_score(self, x: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
+    def _rows_score(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor]:
         if self.bounds is None:
-            return self._map_score(x, term)
+            return (self._map_score(x, term),)
         u = _atanh(x)
-        return _score_tanh(u, self._map_score(u, term))
+        return (_score_tanh(u, self._map_score(u, term)),)
 
     def _run(
-        self, rows_map: Callable[..., tuple[torch.Tensor, ...]], name: str, events: torch.Tensor, p: ProjectedContext
+        self,
+        rows_map: Callable[..., tuple[torch.Tensor, ...]],
+        name: str,
+        events: torch.Tensor,
+        context: Context,
+        dropout: bool = False,
     ) -> tuple[torch.Tensor, ...]:
         """Apply a map of rows to events of any batch shape."""
+        p = self._project(context, dropout)
         events = self._checked(name, events, self.features)
         arrangement = Arrangement.of(tuple(events.shape[:-1]), p.batch_shape)
         results = rows_map(arrangement.rows(events), p.term)
@@ -213,7 +226,7 @@ class Flow(Pretrained, nn.Module, ABC):
     def _noise(
         self,
         sample_shape: tuple[int, ...],
-        projected: ProjectedContext,
+        context: Context,
         *,
         noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
@@ -222,8 +235,9 @@ class Flow(Pretrained, nn.Module, ABC):
     ) -> torch.Tensor:
         if not isinstance(sample_shape, tuple):
             raise TypeError(f"sample_shape: expected a tuple of ints, got {type(sample_shape).__name__}")
-        shape = (*sample_shape, *projected.batch_shape, self.features)
-        like = next(self.parameters())
+        batch_shape = context.batch_shape if isinstance(context, ProjectedContext) else _shape(context)[:-1]
+        shape = (*sample_shape, *batch_shape, self.features)
+        like = self._like
         if noise is not None:
             if tuple(noise.shape) != shape:
                 raise ValueError(f"noise: expected shape {shape}, got {tuple(noise.shape)}")
@@ -238,7 +252,7 @@ class Flow(Pretrained, nn.Module, ABC):
         """The tensor in the parameters' dtype, if it fits."""
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
-        like = next(self.parameters())
+        like = self._like
         if like.dtype not in self.dtypes:
             raise TypeError(f"parameters: expected float32 or float64, got {like.dtype}; use autocast for 16 bits")
         if tensor.ndim < 1 or tensor.shape[-1] != features:
@@ -257,7 +271,7 @@ class Flow(Pretrained, nn.Module, ABC):
             return
         if not any(math.isnan(result.detach().sum().item()) for result in results):
             return
-        for name, parameter in self.named_parameters():
+        for name, parameter in chain(self.named_parameters(), self.named_buffers()):
             broken = parameter.isnan()
             if broken.any():
                 where = broken.nonzero()[0].tolist()
