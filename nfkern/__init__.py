@@ -8,11 +8,21 @@ if TYPE_CHECKING:
     from nfkern.distribution import FlowDistribution
     from nfkern.encoder import Encoder
     from nfkern.flow import Flow
+    from nfkern.frozen import FrozenFlow
     from nfkern.kernels import use_reference
     from nfkern.normalizer import Normalizer
 
 __version__ = "0.1.0"
-__all__ = ["CouplingFlow", "Encoder", "Flow", "FlowDistribution", "Normalizer", "__version__", "use_reference"]
+__all__ = [
+    "CouplingFlow",
+    "Encoder",
+    "Flow",
+    "FlowDistribution",
+    "FrozenFlow",
+    "Normalizer",
+    "__version__",
+    "use_reference",
+]
 
 # Imported on first use: torch takes seconds, which the command line and worker processes need not always pay.
 _HOMES = {
@@ -20,6 +30,7 @@ _HOMES = {
     "Encoder": "nfkern.encoder",
     "Flow": "nfkern.flow",
     "FlowDistribution": "nfkern.distribution",
+    "FrozenFlow": "nfkern.frozen",
     "Normalizer": "nfkern.normalizer",
     "use_reference": "nfkern.kernels",
 }

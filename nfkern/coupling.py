@@ -1,13 +1,16 @@
 """The paper's flow: blocks of PLU mixing and conditional affine coupling, all blocks in one op per direction."""
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
 from nfkern.coupling_maps import CouplingMaps
 from nfkern.kernels import compose
+
+if TYPE_CHECKING:
+    from nfkern.frozen import FrozenFlow
 
 
 class CouplingFlow(CouplingMaps):
@@ -108,6 +111,23 @@ class CouplingFlow(CouplingMaps):
     def extra_repr(self) -> str:
         """The constructor's arguments."""
         return ", ".join(f"{name}={value!r}" for name, value in self.config.items())
+
+    def freeze(self, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> "FrozenFlow":
+        """A `FrozenFlow` for acting: the same calls without autograd, folded and composed once, in float64.
+
+        Args:
+            dtype: of the hidden weights, float32, bfloat16, float16 or float64; None for the flow's own. With 16 bits
+                all else is float32.
+            encoder: a module from observations (*batch, in_features) to contexts; the frozen flow then takes
+                observations.
+
+        Raises:
+            ValueError: another dtype, an encoder that does not fit, or weights that are not finite in `dtype`.
+            TypeError: `encoder` is no module.
+        """
+        from nfkern.frozen import FrozenFlow
+
+        return FrozenFlow(self, dtype, encoder)
 
     def _reset_mixing(self) -> None:
         """PLU from random orthogonal matrices; without PLU, permutations held as trivial factors."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import linear
 
 from nfkern.checkpoint import Pretrained
 
@@ -42,3 +43,28 @@ class Encoder(Pretrained, nn.Sequential):
             raise ValueError(f"inputs: expected shape (..., {self.config['in_features']}), got {tuple(inputs.shape)}")
         outputs: torch.Tensor = super().forward(inputs)  # type: ignore[no-untyped-call]
         return outputs
+
+
+class LoweredLinear(nn.Module):
+    """A Linear whose product runs in 16 bits; the bias is added, and the result given, in the dtype of the inputs."""
+
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(layer.weight.to(dtype), requires_grad=False)
+        self.bias = layer.bias
+
+    def extra_repr(self) -> str:
+        """Sizes and dtype."""
+        return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}, dtype={self.weight.dtype}"
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(*batch, in) -> (*batch, out)."""
+        return linear(inputs.to(self.weight.dtype), self.weight).to(inputs.dtype) + self.bias
+
+
+def lower_hidden(encoder: Encoder, dtype: torch.dtype) -> None:
+    """Put the weights between hidden layers in `dtype`, in place, for acting; first and last layers stay."""
+    for index in range(1, encoder.config["layers"]):
+        layer = encoder[3 * index]
+        assert isinstance(layer, nn.Linear)
+        encoder[3 * index] = LoweredLinear(layer, dtype)

@@ -191,7 +191,7 @@ class Flow(Pretrained, nn.Module, ABC):
         rows_map: Callable[..., tuple[torch.Tensor, ...]],
         name: str,
         events: torch.Tensor,
-        context: Context,
+        context: Context = None,
         dropout: bool = False,
     ) -> tuple[torch.Tensor, ...]:
         """Apply a map of rows to events of any batch shape."""
@@ -213,7 +213,7 @@ class Flow(Pretrained, nn.Module, ABC):
                 )
             return ProjectedContext(self._project_rows(None), ())
         if not self.context_features:
-            raise ValueError(f"context: this flow has context_features=0, got shape {_shape(context)}")
+            raise ValueError(f"context: this flow has context_features=0, got shape {shape_of(context)}")
         context = self._checked("context", context, self.context_features)
         if dropout and self.context_dropout:
             keep = torch.rand(context.shape[:-1], device=context.device) >= self.context_dropout
@@ -235,7 +235,7 @@ class Flow(Pretrained, nn.Module, ABC):
     ) -> torch.Tensor:
         if not isinstance(sample_shape, tuple):
             raise TypeError(f"sample_shape: expected a tuple of ints, got {type(sample_shape).__name__}")
-        batch_shape = context.batch_shape if isinstance(context, ProjectedContext) else _shape(context)[:-1]
+        batch_shape = context.batch_shape if isinstance(context, ProjectedContext) else shape_of(context)[:-1]
         shape = (*sample_shape, *batch_shape, self.features)
         like = self._like
         if noise is not None:
@@ -256,7 +256,7 @@ class Flow(Pretrained, nn.Module, ABC):
         if like.dtype not in self.dtypes:
             raise TypeError(f"parameters: expected float32 or float64, got {like.dtype}; use autocast for 16 bits")
         if tensor.ndim < 1 or tensor.shape[-1] != features:
-            raise ValueError(f"{name}: expected shape (..., {features}), got {_shape(tensor)}")
+            raise ValueError(f"{name}: expected shape (..., {features}), got {shape_of(tensor)}")
         if tensor.device != like.device:
             raise TypeError(f"{name}: expected a tensor on {like.device} as the parameters, got {tensor.device}")
         if tensor.dtype == like.dtype:
@@ -278,7 +278,8 @@ class Flow(Pretrained, nn.Module, ABC):
                 raise ValueError(f"{name}: expected finite parameters, got NaN first at index {where}")
 
 
-def _shape(tensor: Any) -> tuple[int, ...]:
+def shape_of(tensor: Any) -> tuple[int, ...]:
+    """Its shape, () where it has none: for messages about whatever was passed."""
     return tuple(getattr(tensor, "shape", ()))
 
 

@@ -1,0 +1,117 @@
+"""Calls captured as CUDA graphs and replayed: at small batches, launching kernels one by one takes most of the time.
+
+A graph reads and writes fixed memory: a call copies its inputs there, replays, and copies the results out. Whatever is
+random happens outside, and comes in as an input.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Tensors = tuple[torch.Tensor, ...]
+Function = Callable[..., Tensors]
+Capture = Callable[[Function, Tensors], tuple[Callable[[], None], Tensors]]
+
+
+def capture_cuda(function: Function, inputs: Tensors) -> tuple[Callable[[], None], Tensors]:
+    """Capture `function(*inputs)`: the replay, and the tensors that it fills.
+
+    References:
+        PyTorch, "CUDA graphs", https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
+    """
+    with torch.cuda.device(inputs[0].device):
+        # Lazy set-up (libraries' handles, Triton's compilation) must be over before the capture, on a side stream.
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                function(*inputs)
+        current.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # PyTorch's default capture stream belongs to whichever device was captured on first; this one is ours.
+        # thread_local: what other threads do meanwhile, such as pinning memory, is no error.
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+            outputs = function(*inputs)
+    return graph.replay, outputs
+
+
+class CapturedCall:
+    """One function at one set of shapes; calls from several threads and streams take turns.
+
+    Args:
+        function: from tensors to tensors; reads no data on the host.
+        inputs: tensors of the right shapes, dtypes and device; cloned.
+        capture: how to capture.
+    """
+
+    def __init__(self, function: Function, inputs: Tensors, capture: Capture = capture_cuda) -> None:
+        self._lock = threading.Lock()
+        # Tensors made in inference mode could not be written outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            self._inputs = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in inputs)
+            self._replay, self._outputs = capture(function, self._inputs)
+        self._done = torch.cuda.Event() if inputs[0].is_cuda else None
+
+    def matches(self, inputs: Tensors) -> bool:
+        """Whether inputs have the shapes, dtypes and device of those captured."""
+        return len(inputs) == len(self._inputs) and all(
+            given.dtype == static.dtype and given.device == static.device and given.shape == static.shape
+            for given, static in zip(inputs, self._inputs, strict=True)
+        )
+
+    @torch.no_grad()
+    def __call__(self, *inputs: torch.Tensor) -> Tensors:
+        """Replay on these inputs; the results are the caller's own."""
+        with self._lock:
+            stream = None if self._done is None else torch.cuda.current_stream(inputs[0].device)
+            if self._done is not None:
+                # Another stream may still be at work in the same memory.
+                self._done.wait(stream)
+            for static, given in zip(self._inputs, inputs, strict=True):
+                static.copy_(given)
+            self._replay()
+            results = tuple(output.clone() for output in self._outputs)
+            if self._done is not None:
+                self._done.record(stream)
+            return results
+
+
+class CapturedCalls:
+    """Captured calls by name and number of rows. A copy, or what comes back from a pickle, is empty."""
+
+    def __init__(self, capture: Capture = capture_cuda, device_type: str = "cuda") -> None:
+        self._capture = capture
+        self._device_type = device_type
+        self._calls: dict[tuple[str, int], CapturedCall] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (CapturedCalls, (self._capture, self._device_type))
+
+    def add(self, name: str, function: Function, inputs: Tensors) -> None:
+        """Capture `function` for inputs of these shapes, (rows, ...) each; elsewhere than on a GPU, call it once."""
+        if inputs[0].device.type != self._device_type:
+            function(*inputs)
+            return
+        self._calls[name, inputs[0].shape[0]] = CapturedCall(function, inputs, self._capture)
+
+    def replay(self, name: str, events: Any, context: Any) -> Tensors | None:
+        """Results of the captured call `name`, if there is one for such inputs, else None.
+
+        Any batch shape will do, as long as events and context have the same.
+        """
+        if torch.compiler.is_compiling() or not self._calls or not isinstance(events, torch.Tensor) or not events.ndim:
+            return None
+        given = (events,) if context is None else (events, context)
+        batch = events.shape[:-1]
+        if not all(isinstance(tensor, torch.Tensor) and tensor.shape[:-1] == batch for tensor in given):
+            return None
+        call = self._calls.get((name, batch.numel()))
+        if call is None:
+            return None
+        rows = tuple(tensor.reshape(-1, tensor.shape[-1]) for tensor in given)
+        # Inside someone else's capture a replay is an error, and the plain call is right.
+        if not call.matches(rows) or (events.is_cuda and torch.cuda.is_current_stream_capturing()):
+            return None
+        return tuple(result.reshape([*batch, *result.shape[1:]]) for result in call(*rows))
