@@ -28,6 +28,9 @@ class Doctor:
     dataset_dir: Path = DEFAULT_DATASET_DIR
     """Where datasets lie."""
 
+    numerics: bool = False
+    """Measure rounding errors of this installation, training and frozen in each precision (a minute)."""
+
     def run(self) -> int:
         """Print the sections; 1 if something that the package needs is missing."""
         missing = [name for name in PACKAGES["core"] if _version(name) is None]
@@ -40,6 +43,11 @@ class Doctor:
         ):
             print(title)
             print("\n".join(f"  {line}" for line in lines))
+        if self.numerics:
+            from nfkern.numerics import table
+
+            print("numerics")
+            print("\n".join(f"  {line}" for line in table()))
         if missing:
             print(f"missing: {', '.join(missing)}; install with `pip install nfkern`")
         return 1 if missing else 0

@@ -4,13 +4,13 @@ Weights are random everywhere, the output layers' too: at initialisation a coupl
 errors from the gate.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 
 from nfkern import CouplingFlow
 from nfkern.bench.cases import FlowCase
+from nfkern.numerics import perturb
 
 SIGMA = 0.1
 """Standard deviation of the paper's training noise, which denoising removes."""
@@ -44,7 +44,6 @@ class FlowProblem:
         return sum(parameter.numel() for parameter in self.flow.parameters())
 
 
-@torch.no_grad()
 def random_flow(case: FlowCase) -> CouplingFlow:
     """A flow of this shape, the same at every call, in which every parameter does something."""
     generator = torch.Generator().manual_seed(SEED)
@@ -54,8 +53,4 @@ def random_flow(case: FlowCase) -> CouplingFlow:
         flow = CouplingFlow(
             case.features, case.context_features, blocks=case.blocks, hidden=case.hidden, norm_eps=case.norm_eps
         )
-    # LayerNorm makes the last layer's inputs of order one: 0.3 / sqrt(width) keeps log_scale near 0.3.
-    flow.output_weight.normal_(0, 0.3 / math.sqrt(case.hidden[1]), generator=generator)
-    for parameter in (flow.norm1_weight, flow.norm1_bias, flow.norm2_weight, flow.norm2_bias, flow.output_bias):
-        parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
-    return flow
+    return perturb(flow, generator)

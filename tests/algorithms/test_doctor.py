@@ -1,5 +1,6 @@
 """The doctor says what there is, with reasons."""
 
+from nfkern import numerics
 from nfkern.algorithms import doctor, video
 
 
@@ -22,3 +23,11 @@ def test_what_is_missing_is_said(capsys, tmp_path, monkeypatch):
     assert "no-such-package (missing)" in out
     assert "missing: no-such-package; install with" in out
     assert "not there yet; `nfkern data generate` makes it" in out
+
+
+def test_numerics_are_measured_when_asked_for(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "rendering_backends", dict)
+    monkeypatch.setattr(numerics, "table", lambda: ["the table"])
+    for asked in (False, True):
+        assert doctor.Doctor(dataset_dir=tmp_path, numerics=asked).run() == 0
+        assert ("numerics\n  the table" in capsys.readouterr().out) == asked
