@@ -18,7 +18,7 @@ fp32, torch 2.13; nfkern on its reference backend; medians in ms):
 - data_sampling: a row loop 6.7, nfkern 0.147, which is 1.7 million transitions a second; 50 000 were asked for.
 """
 
-from nfkern.bench.baselines import compiled, eager, eager_plu_once, sampling, stacked
+from nfkern.bench.baselines import compiled, eager, eager_plu_once, frozen, sampling, stacked
 from nfkern.bench.cases import BATCHES
 from nfkern.bench.data_works import DataSampling
 from nfkern.bench.declarations import Benchmark, Variant, Work
@@ -36,13 +36,16 @@ VARIANTS: dict[str, Variant] = {
             "reference_compile", "the stacked reference under torch.compile", compiled.REFERENCE_BUILDERS, compiles=True
         ),
         Variant("nfkern", "nfkern as a user calls it", {**stacked.BUILDERS, **sampling.NFKERN_BUILDERS}),
+        Variant("nfkern_frozen", "nfkern frozen for acting", frozen.BUILDERS),
+        Variant("nfkern_frozen_bf16", "nfkern frozen, hidden products in bf16", frozen.BF16_BUILDERS, precision="bf16"),
         Variant("row_loop", "sampling transitions one by one in Python", sampling.ROW_LOOP_BUILDERS),
     )
 }
 
 _UNCOMPILED = ("eager", "nfkern")
-_ACTING = ("eager", "eager_plu_once", "nfkern")
-_FLOWS = ("eager", "eager_plu_once", "eager_compile", "reference_compile", "nfkern")
+_FROZEN = ("nfkern", "nfkern_frozen", "nfkern_frozen_bf16")
+_ACTING = ("eager", "eager_plu_once", *_FROZEN)
+_FLOWS = ("eager", "eager_plu_once", "eager_compile", "reference_compile", *_FROZEN)
 _TRAINING = ("eager", "eager_compile", "reference_compile", "nfkern")
 _SAMPLERS = ("row_loop", "nfkern")
 _INFERENCE = tuple(work.name for work in FLOW_WORKS if work.name != "training_step")

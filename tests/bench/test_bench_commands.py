@@ -208,7 +208,8 @@ def test_suite_runs_on_pytest_benchmark(tmp_path):
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     found = [storage.from_json(item["extra_info"]) for item in json.loads(out.read_text())["benchmarks"]]
+    variants = ("eager", "eager_plu_once", "nfkern", "nfkern_frozen", "nfkern_frozen_bf16")
     assert {(saved.work, saved.batch, saved.variant) for saved in found} == {
-        ("inverse", batch, variant) for batch in (1, 4) for variant in ("eager", "eager_plu_once", "nfkern")
+        ("inverse", batch, variant) for batch in (1, 4) for variant in variants
     }
     assert all(saved.quantiles.repeats >= 2 for saved in found)
