@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 _library = torch.library.Library("nfkern", "DEF")
 _ops: dict[str, "Op"] = {}
@@ -32,19 +33,24 @@ class Op:
 def define(
     name: str,
     schema: str,
+    rank: int | None,
     reference: Callable[..., Any],
     fake: Callable[..., Any],
     backward: Callable[..., Any],
     setup_context: Callable[..., None] | None = None,
 ) -> Op:
-    """Define `nfkern::name` with its reference for every device, its fake kernel and its gradient.
+    """Define `nfkern::name` with its reference for every device, its fake kernel, its gradient and its vmap rule.
+
+    Every op also takes all its tensors with one leading seed dimension more, and gives results that have it too: this
+    is what `torch.vmap` calls, and how several seeds train in one launch.
 
     Args:
         name: the op's name; `{name}_reference` is defined beside it.
-        schema: arguments and results, as in `(Tensor x) -> Tensor`; no argument may be mutated.
-        reference: plain PyTorch; it is the op's definition.
-        fake: shapes, dtypes and devices of the results, without data.
-        backward: `(ctx, *grads) -> grads of the arguments`.
+        schema: arguments and results, as in `(Tensor x) -> Tensor`; no argument may be mutated, the first is a tensor.
+        rank: dimensions of the first tensor without seeds; None if any leading dimensions are alike to the op.
+        reference: plain PyTorch, for one seed; it is the op's definition.
+        fake: shapes, dtypes and devices of the results, without data, for one seed.
+        backward: `(ctx, *grads) -> grads of the arguments`, with or without seeds.
         setup_context: `(ctx, inputs, output)`, keeps what backward needs.
 
     Returns:
@@ -52,11 +58,60 @@ def define(
     """
     for qualified in (name, f"{name}_reference"):
         _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag,))
-        _library.impl(qualified, _without_autocast(reference), "CompositeExplicitAutograd")
-        torch.library.register_fake(f"nfkern::{qualified}", fake, lib=_library)
-        torch.library.register_autograd(f"nfkern::{qualified}", backward, setup_context=setup_context, lib=_library)
+        _library.impl(qualified, _without_autocast(over_seeds(reference, rank)), "CompositeExplicitAutograd")
+        qualified = f"nfkern::{qualified}"
+        torch.library.register_fake(qualified, _fake_over_seeds(fake, rank), lib=_library)
+        torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=_library)
+        torch.library.register_vmap(qualified, _vmap_rule(qualified), lib=_library)
     _ops[name] = Op(name)
     return _ops[name]
+
+
+def over_seeds(function: Callable[..., Any], rank: int | None) -> Callable[..., Any]:
+    """A kernel for one seed as one that also takes a leading seed dimension on every tensor: seed by seed, stacked."""
+
+    @functools.wraps(function)
+    def looped(*args: Any) -> Any:
+        if rank is None or args[0].ndim <= rank:
+            return function(*args)
+        results = [looped(*_of_seed(args, seed)) for seed in range(args[0].shape[0])]
+        if isinstance(results[0], torch.Tensor):
+            return torch.stack(results)
+        return tuple(torch.stack(each) for each in zip(*results, strict=True))
+
+    return looped
+
+
+def _fake_over_seeds(fake: Callable[..., Any], rank: int | None) -> Callable[..., Any]:
+    """`over_seeds` for a fake kernel: every seed's results have the first one's shapes."""
+
+    def stacked(*args: Any) -> Any:
+        if rank is None or args[0].ndim <= rank:
+            return fake(*args)
+        results = stacked(*_of_seed(args, 0))
+        return tree_map_only(torch.Tensor, lambda each: each.new_empty((args[0].shape[0], *each.shape)), results)
+
+    return stacked
+
+
+def _of_seed(args: tuple[Any, ...], seed: int) -> list[Any]:
+    return [arg.select(0, seed) if isinstance(arg, torch.Tensor) else arg for arg in args]
+
+
+def _vmap_rule(qualified: str) -> Callable[..., Any]:
+    """The mapped dimension is the seed dimension; what is not mapped is the same for every seed."""
+    name = qualified.removeprefix("nfkern::")
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+        def stacked(arg: Any, dim: int | None) -> Any:
+            if not isinstance(arg, torch.Tensor):
+                return arg
+            return arg.expand(info.batch_size, *arg.shape) if dim is None else arg.movedim(dim, 0)
+
+        results = getattr(torch.ops.nfkern, name).default(*map(stacked, args, in_dims))
+        return results, tree_map_only(torch.Tensor, lambda _: 0, results)
+
+    return rule
 
 
 def refuse_gradient(what: str) -> Callable[..., Any]:

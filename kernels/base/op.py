@@ -10,6 +10,7 @@ from nfkern.kernels.registry import define, refuse_gradient
 _backward_op = define(
     "standard_normal_log_prob_backward",
     "(Tensor grad, Tensor z) -> Tensor",
+    rank=None,
     reference=reference.standard_normal_log_prob_backward,
     fake=lambda grad, z: torch.empty_like(z),
     backward=refuse_gradient("the gradient of standard_normal_log_prob"),
@@ -29,6 +30,7 @@ def _backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
 _op = define(
     "standard_normal_log_prob",
     "(Tensor z) -> Tensor",
+    rank=None,
     reference=reference.standard_normal_log_prob,
     fake=lambda z: z.new_empty(z.shape[:-1]),
     backward=_backward,

@@ -52,6 +52,7 @@ def _define_backward(name: str, function: Callable[..., Any]) -> Op:
         f"coupling_{name}_backward",
         f"(Tensor grad, Tensor grad_log_det, Tensor inputs, Tensor context_term, Tensor mixing, {_PARAMETERS}, "
         f"{_SETTINGS}, bool parameter_grads) -> ({results})",
+        rank=2,
         reference=_unflattened(function, 5),
         fake=_fake_backward,
         backward=refuse_gradient(f"the gradient of coupling {name} (double backward)"),
@@ -75,12 +76,13 @@ def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) 
             return (grad_x, *(None for _ in range(3 + _COUNT + 3)))
         grad_term, grad_mixing, *parameters = rest
         parameters = [None] * _COUNT if folded else parameters
-        return grad_x, grad_term, grad_mixing, grad_log_det.sum(), *parameters, None, None, None
+        return grad_x, grad_term, grad_mixing, grad_log_det.sum(-1), *parameters, None, None, None
 
     return define(
         f"coupling_{name}",
         f"(Tensor x, Tensor context_term, Tensor mixing, Tensor mixing_log_det, {_PARAMETERS}, {_SETTINGS}) "
         "-> (Tensor, Tensor, Tensor)",
+        rank=2,
         reference=_unflattened(function, 4),
         fake=_fake,
         backward=backward,
@@ -96,6 +98,7 @@ _to_data_with_score = define(
     "coupling_to_data_with_score",
     "(Tensor z, Tensor context_term, Tensor mixing, Tensor inverse_mixing, Tensor inverse_log_det, "
     f"{_PARAMETERS}, {_SETTINGS}) -> (Tensor, Tensor, Tensor)",
+    rank=2,
     reference=_unflattened(reference.to_data_with_score, 5),
     fake=lambda z, *rest: (z.new_empty(z.shape), z.new_empty(z.shape[:1]), z.new_empty(z.shape)),
     backward=refuse_gradient("the score of a coupling flow"),

@@ -10,6 +10,7 @@ from nfkern.kernels.registry import define, refuse_gradient
 _backward_op = define(
     "plu_compose_backward",
     "(Tensor grad_matrix, Tensor grad_log_det, Tensor lu, Tensor permutation, bool inverse) -> Tensor",
+    rank=3,
     reference=reference.compose_backward,
     fake=lambda grad_matrix, grad_log_det, lu, permutation, inverse: torch.empty_like(
         lu, memory_format=torch.contiguous_format
@@ -35,6 +36,7 @@ def _backward(ctx: Any, grad_matrix: torch.Tensor, grad_log_det: torch.Tensor) -
 _op = define(
     "plu_compose",
     "(Tensor lu, Tensor permutation, bool inverse) -> (Tensor, Tensor)",
+    rank=3,
     reference=reference.compose,
     fake=_fake,
     backward=_backward,

@@ -8,8 +8,8 @@ from nfkern.kernels import CouplingParameters, compose, coupling, registered_bac
 from nfkern.kernels import standard_normal_log_prob as base
 
 
-def problem(features=5, groups=3, per_group=2, dtype=torch.float64, bound=None):
-    flow = flows.make_flow(features=features, dtype=dtype)
+def problem(features=5, groups=3, per_group=2, dtype=torch.float64, bound=None, seed=0):
+    flow = flows.make_flow(features=features, dtype=dtype, seed=seed)
     rows = groups * per_group
     x = torch.randn(rows, features, dtype=dtype)
     term = torch.randn(groups, flow.blocks, 2, flow.hidden[0], dtype=dtype)
@@ -63,9 +63,9 @@ def test_compose_gives_inverses_and_their_log_det(features):
     assert log_det == -inverse_log_det
 
 
-def op_cases(folded=False, compute_dtype=None):
+def op_cases(seed=0, folded=False, compute_dtype=None):
     """name -> arguments, for each op of the library."""
-    flow, x, term, _ = problem()
+    flow, x, term, _ = problem(seed=seed)
     parameters = [p.detach() for p in flow._parameters_tuple]
     if folded:
         parameters = coupling.fold(CouplingParameters(*parameters), compute_dtype)
@@ -116,6 +116,80 @@ def test_opcheck_of_folded_parameters(name, parameter_grads, compute_dtype):
     elif name in DIFFERENTIABLE and parameter_grads:
         arguments[:4] = [a.clone().requires_grad_() for a in arguments[:4]]
     torch.library.opcheck(getattr(torch.ops.nfkern, name).default, tuple(arguments))
+
+
+def op_cases_over_seeds(seeds=2):
+    """`op_cases` with a leading seed dimension on every tensor."""
+    cases = [op_cases(seed) for seed in range(seeds)]
+    return {
+        name: tuple(
+            torch.stack(each) if isinstance(each[0], torch.Tensor) else each[0]
+            for each in zip(*(case[name] for case in cases), strict=True)
+        )
+        for name in cases[0]
+    }
+
+
+@pytest.mark.parametrize("name", list(op_cases()))
+def test_opcheck_over_seeds(name):
+    arguments = op_cases_over_seeds()[name]
+    if name in DIFFERENTIABLE:
+        arguments = [
+            a.requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments
+        ]
+    torch.library.opcheck(getattr(torch.ops.nfkern, name).default, tuple(arguments))
+
+
+@pytest.mark.parametrize("name", list(op_cases()))
+@pytest.mark.parametrize("variant", ["", "_reference"])
+def test_vmap_is_one_call_per_seed(name, variant):
+    op = getattr(torch.ops.nfkern, name + variant).default
+    arguments = list(op_cases_over_seeds()[name])
+    tensors = [i for i, a in enumerate(arguments) if isinstance(a, torch.Tensor)]
+    dims = [0 if i in tensors else None for i in range(len(arguments))]
+    # The first tensor's seeds lie last, and the last tensor is the same for all.
+    first, shared = tensors[0], tensors[-1]
+    arguments[first], dims[first] = arguments[first].movedim(0, -1), -1
+    if shared != first:
+        arguments[shared], dims[shared] = arguments[shared][0], None
+    actual = torch.vmap(op, tuple(dims))(*arguments)
+    for seed in range(2):
+        mine = [a if d is None else a.select(d, seed) for a, d in zip(arguments, dims, strict=True)]
+        expected = op(*mine)
+        of_seed = actual[seed] if isinstance(actual, torch.Tensor) else tuple(each[seed] for each in actual)
+        torch.testing.assert_close(of_seed, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("direction", ["to_latent", "to_data"])
+def test_gradcheck_over_seeds(direction):
+    problems = [problem(4, 2, 2, bound=1.5, seed=seed) for seed in range(2)]
+    flow, _, _, settings = problems[0]
+    leaves = [[x, term, f.mixing_lu, *f._parameters_tuple] for f, x, term, _ in problems]
+    inputs = [torch.stack(each).detach().requires_grad_() for each in zip(*leaves, strict=True)]
+    # The last parameter is shared: its gradient is the sum over seeds.
+    inputs[-1] = inputs[-1][0].detach().requires_grad_()
+    call = torch.vmap(directed(flow, direction, settings), (*[0] * (len(inputs) - 1), None))
+    assert torch.autograd.gradcheck(call, inputs, fast_mode=True)
+
+
+def test_gradcheck_of_the_base_over_seeds():
+    assert torch.autograd.gradcheck(torch.vmap(base), torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True))
+
+
+def test_seeds_within_seeds():
+    lu = torch.stack([flows.make_flow(seed=seed).mixing_lu.detach() for seed in range(4)])
+    permutation = flows.make_flow().permutation
+    matrix, log_det = torch.vmap(torch.vmap(lambda v: compose(v, permutation)))(lu.unflatten(0, (2, 2)))
+    for seed in range(4):
+        expected = compose(lu[seed], permutation)
+        torch.testing.assert_close((matrix.flatten(0, 1)[seed], log_det.flatten()[seed]), expected)
+
+
+def test_errors_under_vmap_show_one_seeds_shapes():
+    flow, x, term, settings = problem()
+    call = torch.vmap(directed(flow, "to_latent", settings), (0, *[None] * (2 + len(flow._parameters_tuple))))
+    with pytest.raises(ValueError, match=r"x: expected shape \(rows, 5\), got \(6, 4\)"):
+        call(torch.zeros(2, 6, 4, dtype=x.dtype), term, flow.mixing_lu, *flow._parameters_tuple)
 
 
 @pytest.mark.slow
