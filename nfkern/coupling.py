@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from nfkern.coupling_maps import CouplingMaps
+from nfkern.flow import readable
 from nfkern.kernels import compose
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class CouplingFlow(CouplingMaps):
         """
         lu, permutation = self.mixing_lu, self.permutation
         with_grad = torch.is_grad_enabled() and lu.requires_grad
-        if with_grad or torch.compiler.is_compiling() or lu.device.type != "cpu":
+        if with_grad or not readable(lu):
             return compose(lu, permutation, inverse)
         cached = self._composed.get(inverse)
         if (

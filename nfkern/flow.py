@@ -266,16 +266,21 @@ class Flow(Pretrained, nn.Module, ABC):
         raise TypeError(f"{name}: expected dtype {like.dtype} as the parameters, got {tensor.dtype}")
 
     def _explain_nan(self, results: tuple[torch.Tensor, ...]) -> None:
-        """Blame a NaN result on the parameter that is NaN. On the CPU only: elsewhere looking would synchronise."""
-        if torch.compiler.is_compiling() or results[0].device.type != "cpu":
-            return
-        if not any(math.isnan(result.detach().sum().item()) for result in results):
+        """Blame a NaN result on the parameter that is NaN."""
+        if not readable(results[0]) or not any(math.isnan(result.detach().sum().item()) for result in results):
             return
         for name, parameter in chain(self.named_parameters(), self.named_buffers()):
             broken = parameter.isnan()
             if broken.any():
                 where = broken.nonzero()[0].tolist()
                 raise ValueError(f"{name}: expected finite parameters, got NaN first at index {where}")
+
+
+def readable(tensor: torch.Tensor) -> bool:
+    """Whether numbers may be looked at: not while compiling or under `torch.vmap`, nor where it would synchronise."""
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def shape_of(tensor: Any) -> tuple[int, ...]:
