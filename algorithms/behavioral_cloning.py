@@ -1,6 +1,5 @@
 """What every behavioural-cloning agent shares: data in, optimiser, schedule, averaging, and acting."""
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,15 +8,22 @@ from typing import Any, ClassVar, Literal, Self, cast
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import lr_scheduler
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from nfkern.algorithms.datasets import DatasetStatistics, GoalSampling
 from nfkern.algorithms.datasets.transitions import ColumnStatistics
+from nfkern.algorithms.optimization import (
+    Info,
+    LossAndInfo,
+    Noise,
+    Tensors,
+    gradient_step,
+    move_average,
+    optimization,
+)
 from nfkern.normalizer import Mode, Normalizer
 
-Batch = Mapping[str, np.ndarray]
-Info = dict[str, torch.Tensor]
+Batch = Mapping[str, np.ndarray] | Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -92,11 +98,13 @@ class BehavioralCloning(nn.Module, ABC):
         chunk: actions that a decision returns.
         execute: actions executed per decision.
         goal_conditioned: whether `loss` and `act` want goals.
+        capturable: whether a gradient step may be captured in a CUDA graph: it never waits for the device.
     """
 
     name: ClassVar[str]
     config_class: ClassVar[type[BehavioralCloningConfig]]
     goal_conditioned: ClassVar[bool] = False
+    capturable: ClassVar[bool] = True
 
     def __init__(self, config: BehavioralCloningConfig, observation_size: int, action_size: int) -> None:
         """Make the networks; sizes are of one observation and one action."""
@@ -108,12 +116,8 @@ class BehavioralCloning(nn.Module, ABC):
         self.action_normalizer = Normalizer(action_size, config.action_normalization)
         inputs = observation_size * (config.history + int(self.goal_conditioned))
         self.networks = self._build(inputs, action_size * config.chunk)
-        average = functools.partial(_average, decay=config.ema_decay)
-        self.ema = AveragedModel(self.networks, multi_avg_fn=average) if config.ema_decay else None
-        self.optimizer = torch.optim.AdamW(
-            self.networks.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-        self.scheduler = _schedule(self.optimizer, config)
+        self.ema = AveragedModel(self.networks) if config.ema_decay else None
+        self.optimizer, self.scheduler = optimization(self.networks.parameters(), config)
 
     @classmethod
     def create(
@@ -152,9 +156,13 @@ class BehavioralCloning(nn.Module, ABC):
     def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:
         """The trained networks, from the conditioning (batch, inputs) to actions (batch, outputs)."""
 
+    def _draw(self, rows: int, width: int, **options: Any) -> Noise:
+        """The random numbers of the loss of a batch: actions are (rows, width), options are torch.randn's."""
+        return ()
+
     @abstractmethod
-    def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor) -> tuple[torch.Tensor, Info]:
-        """Loss of normalised actions (batch, chunk * action_size)."""
+    def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor, *noise: torch.Tensor) -> LossAndInfo:
+        """Loss of normalised actions (batch, chunk * action_size), given what `_draw` drew."""
 
     @abstractmethod
     def _sample(
@@ -162,25 +170,51 @@ class BehavioralCloning(nn.Module, ABC):
     ) -> torch.Tensor:
         """Normalised actions (batch, chunk * action_size) for acting."""
 
-    def loss(self, batch: Batch) -> tuple[torch.Tensor, Info]:
-        """The loss of a batch, and its parts under prefixed names."""
-        actions = self._tensor(batch["actions"])
-        actions = self.action_normalizer(actions.unflatten(1, (self.chunk, -1))).flatten(1)
-        observations = self._tensor(batch["observations"]).unflatten(1, (self.history, -1))
-        goals = self._tensor(batch["goals"]) if self.goal_conditioned else None
-        loss, info = self._actor_loss(actions, self._conditioning(observations, goals))
+    def tensors(self, batch: Batch) -> Tensors:
+        """The parts of a batch that the loss needs, float32, on the agent's device."""
+        keys = ("observations", "actions", "goals") if self.goal_conditioned else ("observations", "actions")
+        return {key: self._tensor(batch[key]) for key in keys}
+
+    def draw(self, batch: Tensors, generator: torch.Generator | None = None) -> Noise:
+        """The random numbers of the loss of a batch (or of one of several stacked ones), from a device's generator."""
+        actions = batch["actions"]
+        return self._draw(*actions.shape[-2:], generator=generator, dtype=actions.dtype, device=actions.device)
+
+    def forward(self, batch: Tensors, noise: Noise) -> LossAndInfo:
+        """The loss given a batch's `tensors` and what `draw` drew: a function of them and the weights alone."""
+        actions = self.action_normalizer(batch["actions"].unflatten(1, (self.chunk, -1))).flatten(1)
+        observations = batch["observations"].unflatten(1, (self.history, -1))
+        loss, info = self._actor_loss(actions, self._conditioning(observations, batch.get("goals")), *noise)
         return loss, {f"actor/{name}": value.detach() for name, value in ({"loss": loss} | info).items()}
 
-    def update(self, batch: Batch) -> Info:
-        """One gradient step; returns what `loss` said."""
-        loss, info = self.loss(batch)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> LossAndInfo:
+        """The loss of a batch, and its parts under prefixed names.
+
+        Args:
+            batch: `observations` (batch, history * observation_size), `actions` (batch, chunk * action_size), and
+                `goals` (batch, observation_size) for a goal-conditioned agent; arrays or tensors.
+            generator: of the agent's device, for the loss's own randomness; the global one if None.
+        """
+        loss, info = self(*self.inputs(batch, generator))
+        return loss, info
+
+    def inputs(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensors, Noise]:
+        """A batch's `tensors`, and what to `draw` for it."""
+        tensors = self.tensors(batch)
+        return tensors, self.draw(tensors, generator)
+
+    def update(self, batch: Batch, generator: torch.Generator | None = None) -> Info:
+        """One gradient step; returns what `loss` said, arguments of `loss`."""
+        info = gradient_step(self, *self.inputs(batch, generator))
         self.scheduler.step()
-        if self.ema is not None:
-            self.ema.update_parameters(self.networks)
         return info
+
+    def average(self) -> None:
+        """Move the average of the weights, if there is one, towards the weights."""
+        if self.ema is not None:
+            first = self.scheduler.last_epoch == 0
+            move_average(self.ema.module.parameters(), self.networks.parameters(), self.config.ema_decay, first)
+            self.ema.n_averaged += 1
 
     @torch.inference_mode()
     def act(
@@ -216,7 +250,7 @@ class BehavioralCloning(nn.Module, ABC):
             parts.append(self.observation_normalizer(goals))
         return torch.cat(parts, 1)
 
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+    def _tensor(self, array: np.ndarray | torch.Tensor) -> torch.Tensor:
         return torch.as_tensor(array, dtype=torch.float32).to(self.observation_normalizer.center.device)
 
     def _noise(self, rows: int, generator: torch.Generator | None) -> torch.Tensor:
@@ -225,25 +259,6 @@ class BehavioralCloning(nn.Module, ABC):
         return noise.to(self.observation_normalizer.center.device)
 
 
-def _average(averaged: Any, current: Any, count: Any, *, decay: float) -> None:
-    """PyTorch's moving average, as a function that can be pickled."""
-    get_ema_multi_avg_fn(decay)(averaged, current, count)
-
-
 def _normalizer(mode: Mode, statistics: ColumnStatistics) -> Normalizer:
     columns = (statistics.mean, statistics.std, statistics.min, statistics.max)
     return Normalizer.from_statistics(mode, *(torch.from_numpy(np.array(column)) for column in columns))
-
-
-def _schedule(optimizer: torch.optim.Optimizer, config: BehavioralCloningConfig) -> lr_scheduler.LRScheduler:
-    """Linear warm-up, then constant or cosine, from PyTorch's own schedules."""
-    after = max(1, config.steps - config.warmup_steps)
-    main: lr_scheduler.LRScheduler
-    if config.schedule == "cosine":
-        main = lr_scheduler.CosineAnnealingLR(optimizer, after, eta_min=config.final_learning_rate)
-    else:
-        main = lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    if not config.warmup_steps:
-        return main
-    warmup = lr_scheduler.LinearLR(optimizer, 1 / config.warmup_steps, total_iters=config.warmup_steps)
-    return lr_scheduler.SequentialLR(optimizer, [warmup, main], milestones=[config.warmup_steps])

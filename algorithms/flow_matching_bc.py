@@ -1,12 +1,14 @@
 """Flow-matching behavioural cloning: a velocity field, integrated by Euler steps."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from nfkern.algorithms.behavioral_cloning import BehavioralCloning, BehavioralCloningConfig, Info
+from nfkern.algorithms.behavioral_cloning import BehavioralCloning, BehavioralCloningConfig
 from nfkern.algorithms.networks import mlp
+from nfkern.algorithms.optimization import LossAndInfo, Noise
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,14 @@ class FlowMatchingBC(BehavioralCloning):
     def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:
         return nn.ModuleDict({"velocity": mlp(inputs + outputs + 1, outputs, self.config.hidden)})
 
-    def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor) -> tuple[torch.Tensor, Info]:
-        noise, time = torch.randn_like(actions), torch.rand(len(actions), 1, device=actions.device)
-        point = (1 - time) * noise + time * actions
+    def _draw(self, rows: int, width: int, **options: Any) -> Noise:
+        return torch.randn(rows, width, **options), torch.rand(rows, 1, **options)
+
+    def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor, *noise: torch.Tensor) -> LossAndInfo:
+        start, time = noise
+        point = (1 - time) * start + time * actions
         velocity = self.networks["velocity"](torch.cat([conditioning, point, time], 1))
-        loss = (velocity - (actions - noise)).square().mean()
+        loss = (velocity - (actions - start)).square().mean()
         return loss, {}
 
     def _sample(

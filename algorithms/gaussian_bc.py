@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from nfkern.algorithms.behavioral_cloning import BehavioralCloning, BehavioralCloningConfig, Info
+from nfkern.algorithms.behavioral_cloning import BehavioralCloning, BehavioralCloningConfig
 from nfkern.algorithms.networks import mlp
+from nfkern.algorithms.optimization import LossAndInfo
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class GaussianBC(BehavioralCloning):
     def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:
         return nn.ModuleDict({"policy": mlp(inputs, outputs, self.config.hidden)})
 
-    def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor) -> tuple[torch.Tensor, Info]:
+    def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor, *noise: torch.Tensor) -> LossAndInfo:
         squared_error = (self.networks["policy"](conditioning) - actions).square()
         log_prob = -0.5 * (squared_error.sum(1) + actions.shape[1] * math.log(2 * math.pi))
         return -log_prob.mean(), {"log_prob": log_prob.mean(), "mse": squared_error.mean()}

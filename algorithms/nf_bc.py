@@ -1,13 +1,14 @@
 """NF-BC: behavioural cloning with a conditional normalizing flow."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from nfkern import CouplingFlow, Encoder
-from nfkern.algorithms.behavioral_cloning import BehavioralCloning, BehavioralCloningConfig, Info
+from nfkern.algorithms.behavioral_cloning import BehavioralCloning, BehavioralCloningConfig
+from nfkern.algorithms.optimization import LossAndInfo, Noise
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,11 @@ class NFBC(BehavioralCloning):
             }
         )
 
-    def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor) -> tuple[torch.Tensor, Info]:
-        noised = actions + self.config.noise_std * torch.randn_like(actions)
+    def _draw(self, rows: int, width: int, **options: Any) -> Noise:
+        return (torch.randn(rows, width, **options),)
+
+    def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor, *noise: torch.Tensor) -> LossAndInfo:
+        noised = actions + self.config.noise_std * noise[0]
         log_prob = self.networks["flow"](noised, self.networks["encoder"](conditioning))
         return -log_prob.mean(), {"log_prob": log_prob.mean()}
 
