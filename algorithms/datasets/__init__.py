@@ -1,8 +1,10 @@
 """Offline datasets: generating, fetching, checking, loading and sampling them.
 
-Loading and sampling need numpy only. Generating needs the `rl` extra (ogbench, mujoco), in worker processes alone.
+Loading and sampling need numpy, sampling on a device PyTorch. Generating needs the `rl` extra (ogbench, mujoco), in
+worker processes alone.
 """
 
+from .device_sampling import DeviceBatchSampler, DeviceDataset
 from .goals import GoalSampling
 from .manifest import DEFAULT_DATASET_DIR
 from .sampling import BatchSampler
@@ -13,6 +15,8 @@ __all__ = [
     "BatchSampler",
     "ColumnStatistics",
     "DatasetStatistics",
+    "DeviceBatchSampler",
+    "DeviceDataset",
     "GoalSampling",
     "TransitionDataset",
 ]
