@@ -11,7 +11,7 @@ from nfkern.checkpoint import read_json
 from nfkern.errors import UserError
 
 if TYPE_CHECKING:
-    from nfkern.algorithms.training import RunSettings
+    from nfkern.algorithms.run_settings import RunSettings
 
 
 class MetricLog:

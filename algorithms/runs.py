@@ -77,16 +77,20 @@ def evaluation_path(run_dir: Path, step: int, seed: int) -> Path:
 
 
 def save_checkpoint(
-    run_dir: Path, step: int, agent: BehavioralCloning, sampler_states: Mapping[str, Any], keep: int
+    run_dir: Path,
+    step: int,
+    agent: BehavioralCloning,
+    sampler_states: Mapping[str, Any],
+    generator: torch.Generator = torch.default_generator,
 ) -> Path:
-    """Write everything that the rest of the run depends on; only the newest `keep` checkpoints stay.
+    """Write everything that the rest of the run depends on.
 
     Args:
         run_dir: the run.
         step: gradient steps taken so far.
         agent: with its optimiser and schedule.
         sampler_states: JSON-able states of the batch samplers.
-        keep: how many checkpoints to keep, at least 1.
+        generator: of the loss's randomness.
     """
     optimizer = agent.optimizer.state_dict()
     tensors = {
@@ -94,10 +98,7 @@ def save_checkpoint(
         for index, entry in optimizer["state"].items()
         for name, value in entry.items()
     }
-    tensors["rng.cpu"] = torch.get_rng_state()
-    device = agent.observation_normalizer.center.device
-    if device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
+    tensors[f"rng.{generator.device.type}"] = generator.get_state()
     state = {
         "step": step,
         "param_groups": optimizer["param_groups"],
@@ -111,13 +112,19 @@ def save_checkpoint(
             {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "training.safetensors"
         )
         (folder / "training.json").write_text(json.dumps(state))
-    for old in checkpoints(run_dir)[:-keep]:
-        shutil.rmtree(old)
     return path
 
 
-def load_checkpoint(path: Path, device: torch.device) -> tuple[BehavioralCloning, int, dict[str, Any]]:
-    """Restore agent, optimiser, schedule and random state: the agent, its step, and the samplers' states."""
+def drop_old_checkpoints(run_dir: Path, keep: int) -> None:
+    """Leave only the newest `keep` checkpoints, at least 1."""
+    for old in checkpoints(run_dir)[:-keep]:
+        shutil.rmtree(old)
+
+
+def load_checkpoint(
+    path: Path, device: torch.device, generator: torch.Generator = torch.default_generator
+) -> tuple[BehavioralCloning, int, dict[str, Any]]:
+    """Restore agent, optimiser, schedule and the generator's state: the agent, its step, and the samplers' states."""
     agent = load_agent(path, device)
     state = read_json(path / "training.json")
     entries: dict[int, dict[str, torch.Tensor]] = {}
@@ -130,7 +137,6 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[BehavioralCloning
             random_states[rest[0]] = tensor
     agent.optimizer.load_state_dict({"state": entries, "param_groups": state["param_groups"]})
     agent.scheduler.load_state_dict(state["scheduler"])
-    torch.set_rng_state(random_states["cpu"])
-    if "cuda" in random_states and device.type == "cuda":
-        torch.cuda.set_rng_state(random_states["cuda"], device)
+    if generator.device.type in random_states:
+        generator.set_state(random_states[generator.device.type])
     return agent, state["step"], state["samplers"]

@@ -9,7 +9,8 @@ import tyro
 
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.presets import PRESETS, find_preset
-from nfkern.algorithms.training import Interrupted, RunSettings, train
+from nfkern.algorithms.run_settings import RunSettings
+from nfkern.algorithms.training import Interrupted, train
 from nfkern.errors import UserError
 
 
@@ -41,7 +42,7 @@ class TrainCommand:
         if self.preset:
             print(f"preset {self.preset}: {find_preset(self.algorithm, self.preset).source}", file=sys.stderr)
         try:
-            run_dir = train(self.algorithm, self.config, self.settings)
+            train(self.algorithm, self.config, self.settings)
         except ValueError as error:
             raise UserError(str(error)) from error
         except Interrupted as stop:
@@ -50,7 +51,7 @@ class TrainCommand:
         except KeyboardInterrupt:
             print("interrupted. The same command with --resume continues from the newest checkpoint.", file=sys.stderr)
             return 130
-        print(run_dir)
+        print(*self.settings.run_dirs(self.algorithm).values(), sep="\n")
         return 0
 
 

@@ -98,7 +98,7 @@ def test_a_checkpoint_continues_exactly(name, tmp_path):
     batches = [make_batch(agent.config, seed=i) for i in range(12)]
     for batch in batches[:6]:
         agent.update(batch)
-    save_checkpoint(tmp_path, 6, agent, {"train": {"at": 6}}, keep=1)
+    save_checkpoint(tmp_path, 6, agent, {"train": {"at": 6}})
     straight = [agent.update(batch)["actor/loss"].item() for batch in batches[6:]]
     torch.manual_seed(123)
     restored, step, states = load_checkpoint(tmp_path / "checkpoints" / "00000006", torch.device("cpu"))

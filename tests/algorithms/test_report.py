@@ -11,7 +11,8 @@ from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.evaluate_command import Evaluate
 from nfkern.algorithms.report import Report, TrainedRun, group_runs
-from nfkern.algorithms.training import RunSettings, train
+from nfkern.algorithms.run_settings import RunSettings
+from nfkern.algorithms.training import train
 from nfkern.errors import UserError
 
 SMALL = {

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from nfkern import cli
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.metrics import CsvLog
+from nfkern.algorithms.run_settings import RunSettings
 from nfkern.algorithms.runs import locked
-from nfkern.algorithms.training import RunSettings, train
+from nfkern.algorithms.training import train
 from nfkern.errors import UserError
 
 SMALL = {"blocks": 2, "hidden": (8, 8), "representation": 4, "encoder_width": 8, "batch_size": 16, "warmup_steps": 5}

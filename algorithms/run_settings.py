@@ -1,0 +1,131 @@
+"""Where and how runs are trained, as the command line has it."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
+from nfkern.errors import UserError
+
+_SEEDS = tyro.conf.create_mutex_group(required=False, title="seeds")
+_CUDA_GRAPH = tyro.conf.create_mutex_group(required=False, title="CUDA graph")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where and how an agent is trained; what it is lies in its own settings."""
+
+    env_name: str
+    """OGBench dataset name, such as pointmaze-medium-navigate-v0."""
+    seed: Annotated[int, _SEEDS] = 0
+    """Seed of initialisation, batches and noise; the same seed and thread count give the same run."""
+    seeds: Annotated[str | None, _SEEDS] = None
+    """Several seeds, as 0..7 or 0,2,5, trained together in batched kernels; each leaves a run of its own."""
+    run_dir: Path | None = None
+    """The run's folder; default runs/<algorithm>/<env-name>/seed-<seed>. With --seeds: the folder of their folders."""
+    dataset_dir: Path = DEFAULT_DATASET_DIR
+    """Where datasets lie."""
+    resume: bool = False
+    """Continue the run in run_dir from its newest checkpoint, or start it if there is none."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: CUDA where there is one."""
+    cuda_graph: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CUDA_GRAPH] = False
+    """Keep the data on the GPU and replay each step as a CUDA graph: the default on CUDA, where the agent allows it."""
+    no_cuda_graph: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CUDA_GRAPH] = False
+    """Draw batches on the host and launch every kernel by itself, as on a CPU; other batches than with --cuda-graph."""
+    threads: int = 0
+    """CPU threads; 0 for PyTorch's choice."""
+    log_interval: int = 1000
+    """Steps between rows of train.csv."""
+    checkpoint_interval: int = 10_000
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+    eval_interval: int = 50_000
+    """Steps between evaluations; there is always one at the end."""
+    eval_episodes: int = 50
+    """Episodes per task of an evaluation; 0 for no evaluation."""
+    eval_seed: int = 0
+    """Seed of the evaluation's starts, goals and noise: the same for every run, so that runs can be compared."""
+    track: bool = False
+    """Also log to Weights & Biases (`pip install wandb`)."""
+    wandb_project: str = "nfkern"
+    """Project there."""
+    quiet: bool = False
+    """No progress bar."""
+
+    def __post_init__(self) -> None:
+        """Check the intervals."""
+        counts = ("log_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval")
+        least = dict.fromkeys(counts, 1) | dict.fromkeys(("seed", "threads", "eval_episodes", "eval_seed"), 0)
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name}: expected at least {minimum}, got {getattr(self, name)}")
+        if self.cuda_graph and self.no_cuda_graph:
+            raise ValueError("cuda_graph: expected at most one of cuda_graph and no_cuda_graph, got both")
+        if self.seeds is None:
+            return
+        if self.seed:
+            raise ValueError(f"seeds: expected seed or seeds, got both, {self.seed} and {self.seeds!r}")
+        if self.track:
+            raise ValueError("seeds: Weights & Biases tracks one run at a time; leave out track, or train seed by seed")
+        self.all_seeds()
+
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds to train, in the order given.
+
+        Raises:
+            ValueError: `seeds` is neither FIRST..LAST nor a list with commas, or names a seed twice.
+        """
+        if self.seeds is None:
+            return (self.seed,)
+        span = re.fullmatch(r"(\d+)\.\.(\d+)", self.seeds)
+        if span:
+            found = tuple(range(int(span[1]), int(span[2]) + 1))
+        else:
+            found = tuple(int(part) for part in self.seeds.split(",") if re.fullmatch(r"\d+", part))
+            found = found if len(found) == self.seeds.count(",") + 1 else ()
+        if not found or len(set(found)) < len(found):
+            raise ValueError(f"seeds: expected FIRST..LAST or different seeds with commas, got {self.seeds!r}")
+        return found
+
+    def run_dirs(self, algorithm: str) -> dict[int, Path]:
+        """The folder of each seed's run."""
+        if self.run_dir is not None and self.seeds is None:
+            return {self.seed: self.run_dir}
+        parent = self.run_dir or Path("runs") / algorithm / self.env_name
+        return {seed: parent / f"seed-{seed}" for seed in self.all_seeds()}
+
+    def captures(self, device: torch.device, capturable: bool) -> bool:
+        """Whether steps run as CUDA graphs on a device, for an agent that can or cannot be captured.
+
+        Raises:
+            UserError: it was asked for and cannot be.
+        """
+        if not self.cuda_graph:
+            return device.type == "cuda" and capturable and not self.no_cuda_graph
+        if device.type != "cuda":
+            raise UserError(f"--cuda-graph needs a CUDA device, got {device}: leave it out")
+        if not capturable:
+            raise UserError("--cuda-graph: this algorithm cannot be captured in a CUDA graph: leave it out")
+        return True
+
+    def torch_device(self) -> torch.device:
+        """The device.
+
+        Raises:
+            UserError: there is no such device.
+        """
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--device: expected auto, cpu, cuda or cuda:N, got {self.device!r} ({reason})") from None
+        return device
