@@ -235,10 +235,14 @@ class Flow(Pretrained, nn.Module, ABC):
     ) -> torch.Tensor:
         if not isinstance(sample_shape, tuple):
             raise TypeError(f"sample_shape: expected a tuple of ints, got {type(sample_shape).__name__}")
+        if not all(isinstance(size, int | torch.SymInt) and size >= 0 for size in sample_shape):
+            raise ValueError(f"sample_shape: expected ints >= 0, got {sample_shape}")
         batch_shape = context.batch_shape if isinstance(context, ProjectedContext) else shape_of(context)[:-1]
         shape = (*sample_shape, *batch_shape, self.features)
         like = self._like
         if noise is not None:
+            if not isinstance(noise, torch.Tensor):
+                raise TypeError(f"noise: expected a torch.Tensor, got {type(noise).__name__}")
             if tuple(noise.shape) != shape:
                 raise ValueError(f"noise: expected shape {shape}, got {tuple(noise.shape)}")
             return noise

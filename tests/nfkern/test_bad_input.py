@@ -135,8 +135,17 @@ def test_sampling_options(options, message):
 
 
 def test_sample_shape():
+    flow = flows.make_flow("unconditional")
     with pytest.raises(TypeError, match="sample_shape: expected a tuple of ints, got int"):
-        flows.make_flow("unconditional").sample(10)
+        flow.sample(10)
+    for shape in ((-2,), (2.0,)):
+        with pytest.raises(ValueError, match=rf"sample_shape: expected ints >= 0, got \({shape[0]},\)"):
+            flow.sample(shape)
+
+
+def test_noise_that_is_no_tensor():
+    with pytest.raises(TypeError, match=r"noise: expected a torch.Tensor, got list"):
+        flows.make_flow("unconditional").sample((2,), noise=[0.0, 1.0])
 
 
 def test_sigma():

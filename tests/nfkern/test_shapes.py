@@ -91,20 +91,23 @@ def test_gradients_flow_into_a_shared_context():
     torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("kind", ["transposed", "strided", "expanded", "offset"])
-def test_strides_do_not_matter(kind):
-    flow = flows.make_flow().eval()
-    x, context = flows.make_inputs(flow, 8)
-    views = {
-        "transposed": lambda t: t.mT.contiguous().mT,
-        "strided": lambda t: torch.stack([t, t + 1], -1)[..., 0],
-        "expanded": lambda t: t[:1].expand(8, -1),
-        "offset": lambda t: torch.cat([t, t])[8:],
-    }
-    x_view, context_view = views[kind](x), views[kind](context)
-    expected = flow(x_view.clone(memory_format=torch.contiguous_format), context_view.contiguous())
-    close(flow(x_view, context_view), expected)
-    close(flow.to_data(x_view, context_view)[0], flow.to_data(x_view.contiguous(), context_view.contiguous())[0])
+VIEWS = {
+    "transposed": lambda t: t.mT.contiguous().mT,
+    "strided": lambda t: torch.stack([t, t + 1], -1)[..., 0],
+    "expanded": lambda t: t[:1].expand_as(t),
+    "offset": lambda t: torch.cat([t, t])[len(t) :],
+}
+
+
+@pytest.mark.parametrize("kind", list(VIEWS))
+@given(size=sizes, batch=st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple))
+def test_strides_do_not_matter(kind, size, batch):
+    flow = build(size)
+    x, context = flows.make_inputs(flow, *batch)
+    views = [None if t is None else VIEWS[kind](t) for t in (x, context)]
+    copies = [None if t is None else t.clone(memory_format=torch.contiguous_format) for t in views]
+    for call in (flow.log_prob, flow.score, lambda x, context: flow.to_data(x, context)[0]):
+        close(call(*views), call(*copies))
 
 
 def test_the_distribution_is_the_flow_under_one_context():
