@@ -129,7 +129,7 @@ class Flow(Pretrained, nn.Module, ABC):
         """
         if self.bounds is not None:
             raise ValueError(f"bounds: expected None for denoising, got {self.bounds!r}: noised data leave the box")
-        if not (math.isfinite(sigma) and sigma >= 0):
+        if not 0 <= sigma < math.inf:
             raise ValueError(f"sigma: expected a finite number >= 0, got {sigma!r}")
         z = self._noise(sample_shape, context, **options)
         x, _, score = self._run(self._map_to_data_with_score, "z", z, context)
@@ -246,11 +246,13 @@ class Flow(Pretrained, nn.Module, ABC):
             if tuple(noise.shape) != shape:
                 raise ValueError(f"noise: expected shape {shape}, got {tuple(noise.shape)}")
             return noise
-        if not (math.isfinite(temperature) and temperature >= 0):
+        if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature: expected a finite number >= 0, got {temperature!r}")
         if deterministic:
             return torch.zeros(shape, dtype=like.dtype, device=like.device)
-        return temperature * torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+        # Even generator=None picks the overload that takes no symbolic shapes, which torch.compile needs.
+        source: dict[str, Any] = {} if generator is None else {"generator": generator}
+        return temperature * torch.randn(shape, **source, dtype=like.dtype, device=like.device)
 
     def _checked(self, name: str, tensor: torch.Tensor, features: int) -> torch.Tensor:
         """The tensor in the parameters' dtype, if it fits."""

@@ -1,5 +1,7 @@
 """Every op: gradcheck, opcheck and compile(fullgraph), and the switch between native kernels and reference."""
 
+import functools
+
 import flows
 import pytest
 import torch
@@ -218,6 +220,15 @@ def test_the_whole_module_compiles_as_one_graph():
     }
     for call in calls.values():
         torch.testing.assert_close(torch.compile(call, fullgraph=True)(), call())
+
+
+@pytest.mark.slow
+def test_sampling_compiles_for_any_batch():
+    flow = flows.make_flow("paper", torch.float32)
+    for call in (flow.sample, functools.partial(flow.sample_denoised, 0.1)):
+        compiled = torch.compile(call, fullgraph=True, dynamic=True, backend="aot_eager")
+        for rows in (8, 5):
+            assert compiled((3,), torch.zeros(rows, flow.context_features)).shape == (3, rows, flow.features)
 
 
 def test_double_backward_is_refused():
