@@ -9,7 +9,7 @@ from nfkern.algorithms.gaussian_bc import GaussianBCConfig
 from nfkern.algorithms.gaussian_gcbc import GaussianGCBCConfig
 from nfkern.algorithms.nf_bc import NFBCConfig
 from nfkern.algorithms.nf_gcbc import NFGCBCConfig
-from nfkern.errors import UserError
+from nfkern.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def find_preset(algorithm: str, name: str) -> Preset:
     """The preset of an algorithm.
 
     Raises:
-        UserError: no such preset.
+        UsageError: no such preset.
     """
     if name not in PRESETS[algorithm]:
-        raise UserError(f"--preset: {algorithm} has {', '.join(PRESETS[algorithm])}, got {name!r}")
+        raise UsageError(f"--preset: {algorithm} has {', '.join(PRESETS[algorithm])}, got {name!r}")
     return PRESETS[algorithm][name]

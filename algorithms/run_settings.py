@@ -9,7 +9,7 @@ import torch
 import tyro
 
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
-from nfkern.errors import UserError
+from nfkern.errors import UsageError, UserError
 
 _SEEDS = tyro.conf.create_mutex_group(required=False, title="seeds")
 _CUDA_GRAPH = tyro.conf.create_mutex_group(required=False, title="CUDA graph")
@@ -118,7 +118,7 @@ class RunSettings:
         """The device.
 
         Raises:
-            UserError: there is no such device.
+            UsageError: there is no such device.
         """
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -127,5 +127,5 @@ class RunSettings:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"--device: expected auto, cpu, cuda or cuda:N, got {self.device!r} ({reason})") from None
+            raise UsageError(f"--device: expected auto, cpu, cuda or cuda:N, got {self.device!r} ({reason})") from None
         return device

@@ -17,7 +17,7 @@ from nfkern.bench.records import Record
 from nfkern.bench.registry import SUITES, VARIANTS, WORKS
 from nfkern.bench.report import duration, to_html
 from nfkern.bench.runner import measure
-from nfkern.errors import UserError
+from nfkern.errors import UsageError, UserError
 
 Suite = Literal["smoke", "quick", "full"]
 BUDGETS = {"smoke": timing.SMOKE, "quick": timing.QUICK, "full": timing.FULL}
@@ -124,7 +124,7 @@ class Compare:
     def run(self) -> int:
         """Print the changes; 0, or 1 if there is a regression."""
         if not self.threshold >= 0:
-            raise UserError(f"--threshold: expected a number >= 0, got {self.threshold}")
+            raise UsageError(f"--threshold: expected a number >= 0, got {self.threshold}")
         before, after = storage.read(self.before), storage.read(self.after)
         changes = compare(before, after, self.threshold)
         if not any(change.before_s is not None and change.verdict != "missing" for change in changes):
@@ -167,9 +167,9 @@ class Report:
 
 def _device(name: str) -> torch.device:
     if name not in ("cpu", "cuda"):
-        raise UserError(f"--device: expected cpu or cuda, got {name!r}")
+        raise UsageError(f"--device: expected cpu or cuda, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
+        raise UsageError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
     return torch.device(name)
 
 
@@ -180,7 +180,7 @@ def _chosen(suite: str, match: str, device: torch.device) -> list[Row]:
         every = list({(row.work.name, row.case.name, row.batch): row for row in every}.values())
     found = [row for row in every if match in row.name]
     if not found:
-        raise UserError(f"--match: no row of {suite} contains {match!r}; see `nfkern bench list --suite {suite}`")
+        raise UsageError(f"--match: no row of {suite} contains {match!r}; see `nfkern bench list --suite {suite}`")
     return found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import nfkern
-from nfkern.errors import UserError
+from nfkern.errors import UsageError, UserError
 
 # name -> (module, attribute, summary); an attribute "X[key]" is an entry of the dictionary X.
 COMMANDS = {
@@ -71,7 +71,7 @@ def _run(name: str, args: list[str]) -> int:
         return int(parsed.run())
     except UserError as error:
         print(f"nfkern {name}: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print(f"nfkern {name}: interrupted", file=sys.stderr)
         return 130
@@ -110,6 +110,6 @@ def _help(args: list[str]) -> int:
         return 0
     typed = " ".join(args[:2] if len(args) > 1 and not args[1].startswith("-") else args[:1])
     close = difflib.get_close_matches(typed, COMMANDS, n=1, cutoff=0.5)
-    hint = f"; did you mean `nfkern {close[0]}`?" if close else ""
-    print(f"nfkern: no command {typed!r}{hint} `nfkern --help` lists all.", file=sys.stderr)
+    hint = f"did you mean `nfkern {close[0]}`? " if close else ""
+    print(f"nfkern: no command {typed!r}; {hint}`nfkern --help` lists all", file=sys.stderr)
     return 2

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from nfkern.errors import UserError
+from nfkern.errors import UsageError, UserError
 
 from .checks import verify
 from .manifest import DEFAULT_DATASET_DIR, DatasetFiles, Manifest
@@ -148,7 +148,7 @@ class Info:
         from .summary import describe, solved_shares
 
         if self.plot is not None and self.plot.suffix not in (".png", ".pdf", ".svg"):
-            raise UserError(f"--plot: expected a .png, .pdf or .svg file, got {self.plot}")
+            raise UsageError(f"--plot: expected a .png, .pdf or .svg file, got {self.plot}")
 
         name = data_name(self.name)
         files = DatasetFiles(self.dataset_dir.expanduser(), name)

@@ -6,7 +6,7 @@ import io
 import pytest
 
 from nfkern import cli
-from nfkern.errors import UserError
+from nfkern.errors import UsageError, UserError
 
 
 @pytest.mark.parametrize("args", [[], ["--help"], ["help"]])
@@ -33,7 +33,7 @@ def test_version(capsys):
     [
         (["trian", "nf_gcbc"], "did you mean `nfkern train nf_gcbc`?"),
         (["data", "generat"], "did you mean `nfkern data generate`?"),
-        (["qwertz"], "no command 'qwertz'"),
+        (["frobnicate"], "no command 'frobnicate'; `nfkern --help` lists all"),
         (["train", "sac"], "no command 'train sac'"),
     ],
 )
@@ -57,7 +57,7 @@ def test_every_command_has_help(name, capsys):
 def test_bad_settings_are_usage_errors(capsys):
     assert cli.main(["train", "nf_gcbc", "--env-name", "x", "--steps", "0"]) == 2
     assert capsys.readouterr().err == "nfkern train nf_gcbc: steps: expected at least 1, got 0\n"
-    assert cli.main(["train", "nf_gcbc", "--env-name", "x", "--preset", "nothing"]) == 1
+    assert cli.main(["train", "nf_gcbc", "--env-name", "x", "--preset", "nothing"]) == 2
     assert "--preset: nf_gcbc has paper" in capsys.readouterr().err
 
 
@@ -65,6 +65,7 @@ def test_bad_settings_are_usage_errors(capsys):
     ("error", "code", "message"),
     [
         (UserError("no such thing"), 1, "no such thing"),
+        (UsageError("no such flag"), 2, "no such flag"),
         (PermissionError(13, "Permission denied", "/proc/x"), 1, "[Errno 13] Permission denied: '/proc/x'"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
