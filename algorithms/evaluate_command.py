@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ import tyro
 from nfkern.algorithms.evaluation import EnvironmentPool, evaluate, make_settings
 from nfkern.algorithms.evaluation_blocks import Loader
 from nfkern.algorithms.evaluation_result import EvaluationResult, EvaluationSettings, stack_outcomes
-from nfkern.algorithms.runs import checkpoint_label, checkpoints, latest_checkpoint
-from nfkern.algorithms.statistics import PairedComparison, paired_comparison, success_interval
+from nfkern.algorithms.runs import checkpoint_label, checkpoints, latest_checkpoint, seed_group
+from nfkern.algorithms.statistics import Interval, PairedComparison, paired_comparison, success_interval
 from nfkern.algorithms.video import check_recordable, record_video
-from nfkern.errors import UserError
+from nfkern.errors import UsageError, UserError
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Evaluate:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run directories, as nfkern train makes them."""
     paired: bool = False
-    """Compare the first run with the second, episode by episode."""
+    """Compare two runs episode by episode; of more runs, each two algorithms, their training seeds taken together."""
     episodes_per_task: int = 50
     """Episodes for each goal."""
     workers: int = 1
@@ -53,25 +54,26 @@ class Evaluate:
     def run(self) -> int:
         """Evaluate, store and print; the exit code."""
         if not self.runs:
-            raise UserError("expected at least one run directory")
-        if self.paired and len(self.runs) != 2:
-            raise UserError(f"--paired compares two runs, got {len(self.runs)}")
+            raise UsageError("expected at least one run directory")
+        if self.paired and len(self.runs) < 2:
+            raise UsageError(f"--paired compares two runs or more, got {len(self.runs)}")
         if self.video and len(self.runs) != 1:
-            raise UserError(f"--video shows a single run, got {len(self.runs)}")
+            raise UsageError(f"--video shows a single run, got {len(self.runs)}")
         runs = [_Run.open(path, self.checkpoint) for path in self.runs]
+        groups = _groups(runs)
+        pairs = _pairs([[run] for run in runs] if len(runs) == 2 else groups) if self.paired else []
         try:
             if self.video:
                 check_recordable(self.video)
-            if self.paired and runs[0].env_name != runs[1].env_name:
-                raise UserError(f"--paired needs one environment, got {runs[0].env_name} and {runs[1].env_name}")
-            results = [self._evaluate(run) for run in runs]
-            comparison = paired_comparison(*stack_outcomes(results)) if self.paired else None
+            results = {run.path: self._evaluate(run) for run in runs}
+            pools = [_Pool.of(group, results) for group in groups if len(group) > 1]
+            comparisons = [_Comparison.of(*pair, results) for pair in pairs]
             if self.json:
-                print(json.dumps(_as_json(runs, results, comparison), indent=1))
+                print(json.dumps(_as_json(runs, results, pools, comparisons), indent=1))
             else:
-                print(_as_text(runs, results, comparison))
+                print(_as_text(runs, results, pools, comparisons))
             if self.video:
-                record_video(runs[0].loader, results[0].settings, self.video)
+                record_video(runs[0].loader, results[runs[0].path].settings, self.video)
                 print(f"video: {self.video}", file=sys.stderr)
         except ValueError as error:
             raise UserError(str(error)) from error
@@ -149,41 +151,119 @@ def _stored(path: Path, settings: EvaluationSettings) -> EvaluationResult | None
     return result if settings.record is None or path.with_suffix(".npz").exists() else None
 
 
-def _groups(runs: list[_Run], results: list[EvaluationResult]) -> list[tuple[_Run, list[EvaluationResult]]]:
-    """Runs that differ in nothing but the training seed, where there are several; each group with its first run."""
-    groups: dict[str, tuple[_Run, dict[Any, EvaluationResult]]] = {}
-    for run, result in zip(runs, results, strict=True):
-        key = json.dumps([run.config["algorithm"], run.env_name, run.config.get("config")], sort_keys=True)
-        groups.setdefault(key, (run, {}))[1][run.config.get("seed")] = result
-    return [(run, list(members.values())) for run, members in groups.values() if len(members) > 1]
+def _groups(runs: list[_Run]) -> list[list[_Run]]:
+    """Runs that differ in nothing but the training seed, together, in the seeds' order."""
+    groups: dict[str, dict[int, _Run]] = {}
+    for run in runs:
+        groups.setdefault(seed_group(run.config, run.checkpoint), {})[run.config.get("seed", 0)] = run
+    return [[members[seed] for seed in sorted(members)] for members in groups.values()]
 
 
-def _as_json(runs: list[_Run], results: list[EvaluationResult], comparison: PairedComparison | None) -> dict[str, Any]:
-    rows = [
-        {"run": str(run.path), "checkpoint": str(run.checkpoint), **result.to_dict()}
-        for run, result in zip(runs, results, strict=True)
-    ]
-    return {"runs": rows, "paired": dataclasses.asdict(comparison) if comparison else None}
+def _pairs(sides: list[list[_Run]]) -> list[tuple[list[_Run], list[_Run]]]:
+    """Each two of one environment; found out before anything is evaluated."""
+    pairs = [(first, second) for first, second in combinations(sides, 2) if first[0].env_name == second[0].env_name]
+    if not pairs:
+        found = ", ".join(f"{_name(side)} on {side[0].env_name}" for side in sides)
+        raise UserError(f"--paired: expected two algorithms on one environment, got {found}")
+    for first, second in pairs:
+        if len(first) != len(second):
+            raise UserError(
+                f"--paired: expected as many training seeds of each algorithm, got {_name(first)} and {_name(second)}"
+            )
+    return pairs
 
 
-def _as_text(runs: list[_Run], results: list[EvaluationResult], comparison: PairedComparison | None) -> str:
-    parts = [_table(run, result) for run, result in zip(runs, results, strict=True)]
-    for run, members in _groups(runs, results):
+def _name(side: list[_Run]) -> str:
+    first = side[0]
+    return f"{first.config['algorithm']} ({first.path} to {side[-1].path})" if len(side) > 1 else str(first.path)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """An algorithm's training seeds together."""
+
+    runs: list[_Run]
+    success_rate: float
+    interval: Interval
+    by_task: dict[int, float]
+
+    @classmethod
+    def of(cls, runs: list[_Run], results: dict[Path, EvaluationResult]) -> "_Pool":
+        members = [results[run.path] for run in runs]
         outcomes = stack_outcomes(members)
-        low, high = success_interval(outcomes)
+        rates = dict(zip(members[0].settings.tasks, outcomes.mean((0, 2)).tolist(), strict=True))
+        return cls(runs, float(outcomes.mean()), success_interval(outcomes), rates)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Two runs, or the training seeds of two algorithms, on the same starts."""
+
+    first: list[_Run]
+    second: list[_Run]
+    result: PairedComparison
+
+    @classmethod
+    def of(cls, first: list[_Run], second: list[_Run], results: dict[Path, EvaluationResult]) -> "_Comparison":
+        outcomes = stack_outcomes([results[run.path] for run in (*first, *second)])
+        return cls(first, second, paired_comparison(outcomes[: len(first)], outcomes[len(first) :]))
+
+
+def _as_json(
+    runs: list[_Run], results: dict[Path, EvaluationResult], pools: list[_Pool], comparisons: list[_Comparison]
+) -> dict[str, Any]:
+    def paths(side: list[_Run]) -> list[str]:
+        return [str(run.path) for run in side]
+
+    return {
+        "runs": [
+            {"run": str(run.path), "checkpoint": str(run.checkpoint), **results[run.path].to_dict()} for run in runs
+        ],
+        "training_seeds": [
+            {
+                "runs": paths(pool.runs),
+                "success_rate": pool.success_rate,
+                "interval": pool.interval._asdict(),
+                "by_task": pool.by_task,
+            }
+            for pool in pools
+        ],
+        "paired": [
+            {
+                "first": paths(comparison.first),
+                "second": paths(comparison.second),
+                **dataclasses.asdict(comparison.result),
+                "interval": comparison.result.interval._asdict(),
+            }
+            for comparison in comparisons
+        ],
+    }
+
+
+def _as_text(
+    runs: list[_Run], results: dict[Path, EvaluationResult], pools: list[_Pool], comparisons: list[_Comparison]
+) -> str:
+    parts = [_table(run, results[run.path]) for run in runs]
+    for pool in pools:
+        run, (low, high) = pool.runs[0], pool.interval
+        rates = ", ".join(f"goal {task} {rate:.1%}" for task, rate in pool.by_task.items())
         parts.append(
-            f"{run.config['algorithm']} on {run.env_name}, {len(members)} training seeds: "
-            f"success {outcomes.mean():.1%}, 95% interval {low:.1%} to {high:.1%} (seeds and goals resampled)"
+            f"{run.config['algorithm']} on {run.env_name}, {len(pool.runs)} training seeds: "
+            f"success {pool.success_rate:.1%}, 95% interval {low:.1%} to {high:.1%} (seeds and goals resampled)\n"
+            f"{rates}"
         )
-    if comparison:
-        low, high = comparison.interval
+    for comparison in comparisons:
+        result, (low, high) = comparison.result, comparison.result.interval
+        several = len(comparison.first) > 1
+        resampled = "seeds and goals" if several else "goals"
         parts.append(
-            f"{runs[0].path} minus {runs[1].path}, on the same starts: {comparison.difference:+.1%}, "
-            f"95% interval {low:+.1%} to {high:+.1%} (goals resampled)\n"
-            f"only the first succeeds {comparison.first_only} times, only the second {comparison.second_only} times; "
-            f"exact McNemar p = {comparison.p_value:.2g} (for these goals; episodes taken as independent)\n"
-            "One training run each: this compares two policies, not two algorithms."
+            f"{_name(comparison.first)} minus {_name(comparison.second)}, on the same starts: "
+            f"{result.difference:+.1%}, 95% interval {low:+.1%} to {high:+.1%} ({resampled} resampled)\n"
+            f"only the first succeeds {result.first_only} times, only the second {result.second_only} times; "
+            f"exact McNemar p = {result.p_value:.2g} (for these goals; episodes taken as independent)"
         )
+        if not several:
+            parts[-1] += "\nOne training run each: this compares two policies, not two algorithms."
     return "\n\n".join(parts)
 
 

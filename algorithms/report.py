@@ -2,7 +2,6 @@
 
 import base64
 import datetime
-import json
 import sys
 from dataclasses import dataclass
 from html import escape
@@ -16,10 +15,10 @@ import nfkern
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
 from nfkern.algorithms.datasets.recipes import data_name
 from nfkern.algorithms.evaluation_result import EvaluationResult, stack_outcomes
-from nfkern.algorithms.runs import latest_checkpoint
+from nfkern.algorithms.runs import latest_checkpoint, seed_group
 from nfkern.algorithms.statistics import paired_comparison, success_interval
 from nfkern.checkpoint import read_json
-from nfkern.errors import UserError
+from nfkern.errors import UsageError, UserError
 from nfkern.page import page, table
 
 
@@ -41,7 +40,7 @@ class Report:
     def run(self) -> int:
         """Write the page; the exit code."""
         if not self.runs:
-            raise UserError("expected at least one run directory")
+            raise UsageError("expected at least one run directory")
         groups = group_runs([TrainedRun.open(path) for path in self.runs])
         text = to_html(groups, self.dataset_dir)
         self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -76,8 +75,7 @@ class TrainedRun:
     @property
     def group(self) -> str:
         """Everything but the seed: runs that agree in it are training seeds of one algorithm."""
-        keys = ("env_name", "algorithm", "config", "dataset")
-        return json.dumps([self.checkpoint.name, *(self.header.get(key) for key in keys)], sort_keys=True)
+        return seed_group(self.header, self.checkpoint)
 
 
 @dataclass(frozen=True)

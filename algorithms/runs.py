@@ -45,6 +45,12 @@ def checkpoint_label(checkpoint: Path) -> str:
     return f"{read_json(checkpoint / 'config.json')['algorithm']} {checkpoint.name} {digest}"
 
 
+def seed_group(header: Mapping[str, Any], checkpoint: Path) -> str:
+    """Everything about a trained policy but its seed: runs that agree in it are training seeds of one algorithm."""
+    keys = ("env_name", "algorithm", "config", "dataset")
+    return json.dumps([checkpoint.name, *(header.get(key) for key in keys)], sort_keys=True)
+
+
 @contextlib.contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
     """Keep a run's folder to one process at a time.

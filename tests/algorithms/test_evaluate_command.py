@@ -1,11 +1,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from evaluation_policies import StraightToGoal
 
 from nfkern.algorithms.evaluate_command import Evaluate
 from nfkern.algorithms.evaluation import EvaluationResult
+from nfkern.algorithms.statistics import paired_comparison, success_interval
 from nfkern.errors import UserError
 
 
@@ -22,16 +24,25 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return loaded
 
 
-def make_run(path: Path, noise: float = 0.3, seed: int = 0) -> Path:
+def make_run(
+    path: Path,
+    noise: float = 0.3,
+    *,
+    seed: int = 0,
+    batch_size: int = 2,
+    env_name: str = "pointmaze-medium-navigate-v0",
+    dataset: str = "digest",
+) -> Path:
     for step in ("00000900", "00001000"):
         (path / "checkpoints" / step).mkdir(parents=True)
         (path / "checkpoints" / step / "agent.safetensors").write_text(str(noise))
         (path / "checkpoints" / step / "config.json").write_text('{"algorithm": "nf_gcbc"}')
     config = {
-        "env_name": "pointmaze-medium-navigate-v0",
+        "env_name": env_name,
         "algorithm": "nf_gcbc",
         "seed": seed,
-        "config": {"batch_size": 2},
+        "dataset": dataset,
+        "config": {"batch_size": batch_size},
     }
     (path / "config.json").write_text(json.dumps(config))
     return path
@@ -75,7 +86,55 @@ def test_pairs_runs_and_pools_training_seeds(tmp_path: Path, capsys: pytest.Capt
     assert short(*runs, paired=True, checkpoint="900", json=True).run() == 0
     values = json.loads(capsys.readouterr().out)
     assert [row["run"] for row in values["runs"]] == [str(run) for run in runs]
-    assert values["paired"]["p_value"] == 1.0
+    assert values["training_seeds"][0]["runs"] == [str(run) for run in runs]
+    assert values["paired"][0]["p_value"] == 1.0
+
+
+def test_pairs_algorithms_with_their_training_seeds_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight = [make_run(tmp_path / f"straight-{seed}", seed=seed) for seed in (0, 1)]
+    noisy = [make_run(tmp_path / f"noisy-{seed}", noise=1.5, seed=seed, batch_size=4) for seed in (1, 0)]
+    options = {"paired": True, "max_episode_steps": 200, "episodes_per_task": 3}
+    assert short(*straight, *noisy, **options).run() == 0
+    printed = capsys.readouterr().out
+    assert f"nf_gcbc ({straight[0]} to {straight[1]}) minus nf_gcbc ({noisy[1]} to {noisy[0]})" in printed
+    assert "(seeds and goals resampled)" in printed
+    assert "two policies" not in printed
+    assert short(*straight, *noisy, **options, json=True).run() == 0
+    values = json.loads(capsys.readouterr().out)
+    outcomes = {
+        str(run): EvaluationResult.load(run / "evaluations" / "00001000-0.json").outcomes for run in (*straight, *noisy)
+    }
+    (pair,) = values["paired"]
+    first, second = (np.stack([outcomes[run] for run in pair[side]]) for side in ("first", "second"))
+    assert pair["second"] == [str(run) for run in reversed(noisy)], "in the order of their seeds"
+    assert pair["difference"] == pytest.approx(first.mean() - second.mean())
+    expected = paired_comparison(first, second).interval
+    assert pair["interval"] == pytest.approx(expected._asdict())
+    pools = {tuple(pool["runs"]): pool for pool in values["training_seeds"]}
+    pool = pools[tuple(pair["first"])]
+    assert list(pool["by_task"].values()) == pytest.approx(first.mean((0, 2)).tolist())
+    assert pool["interval"] == pytest.approx(success_interval(first)._asdict())
+
+
+def test_what_cannot_be_paired_is_said_before_anything_is_evaluated(tmp_path: Path, loaded: list[Path]) -> None:
+    runs = [make_run(tmp_path / str(seed), seed=seed) for seed in range(3)]
+    with pytest.raises(UserError, match="--paired: expected two algorithms on one environment, got nf_gcbc"):
+        short(*runs, paired=True).run()
+    other = make_run(tmp_path / "other", batch_size=4)
+    with pytest.raises(UserError, match="as many training seeds of each algorithm, got nf_gcbc .* and .*other"):
+        short(*runs, other, paired=True).run()
+    elsewhere = make_run(tmp_path / "elsewhere", env_name="pointmaze-large-navigate-v0")
+    with pytest.raises(UserError, match="one environment, got .* on pointmaze-medium.*elsewhere on pointmaze-large"):
+        short(runs[0], elsewhere, paired=True).run()
+    assert not loaded
+
+
+def test_runs_on_other_data_are_no_training_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make_run(tmp_path / str(seed), seed=seed, dataset=f"digest {seed}") for seed in (0, 1)]
+    assert short(*runs).run() == 0
+    assert "training seeds: success" not in capsys.readouterr().out
 
 
 def test_an_interrupt_says_how_to_go_on(
@@ -104,7 +163,7 @@ def test_an_interrupt_says_how_to_go_on(
     ("named", "message"),
     [
         ({"checkpoint": "5"}, "no checkpoint '5'; it has 900, 1000"),
-        ({"paired": True}, "--paired compares two runs, got 1"),
+        ({"paired": True}, "--paired compares two runs or more, got 1"),
         ({"episodes_per_task": 0}, "episodes_per_task"),
         ({"video": Path("film.avi")}, r"ends in \.gif or \.mp4"),
     ],
