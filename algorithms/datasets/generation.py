@@ -256,13 +256,15 @@ def _watch(
         running = list(processes)
         while running:
             wait([process.sentinel for process in running], timeout=0.2)
-            for process in running:
-                if process.exitcode not in (None, 0):
+            # Read once: a worker whose files are closed already may have no code yet, and one a moment later.
+            codes = {process: process.exitcode for process in running}
+            for code in codes.values():
+                if code not in (None, 0):
                     raise UserError(
-                        f"a worker stopped with exit code {process.exitcode}; finished episodes are kept: "
+                        f"a worker stopped with exit code {code}; finished episodes are kept: "
                         "run the same command again to continue"
                     )
-            running = [process for process in running if process.is_alive()]
+            running = [process for process, code in codes.items() if code is None]
             now = total - missing + sum(counters)
             bar.set_postfix_str(f"{now}/{total} episodes", refresh=False)
             bar.update((now - done) * per_episode)

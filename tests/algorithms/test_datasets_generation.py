@@ -16,7 +16,7 @@ from dataset_fixture import POINT_MAZE, point_maze_dir, point_maze_plan  # noqa:
 
 from nfkern.algorithms.datasets.checks import verify
 from nfkern.algorithms.datasets.episodes import EpisodeStore
-from nfkern.algorithms.datasets.generation import GenerationPlan, finished, generate, make_collector
+from nfkern.algorithms.datasets.generation import GenerationPlan, _watch, finished, generate, make_collector
 from nfkern.algorithms.datasets.manifest import DatasetFiles, Manifest, sha256_of, simulation_versions
 from nfkern.algorithms.datasets.recipes import RECIPES
 from nfkern.algorithms.datasets.seeding import episode_seed
@@ -219,6 +219,28 @@ def test_a_killed_worker_is_reported_and_costs_one_episode(tmp_path):
     assert len(kept) >= 2
     for path in kept:
         assert set(read(path)) == {"observations", "actions", "terminals", "qpos", "qvel"}
+
+
+def test_a_worker_that_is_gone_between_two_looks_is_reported():
+    reading, writing = os.pipe()
+    os.close(writing)
+
+    class Dying:
+        """Its files are closed already, its exit code follows at the second look."""
+
+        sentinel = reading
+        codes = iter([None])
+
+        @property
+        def exitcode(self):
+            return next(self.codes, -signal.SIGKILL)
+
+        def is_alive(self):
+            return self.exitcode is None
+
+    with pytest.raises(UserError, match="a worker stopped with exit code -9; finished episodes are kept"):
+        _watch(LONG_PLAN, [Dying()], [0], 13, progress=False)
+    os.close(reading)
 
 
 @pytest.mark.slow
