@@ -11,7 +11,7 @@ import torch
 
 import nfkern
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
-from nfkern.kernels import registered_backends
+from nfkern.kernels import backend_reasons, registered_backends
 
 PACKAGES = {
     "core": ("torch", "numpy", "safetensors", "tyro", "tqdm"),
@@ -81,16 +81,16 @@ def _devices() -> list[str]:
 
 
 def _backends() -> list[str]:
+    """Per device, which ops run native kernels, and for each reason which run the reference."""
     lines = []
     for device in ("cpu", "cuda"):
-        chosen = registered_backends(device)
-        native = sorted(name for name, backend in chosen.items() if backend == "native")
-        if native:
-            lines.append(f"{device}: native kernels for {', '.join(native)}")
-        if len(native) < len(chosen):
-            which = "the other ops" if native else f"all {len(chosen)} ops"
-            reason = "this version has no native kernels for them"
-            lines.append(f"{device}: the reference (stacked PyTorch) for {which}; reason: {reason}")
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for name in registered_backends(device):
+            groups.setdefault(tuple(backend_reasons(name, device)), []).append(name)
+        for reasons, names in groups.items():
+            which = f"all {len(names)} ops" if len(groups) == 1 else ", ".join(names)
+            what = f"the reference (stacked PyTorch) for {which}; reason: {', '.join(reasons)}"
+            lines.append(f"{device}: {what if reasons else f'native kernels for {which}'}")
     return lines
 
 

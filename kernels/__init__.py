@@ -7,9 +7,19 @@ tensor's device, the reference everywhere else; `use_reference()` sends every ca
 if __name__ != "nfkern.kernels":
     raise ImportError(f"this package is nfkern.kernels, but was imported as {__name__!r}: use `import nfkern.kernels`")
 
+from nfkern.kernels import triton_registration
 from nfkern.kernels.base import standard_normal_log_prob
 from nfkern.kernels.coupling import CouplingParameters
 from nfkern.kernels.plu import compose
-from nfkern.kernels.registry import registered_backends, use_reference
+from nfkern.kernels.registry import backend_reasons, registered_backends, use_reference
 
-__all__ = ["CouplingParameters", "compose", "registered_backends", "standard_normal_log_prob", "use_reference"]
+triton_registration.register()
+
+__all__ = [
+    "CouplingParameters",
+    "backend_reasons",
+    "compose",
+    "registered_backends",
+    "standard_normal_log_prob",
+    "use_reference",
+]

@@ -6,7 +6,8 @@ tensors, more than a whole native inverse at batch 1.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch.utils._pytree import tree_map_only
 
 _library = torch.library.Library("nfkern", "DEF")
 _ops: dict[str, "Op"] = {}
+_natives: dict[tuple[str, str], "Native"] = {}
+_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 _reference_forced = False
 
 
@@ -28,6 +31,39 @@ class Op:
     def __call__(self, *args: Any) -> Any:
         """Run the native kernel registered for the tensors' device, or the reference."""
         return (self.reference if _reference_forced else self.dispatched)(*args)
+
+
+@dataclass(frozen=True)
+class Native:
+    """A native kernel of an op, for one type of device.
+
+    Attributes:
+        load: imports the kernel, a function of the op's arguments; called when it first runs.
+        device_reasons: why no call can run on a device; empty if some can.
+        call_reasons: of the op's arguments, why this call cannot run; empty if it can.
+    """
+
+    load: Callable[[], Callable[..., Any]]
+    device_reasons: Callable[[torch.device], Sequence[str]]
+    call_reasons: Callable[..., Sequence[str]]
+
+
+def implement(name: str, device_type: str, native: Native) -> None:
+    """Let `nfkern::name` run a native kernel on a type of device, and its reference where that cannot."""
+    _library.impl(name, native_or_reference(name, native), _KEYS[device_type])
+    _natives[name, device_type] = native
+
+
+def native_or_reference(name: str, native: Native) -> Callable[..., Any]:
+    """An op's native kernel, giving way to the reference; with seeds in front, the kernel gets them all at once."""
+    reference = _ops[name].reference
+
+    def run(*args: Any) -> Any:
+        if native.device_reasons(args[0].device) or native.call_reasons(*args):
+            return reference(*args)
+        return native.load()(*args)
+
+    return _without_autocast(run)
 
 
 def define(
@@ -125,13 +161,19 @@ def refuse_gradient(what: str) -> Callable[..., Any]:
 
 def registered_backends(device: torch.device | str = "cpu") -> dict[str, str]:
     """Which implementation each op would run on `device`: `native` or `reference`."""
-    key = {"cpu": "CPU", "cuda": "CUDA"}.get(torch.device(device).type)
+    device = torch.device(device)
+    return {name: "reference" if backend_reasons(name, device) else "native" for name in _ops}
 
-    def backend(name: str) -> str:
-        native = key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"nfkern::{name}", key)
-        return "native" if native and not _reference_forced else "reference"
 
-    return {name: backend(name) for name in _ops}
+def backend_reasons(name: str, device: torch.device | str) -> list[str]:
+    """Why an op would run its reference on `device`; empty if it would run a native kernel."""
+    device = torch.device(device)
+    key = _KEYS.get(device.type)
+    if key is None or not torch._C._dispatch_has_kernel_for_dispatch_key(f"nfkern::{name}", key):
+        return ["this version has no native kernel for it"]
+    native = _natives.get((name, device.type))
+    reasons = [] if native is None else list(native.device_reasons(device))
+    return [*reasons, *(["use_reference() is in force"] if _reference_forced else [])]
 
 
 @contextlib.contextmanager

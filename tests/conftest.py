@@ -1,5 +1,6 @@
 """One thread and a quick hypothesis profile for every test: small tensors gain nothing from more."""
 
+import os
 import signal
 
 import pytest
@@ -10,6 +11,10 @@ settings.register_profile(
     "nfkern", deadline=None, max_examples=15, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("nfkern")
+
+if not torch.cuda.is_available():
+    # Triton chooses between its interpreter and a compiler when it is first imported, which any test may cause.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts its background jobs so, and processes that tests start and interrupt would inherit it.

@@ -15,7 +15,7 @@ _PARAMETERS = ", ".join(f"Tensor{'?' * (name in _NORMS)} {name}" for name in Cou
 _SETTINGS = "float norm_eps, float? scale_bound, ScalarType? compute_dtype"
 
 
-def _unflattened(function: Callable[..., Any], tensors: int) -> Callable[..., Any]:
+def unflattened(function: Callable[..., Any], tensors: int) -> Callable[..., Any]:
     """A schema is flat: gather the parameters that follow the first `tensors` arguments."""
 
     def call(*args: Any) -> Any:
@@ -53,7 +53,7 @@ def _define_backward(name: str, function: Callable[..., Any]) -> Op:
         f"(Tensor grad, Tensor grad_log_det, Tensor inputs, Tensor context_term, Tensor mixing, {_PARAMETERS}, "
         f"{_SETTINGS}, bool parameter_grads) -> ({results})",
         rank=2,
-        reference=_unflattened(function, 5),
+        reference=unflattened(function, 5),
         fake=_fake_backward,
         backward=refuse_gradient(f"the gradient of coupling {name} (double backward)"),
     )
@@ -83,7 +83,7 @@ def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) 
         f"(Tensor x, Tensor context_term, Tensor mixing, Tensor mixing_log_det, {_PARAMETERS}, {_SETTINGS}) "
         "-> (Tensor, Tensor, Tensor)",
         rank=2,
-        reference=_unflattened(function, 4),
+        reference=unflattened(function, 4),
         fake=_fake,
         backward=backward,
         setup_context=setup_context,
@@ -99,7 +99,7 @@ _to_data_with_score = define(
     "(Tensor z, Tensor context_term, Tensor mixing, Tensor inverse_mixing, Tensor inverse_log_det, "
     f"{_PARAMETERS}, {_SETTINGS}) -> (Tensor, Tensor, Tensor)",
     rank=2,
-    reference=_unflattened(reference.to_data_with_score, 5),
+    reference=unflattened(reference.to_data_with_score, 5),
     fake=lambda z, *rest: (z.new_empty(z.shape), z.new_empty(z.shape[:1]), z.new_empty(z.shape)),
     backward=refuse_gradient("the score of a coupling flow"),
 )

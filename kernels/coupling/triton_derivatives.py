@@ -23,7 +23,7 @@ from nfkern.kernels.coupling.triton_launch import (
     tiles,
     unseeded,
 )
-from nfkern.kernels.triton_start import start
+from nfkern.kernels.triton_backend import start
 
 SCRATCH_BYTES = 1 << 30
 """A derivative takes so many blocks at a time that its scratch stays below this, but at least one."""

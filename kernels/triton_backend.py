@@ -1,0 +1,74 @@
+"""Where Triton kernels can run, how each is launched, and how to see what would be. Imports no Triton itself."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+
+@functools.cache
+def device_reasons(device: torch.device) -> tuple[str, ...]:
+    """Why no Triton kernel can run on a CUDA or ROCm device; empty if one can."""
+    if find_spec("triton") is None:
+        return ("the package triton is missing: CUDA builds of torch bring it",)
+    if not torch.cuda.is_available():
+        return ("torch sees no CUDA or ROCm device",)
+    capability = torch.cuda.get_device_capability(device)
+    if torch.version.hip is None and capability < (8, 0):
+        return (f"compute capability {capability[0]}.{capability[1]}: the kernels need 8.0",)
+    return ()
+
+
+def on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Launches go to the current device: make it that of the first tensor."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any) -> Any:
+        device = args[0].device
+        if device.type != "cuda" or device.index == torch.cuda.current_device():
+            return function(*args)
+        with torch.cuda.device(device):
+            return function(*args)
+
+    return guarded
+
+
+@dataclass(frozen=True)
+class Start:
+    """A launch as `start` got it."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+_recording: list[Start] | None = None
+
+
+def start(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
+    """Launch a kernel: the one place where it happens."""
+    if _recording is None:
+        kernel[grid](*args, **options)
+    else:
+        _recording.append(Start(kernel, grid, args, options))
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Start]]:
+    """Inside, launches are listed instead of made: for inspection on machines without a GPU, with meta tensors."""
+    global _recording
+    before, _recording = _recording, list[Start]()
+    try:
+        yield _recording
+    finally:
+        _recording = before
+
+
+def padded(width: int) -> int:
+    """A power of two, at least the 16 that a product wants."""
+    return max(16, 1 << (width - 1).bit_length())

@@ -1,0 +1,90 @@
+"""Registration of the Triton kernels, and the reasons why a call runs on the reference instead."""
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from nfkern.kernels.coupling.op import unflattened
+from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.registry import Native, implement
+from nfkern.kernels.triton_backend import device_reasons, on_its_device
+
+MAX_FEATURES, MAX_WIDTH = 64, 1024
+HIDDEN_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16)
+
+
+def tensor_reasons(tensor: torch.Tensor) -> list[str]:
+    """Why no Triton kernel takes a tensor, (..., features); empty if they do."""
+    reasons = []
+    if tensor.dtype != torch.float32:
+        reasons.append(f"{tensor.dtype}: the kernels take float32")
+    if tensor.shape[-1] > MAX_FEATURES:
+        reasons.append(f"{tensor.shape[-1]} features: the kernels hold up to {MAX_FEATURES}")
+    if not tensor.numel():
+        reasons.append("no rows")
+    return reasons
+
+
+def coupling_reasons(x: torch.Tensor, parameters: CouplingParameters, compute_dtype: torch.dtype | None) -> list[str]:
+    """Why a call of a coupling op cannot run on Triton kernels; empty if it can.
+
+    Args:
+        x: (rows, features), or with seeds in front as everything else then has.
+        parameters: the stacked conditioners.
+        compute_dtype: of the hidden products.
+    """
+    reasons = tensor_reasons(x)
+    if compute_dtype not in HIDDEN_DTYPES:
+        reasons.append(f"compute_dtype {compute_dtype}: the kernels take float32, bfloat16 and float16")
+    widths = tuple(parameters.hidden_weight.shape[-2:])
+    if max(widths) > MAX_WIDTH:
+        reasons.append(f"hidden widths {widths}: the kernels hold up to {MAX_WIDTH}")
+    return reasons
+
+
+def _coupling(module: str, function: str, tensors: int) -> Native:
+    """A kernel with `tensors` arguments before the parameters; the settings follow these."""
+    after = tensors + len(CouplingParameters._fields)
+
+    def reasons(*args: Any) -> list[str]:
+        return coupling_reasons(args[0], CouplingParameters(*args[tensors:after]), args[after + 2])
+
+    return Native(_loader(f"coupling.{module}", function, tensors), device_reasons, reasons)
+
+
+def _simple(module: str, function: str, place: int) -> Native:
+    """A kernel whose argument number `place` decides."""
+    return Native(
+        _loader(f"{module}.triton_launch", function), device_reasons, lambda *args: tensor_reasons(args[place])
+    )
+
+
+def _loader(module: str, function: str, tensors: int | None = None) -> Callable[[], Callable[..., Any]]:
+    """Triton is imported when a kernel first runs, never with the package."""
+
+    @functools.cache
+    def load() -> Callable[..., Any]:
+        found = getattr(importlib.import_module(f"nfkern.kernels.{module}"), function)
+        return on_its_device(found if tensors is None else unflattened(found, tensors))
+
+    return load
+
+
+def register() -> None:
+    """Give every op its Triton kernel; called once, when all ops are defined."""
+    kernels = {
+        "standard_normal_log_prob": _simple("base", "standard_normal_log_prob", 0),
+        "standard_normal_log_prob_backward": _simple("base", "standard_normal_log_prob_backward", 1),
+        "plu_compose": _simple("plu", "compose", 0),
+        "plu_compose_backward": _simple("plu", "compose_backward", 2),
+        "coupling_to_latent": _coupling("triton_launch", "to_latent", 4),
+        "coupling_to_data": _coupling("triton_launch", "to_data", 4),
+        "coupling_to_latent_backward": _coupling("triton_derivatives", "to_latent_backward", 5),
+        "coupling_to_data_backward": _coupling("triton_derivatives", "to_data_backward", 5),
+        "coupling_to_data_with_score": _coupling("triton_derivatives", "to_data_with_score", 5),
+    }
+    for name, native in kernels.items():
+        implement(name, "cuda", native)

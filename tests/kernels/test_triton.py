@@ -1,0 +1,325 @@
+"""The Triton kernels, interpreted on the CPU, against the reference in float64.
+
+The tolerance is that of every fast path: twice the reference's own error, and a few units of rounding in the precision
+of the hidden products. Triton's interpreter gives wrong bfloat16 products, so 16 bits are float16 here.
+"""
+
+import flows
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton's interpreter is needed")
+from interpreted import interpreted_kernels
+
+from nfkern.kernels import CouplingParameters, backend_reasons, compose, coupling, registry, use_reference
+from nfkern.kernels import standard_normal_log_prob as base
+from nfkern.kernels.triton_backend import recording
+from nfkern.kernels.triton_registration import coupling_reasons, tensor_reasons
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _interpreted():
+    with interpreted_kernels():
+        yield
+
+
+@pytest.fixture(params=["a launch a block", "one launch"])
+def regime(request, monkeypatch):
+    """Both ways to map: hidden units split over programs, and all blocks in one program."""
+    from nfkern.kernels.coupling import triton_launch
+
+    monkeypatch.setattr(
+        triton_launch, "STEP_ROWS", triton_launch.STEP_ROWS if request.param == "a launch a block" else 0
+    )
+
+
+@pytest.fixture
+def _poisoned():
+    """Fill uninitialised memory with NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def problem(name, rows=12, groups=12, blocks=2, **options):
+    """Float64 arguments of to_latent or to_data: rows, context term, matrices, parameters, settings."""
+    flow = flows.make_flow(name, **({"blocks": blocks} | options))
+    x = torch.randn(rows, flow.features, dtype=torch.float64)
+    term = torch.randn(groups, flow.blocks, 2, flow.hidden[0], dtype=torch.float64)
+    parameters = CouplingParameters(*(p.detach() for p in flow._parameters_tuple))
+    matrices = {inverse: compose(flow.mixing_lu.detach(), flow.permutation, inverse) for inverse in (False, True)}
+    return x, term, matrices, parameters, {"norm_eps": flow.norm_eps, "scale_bound": flow.scale_bound}
+
+
+def single(value):
+    """Float64 tensors, however nested, in float32."""
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, CouplingParameters):
+        return CouplingParameters(*map(single, value))
+    return type(value)(map(single, value)) if isinstance(value, tuple | list) else value
+
+
+def compare(call, arguments, names, terms=1, compute_dtype=None):
+    """A call's results on the kernels within the tolerance of those on the reference in float64."""
+    with use_reference():
+        exact = call(*arguments)
+        reference = call(*single(arguments), compute_dtype=compute_dtype)
+    actual = call(*single(arguments), compute_dtype=compute_dtype)
+    for name, e, r, a in zip(names, exact, reference, actual, strict=True):
+        assert a.shape == e.shape
+        rounding = 4 * torch.finfo(compute_dtype or torch.float32).eps * terms**0.5
+        allowed = 2 * (r.double() - e).abs().max() + rounding * e.abs().max()
+        assert (a.double() - e).abs().max() <= allowed, name
+
+
+@pytest.mark.parametrize("name", [name for name in flows.OPTIONS if "tanh" not in name])
+@pytest.mark.parametrize("direction", ["to_latent", "to_data"])
+@pytest.mark.usefixtures("_poisoned")
+def test_maps(name, direction, regime):
+    x, term, matrices, parameters, settings = problem(name)
+
+    def call(*arguments, compute_dtype=None):
+        return getattr(coupling, direction)(*arguments, **settings, compute_dtype=compute_dtype)
+
+    arguments = (x, term, *matrices[direction == "to_data"], parameters)
+    compare(call, arguments, ("result", "log_det"))
+    compare(call, arguments, ("result", "log_det"), compute_dtype=torch.float16)
+
+
+DERIVED = ("paper", "odd_features", "two_features", "unequal_hidden", "one_block", "scale_bound")
+
+SHAPES = {
+    "shared_contexts": {"rows": 24, "groups": 4},
+    "one_context": {"rows": 37, "groups": 1},
+    "one_row": {"rows": 1, "groups": 1},
+    "several_tiles": {"rows": 70, "groups": 70},
+    "many_features": {"features": 64, "blocks": 1, "rows": 5, "groups": 5},
+    "no_powers_of_two": {"hidden": (40, 33)},
+    "large_log_scale": {"spread": 2.0},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", list(SHAPES))
+@pytest.mark.parametrize("direction", ["to_latent", "to_data"])
+def test_shapes(shape, direction, regime):
+    options = dict(SHAPES[shape])
+    spread = options.pop("spread", None)
+    x, term, matrices, parameters, settings = problem("paper", **options)
+    if spread:
+        parameters = parameters._replace(output_weight=parameters.output_weight * spread / 0.3)
+
+    def call(*arguments, compute_dtype=None):
+        return getattr(coupling, direction)(*arguments, **settings, compute_dtype=compute_dtype)
+
+    compare(call, (x, term, *matrices[direction == "to_data"], parameters), ("result", "log_det"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["paper", "odd_features", "two_features", "unequal_hidden", "one_block", "scale_bound"]
+)
+@pytest.mark.parametrize("groups", [1, 4, 12])
+@pytest.mark.usefixtures("_poisoned")
+def test_score(name, groups):
+    z, term, matrices, parameters, settings = problem(name, rows=12, groups=groups)
+
+    def sweep(*arguments, compute_dtype=None):
+        return coupling.to_data_with_score(*arguments, **settings, compute_dtype=compute_dtype)
+
+    def score(*arguments, compute_dtype=None):
+        return (coupling.score(*arguments, **settings, compute_dtype=compute_dtype),)
+
+    compare(sweep, (z, term, matrices[False][0], *matrices[True], parameters), ("x", "log_det", "score"))
+    compare(score, (z, term, *matrices[False], parameters), ("score",))
+
+
+def gradients(direction, settings):
+    """A function to the gradients of everything, for fixed gradients of the results."""
+
+    def call(x, term, mixing, mixing_log_det, parameters, weights, compute_dtype=None):
+        leaves = [t.detach().clone().requires_grad_() for t in (x, term, mixing, mixing_log_det, *parameters)]
+        result, log_det = getattr(coupling, direction)(
+            *leaves[:4], CouplingParameters(*leaves[4:]), **settings, compute_dtype=compute_dtype
+        )
+        return torch.autograd.grad((result * weights[0]).sum() + (log_det * weights[1]).sum(), leaves)
+
+    return call
+
+
+NAMES = ("x", "term", "mixing", "mixing_log_det", *CouplingParameters._fields)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["paper", "odd_features", "two_features", "unequal_hidden", "one_block", "scale_bound"]
+)
+@pytest.mark.parametrize("groups", [1, 4, 12])
+@pytest.mark.parametrize("direction", ["to_latent", "to_data"])
+@pytest.mark.usefixtures("_poisoned")
+def test_gradients(name, groups, direction):
+    x, term, matrices, parameters, settings = problem(name, rows=12, groups=groups)
+    weights = [torch.randn_like(x), torch.randn(len(x), dtype=x.dtype)]
+    arguments = (x, term, *matrices[direction == "to_data"], parameters, weights)
+    # Most are sums over rows, blocks or hidden units, the latter two folded into fewer roundings than rows have.
+    compare(gradients(direction, settings), arguments, NAMES, terms=len(x))
+
+
+@pytest.mark.parametrize("direction", ["to_latent", "to_data"])
+def test_gradients_a_range_of_blocks_at_a_time(direction, monkeypatch):
+    from nfkern.kernels.coupling import triton_derivatives
+
+    monkeypatch.setattr(triton_derivatives, "SCRATCH_BYTES", 1)
+    x, term, matrices, parameters, settings = problem("paper", rows=12, groups=12)
+    weights = [torch.randn_like(x), torch.randn(len(x), dtype=x.dtype)]
+    arguments = (x, term, *matrices[direction == "to_data"], parameters, weights)
+    compare(gradients(direction, settings), arguments, NAMES, terms=len(x))
+
+
+@pytest.mark.parametrize("direction", ["to_latent", "to_data"])
+def test_gradients_in_16_bits(direction):
+    x, term, matrices, parameters, settings = problem("paper", rows=64, groups=64)
+    weights = [torch.randn_like(x), torch.randn(len(x), dtype=x.dtype)]
+    arguments = (x, term, *matrices[direction == "to_data"], parameters, weights)
+    call = gradients(direction, settings)
+    with use_reference():
+        exact = call(*arguments)[0]
+    actual = call(*single(arguments), compute_dtype=torch.float16)[0]
+    # LeakyReLU's slope jumps: where rounding carries a preactivation across 0, a row of the gradient jumps with it. Of
+    # 12288 preactivations with deviation about 1, rounded to 2^-11, some ten land within rounding of 0, most without
+    # weight. So all rows but a few must be right to rounding: three products of 2^-11 a block, and three blocks.
+    errors = (actual.double() - exact).abs().amax(1)
+    assert (errors <= 9 * 2**-11 * exact.abs().max()).double().mean() >= 0.9
+    assert errors.max() <= 0.2 * exact.abs().max()
+
+
+def test_folded_parameters_are_taken_as_they_are(regime):
+    x, term, matrices, parameters, settings = problem("paper")
+    for direction in ("to_latent", "to_data"):
+
+        def call(*arguments, direction=direction, compute_dtype=None):
+            return getattr(coupling, direction)(*arguments, **settings, compute_dtype=compute_dtype)
+
+        compare(call, (x, term, *matrices[direction == "to_data"], coupling.fold(parameters)), ("result", "log_det"))
+
+
+@pytest.mark.slow
+def test_seeds_share_launches_and_stay_apart(regime):
+    problems = [problem("paper", rows=9, groups=9, seed=seed) for seed in range(2)]
+    for direction in ("to_latent", "to_data"):
+        calls = []
+        for x, term, matrices, parameters, settings in problems:
+            weights = [torch.ones_like(x), torch.ones(len(x), dtype=x.dtype)]
+            arguments = single((x, term, *matrices[direction == "to_data"]))
+            calls.append((arguments, single(parameters), single(weights), gradients(direction, settings)))
+        separate = [call(*arguments, parameters, weights) for arguments, parameters, weights, call in calls]
+        leaves = [torch.stack(each).requires_grad_() for each in zip(*((*c[0], *c[1]) for c in calls), strict=True)]
+        op = getattr(torch.ops.nfkern, f"coupling_{direction}").default
+        result, log_det, _ = op(*leaves, settings["norm_eps"], settings["scale_bound"], None)
+        together = torch.autograd.grad(result.sum() + log_det.sum(), leaves)
+        for grad, grads in zip(together, zip(*separate, strict=True), strict=True):
+            torch.testing.assert_close(grad, torch.stack(grads), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("features", [2, 5, 64])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_compose(features, inverse):
+    flow = flows.make_flow(features=features, blocks=2, dtype=torch.float32)
+    results = []
+    for reference in (True, False):
+        lu = flow.mixing_lu.detach().clone().requires_grad_()
+        with use_reference(reference):
+            matrix, log_det = compose(lu, flow.permutation, inverse)
+            grad = torch.autograd.grad((matrix * torch.linspace(-1, 1, features)).sum() + log_det, lu)[0]
+        results.append((matrix, log_det, grad))
+    for expected, actual in zip(*results, strict=True):
+        # Both compute in float64, and differ by the order of sums at most.
+        torch.testing.assert_close(actual, expected, rtol=2e-7, atol=2e-7 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (300, 2), (3, 4, 64), (5,)])
+def test_base(shape):
+    z = torch.randn(shape, requires_grad=True)
+    grads = torch.randn(shape[:-1])
+    with use_reference():
+        expected = base(z)
+        expected_grad = torch.autograd.grad(expected, z, grads)[0]
+    torch.testing.assert_close(base(z), expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(torch.autograd.grad(base(z), z, grads)[0], expected_grad)
+
+
+def test_two_runs_are_bit_equal():
+    x, term, matrices, parameters, settings = problem("paper", rows=12, groups=12)
+    weights = [torch.randn_like(x), torch.randn(len(x), dtype=x.dtype)]
+    arguments = single((x, term, *matrices[False], parameters, weights))
+    first, second = (gradients("to_latent", settings)(*arguments) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_whole_module_trains_on_the_kernels():
+    flow = flows.make_flow("paper", torch.float32)
+    x, context = flows.make_inputs(flow, 8)
+    grads = []
+    for reference in (True, False):
+        flow.zero_grad()
+        with use_reference(reference):
+            flow(x, context).mean().backward()
+        grads.append({name: p.grad.clone() for name, p in flow.named_parameters()})
+    for name, expected in grads[0].items():
+        torch.testing.assert_close(grads[1][name], expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+def test_opcheck():
+    x, term, matrices, parameters, _ = problem("paper", rows=6, groups=3)
+    settings = (1e-5, 1.5, None)
+    for name, inverse in (("to_latent", False), ("to_data", True)):
+        arguments = single((x, term, *matrices[inverse], *parameters))
+        leaves = tuple(t.clone().requires_grad_() for t in arguments)
+        torch.library.opcheck(getattr(torch.ops.nfkern, f"coupling_{name}").default, (*leaves, *settings))
+
+
+def launches(rows, call):
+    """How many kernels a call on meta tensors would launch."""
+    flow = flows.make_flow("paper", torch.float32).to("meta")
+    mixing = torch.empty(flow.blocks, flow.features, flow.features, device="meta")
+    x = torch.empty(rows, flow.features, device="meta")
+    term = torch.empty(rows, flow.blocks, 2, flow.hidden[0], device="meta")
+    with recording() as started:
+        call(x, term, mixing, torch.empty((), device="meta"), flow._parameters_tuple, 1e-5, None, None)
+    return [start.kernel.__name__ for start in started]
+
+
+def test_launch_counts():
+    from nfkern.kernels.coupling import triton_launch
+
+    folds, blocks = ["fold_kernel"] * 2, 3
+    assert launches(1, triton_launch.to_data) == folds + ["forward_step_kernel"] * (blocks + 1)
+    assert launches(4096, triton_launch.to_latent) == [*folds, "flow_kernel"]
+
+
+def test_reasons():
+    x, term, matrices, parameters, _ = problem("paper")
+    assert coupling_reasons(x.float(), single(parameters), None) == []
+    assert coupling_reasons(x, parameters, None) == ["torch.float64: the kernels take float32"]
+    assert "compute_dtype torch.float64" in coupling_reasons(x.float(), parameters, torch.float64)[0]
+    assert tensor_reasons(torch.empty(3, 65)) == ["65 features: the kernels hold up to 64"]
+    assert tensor_reasons(torch.empty(0, 5)) == ["no rows"]
+    wide = single(parameters)._replace(hidden_weight=torch.empty(3, 2, 8, 2000))
+    assert coupling_reasons(x.float(), wide, None) == ["hidden widths (8, 2000): the kernels hold up to 1024"]
+    # Such a call still works, on the reference.
+    with recording() as started:
+        coupling.to_latent(x, term, *matrices[False], parameters)
+    assert not started
+
+
+def test_doctor_has_a_reason_for_every_op_without_a_gpu():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    for name in registry._ops:
+        assert backend_reasons(name, "cuda") in (
+            ["torch sees no CUDA or ROCm device"],
+            ["the package triton is missing: CUDA builds of torch bring it"],
+        )
