@@ -11,10 +11,8 @@ import torch
 pytest.importorskip("triton", reason="Triton's interpreter is needed")
 from interpreted import interpreted_kernels
 
-from nfkern.kernels import CouplingParameters, backend_reasons, compose, coupling, registry, use_reference
+from nfkern.kernels import CouplingParameters, compose, coupling, use_reference
 from nfkern.kernels import standard_normal_log_prob as base
-from nfkern.kernels.triton_backend import recording
-from nfkern.kernels.triton_registration import coupling_reasons, tensor_reasons
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -73,6 +71,7 @@ def compare(call, arguments, names, terms=1, compute_dtype=None):
         assert (a.double() - e).abs().max() <= allowed, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in flows.OPTIONS if "tanh" not in name])
 @pytest.mark.parametrize("direction", ["to_latent", "to_data"])
 @pytest.mark.usefixtures("_poisoned")
@@ -279,47 +278,3 @@ def test_opcheck():
         arguments = single((x, term, *matrices[inverse], *parameters))
         leaves = tuple(t.clone().requires_grad_() for t in arguments)
         torch.library.opcheck(getattr(torch.ops.nfkern, f"coupling_{name}").default, (*leaves, *settings))
-
-
-def launches(rows, call):
-    """How many kernels a call on meta tensors would launch."""
-    flow = flows.make_flow("paper", torch.float32).to("meta")
-    mixing = torch.empty(flow.blocks, flow.features, flow.features, device="meta")
-    x = torch.empty(rows, flow.features, device="meta")
-    term = torch.empty(rows, flow.blocks, 2, flow.hidden[0], device="meta")
-    with recording() as started:
-        call(x, term, mixing, torch.empty((), device="meta"), flow._parameters_tuple, 1e-5, None, None)
-    return [start.kernel.__name__ for start in started]
-
-
-def test_launch_counts():
-    from nfkern.kernels.coupling import triton_launch
-
-    folds, blocks = ["fold_kernel"] * 2, 3
-    assert launches(1, triton_launch.to_data) == folds + ["forward_step_kernel"] * (blocks + 1)
-    assert launches(4096, triton_launch.to_latent) == [*folds, "flow_kernel"]
-
-
-def test_reasons():
-    x, term, matrices, parameters, _ = problem("paper")
-    assert coupling_reasons(x.float(), single(parameters), None) == []
-    assert coupling_reasons(x, parameters, None) == ["torch.float64: the kernels take float32"]
-    assert "compute_dtype torch.float64" in coupling_reasons(x.float(), parameters, torch.float64)[0]
-    assert tensor_reasons(torch.empty(3, 65)) == ["65 features: the kernels hold up to 64"]
-    assert tensor_reasons(torch.empty(0, 5)) == ["no rows"]
-    wide = single(parameters)._replace(hidden_weight=torch.empty(3, 2, 8, 2000))
-    assert coupling_reasons(x.float(), wide, None) == ["hidden widths (8, 2000): the kernels hold up to 1024"]
-    # Such a call still works, on the reference.
-    with recording() as started:
-        coupling.to_latent(x, term, *matrices[False], parameters)
-    assert not started
-
-
-def test_doctor_has_a_reason_for_every_op_without_a_gpu():
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    for name in registry._ops:
-        assert backend_reasons(name, "cuda") in (
-            ["torch sees no CUDA or ROCm device"],
-            ["the package triton is missing: CUDA builds of torch bring it"],
-        )

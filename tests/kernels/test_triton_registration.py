@@ -1,0 +1,69 @@
+"""Which calls the Triton kernels take, with how many launches, and the reasons for the others."""
+
+import dataclasses
+
+import flows
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="the launches need Triton")
+
+from nfkern.kernels import CouplingParameters, backend_reasons, compose, coupling, registry
+from nfkern.kernels.triton_backend import recording
+from nfkern.kernels.triton_registration import coupling_reasons, tensor_reasons
+
+
+def launches(rows, call):
+    """How many kernels a call on meta tensors would launch."""
+    flow = flows.make_flow("paper", torch.float32).to("meta")
+    mixing = torch.empty(flow.blocks, flow.features, flow.features, device="meta")
+    x = torch.empty(rows, flow.features, device="meta")
+    term = torch.empty(rows, flow.blocks, 2, flow.hidden[0], device="meta")
+    with recording() as started:
+        call(x, term, mixing, torch.empty((), device="meta"), flow._parameters_tuple, 1e-5, None, None)
+    return [start.kernel.__name__ for start in started]
+
+
+def test_launch_counts():
+    from nfkern.kernels.coupling import triton_launch
+
+    folds, blocks = ["fold_kernel"] * 2, 3
+    assert launches(1, triton_launch.to_data) == folds + ["forward_step_kernel"] * (blocks + 1)
+    assert launches(4096, triton_launch.to_latent) == [*folds, "flow_kernel"]
+
+
+def test_reasons():
+    flow = flows.make_flow("paper", torch.float32)
+    x = torch.randn(3, flow.features)
+    parameters = CouplingParameters(*(p.detach() for p in flow._parameters_tuple))
+    assert coupling_reasons(x, parameters, None) == []
+    assert coupling_reasons(x.double(), parameters, None) == ["torch.float64: the kernels take float32"]
+    assert "compute_dtype torch.float64" in coupling_reasons(x, parameters, torch.float64)[0]
+    assert tensor_reasons(torch.empty(3, 65)) == ["65 features: the kernels hold up to 64"]
+    assert tensor_reasons(torch.empty(0, 5)) == ["no rows"]
+    wide = parameters._replace(hidden_weight=torch.empty(3, 2, 8, 2000))
+    assert coupling_reasons(x, wide, None) == ["hidden widths (8, 2000): the kernels hold up to 1024"]
+
+
+def test_a_call_with_a_reason_runs_on_the_reference():
+    flow = flows.make_flow("paper")
+    x, term = (torch.randn(*shape, dtype=torch.float64) for shape in ((3, 6), (3, flow.blocks, 2, flow.hidden[0])))
+    arguments = (x, term, *compose(flow.mixing_lu, flow.permutation), flow._parameters_tuple)
+    expected = coupling.to_latent(*arguments)
+    native = registry._natives["coupling_to_latent", "cuda"]
+    here = dataclasses.replace(native, device_reasons=lambda device: ())
+    with recording() as started:
+        flat = (*arguments[:4], *arguments[4], 1e-5, None, None)
+        actual = registry.native_or_reference("coupling_to_latent", here)(*flat)
+    assert not started
+    assert torch.equal(actual[0], expected[0])
+
+
+def test_doctor_has_a_reason_for_every_op_without_a_gpu():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    for name in registry._ops:
+        assert backend_reasons(name, "cuda") in (
+            ["torch sees no CUDA or ROCm device"],
+            ["the package triton is missing: CUDA builds of torch bring it"],
+        )
