@@ -127,7 +127,8 @@ def to_latent(
         parameters: the stacked conditioners, folded or not.
         norm_eps: LayerNorm's epsilon.
         scale_bound: bound of |log_scale|, smooth (tanh); None for none.
-        compute_dtype: dtype of the hidden products; None for that of x. Everything else stays in the dtype of x.
+        compute_dtype: dtype of the hidden products; None for that of x. Everything else stays in the dtype of x. On a
+            GPU, float32 products are full or tf32 as `torch.backends.cuda.matmul.fp32_precision` says.
 
     Returns:
         z (rows, features) and the map's log-determinant (rows), in nats.

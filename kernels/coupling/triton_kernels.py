@@ -270,7 +270,7 @@ def fold_kernel(
     PADDED: tl.constexpr, TILE: tl.constexpr,
 ):
     """Fold LayerNorm into the layer after it: `count` rows of weights (count, WIDTH), `outputs` of them a net."""
-    rows, units = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.arange(0, PADDED)
+    rows, units = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE), tl.arange(0, PADDED)
     mask = (rows < count)[:, None] & (units < WIDTH)[None, :]
     at, norm_at = rows[:, None] * WIDTH + units[None, :], (rows // outputs)[:, None] * WIDTH + units[None, :]
     original = tl.load(weight + at, mask=mask, other=0.0)
