@@ -176,6 +176,11 @@ def backend_reasons(name: str, device: torch.device | str) -> list[str]:
     return [*reasons, *(["use_reference() is in force"] if _reference_forced else [])]
 
 
+def reference_forced() -> bool:
+    """Whether `use_reference()` is in force."""
+    return _reference_forced
+
+
 @contextlib.contextmanager
 def use_reference(enabled: bool = True) -> Iterator[None]:
     """Run every op's reference inside this context, for the whole process, whatever native kernels there are."""

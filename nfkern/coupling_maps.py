@@ -8,6 +8,7 @@ from torch.nn.functional import linear
 
 from nfkern.flow import Flow
 from nfkern.kernels import CouplingParameters, coupling
+from nfkern.kernels.coupling.op import TakeFactors
 
 
 class CouplingMaps(Flow):
@@ -18,6 +19,8 @@ class CouplingMaps(Flow):
     scale_bound: float | None
     input_bias: torch.Tensor
     context_weight: torch.Tensor | None
+    take_factors: TakeFactors | None = None
+    """Who gets the factors of the hidden weights' gradient in place of autograd: see `nfkern.optim`."""
 
     @abstractmethod
     def _compose(self, inverse: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,11 +57,13 @@ class CouplingMaps(Flow):
 
     def _map_to_latent(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         function = coupling.to_data if self.inverted else coupling.to_latent
-        return function(x, term, *self._compose(self.inverted), self._parameters_tuple, **self._settings)
+        matrices, factors = self._compose(self.inverted), self.take_factors
+        return function(x, term, *matrices, self._parameters_tuple, **self._settings, factors=factors)
 
     def _map_to_data(self, z: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         function = coupling.to_latent if self.inverted else coupling.to_data
-        return function(z, term, *self._compose(not self.inverted), self._parameters_tuple, **self._settings)
+        matrices, factors = self._compose(not self.inverted), self.take_factors
+        return function(z, term, *matrices, self._parameters_tuple, **self._settings, factors=factors)
 
     def _map_score(self, x: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
         matrices = self._compose(self.inverted)

@@ -6,8 +6,11 @@ from typing import Any
 import torch
 
 from nfkern.kernels.coupling import reference
+from nfkern.kernels.coupling.conditioner import HiddenFactors
 from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.registry import Op, define, refuse_gradient
+
+TakeFactors = Callable[[HiddenFactors], None]
 
 _COUNT = len(CouplingParameters._fields)
 _NORMS = tuple(name for name in CouplingParameters._fields if name.startswith("norm"))
@@ -37,13 +40,21 @@ def _fake_backward(
     mixing: torch.Tensor,
     *rest: Any,
 ) -> tuple[torch.Tensor, ...]:
-    others = (context_term, mixing, *rest[:_COUNT])
-    if not rest[-1]:
+    parameters = CouplingParameters(*rest[:_COUNT])
+    others = (context_term, mixing, *parameters)
+    _, _, compute_dtype, parameter_grads, *factors = rest[_COUNT:]
+    if not parameter_grads:
         return (grad.new_empty(grad.shape), *(grad.new_empty(0) for _ in others))
-    if CouplingParameters(*rest[:_COUNT]).folded:
+    if parameters.folded:
         empty = (grad.new_empty(0) for _ in range(_COUNT))
         return (grad.new_empty(grad.shape), *(other.new_empty(other.shape) for other in others[:2]), *empty)
-    return (grad.new_empty(grad.shape), *(other.new_empty(other.shape) for other in others))
+    grads = [other.new_empty(other.shape) for other in others if other is not None]
+    if any(factors):
+        *lead, width2, width1 = parameters.hidden_weight.shape
+        for name, width in (("hidden_weight", width2), ("norm1_weight", width1)):
+            shape = (*lead, grad.shape[0], width)
+            grads[2 + CouplingParameters._fields.index(name)] = grad.new_empty(shape, dtype=compute_dtype or grad.dtype)
+    return (grad.new_empty(grad.shape), *grads)
 
 
 def _define_backward(name: str, function: Callable[..., Any]) -> Op:
@@ -51,7 +62,7 @@ def _define_backward(name: str, function: Callable[..., Any]) -> Op:
     return define(
         f"coupling_{name}_backward",
         f"(Tensor grad, Tensor grad_log_det, Tensor inputs, Tensor context_term, Tensor mixing, {_PARAMETERS}, "
-        f"{_SETTINGS}, bool parameter_grads) -> ({results})",
+        f"{_SETTINGS}, bool parameter_grads, bool factors=False) -> ({results})",
         rank=2,
         reference=unflattened(function, 5),
         fake=_fake_backward,
@@ -105,6 +116,35 @@ _to_data_with_score = define(
 )
 
 
+class _WithFactors(torch.autograd.Function):
+    """A map whose backward leaves the largest product over the batch to `take`."""
+
+    @staticmethod
+    def forward(ctx: Any, op: Op, backward_op: Op, take: TakeFactors, *arguments: Any) -> tuple[torch.Tensor, ...]:
+        result, log_det, inputs = op(*arguments)
+        _, context_term, mixing, _, *parameters = arguments[: 4 + _COUNT]
+        ctx.backward_op, ctx.take, ctx.settings = backward_op, take, arguments[4 + _COUNT :]
+        ctx.save_for_backward(inputs, context_term, mixing, *parameters)
+        return result, log_det
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor, grad_log_det: torch.Tensor) -> tuple[Any, ...]:
+        grads = ctx.backward_op(grad, grad_log_det, *ctx.saved_tensors, *ctx.settings, True, True)
+        grad_x, grad_term, grad_mixing, *rest = grads
+        parameters = dict(zip(CouplingParameters._fields, rest, strict=True))
+        ctx.take(HiddenFactors(parameters["hidden_weight"], parameters["norm1_weight"]))
+        parameters |= {"hidden_weight": None, "norm1_weight": None}
+        settings = (None,) * len(ctx.settings)
+        return None, None, None, grad_x, grad_term, grad_mixing, grad_log_det.sum(), *parameters.values(), *settings
+
+
+def _with_factors(
+    op: Op, backward_op: Op, take: TakeFactors, arguments: tuple[Any, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    result, log_det = _WithFactors.apply(op, backward_op, take, *arguments)  # type: ignore[no-untyped-call]
+    return result, log_det
+
+
 def to_latent(
     x: torch.Tensor,
     context_term: torch.Tensor,
@@ -115,6 +155,7 @@ def to_latent(
     norm_eps: float = 1e-5,
     scale_bound: float | None = None,
     compute_dtype: torch.dtype | None = None,
+    factors: TakeFactors | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Map data to noise through all blocks of a coupling flow.
 
@@ -129,6 +170,8 @@ def to_latent(
         scale_bound: bound of |log_scale|, smooth (tanh); None for none.
         compute_dtype: dtype of the hidden products; None for that of x. Everything else stays in the dtype of x. On a
             GPU, float32 products are full or tf32 as `torch.backends.cuda.matmul.fp32_precision` says.
+        factors: where gradients are recorded, called in the backward pass with `HiddenFactors`, in place of gradients
+            of hidden_weight and norm1_weight: for an optimiser that forms their product itself.
 
     Returns:
         z (rows, features) and the map's log-determinant (rows), in nats.
@@ -138,9 +181,10 @@ def to_latent(
         TypeError: dtypes or devices that differ from those of x.
     """
     _check(x, context_term, mixing, parameters, "x", compute_dtype)
-    z, log_det, _ = _to_latent(
-        x, context_term, mixing, mixing_log_det, *parameters, norm_eps, scale_bound, compute_dtype
-    )
+    arguments = (x, context_term, mixing, mixing_log_det, *parameters, norm_eps, scale_bound, compute_dtype)
+    if factors is not None and torch.is_grad_enabled():
+        return _with_factors(_to_latent, _to_latent_backward, factors, arguments)
+    z, log_det, _ = _to_latent(*arguments)
     return z, log_det
 
 
@@ -154,15 +198,17 @@ def to_data(
     norm_eps: float = 1e-5,
     scale_bound: float | None = None,
     compute_dtype: torch.dtype | None = None,
+    factors: TakeFactors | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Map noise to data, the inverse of `to_latent`; arguments and errors as there.
 
     `inverse_mixing` and `inverse_log_det` come from `compose(..., inverse=True)`.
     """
     _check(z, context_term, inverse_mixing, parameters, "z", compute_dtype)
-    x, log_det, _ = _to_data(
-        z, context_term, inverse_mixing, inverse_log_det, *parameters, norm_eps, scale_bound, compute_dtype
-    )
+    arguments = (z, context_term, inverse_mixing, inverse_log_det, *parameters, norm_eps, scale_bound, compute_dtype)
+    if factors is not None and torch.is_grad_enabled():
+        return _with_factors(_to_data, _to_data_backward, factors, arguments)
+    x, log_det, _ = _to_data(*arguments)
     return x, log_det
 
 
