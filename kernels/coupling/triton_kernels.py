@@ -26,7 +26,7 @@ import triton.language as tl
 # Argument lists stay together.
 # fmt: off
 
-SIZES = ["count", "groups", "first", "span", "step", "outputs"]
+SIZES = ["count", "groups", "first", "span", "step", "per_net"]
 """Arguments that change from call to call: compiled once for all their values, and kept in 64 bits where they grow."""
 
 
@@ -266,13 +266,13 @@ def flow_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def fold_kernel(
-    weight, bias, norm_weight, norm_bias, folded, folded_bias, count, outputs, WIDTH: tl.constexpr,
+    weight, bias, norm_weight, norm_bias, folded, folded_bias, count, per_net, WIDTH: tl.constexpr,
     PADDED: tl.constexpr, TILE: tl.constexpr,
 ):
-    """Fold LayerNorm into the layer after it: `count` rows of weights (count, WIDTH), `outputs` of them a net."""
+    """Fold LayerNorm into the layer after it: `count` rows of weights (count, WIDTH), `per_net` of them a net."""
     rows, units = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE), tl.arange(0, PADDED)
     mask = (rows < count)[:, None] & (units < WIDTH)[None, :]
-    at, norm_at = rows[:, None] * WIDTH + units[None, :], (rows // outputs)[:, None] * WIDTH + units[None, :]
+    at, norm_at = rows[:, None] * WIDTH + units[None, :], (rows // per_net)[:, None] * WIDTH + units[None, :]
     original = tl.load(weight + at, mask=mask, other=0.0)
     scaled = original * tl.load(norm_weight + norm_at, mask=mask, other=0.0)
     mean = tl.sum(scaled, 1) / WIDTH
