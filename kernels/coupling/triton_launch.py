@@ -42,10 +42,10 @@ MANY = 1 << 62
 LAUNCHES: dict[tuple[str, Arithmetic], tuple[tuple[int, Launch], ...]] = {
     ("flow", "ieee"): ((MANY, Launch(64, 16, 128, 8)),),
     ("flow", "tf32"): ((MANY, Launch(64, 32, 128, 8)),),
-    ("flow", "half"): ((MANY, Launch(64, 32, 256, 8)),),
-    ("step", "ieee"): ((64, Launch(16, 32, 16, 4)), (1024, Launch(16, 32, 32, 4)), (MANY, Launch(64, 16, 64, 8))),
+    ("flow", "half"): ((MANY, Launch(64, 32, 128, 8)),),
+    ("step", "ieee"): ((64, Launch(16, 32, 16, 4)), (1024, Launch(16, 32, 32, 4)), (MANY, Launch(32, 16, 64, 8))),
     ("step", "tf32"): ((64, Launch(16, 32, 16, 4)), (1024, Launch(16, 32, 32, 4)), (MANY, Launch(64, 32, 64, 8))),
-    ("step", "half"): ((64, Launch(16, 32, 16, 4)), (1024, Launch(16, 32, 32, 4)), (MANY, Launch(64, 32, 64, 4))),
+    ("step", "half"): ((64, Launch(16, 32, 16, 4)), (1024, Launch(16, 32, 32, 4)), (MANY, Launch(64, 32, 64, 8))),
 }
 
 STEP_ROWS = 512
