@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 FORMAT_VERSION = 1
@@ -29,6 +27,9 @@ class Pretrained:
             ValueError: `path` holds something else, which is left alone.
         """
         assert isinstance(self, nn.Module)
+        # Only files need it: flows run where it is not installed.
+        from safetensors.torch import save_file
+
         self._check_replaceable(Path(path))
         header = {"format_version": FORMAT_VERSION, "class": type(self).__name__, "config": self.config}
         # Contiguous copies: stacked parameters may be views of one storage, which safetensors refuses.
@@ -139,6 +140,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         FileNotFoundError: no such file.
         ValueError: a damaged file.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     try:
