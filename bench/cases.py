@@ -38,6 +38,8 @@ _TABLE: tuple[Case, ...] = (
     # The authors' JAX code widens the first hidden layer by the context's size.
     FlowCase("ogbench_jax", features=5, context_features=64, hidden=(320, 256), norm_eps=1e-6),
     FlowCase("chunked", features=42, context_features=256, hidden=(512, 512), blocks=12),
+    # The largest that the Triton kernels take.
+    FlowCase("widest", features=64, context_features=64, hidden=(1024, 1024), blocks=2),
     FlowCase("goal_density", features=2, context_features=64),
     # For trying the suite itself: odd features, unequal widths, milliseconds.
     FlowCase("tiny", features=3, context_features=4, hidden=(16, 8), blocks=2),

@@ -36,6 +36,7 @@ COMMANDS = {
     "bench compare": ("nfkern.bench.commands", "Compare", "compare two results; exit 1 on a regression"),
     "bench report": ("nfkern.bench.commands", "Report", "write one HTML page about a result"),
     "bench list": ("nfkern.bench.commands", "List", "list the benchmarks"),
+    "bench resources": ("nfkern.bench.resources", "Resources", "compile the Triton kernels; exit 1 over budget"),
 }
 
 

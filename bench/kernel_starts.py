@@ -1,0 +1,190 @@
+"""Which Triton kernels nfkern would launch, in every configuration of the launch table, found without a GPU.
+
+The host functions themselves are run on tensors without data, so that what is listed is what would run.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+
+from nfkern.bench.cases import FlowCase
+from nfkern.kernels import CouplingParameters
+from nfkern.kernels.base import triton_launch as base
+from nfkern.kernels.coupling import triton_derivatives, triton_launch
+from nfkern.kernels.coupling.triton_launch import Arithmetic
+from nfkern.kernels.plu import triton_launch as plu
+from nfkern.kernels.triton_backend import recording
+
+ROWS = (1, 256, 600, 5000)
+"""Numbers of rows that between them use every entry of `LAUNCHES`."""
+
+
+DTYPES = {
+    "fp32": torch.float32,
+    "fp64": torch.float64,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "i64": torch.int64,
+}
+"""Triton's names."""
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What a compiled kernel depends on, as Triton's own launcher would have it; may be sent to another process.
+
+    Attributes:
+        module, kernel: where the device code is.
+        arithmetic, case: what it was recorded for; several may need the same code, and the first is named.
+        signature: type of each argument, in order.
+        constants: values of the arguments that are compile-time constants.
+        aligned: positions of pointers and integers that are divisible by 16.
+        options: num_warps, num_stages and launch_pdl where the launch chooses them.
+    """
+
+    module: str
+    kernel: str
+    arithmetic: Arithmetic
+    case: str
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
+    aligned: tuple[int, ...]
+    options: tuple[tuple[str, int], ...]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What the code depends on."""
+        return (self.module, self.kernel, self.signature, self.constants, self.aligned, self.options)
+
+    @property
+    def mode(self) -> str:
+        """The map and what else is switched on, as in `to_data save`."""
+        constants = dict(self.constants)
+        words = [constants["MODE"]] if "MODE" in constants else []
+        if "TO_DATA" in constants:
+            words.append("to_data" if constants["TO_DATA"] else "to_latent")
+        flags = ("CHAIN", "SAVE", "STORE", "BOUNDED", "INVERSE")
+        return " ".join([*words, *(flag.lower() for flag in flags if constants.get(flag))])
+
+    @property
+    def launch(self) -> str:
+        """Tile, chunks, warps and stages."""
+        constants, options = dict(self.constants), dict(self.options)
+        sizes = [str(constants[name]) for name in ("TILE", "CHUNK1", "CHUNK2") if name in constants]
+        extent = f"{options.get('num_warps', 4)}w {options.get('num_stages', 3)}s"
+        return f"{'x'.join(sizes)} {extent}".strip()
+
+    @property
+    def products(self) -> bool:
+        """Whether it has matrix products, which `arithmetic` is about."""
+        return "PRECISION" in dict(self.constants)
+
+
+def compilations(
+    cases: tuple[FlowCase, ...], arithmetics: tuple[Arithmetic, ...], rows: tuple[int, ...] = ROWS, pdl: bool = False
+) -> list[Compilation]:
+    """Every kernel that flows of these shapes need, once each.
+
+    Args:
+        cases: shapes; of the first, flows with bounded log_scale too.
+        arithmetics: of the products.
+        rows: numbers of rows.
+        pdl: as on hardware with programmatic dependent launch.
+    """
+    found: dict[tuple[Any, ...], Compilation] = {}
+    for case in cases:
+        for arithmetic in arithmetics:
+            with recording() as starts, _arithmetic(arithmetic):
+                for count in rows:
+                    for bound in (None, 2.0) if case is cases[0] else (None,):
+                        _run_everything(case, arithmetic, count, bound)
+            for start in starts:
+                options = dict(start.options)
+                if pdl and "PDL" in options:
+                    # As `triton_launch.dependent` says on a GPU that has it.
+                    options |= {"PDL": True, "launch_pdl": True}
+                each = _compilation(start.kernel, start.args, options, arithmetic, case.name)
+                found.setdefault(each.key, each)
+    return list(found.values())
+
+
+def _run_everything(case: FlowCase, arithmetic: Arithmetic, rows: int, bound: float | None) -> None:
+    features, blocks, (width1, width2) = case.features, case.blocks, case.hidden
+
+    def new(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, device="meta")
+
+    term, matrices, one, states = new(rows, blocks, 2, width1), new(blocks, features, features), new(), new(rows)
+    x, inputs, kept, moved = new(rows, features), new(blocks, rows, features), (features + 1) // 2, features // 2
+    parameters = CouplingParameters(
+        new(blocks, 2, width1, kept), new(blocks, 2, width1), new(blocks, 2, width1), new(blocks, 2, width2, width1),
+        new(blocks, 2, width2), new(blocks, 2, width2), new(blocks, 2, width2), new(blocks, 2, moved, width2),
+        new(blocks, 2, moved),
+    )  # fmt: skip
+    settings = (parameters, case.norm_eps, bound, torch.bfloat16 if arithmetic == "half" else None)
+    triton_launch.to_latent(x, term, matrices, one, *settings)
+    triton_launch.to_data(x, term, matrices, one, *settings)
+    triton_derivatives.to_data_with_score(x, term, matrices, matrices, one, *settings)
+    for parameter_grads in (False, True):
+        triton_derivatives.to_latent_backward(x, states, inputs, term, matrices, *settings, parameter_grads)
+        triton_derivatives.to_data_backward(x, states, inputs, term, matrices, *settings, parameter_grads)
+    permutation = torch.empty(blocks, features, dtype=torch.int64, device="meta")
+    for inverse in (False, True):
+        plu.compose(matrices, permutation, inverse)
+        plu.compose_backward(matrices, one, matrices, permutation, inverse)
+    base.standard_normal_log_prob(x)
+    base.standard_normal_log_prob_backward(states, x)
+
+
+def _compilation(
+    kernel: Any, args: tuple[Any, ...], options: dict[str, Any], arithmetic: Arithmetic, case: str
+) -> Compilation:
+    # What Triton was told of the arguments, also where it interprets.
+    compiled = kernel if isinstance(kernel, triton.JITFunction) else triton.JITFunction(kernel.fn, **kernel.kwargs)
+    given = dict(zip(kernel.arg_names, args, strict=False)) | options
+    defaults = {p.name: p.default for p in compiled.params if p.has_default}
+    signature, constants, aligned = [], [], []
+    for index, parameter in enumerate(compiled.params):
+        value = given[parameter.name] if parameter.name in given else defaults[parameter.name]
+        kind = "constexpr" if parameter.is_constexpr else _type(value, parameter.do_not_specialize)
+        signature.append((parameter.name, kind))
+        if kind == "constexpr":
+            constants.append((parameter.name, value))
+        elif not parameter.do_not_specialize and (kind[0] == "*" or (kind[0] == "i" and value % 16 == 0)):
+            aligned.append(index)
+    chosen = tuple((name, options[name]) for name in ("num_warps", "num_stages", "launch_pdl") if name in options)
+    return Compilation(
+        module=kernel.fn.__module__,
+        kernel=kernel.fn.__name__,
+        arithmetic=arithmetic,
+        case=case,
+        signature=tuple(signature),
+        constants=tuple(constants),
+        aligned=tuple(aligned),
+        options=chosen,
+    )
+
+
+def _type(value: Any, general: bool) -> str:
+    """Triton's name of an argument's type; a `general` integer is compiled once for all values."""
+    if isinstance(value, torch.Tensor):
+        return "*" + next(name for name, dtype in DTYPES.items() if dtype == value.dtype)
+    if isinstance(value, float):
+        return "fp32"
+    if value == 1 and not general:
+        return "constexpr"
+    return "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
+
+
+@contextmanager
+def _arithmetic(arithmetic: Arithmetic) -> Iterator[None]:
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32" if arithmetic == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
