@@ -6,6 +6,7 @@ sees all of their arithmetic. For inference its mixing matrices are composed onc
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,26 +63,26 @@ def eager_training_step(problem: FlowProblem) -> Implementation:
     return Implementation(AdamWStep(flow.parameters(), loss), flow.gradients)
 
 
-def reference_log_prob(problem: FlowProblem) -> Implementation:
+def reference_log_prob(problem: FlowProblem, compute_dtype: torch.dtype | None = None) -> Implementation:
     """The stacked density, compiled."""
     flow, matrices = problem.flow, _composed(problem.flow, inverse=False)
-    return Implementation(_compile(lambda x, context: _log_prob(flow, matrices, x, context)))
+    return Implementation(_compile(lambda x, context: _log_prob(flow, matrices, x, context, compute_dtype)))
 
 
-def reference_inverse(problem: FlowProblem) -> Implementation:
+def reference_inverse(problem: FlowProblem, compute_dtype: torch.dtype | None = None) -> Implementation:
     """The stacked inverse, compiled."""
     flow, matrices = problem.flow, _composed(problem.flow, inverse=True)
 
     def to_data(z: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x, log_det, _ = coupling.to_data(
-            z, _context_term(flow, context), *matrices, _conditioners(flow), flow.norm_eps, None, None
+            z, _context_term(flow, context), *matrices, _conditioners(flow), flow.norm_eps, None, compute_dtype
         )
         return x, log_det
 
     return Implementation(_compile(to_data))
 
 
-def reference_denoised_action(problem: FlowProblem) -> Implementation:
+def reference_denoised_action(problem: FlowProblem, compute_dtype: torch.dtype | None = None) -> Implementation:
     """The stacked one-sweep sample and score, compiled."""
     flow = problem.flow
     (mixing, _), (inverse, log_det) = _composed(flow, inverse=False), _composed(flow, inverse=True)
@@ -89,29 +90,33 @@ def reference_denoised_action(problem: FlowProblem) -> Implementation:
     def act(noise: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         term = _context_term(flow, context)
         x, _, score = coupling.to_data_with_score(
-            noise, term, mixing, inverse, log_det, _conditioners(flow), flow.norm_eps, None, None
+            noise, term, mixing, inverse, log_det, _conditioners(flow), flow.norm_eps, None, compute_dtype
         )
         return x + SIGMA**2 * score
 
     return Implementation(_compile(act))
 
 
-def reference_training_step(problem: FlowProblem) -> Implementation:
+def reference_training_step(problem: FlowProblem, compute_dtype: torch.dtype | None = None) -> Implementation:
     """The stacked loss compiled with the composition of its matrices; its backward is the compiler's."""
     flow = copy.deepcopy(problem.flow)
 
     def loss(x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         matrices = plu.compose(flow.mixing_lu, flow.permutation, False)
-        return -_log_prob(flow, matrices, x, context).mean()
+        return -_log_prob(flow, matrices, x, context, compute_dtype).mean()
 
     return Implementation(AdamWStep(flow.parameters(), _compile(loss)), lambda: stacked_gradients(flow))
 
 
 def _log_prob(
-    flow: CouplingFlow, matrices: tuple[torch.Tensor, torch.Tensor], x: torch.Tensor, context: torch.Tensor
+    flow: CouplingFlow,
+    matrices: tuple[torch.Tensor, torch.Tensor],
+    x: torch.Tensor,
+    context: torch.Tensor,
+    compute_dtype: torch.dtype | None,
 ) -> torch.Tensor:
     z, log_det, _ = coupling.to_latent(
-        x, _context_term(flow, context), *matrices, _conditioners(flow), flow.norm_eps, None, None
+        x, _context_term(flow, context), *matrices, _conditioners(flow), flow.norm_eps, None, compute_dtype
     )
     log_prob: torch.Tensor = base.standard_normal_log_prob(z) + log_det
     return log_prob
@@ -139,9 +144,13 @@ EAGER_BUILDERS: Mapping[str, Builder] = {
     "training_step": eager_training_step,
 }
 
-REFERENCE_BUILDERS: Mapping[str, Builder] = {
+REFERENCE_BUILDERS: Mapping[str, Callable[..., Implementation]] = {
     "log_prob": reference_log_prob,
     "inverse": reference_inverse,
     "denoised_action": reference_denoised_action,
     "training_step": reference_training_step,
+}
+
+REFERENCE_BF16_BUILDERS: Mapping[str, Builder] = {
+    name: partial(builder, compute_dtype=torch.bfloat16) for name, builder in REFERENCE_BUILDERS.items()
 }

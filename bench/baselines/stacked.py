@@ -48,3 +48,18 @@ BUILDERS: Mapping[str, Builder] = {
     "denoised_action": denoised_action,
     "training_step": training_step,
 }
+
+
+def training_step_bf16(problem: FlowProblem) -> Implementation:
+    """The same under autocast: hidden products in bf16, parameters and optimizer in float32."""
+    flow = copy.deepcopy(problem.flow)
+
+    def loss(x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            log_prob: torch.Tensor = flow(x, context)
+        return -log_prob.mean()
+
+    return Implementation(AdamWStep(flow.parameters(), loss), lambda: stacked_gradients(flow))
+
+
+BF16_BUILDERS: Mapping[str, Builder] = {"training_step": training_step_bf16}

@@ -11,6 +11,8 @@ WEIGHT_DECAY = 1e-6
 class AdamWStep:
     """One gradient step: forward, backward, torch.optim.AdamW with its default (foreach) implementation.
 
+    On a GPU the optimizer keeps its step count on the device, so that the step can be captured as a CUDA graph.
+
     Args:
         parameters: what is trained.
         loss: from one set of inputs to a scalar.
@@ -18,7 +20,10 @@ class AdamWStep:
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], loss: Callable[..., torch.Tensor]) -> None:
         self.loss = loss
-        self.optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        trained = list(parameters)
+        self.optimizer = torch.optim.AdamW(
+            trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, capturable=trained[0].is_cuda
+        )
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Take the step; the loss before it, detached and not synchronised."""
