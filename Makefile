@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP := setup.py pyproject.toml constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: help quickstart test lint bench clean
+.PHONY: help quickstart test lint bench gpu-check clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -25,6 +25,15 @@ lint: $(BIN)/.nfkern-dev ## format and fix what can be fixed
 
 bench: $(BIN)/.nfkern-dev ## the quick benchmark suite, into bench-quick.json
 	$(BIN)/nfkern bench run --suite quick --out bench-quick.json
+
+# No set-up of its own, for a machine with a GPU may have no network: the first Python whose torch finds one.
+HAS_GPU := import sys, torch; sys.exit(sys.version_info < (3, 11) or not torch.cuda.is_available())
+
+gpu-check: ## check and time the kernels on this machine's GPU (under 9 minutes; needs torch, triton, numpy)
+	@for python in $(BIN)/python $(PYTHON) python3 python; do \
+		if $$python -c '$(HAS_GPU)' 2> /dev/null; then exec $$python -m nfkern.bench.gpu_check; fi; done; \
+	echo "gpu-check: no Python >= 3.11 here has a torch that finds a GPU (tried $(BIN)/python, $(PYTHON), python3, python;" \
+		"choose one with PYTHON=...). Nothing was checked."; exit 2
 
 clean: ## remove the environment and caches; data and runs stay
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,9 +1,11 @@
 """Where a measurement was taken: device, versions, commit, clock."""
 
+import importlib
 import os
 import platform
 import subprocess
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ class Environment:
         device: "cpu" or "cuda".
         device_name: the processor's name.
         cores: CPU cores this process may use.
-        versions: of nfkern, python, torch, numpy.
+        versions: of nfkern, python, torch, numpy; on a GPU of triton.
         commit: of nfkern's source tree, with "-dirty" if it was changed since; None for an installed package.
         backends: which implementation each op runs here, "native" or "reference".
     """
@@ -47,10 +49,18 @@ def current_environment(device: torch.device) -> Environment:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
+            **_triton_version(device),
         },
         commit=_commit(Path(__file__).resolve()),
         backends=registered_backends(device),
     )
+
+
+def _triton_version(device: torch.device) -> dict[str, str]:
+    """What compiles the kernels there; on a CPU it plays no part."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return {}
+    return {"triton": str(importlib.import_module("triton").__version__)}
 
 
 def clock_state(device: torch.device) -> str:
