@@ -37,6 +37,7 @@ COMMANDS = {
     "bench report": ("nfkern.bench.commands", "Report", "write one HTML page about a result"),
     "bench list": ("nfkern.bench.commands", "List", "list the benchmarks"),
     "bench resources": ("nfkern.bench.resources", "Resources", "compile the Triton kernels; exit 1 over budget"),
+    "bench tune": ("nfkern.bench.tune", "Tune", "time launches of the Triton kernels on this GPU and print the best"),
 }
 
 
