@@ -14,6 +14,7 @@ def compose(lu: torch.Tensor, permutation: torch.Tensor, inverse: bool) -> tuple
     start(
         triton_kernels.compose_kernel, (blocks, lead.numel()), lu.contiguous(), permutation.contiguous(), matrix,
         log_det, BLOCKS=blocks, SIZE=size, PADDED=padded(size), DIAGONALS=padded(blocks * size), INVERSE=inverse,
+        num_warps=_warps(size),
     )  # fmt: skip
     return matrix, log_det
 
@@ -29,6 +30,11 @@ def compose_backward(
     tensors = (tensor.contiguous() for tensor in (grad_matrix, grad_log_det, lu, permutation))
     start(
         triton_kernels.compose_backward_kernel, (blocks, lead.numel()), *tensors, result, scratch,
-        BLOCKS=blocks, SIZE=size, PADDED=padded(size), INVERSE=inverse,
+        BLOCKS=blocks, SIZE=size, PADDED=padded(size), INVERSE=inverse, num_warps=_warps(size),
     )  # fmt: skip
     return result
+
+
+def _warps(size: int) -> int:
+    """Two matrices of 64 x 64 in float64 take all registers of four warps: the inverse's derivative spilled."""
+    return 8 if padded(size) > 32 else 4
