@@ -159,7 +159,7 @@ from nfkern.bench.resources import BUDGETS, broken, title
 first = {{}}
 for each in compilations((CASES["ogbench"],), ("half",), {ROWS}, pdl=True):
     first.setdefault(each.kernel, each)
-assert len(first) == 8, list(first)
+assert {{"flow_kernel", "forward_step_kernel", "backward_step_kernel", "compose_kernel"}} <= set(first)
 for each in first.values():
     used = usage(each, "sm_90")
     assert not broken(each, used, BUDGETS["sm_90"]), (title(each), used)
