@@ -16,8 +16,8 @@ import torch
 from triton.errors import TritonError
 
 from nfkern.bench.declarations import Variant
-from nfkern.bench.gpu_check import correctness, limits, timing
-from nfkern.bench.gpu_check.problems import Arithmetic, Maps, Problem
+from nfkern.bench.gpu_check import correctness, limits, optimizer, timing
+from nfkern.bench.gpu_check.problems import Arithmetic, Maps, Problem, matmul_precision
 from nfkern.bench.gpu_check.report import Findings, summary
 from nfkern.bench.timing import Budget
 from nfkern.cuda_graphs import Capture
@@ -141,6 +141,13 @@ def check_addresses(s: Session, rows: int, part: int) -> None:
     s.findings.checked.append(f"{rows} rows equal the same rows in parts")
     if s.device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def check_optimizer(s: Session) -> None:
+    """AdamW from factors."""
+    with matmul_precision("ieee"):
+        s.collect("adamw from factors", optimizer.check_optimizer(s.device))
+    s.findings.checked.append("adamw from factors equals float64 in float32, bfloat16 and float16")
 
 
 def check_memory(s: Session, timeout: float = 60.0) -> None:

@@ -35,7 +35,8 @@ def adamw_from_factors(
     settings: AdamWSettings,
 ) -> torch.Tensor:
     """Step `weight` (..., h2, h1) and its moments in place; returns the gradient of norm_weight, (..., h1)."""
-    outer = (grad2.mT @ normalized1).to(weight.dtype)
+    # Factors may have 16 bits; their product is summed, and given, in the weights' precision.
+    outer = grad2.mT.to(weight.dtype) @ normalized1.to(weight.dtype)
     sums = grad2.sum(-2, dtype=weight.dtype)
     norm_grad = (outer * weight).sum(-2)
     grad = outer * norm_weight.unsqueeze(-2) + sums.unsqueeze(-1) * norm_bias.unsqueeze(-2)

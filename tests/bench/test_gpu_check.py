@@ -13,12 +13,13 @@ pytest.importorskip("triton", reason="its errors are among those that a step sur
 
 from nfkern.bench import records as storage
 from nfkern.bench.cases import CASES, FlowCase
-from nfkern.bench.gpu_check import correctness, steps, timing
+from nfkern.bench.gpu_check import correctness, optimizer, steps, timing
 from nfkern.bench.gpu_check.plan import Plan, carry_out
 from nfkern.bench.gpu_check.problems import Maps, Problem, ops
 from nfkern.bench.gpu_check.report import Findings, markdown, write
 from nfkern.bench.timing import SMOKE
 from nfkern.kernels import use_reference
+from nfkern.kernels.adamw import adamw_from_factors
 
 ROOT = Path(__file__).parent.parent.parent
 CPU, TINY = torch.device("cpu"), CASES["tiny"]
@@ -198,3 +199,16 @@ nfkern.CouplingFlow(3, 2, blocks=1, hidden=(4, 4)).freeze()
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_wrong_optimizer_step_is_found():
+    assert list(optimizer.check_optimizer(CPU, rows=20)) == []
+
+    def wrong(weight, *rest):
+        grad = adamw_from_factors(weight, *rest)
+        weight[0, 1, 2, 3] += 1e-4
+        return grad
+
+    found = list(optimizer.check_optimizer(CPU, wrong, rows=20))
+    assert found
+    assert all("weight" in line for line in found)
