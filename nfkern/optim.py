@@ -17,7 +17,8 @@ class FlowAdamW(torch.optim.Optimizer):
     The gradient of `hidden_weight`, three quarters of the paper's flow, is a product over the batch. Here the backward
     pass leaves its factors, and `step` forms a tile of the product, steps these weights with it and forgets it: on a
     GPU in one kernel, elsewhere by the same formulas in PyTorch. `hidden_weight.grad` and `norm1_weight.grad` therefore
-    stay None until `step`, and cannot be clipped or inspected. Several backward passes before a step add up as usual.
+    are None before and after a step, and cannot be clipped or inspected. Several backward passes before a step add up
+    as usual; the step uses their factors up, and `zero_grad` of the optimiser, not of the flow, drops them.
 
     Args:
         flow: while the optimiser exists, the flow leaves factors for it; `detach` ends that.
@@ -71,7 +72,7 @@ class FlowAdamW(torch.optim.Optimizer):
         (group,) = self.param_groups
         if self._factors:
             self._step_hidden(group)
-        trained = [p for p in group["params"] if p.grad is not None]
+        trained = [p for p in group["params"] if p.requires_grad and p.grad is not None]
         states = [self._state_of(p) for p in trained]
         beta1, beta2 = group["betas"]
         adamw(
@@ -90,6 +91,8 @@ class FlowAdamW(torch.optim.Optimizer):
             eps=group["eps"],
             maximize=False,
         )
+        # Used up, as the factors that it came from are.
+        self._flow.norm1_weight.grad = None
         return loss
 
     def _step_hidden(self, group: dict[str, Any]) -> None:

@@ -94,6 +94,44 @@ def test_zero_grad_forgets_factors():
     assert torch.equal(flow.hidden_weight, before)
 
 
+def test_leaves_a_frozen_norm_alone():
+    flow = flows.make_flow("paper")
+    flow.norm1_weight.requires_grad_(False)
+    x, context = flows.make_inputs(flow, 6)
+    optimizer = FlowAdamW(flow, **OPTIONS)
+    norm, hidden = flow.norm1_weight.detach().clone(), flow.hidden_weight.detach().clone()
+    likelihood(flow, x, context)
+    optimizer.step()
+    assert torch.equal(flow.norm1_weight, norm)
+    assert not torch.equal(flow.hidden_weight, hidden)
+
+
+def test_a_step_uses_its_factors_up():
+    flow = flows.make_flow("paper")
+    x, context = flows.make_inputs(flow, 6)
+    optimizer = FlowAdamW(flow, **OPTIONS)
+    likelihood(flow, x, context)
+    optimizer.step()
+    before = flow.hidden_weight.detach().clone(), flow.norm1_weight.detach().clone()
+    # Without a backward pass between them, the second step has nothing for either.
+    optimizer.step()
+    assert torch.equal(flow.hidden_weight, before[0])
+    assert torch.equal(flow.norm1_weight, before[1])
+
+
+def test_the_learning_rate_may_be_a_tensor():
+    results = []
+    for rate in (0.01, torch.tensor(0.01, dtype=torch.float64)):
+        flow = flows.make_flow("paper")
+        x, context = flows.make_inputs(flow, 6)
+        optimizer = FlowAdamW(flow, **OPTIONS | {"lr": rate})
+        likelihood(flow, x, context)
+        optimizer.step()
+        results.append(dict(flow.named_parameters()))
+    for name, expected in results[0].items():
+        torch.testing.assert_close(results[1][name], expected, msg=name)
+
+
 def test_detached_flows_record_gradients_again():
     flow = flows.make_flow("paper")
     x, context = flows.make_inputs(flow, 6)
