@@ -1,4 +1,4 @@
-"""Signals held back until a gradient step is complete."""
+"""Signals held back until a piece of work is complete."""
 
 import contextlib
 import signal
@@ -8,7 +8,7 @@ from types import FrameType
 
 
 class Signals:
-    """SIGINT and SIGTERM, remembered until a step is complete."""
+    """Signals remembered until a piece of work is complete."""
 
     def __init__(self) -> None:
         """Nothing received yet."""
@@ -32,14 +32,14 @@ class Signals:
 
 
 @contextlib.contextmanager
-def deferred_signals() -> Iterator[Signals]:
-    """Inside this context, SIGINT and SIGTERM are remembered instead of raised."""
+def deferred_signals(*numbers: signal.Signals) -> Iterator[Signals]:
+    """Inside this context, signals (SIGINT and SIGTERM unless others are named) are remembered instead of acted on."""
     signals = Signals()
     if threading.current_thread() is not threading.main_thread():
         # Python delivers signals to the main thread only: whoever runs this elsewhere handles them there.
         yield signals
         return
-    before = {number: signal.signal(number, signals.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signals.handle) for number in numbers or (signal.SIGINT, signal.SIGTERM)}
     try:
         yield signals
     finally:

@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nfkern import __version__
+from nfkern.algorithms.interrupts import deferred_signals
 from nfkern.errors import UserError
 
 from .episodes import EpisodeStore, describe_differences
@@ -281,7 +282,11 @@ def _work(
     """Collect some episodes in a process of their own."""
     # Nothing is drawn here: this silences the search for a display when mujoco is imported.
     os.environ["MUJOCO_GL"] = "disabled"
-    collector = make_collector(plan.recipe)
+    # Imports start processes (glfw asks one for its version), which print a traceback when nobody is left to listen.
+    with deferred_signals(signal.SIGTERM) as signals:
+        collector = make_collector(plan.recipe)
+    if signals.received:
+        return
     parent = multiprocessing.parent_process()
     for split, index in episodes:
         if parent is not None and not parent.is_alive():

@@ -204,14 +204,33 @@ def test_killed_at_any_moment_and_interrupted_by_ctrl_c_the_result_is_the_same(t
     assert generate(LONG_PLAN, directory, workers=2, progress=False) == reference
 
 
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_a_worker_imports_is_quiet(tmp_path):
+    """glfw, which gymnasium imports, asks a process of its own for the library's version."""
+    process = _start(tmp_path, tmp_path / "data")
+    deadline = time.monotonic() + 60
+    while not any(_children(worker) for worker in _children(process.pid)):
+        assert time.monotonic() < deadline
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
 @pytest.mark.slow
 def test_a_killed_worker_is_reported_and_costs_one_episode(tmp_path):
     directory = tmp_path / "data"
     process = _start(tmp_path, directory)
     _wait_for_episodes(directory, 2)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     # The last child is the younger worker (an older one is the resource tracker).
-    os.kill(int(children[-1]), signal.SIGKILL)
+    os.kill(_children(process.pid)[-1], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "run the same command again to continue" in errors
