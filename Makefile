@@ -1,7 +1,7 @@
 # Every target does its own set-up in .venv, and does nothing again that is already done.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-SETUP := setup.py pyproject.toml constraints.txt
+SETUP := setup.py pyproject.toml constraints.txt $(wildcard kernels/*/*.cpp kernels/*/*.h kernels/*/*.inc)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
 .PHONY: help quickstart test lint bench gpu-check clean
@@ -42,11 +42,11 @@ clean: ## remove the environment and caches; data and runs stay
 $(BIN)/.torch: constraints.txt
 	$(PYTHON) -m venv .venv
 	@echo "Installing torch (a few minutes the first time) ..."
-	$(PIP) torch setuptools wheel
+	$(PIP) torch setuptools wheel ninja
 	@touch $@
 
 $(BIN)/.nfkern: $(BIN)/.torch $(SETUP)
-	@echo "Installing nfkern ..."
+	@echo "Installing nfkern and building its native kernels (a minute) ..."
 	$(PIP) --no-build-isolation -e '.[rl,log]'
 	@touch $@
 

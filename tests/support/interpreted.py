@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import warnings
 
 import torch
 
@@ -16,10 +17,13 @@ def interpreted_kernels():
     assert type(flow_kernel).__name__ == "InterpretedFunction", "Triton was imported before TRITON_INTERPRET was set"
     library = torch.library.Library("nfkern", "IMPL")
     try:
-        for (name, device_type), native in registry._natives.items():
-            if device_type == "cuda":
-                here = dataclasses.replace(native, device_reasons=lambda device: ())
-                library.impl(name, registry.native_or_reference(name, here), "CPU")
+        with warnings.catch_warnings():
+            # For the time being they stand before the native CPU kernels.
+            warnings.filterwarnings("ignore", "Warning only once for all operators")
+            for (name, device_type), native in registry._natives.items():
+                if device_type == "cuda":
+                    here = dataclasses.replace(native, device_reasons=lambda device: ())
+                    library.impl(name, registry.native_or_reference(name, here), "CPU")
         yield
     finally:
         library._destroy()

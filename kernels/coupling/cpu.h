@@ -1,0 +1,53 @@
+// What the coupling flow's kernels are called with: plain pointers to contiguous tensors.
+#pragma once
+
+#include <cstdint>
+
+namespace nfkern {
+
+// A flow's tensors, laid out as `CouplingParameters` says; one element type, but for hidden weights in bfloat16.
+template <class T>
+struct Coupling {
+  int64_t rows, groups, blocks, features, width1, width2;
+  const T* context_term;  // (groups, blocks, 2, width1)
+  const T* mixing;        // (blocks, features, features): of to_latent, or the inverses for to_data
+  const T* input_weight;
+  const T *norm1_weight, *norm1_bias;  // null in a folded set
+  const T* hidden_weight;              // null if in bfloat16
+  const uint16_t* hidden_bf16;
+  const T* hidden_bias;
+  const T *norm2_weight, *norm2_bias;
+  const T *output_weight, *output_bias;
+  T norm_eps;
+  T scale_bound;  // 0 for none
+
+  int64_t kept() const { return (features + 1) / 2; }
+  int64_t transformed() const { return features / 2; }
+};
+
+template <class T>
+struct MapResults {
+  T* result;        // (rows, features)
+  T* log_det;       // (rows)
+  T* inputs;        // (blocks, rows, features), or null
+  T* score;         // (rows, features), or null
+  T mixing_log_det;
+  const T* density_mixing;  // for the score: to_latent's matrices
+};
+
+// A map's derivative: gradients of its results, and where those of its arguments go. Without `context_term`, only that
+// of x is wanted; without `hidden_weight`, the set is folded and its weights have none.
+template <class T>
+struct Derivative {
+  bool to_data;
+  const T* inputs;        // (blocks, rows, features)
+  const T* grad;          // (rows, features)
+  const T* grad_log_det;  // (rows)
+  T* x;                   // (rows, features)
+  T* context_term;        // (groups, blocks, 2, width1); zeros where groups < rows
+  T* mixing;              // (blocks, features, features)
+  T *input_weight, *norm1_weight, *norm1_bias, *hidden_weight, *hidden_bias, *norm2_weight, *norm2_bias;
+  T *output_weight, *output_bias;
+};
+
+}  // namespace nfkern

@@ -1,0 +1,128 @@
+"""The coupling flow's ops on the C++ extension; each function equals its namesake in `reference.py`.
+
+Weights are read as they lie, by kernels made for PyTorch's own layout: nothing is packed ahead of a call, so there is
+no cache that an optimiser, a Polyak update or an edit through `.data` could leave stale.
+"""
+
+from typing import Any
+
+import torch
+
+from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.native_extension import load
+
+Tensors = tuple[torch.Tensor, ...]
+BF16 = torch.bfloat16
+
+
+def reasons(x: torch.Tensor, parameters: CouplingParameters, compute_dtype: torch.dtype | None) -> list[str]:
+    """Why a call of a coupling op cannot run on the CPU kernels; empty if it can.
+
+    Args:
+        x: (rows, features), or with seeds in front as everything else then has.
+        parameters: the stacked conditioners.
+        compute_dtype: of the hidden products.
+    """
+    found = []
+    if x.dtype not in (torch.float32, torch.float64):
+        found.append(f"{x.dtype}: the kernels take float32 and float64")
+    if compute_dtype not in (None, x.dtype) and (compute_dtype, x.dtype) != (BF16, torch.float32):
+        found.append(f"compute_dtype {compute_dtype}: the kernels take that of x, or bfloat16 for float32")
+    if not x.numel():
+        found.append("no rows")
+    return found
+
+
+def backward_reasons(
+    x: torch.Tensor, parameters: CouplingParameters, compute_dtype: torch.dtype | None, factors: bool
+) -> list[str]:
+    """The same for a derivative; `factors` as in the ops' schema."""
+    found = reasons(x, parameters, compute_dtype)
+    if factors:
+        found.append("factors of the hidden weights' gradient: the kernels form their product at once")
+    return found
+
+
+def to_latent(*args: Any) -> Tensors:
+    """Data to noise."""
+    return _map(False, *args)
+
+
+def to_data(*args: Any) -> Tensors:
+    """Noise to data."""
+    return _map(True, *args)
+
+
+def _map(
+    to_data: bool,
+    x: torch.Tensor,
+    context_term: torch.Tensor,
+    mixing: torch.Tensor,
+    mixing_log_det: torch.Tensor,
+    parameters: CouplingParameters,
+    norm_eps: float,
+    scale_bound: float | None,
+    compute_dtype: torch.dtype | None,
+) -> Tensors:
+    lowered = _lowered(parameters, compute_dtype)
+    results: Tensors = load().coupling_map(
+        to_data, x, context_term, mixing, mixing_log_det, lowered, norm_eps, scale_bound
+    )
+    return results
+
+
+def to_data_with_score(
+    z: torch.Tensor,
+    context_term: torch.Tensor,
+    mixing: torch.Tensor,
+    inverse_mixing: torch.Tensor,
+    inverse_log_det: torch.Tensor,
+    parameters: CouplingParameters,
+    norm_eps: float,
+    scale_bound: float | None,
+    compute_dtype: torch.dtype | None,
+) -> Tensors:
+    """Noise to data with the score."""
+    lowered = _lowered(parameters, compute_dtype)
+    results: Tensors = load().coupling_to_data_with_score(
+        z, context_term, mixing, inverse_mixing, inverse_log_det, lowered, norm_eps, scale_bound
+    )
+    return results
+
+
+def to_latent_backward(*args: Any) -> Tensors:
+    """Gradients of x and, if wanted, of everything else."""
+    return _backward(False, *args)
+
+
+def to_data_backward(*args: Any) -> Tensors:
+    """Gradients of z and, if wanted, of everything else."""
+    return _backward(True, *args)
+
+
+def _backward(
+    to_data: bool,
+    grad: torch.Tensor,
+    grad_log_det: torch.Tensor,
+    inputs: torch.Tensor,
+    context_term: torch.Tensor,
+    mixing: torch.Tensor,
+    parameters: CouplingParameters,
+    norm_eps: float,
+    scale_bound: float | None,
+    compute_dtype: torch.dtype | None,
+    parameter_grads: bool,
+    factors: bool = False,
+) -> Tensors:
+    lowered = _lowered(parameters, compute_dtype)
+    results = load().coupling_backward(
+        to_data, grad, grad_log_det, inputs, context_term, mixing, lowered, norm_eps, scale_bound, parameter_grads
+    )
+    return tuple(results)
+
+
+def _lowered(parameters: CouplingParameters, compute_dtype: torch.dtype | None) -> CouplingParameters:
+    """The hidden weight in 16 bits where the products are."""
+    if compute_dtype != BF16 or parameters.hidden_weight.dtype == BF16:
+        return parameters
+    return parameters._replace(hidden_weight=parameters.hidden_weight.to(BF16))

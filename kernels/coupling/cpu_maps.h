@@ -1,0 +1,228 @@
+// The coupling flow's maps over a range of rows, block by block. See `reference.py`, whose formulas these are.
+#pragma once
+
+#include "cpu_panel.h"
+#include "../native/instruction_sets.h"
+#include "cpu_row.h"
+
+namespace nfkern::NFKERN_ISA {
+
+
+template <class T>
+constexpr int kWidestPanel = 2 * kLanes<T>;
+
+// Rows that are mapped together: 2 or 1 vectors of them, or a single row (0).
+template <class T>
+struct Piece {
+  int vectors;
+  int64_t row, count;
+  T *state, *score;  // (features, P)
+  T* log_det;        // (P)
+};
+
+// How `count` rows are cut: into panels of two vectors, then whatever is cheapest. A panel costs the same however many
+// of its rows are in use; a single row, about a tenth of a vector of rows (Zen 4, AVX-512, hidden 256 x 256, 2026-11).
+template <class T>
+int next_vectors(int64_t rest) {
+  constexpr int L = kLanes<T>;
+  const int64_t few = L / 2;
+  if (rest <= few) return 0;
+  return rest > L + few ? 2 : 1;
+}
+
+template <class T>
+inline int64_t columns_of(int vectors) {
+  return vectors ? vectors * kLanes<T> : 1;
+}
+
+// e^(sign * x), in blocks of vectors.
+template <class T>
+void exponentials(int64_t count, const T* x, T sign, T* result) {
+  constexpr int L = kLanes<T>;
+  int64_t i = 0;
+  for (; i + L <= count; i += L) store(result + i, exponential(load(x + i) * sign));
+  if (i < count) {
+    const int rest = static_cast<int>(count - i);
+    store_some(result + i, exponential(load_some(x + i, rest) * sign), rest);
+  }
+}
+
+// raw -> bound * tanh(raw / bound), where there is a bound.
+template <class T>
+void bound_log_scale(const Coupling<T>& p, int64_t count, T* log_scale) {
+  if (p.scale_bound == 0) return;
+  for (int64_t i = 0; i < count; ++i) log_scale[i] = p.scale_bound * std::tanh(log_scale[i] / p.scale_bound);
+}
+
+// The derivative of the bound, where there is one.
+template <class T>
+void bound_gradient(const Coupling<T>& p, int64_t count, const T* log_scale, T* grad) {
+  if (p.scale_bound == 0) return;
+  for (int64_t i = 0; i < count; ++i) {
+    const T ratio = log_scale[i] / p.scale_bound;
+    grad[i] *= 1 - ratio * ratio;
+  }
+}
+
+template <class T>
+struct StepScratch {
+  T *mixed, *log_scale, *shift, *factor, *grads, *layers, *engine;
+};
+
+// One block of a map, on one piece; E is `Panel` or `Row`.
+template <class T, class E>
+struct Step {
+  using Layer = typename E::Layer;
+  static constexpr int P = E::P;
+
+  static void run(Map map, const Coupling<T>& p, const MapResults<T>& out, int64_t block, const Piece<T>& piece,
+                  const StepScratch<T>& scratch) {
+    const int64_t split = p.kept() * P, rest = p.transformed() * P, size = p.features * p.features;
+    const T* mixing = p.mixing + block * size;
+    if (out.inputs) keep_state(p, piece, out.inputs + block * p.rows * p.features);
+    if (map == Map::kToLatent) {
+      E::mix(p.features, mixing, false, piece.state, scratch.mixed);
+      condition(p, block, piece, scratch.mixed, scratch);
+      exponentials<T>(rest, scratch.log_scale, T(-1), scratch.factor);
+      add_log_det(p, scratch.log_scale, T(-1), piece.log_det);
+      for (int64_t i = 0; i < rest; ++i)
+        scratch.mixed[split + i] = (scratch.mixed[split + i] - scratch.shift[i]) * scratch.factor[i];
+      for (int64_t i = 0; i < split + rest; ++i) piece.state[i] = scratch.mixed[i];
+      return;
+    }
+    Layer layers[2][2];
+    condition(p, block, piece, piece.state, scratch, layers);
+    if (map == Map::kScore) carry_score(p, out, block, piece, scratch, layers);
+    exponentials<T>(rest, scratch.log_scale, T(1), scratch.factor);
+    add_log_det(p, scratch.log_scale, T(1), piece.log_det);
+    for (int64_t i = 0; i < rest; ++i)
+      piece.state[split + i] = piece.state[split + i] * scratch.factor[i] + scratch.shift[i];
+    E::mix(p.features, mixing, false, piece.state, scratch.mixed);
+    for (int64_t i = 0; i < split + rest; ++i) piece.state[i] = scratch.mixed[i];
+  }
+
+  static void condition(const Coupling<T>& p, int64_t block, const Piece<T>& piece, const T* kept,
+                        const StepScratch<T>& scratch) {
+    Layer layers[2][2];
+    condition(p, block, piece, kept, scratch, layers);
+  }
+
+  static void condition(const Coupling<T>& p, int64_t block, const Piece<T>& piece, const T* kept,
+                        const StepScratch<T>& scratch, Layer (&layers)[2][2]) {
+    const int64_t both = (p.width1 + p.width2) * P + 2 * kLanes<T>;
+    for (int net = 0; net < 2; ++net) {
+      layers[net][0].activation = scratch.layers + net * both;
+      layers[net][1].activation = scratch.layers + net * both + p.width1 * P + kLanes<T>;
+      E::conditioner(p, block * 2 + net, piece.row, piece.count, kept, layers[net][0], layers[net][1], scratch.engine,
+                     net ? scratch.shift : scratch.log_scale);
+    }
+    bound_log_scale(p, p.transformed() * P, scratch.log_scale);
+  }
+
+  // The score of the block's output from that of its input: the density loses log_scale, and b = (b' - shift) / scale.
+  static void carry_score(const Coupling<T>& p, const MapResults<T>& out, int64_t block, const Piece<T>& piece,
+                          const StepScratch<T>& scratch, const Layer (&layers)[2][2]) {
+    const int64_t split = p.kept() * P, rest = p.transformed() * P;
+    T *grad_log_scale = scratch.grads, *grad_shift = scratch.grads + rest;
+    exponentials<T>(rest, scratch.log_scale, T(-1), scratch.factor);
+    for (int64_t i = 0; i < rest; ++i) {
+      const T score = piece.score[split + i];
+      grad_log_scale[i] = -score * piece.state[split + i] - 1;
+      piece.score[split + i] = score * scratch.factor[i];
+      grad_shift[i] = -piece.score[split + i];
+    }
+    bound_gradient(p, rest, scratch.log_scale, grad_log_scale);
+    for (int net = 0; net < 2; ++net)
+      E::conditioner_backward(p, block * 2 + net, piece.count, layers[net][0], layers[net][1],
+                              net ? grad_shift : grad_log_scale, scratch.engine, piece.score);
+    E::mix(p.features, out.density_mixing + block * p.features * p.features, true, piece.score, scratch.mixed);
+    for (int64_t i = 0; i < split + rest; ++i) piece.score[i] = scratch.mixed[i];
+  }
+
+  static void add_log_det(const Coupling<T>& p, const T* log_scale, T sign, T* log_det) {
+    for (int64_t i = 0; i < p.transformed(); ++i)
+      for (int c = 0; c < P; ++c) log_det[c] += sign * log_scale[i * P + c];
+  }
+
+  static void keep_state(const Coupling<T>& p, const Piece<T>& piece, T* rows) {
+    for (int64_t c = 0; c < piece.count; ++c)
+      for (int64_t d = 0; d < p.features; ++d) rows[(piece.row + c) * p.features + d] = piece.state[d * P + c];
+  }
+};
+
+template <class T>
+void step(Map map, const Coupling<T>& p, const MapResults<T>& out, int64_t block, const Piece<T>& piece,
+          const StepScratch<T>& scratch) {
+  if (piece.vectors == 2) return Step<T, Panel<T, 2>>::run(map, p, out, block, piece, scratch);
+  if (piece.vectors == 1) return Step<T, Panel<T, 1>>::run(map, p, out, block, piece, scratch);
+  return Step<T, Row<T>>::run(map, p, out, block, piece, scratch);
+}
+
+constexpr int kMaxPieces = 16;
+
+// Elements of scratch that `map_rows` needs for any number of rows.
+template <class T>
+int64_t map_scratch(const Coupling<T>& p) {
+  constexpr int P = kWidestPanel<T>;
+  const int64_t engine = Panel<T, 2>::scratch_size(p) > Row<T>::scratch_size(p) ? Panel<T, 2>::scratch_size(p)
+                                                                                 : Row<T>::scratch_size(p);
+  return engine + kMaxPieces * (2 * p.features + 1) * P + 7 * p.features * P + 2 * (p.width1 + p.width2) * P +
+         16 * kLanes<T>;
+}
+
+// Rows [begin, end) through all blocks. Every piece takes a block before the next block begins, so that a block's
+// weights are read from the second cache by all pieces but the first.
+template <class T>
+void map_rows(Map map, const Coupling<T>& p, const T* x, const MapResults<T>& out, int64_t begin, int64_t end,
+              T* scratch) {
+  constexpr int W = kWidestPanel<T>;
+  StepScratch<T> buffers;
+  const int64_t wide = p.features * W;
+  buffers.mixed = scratch, scratch += wide;
+  buffers.log_scale = scratch, scratch += wide;
+  buffers.shift = scratch, scratch += wide;
+  buffers.factor = scratch, scratch += wide;
+  buffers.grads = scratch, scratch += wide;
+  buffers.layers = scratch, scratch += 2 * ((p.width1 + p.width2) * W + 2 * kLanes<T>);
+  T* states = scratch;
+  scratch += kMaxPieces * (2 * p.features + 1) * W;
+  buffers.engine = scratch;
+  while (begin < end) {
+    Piece<T> pieces[kMaxPieces];
+    int found = 0;
+    for (T* at = states; begin < end && found < kMaxPieces; at += (2 * p.features + 1) * W) {
+      Piece<T>& piece = pieces[found++];
+      piece.vectors = next_vectors<T>(end - begin);
+      const int64_t columns = columns_of<T>(piece.vectors);
+      piece.row = begin;
+      piece.count = end - begin < columns ? end - begin : columns;
+      piece.state = at, piece.score = at + p.features * W, piece.log_det = at + 2 * p.features * W;
+      begin += piece.count;
+      for (int64_t c = 0; c < columns; ++c) {
+        const T* from = x + (piece.row + (c < piece.count ? c : piece.count - 1)) * p.features;
+        for (int64_t d = 0; d < p.features; ++d) {
+          piece.state[d * columns + c] = from[d];
+          piece.score[d * columns + c] = -from[d];
+        }
+        piece.log_det[c] = out.mixing_log_det;
+      }
+    }
+    for (int64_t i = 0; i < p.blocks; ++i)
+      for (int n = 0; n < found; ++n)
+        step(map, p, out, map == Map::kToLatent ? i : p.blocks - 1 - i, pieces[n], buffers);
+    for (int n = 0; n < found; ++n) {
+      const Piece<T>& piece = pieces[n];
+      const int64_t columns = columns_of<T>(piece.vectors);
+      for (int64_t c = 0; c < piece.count; ++c) {
+        const int64_t row = piece.row + c;
+        for (int64_t d = 0; d < p.features; ++d) {
+          out.result[row * p.features + d] = piece.state[d * columns + c];
+          if (out.score) out.score[row * p.features + d] = piece.score[d * columns + c];
+        }
+        out.log_det[row] = piece.log_det[c];
+      }
+    }
+  }
+}
+
+}  // namespace nfkern::NFKERN_ISA

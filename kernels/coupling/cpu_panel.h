@@ -1,0 +1,265 @@
+// The conditioner and its derivative on a panel of rows: layers are (width, P) with P rows side by side.
+#pragma once
+
+#include "../native/bf16.h"
+#include "cpu.h"
+
+namespace nfkern::NFKERN_ISA {
+
+// Where a panel's derivative leaves what parameters' gradients are made of; sums are over the panel's rows.
+template <class T>
+struct PanelSums {
+  T *norm1_weight, *norm1_bias;            // (width1)
+  T *hidden_bias;                          // (width2)
+  T *norm2_weight, *norm2_bias;            // (width2)
+  T *output_weight, *output_bias;          // (transformed, width2), (transformed)
+  T *input_weight;                         // (width1, kept)
+  T* scaled1;     // (ceil(width1 / 2 lanes), chunk, 2 lanes): factors of the hidden weight's gradient, of a chunk of
+  T* grad2;       // (width2, chunk)                           rows among which the panel has its place
+  T* grad1;       // the context term's gradient, a row each...
+  int64_t step1;  // ...so far apart
+  int64_t chunk;
+};
+
+template <class T, int N>
+struct Panel {
+  static constexpr int L = kLanes<T>, P = N * L;
+
+  // A hidden layer: the activation and its statistics over the width.
+  struct Layer {
+    T* activation;
+    Vec<T> mean[N], rstd[N];
+
+    Vec<T> normalized(int64_t unit, int n) const { return (load(activation + unit * P + n * L) - mean[n]) * rstd[n]; }
+  };
+
+  static int64_t wide(const Coupling<T>& p) { return (p.width1 > p.width2 ? p.width1 : p.width2) * P; }
+  static int64_t scratch_size(const Coupling<T>& p) {
+    return 2 * wide(p) + (p.hidden_bf16 ? p.width1 * p.width2 + wide(p) : 0);
+  }
+
+  static void mix(int64_t features, const T* matrix, bool transposed, const T* x, T* result) {
+    multiply<T, T, N>(features, features, matrix, transposed ? features : 1, transposed ? 1 : features, x, result, P,
+                      nullptr, false);
+  }
+
+  // The first layer's preactivations begin as each row's context term. Rows past the end repeat the last one, so that
+  // what they give is as finite.
+  static void context(const Coupling<T>& p, int64_t net, int64_t row, int64_t count, T* panel) {
+    const int64_t share = p.rows / p.groups, stride = p.blocks * 2 * p.width1;
+    const T* terms[P];
+    for (int i = 0; i < P; ++i)
+      terms[i] = p.context_term + (row + (i < count ? i : count - 1)) / share * stride + net * p.width1;
+    if (terms[0] == terms[P - 1]) {
+      for (int64_t j = 0; j < p.width1; ++j)
+        for (int n = 0; n < N; ++n) store(panel + j * P + n * L, broadcast(terms[0][j]));
+      return;
+    }
+    for (int n = 0; n < N; ++n) {
+      int64_t j = 0;
+      for (; j + L <= p.width1; j += L) {
+        Vec<T> square[L];
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) square[i] = load(terms[n * L + i] + j);
+        transpose<T>(square);
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) store(panel + (j + i) * P + n * L, square[i]);
+      }
+      for (; j < p.width1; ++j)
+        for (int i = 0; i < L; ++i) panel[j * P + n * L + i] = terms[n * L + i][j];
+    }
+  }
+
+  // Preactivations in `layer.activation` become activations, with their statistics.
+  static void activate(Layer& layer, int64_t width, T eps) {
+    Vec<T> sums[N] = {}, squares[N] = {};
+    for (int64_t j = 0; j < width; ++j)
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) {
+        const Vec<T> u = leaky_relu<T>(load(layer.activation + j * P + n * L));
+        store(layer.activation + j * P + n * L, u);
+        sums[n] += u;
+      }
+    for (int n = 0; n < N; ++n) layer.mean[n] = sums[n] / static_cast<T>(width);
+    // A second pass over what lies in the first cache: the difference of large squares would lose digits.
+    for (int64_t j = 0; j < width; ++j)
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) {
+        const Vec<T> centred = load(layer.activation + j * P + n * L) - layer.mean[n];
+        squares[n] += centred * centred;
+      }
+    for (int n = 0; n < N; ++n) layer.rstd[n] = T(1) / square_root<T>(squares[n] / static_cast<T>(width) + eps);
+  }
+
+  // weight * normalized + bias, or normalized alone where these are null.
+  static void scale(const Layer& layer, int64_t width, const T* weight, const T* bias, T* scaled) {
+    for (int64_t j = 0; j < width; ++j)
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) {
+        const Vec<T> unit = layer.normalized(j, n);
+        store(scaled + j * P + n * L, weight ? unit * weight[j] + bias[j] : unit);
+      }
+  }
+
+  // One network of a block: kept (kept, P) -> output (transformed, P), leaving both hidden layers.
+  static void conditioner(const Coupling<T>& p, int64_t net, int64_t row, int64_t count, const T* kept, Layer& first,
+                          Layer& second, T* scratch, T* output, const PanelSums<T>* sums = nullptr) {
+    T *scaled = scratch, *rest = scratch + 2 * wide(p);
+    const auto at = [net](const T* norm, int64_t width) { return norm ? norm + net * width : nullptr; };
+    context(p, net, row, count, first.activation);
+    multiply<T, T, N>(p.width1, p.kept(), p.input_weight + net * p.width1 * p.kept(), p.kept(), 1, kept,
+                      first.activation, P, nullptr, true);
+    activate(first, p.width1, p.norm_eps);
+    scale(first, p.width1, at(p.norm1_weight, p.width1), at(p.norm1_bias, p.width1), scaled);
+    if (sums && sums->scaled1) keep_scaled(p, scaled, *sums);
+    hidden_product(p, net, scaled, second.activation, rest);
+    activate(second, p.width2, p.norm_eps);
+    scale(second, p.width2, at(p.norm2_weight, p.width2), at(p.norm2_bias, p.width2), scaled);
+    multiply<T, T, N>(p.transformed(), p.width2, p.output_weight + net * p.transformed() * p.width2, p.width2, 1,
+                      scaled, output, P, p.output_bias + net * p.transformed(), false);
+  }
+
+  static void hidden_product(const Coupling<T>& p, int64_t net, const T* scaled, T* result, T* scratch) {
+    const int64_t size = p.width1 * p.width2;
+    const T* bias = p.hidden_bias + net * p.width2;
+    if constexpr (sizeof(T) == sizeof(float))
+      if (p.hidden_bf16)
+        return bf16_product<N>(p.width2, p.width1, p.hidden_bf16 + net * size, scaled, result, bias, scratch);
+    multiply<T, T, N>(p.width2, p.width1, p.hidden_weight + net * size, p.width1, 1, scaled, result, P, bias, false);
+  }
+
+  static void hidden_product_transposed(const Coupling<T>& p, int64_t net, const T* grad, T* result, T* scratch) {
+    const int64_t size = p.width1 * p.width2;
+    if constexpr (sizeof(T) == sizeof(float))
+      if (p.hidden_bf16)
+        return bf16_product_transposed<N>(p.width2, p.width1, p.hidden_bf16 + net * size, grad, result, scratch);
+    multiply<T, T, N>(p.width1, p.width2, p.hidden_weight + net * size, 1, p.width1, grad, result, P, nullptr, false);
+  }
+
+  // grad (transformed, P) of the output -> added to grad_kept (kept, P).
+  static void conditioner_backward(const Coupling<T>& p, int64_t net, int64_t count, const Layer& first, const Layer& second,
+                                   const T* grad, T* scratch, T* grad_kept, const T* kept = nullptr,
+                                   const PanelSums<T>* sums = nullptr) {
+    T *grad2 = scratch, *grad1 = scratch + wide(p), *rest = scratch + 2 * wide(p);
+    const auto at = [net](const T* norm, int64_t width) { return norm ? norm + net * width : nullptr; };
+    const T *norm1 = at(p.norm1_weight, p.width1), *norm2 = at(p.norm2_weight, p.width2);
+    if (sums && sums->output_weight) {
+      const T* bias = at(p.norm2_bias, p.width2);
+      for (int64_t t = 0; t < p.transformed(); ++t) {
+        sum_rows(p.width2, sums->output_weight + t * p.width2, 1, [&](int64_t j, int n) {
+          return (second.normalized(j, n) * norm2[j] + bias[j]) * load(grad + t * P + n * L);
+        });
+        T total = 0;
+        for (int i = 0; i < P; ++i) total += grad[t * P + i];
+        sums->output_bias[t] = total;
+      }
+    }
+    multiply<T, T, N>(p.width2, p.transformed(), p.output_weight + net * p.transformed() * p.width2, 1, p.width2, grad,
+                      grad2, P, nullptr, false);
+    activate_backward(second, p.width2, norm2, grad2, sums ? sums->norm2_weight : nullptr,
+                      sums ? sums->norm2_bias : nullptr);
+    if (sums && sums->hidden_bias) {
+      sum_rows(p.width2, sums->hidden_bias, 1, [&](int64_t j, int n) { return load(grad2 + j * P + n * L); });
+      for (int64_t j = 0; j < p.width2; ++j)
+        for (int n = 0; n < N; ++n) store(sums->grad2 + j * sums->chunk + n * L, load(grad2 + j * P + n * L));
+    }
+    hidden_product_transposed(p, net, grad2, grad1, rest);
+    activate_backward(first, p.width1, norm1, grad1, sums ? sums->norm1_weight : nullptr,
+                      sums ? sums->norm1_bias : nullptr);
+    if (sums && sums->input_weight)
+      for (int64_t i = 0; i < p.kept(); ++i)
+        sum_rows(p.width1, sums->input_weight + i, p.kept(), [&](int64_t j, int n) {
+          return load(grad1 + j * P + n * L) * load(kept + i * P + n * L);
+        });
+    if (sums) keep_rows(p.width1, count, grad1, sums->grad1, sums->step1);
+    multiply<T, T, N>(p.kept(), p.width1, p.input_weight + net * p.width1 * p.kept(), 1, p.kept(), grad1, grad_kept, P,
+                      nullptr, true);
+  }
+
+  // Gradient of weight * normalized + bias, or of normalized alone, in `grad`, becomes that of the preactivations.
+  static void activate_backward(const Layer& layer, int64_t width, const T* weight, T* grad, T* weight_sums,
+                                T* bias_sums) {
+    if (weight_sums) {
+      sum_rows(width, weight_sums, 1, [&](int64_t j, int n) {
+        return load(grad + j * P + n * L) * layer.normalized(j, n);
+      });
+      sum_rows(width, bias_sums, 1, [&](int64_t j, int n) { return load(grad + j * P + n * L); });
+    }
+    Vec<T> sums[N] = {}, products[N] = {};
+    for (int64_t j = 0; j < width; ++j)
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) {
+        Vec<T> g = load(grad + j * P + n * L);
+        if (weight) g *= weight[j];
+        store(grad + j * P + n * L, g);
+        sums[n] += g;
+        products[n] += g * layer.normalized(j, n);
+      }
+    for (int n = 0; n < N; ++n) {
+      sums[n] /= static_cast<T>(width);
+      products[n] /= static_cast<T>(width);
+    }
+    for (int64_t j = 0; j < width; ++j)
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) {
+        const Vec<T> g = (load(grad + j * P + n * L) - sums[n] - layer.normalized(j, n) * products[n]) * layer.rstd[n];
+        store(grad + j * P + n * L,
+              load(layer.activation + j * P + n * L) > 0 ? g : g * static_cast<T>(kNegativeSlope));
+      }
+  }
+
+  // result[j * step] = the sum over the panel's rows of value(j, n).
+  template <class Value>
+  static void sum_rows(int64_t width, T* result, int64_t step, Value value) {
+    const auto over_vectors = [&](int64_t j) {
+      Vec<T> total = value(j, 0);
+      for (int n = 1; n < N; ++n) total += value(j, n);
+      return total;
+    };
+    int64_t j = 0;
+    for (; j + L <= width; j += L) {
+      Vec<T> totals[L];
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) totals[i] = over_vectors(j + i);
+      T lanes[L];
+      store(lanes, sum_each<T>(totals));
+      for (int i = 0; i < L; ++i) result[(j + i) * step] = lanes[i];
+    }
+    for (; j < width; ++j) result[j * step] = sum<T>(over_vectors(j));
+  }
+
+  // The first `count` rows of a panel (width, P), each on its own, `step` apart.
+  static void keep_rows(int64_t width, int64_t count, const T* panel, T* rows, int64_t step) {
+    for (int n = 0; n < N && n * L < count; ++n) {
+      const int64_t used = count - n * L < L ? count - n * L : L;
+      int64_t j = 0;
+      for (; j + L <= width; j += L) {
+        Vec<T> square[L];
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) square[i] = load(panel + (j + i) * P + n * L);
+        transpose<T>(square);
+        for (int i = 0; i < used; ++i) store(rows + (n * L + i) * step + j, square[i]);
+      }
+      for (; j < width; ++j)
+        for (int i = 0; i < used; ++i) rows[(n * L + i) * step + j] = panel[j * P + n * L + i];
+    }
+  }
+
+  // A panel's rows among a chunk's, as the right factor of the hidden weight's gradient wants them: panels of columns.
+  static void keep_scaled(const Coupling<T>& p, const T* panel, const PanelSums<T>& sums) {
+    constexpr int C = 2 * L;  // the columns of a panel of columns, whatever N is
+    for (int64_t j = 0; j < p.width1; j += L) {
+      T* to = sums.scaled1 + j / C * sums.chunk * C + j % C;
+      const int count = static_cast<int>(p.width1 - j < L ? p.width1 - j : L);
+      for (int n = 0; n < N; ++n) {
+        Vec<T> square[L] = {};
+        for (int i = 0; i < count; ++i) square[i] = load(panel + (j + i) * P + n * L);
+        transpose<T>(square);
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) store(to + (n * L + i) * C, square[i]);
+      }
+    }
+  }
+};
+
+}  // namespace nfkern::NFKERN_ISA

@@ -1,0 +1,37 @@
+"""Registration of the native CPU kernels, and the reasons why a call runs on the reference instead."""
+
+from collections.abc import Callable
+from typing import Any
+
+from nfkern.kernels.coupling import cpu_kernels
+from nfkern.kernels.coupling.op import unflattened
+from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.native_extension import device_reasons
+from nfkern.kernels.registry import Native, implement, over_seeds
+
+
+def _coupling(function: Callable[..., Any], tensors: int, derivative: bool = False) -> Native:
+    """A kernel with `tensors` arguments before the parameters; the settings follow these."""
+    after = tensors + len(CouplingParameters._fields)
+
+    def reasons(*args: Any) -> list[str]:
+        parameters, compute_dtype = CouplingParameters(*args[tensors:after]), args[after + 2]
+        if derivative:
+            return cpu_kernels.backward_reasons(args[0], parameters, compute_dtype, any(args[after + 4 :]))
+        return cpu_kernels.reasons(args[0], parameters, compute_dtype)
+
+    kernel = over_seeds(unflattened(function, tensors), 2)
+    return Native(lambda: kernel, device_reasons, reasons)
+
+
+def register() -> None:
+    """Give the coupling flow's ops their CPU kernels; called once, when all ops are defined."""
+    kernels = {
+        "coupling_to_latent": _coupling(cpu_kernels.to_latent, 4),
+        "coupling_to_data": _coupling(cpu_kernels.to_data, 4),
+        "coupling_to_data_with_score": _coupling(cpu_kernels.to_data_with_score, 5),
+        "coupling_to_latent_backward": _coupling(cpu_kernels.to_latent_backward, 5, derivative=True),
+        "coupling_to_data_backward": _coupling(cpu_kernels.to_data_backward, 5, derivative=True),
+    }
+    for name, native in kernels.items():
+        implement(name, "cpu", native)

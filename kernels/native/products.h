@@ -1,0 +1,95 @@
+// Matrix products. Weights are read in PyTorch's own layout, (out, in) row by row, so nothing is packed ahead of a call
+// and nothing can be stale.
+//
+// Many rows: a *panel* holds N vectors of rows side by side, (features, N * lanes): a weight is broadcast and multiplies
+// whole vectors of rows, so sums over features never leave their lanes. Few rows: vectors run along a row's features.
+#pragma once
+
+#include "vector.h"
+#if defined(NFKERN_BF16_DOT)
+#include <immintrin.h>
+#endif
+
+namespace nfkern::NFKERN_ISA {
+
+// Rows of weights that a tile of a panel takes: as many accumulators as registers allow, which at N = 2 and 1 leaves a
+// few for the panel and the weight. 32 registers with AVX-512, 16 elsewhere.
+template <int N>
+constexpr int kTile = kVectorBytes == 64 ? 24 / N : 12 / N;
+
+struct Bf16Pair {
+  uint32_t bits;  // two neighbours along the sum, the first in the low half
+};
+
+template <class T, class A>
+struct Multiply;
+
+template <class T>
+struct Multiply<T, T> {
+  static Vec<T> weight(const T* a) { return broadcast(*a); }
+  static void add(Vec<T>& sum, Vec<T> a, Vec<T> b) { sum += a * b; }
+};
+
+#if defined(NFKERN_BF16_DOT)
+template <>
+struct Multiply<float, Bf16Pair> {
+  static Vec<float> weight(const Bf16Pair* a) { return reinterpret_cast<Vec<float>>(static_cast<int32_t>(a->bits) - IntVec<float>{}); }
+  static void add(Vec<float>& sum, Vec<float> a, Vec<float> b) {
+    sum = reinterpret_cast<Vec<float>>(
+        _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
+  }
+};
+#endif
+
+// C (M, N vectors) = [bias or C] + A (M, depth) B (depth, N vectors).
+template <class T, class A, int M, int N>
+inline void tile(int64_t depth, const A* a, int64_t a_row, int64_t a_step, const T* b, T* c, int64_t c_row,
+                 const T* bias, bool add) {
+  constexpr int L = kLanes<T>;
+  Vec<T> sums[M][N];
+#pragma GCC unroll 24
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) sums[m][n] = add ? load(c + m * c_row + n * L) : broadcast(bias ? bias[m] : T(0));
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec<T> row[N];
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) row[n] = load(b + n * L);
+#pragma GCC unroll 24
+    for (int m = 0; m < M; ++m) {
+      const Vec<T> weight = Multiply<T, A>::weight(a + m * a_row);
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) Multiply<T, A>::add(sums[m][n], weight, row[n]);
+    }
+    a += a_step;
+    b += N * L;
+  }
+#pragma GCC unroll 24
+  for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) store(c + m * c_row + n * L, sums[m][n]);
+}
+
+template <class T, class A, int M, int N>
+void last_tile(int64_t rest, int64_t depth, const A* a, int64_t a_row, int64_t a_step, const T* b, T* c, int64_t c_row,
+               const T* bias, bool add) {
+  if constexpr (M > 0) {
+    if (rest == M) return tile<T, A, M, N>(depth, a, a_row, a_step, b, c, c_row, bias, add);
+    last_tile<T, A, M - 1, N>(rest, depth, a, a_row, a_step, b, c, c_row, bias, add);
+  }
+}
+
+// C (rows, N vectors), rows c_row apart = [bias (rows) or C] + A (rows, depth) B (depth, N vectors). A's rows are a_row
+// apart and its columns a_step: a weight or its transpose.
+template <class T, class A, int N>
+void multiply(int64_t rows, int64_t depth, const A* a, int64_t a_row, int64_t a_step, const T* b, T* c, int64_t c_row,
+              const T* bias, bool add) {
+  constexpr int M = kTile<N>;
+  int64_t m = 0;
+  for (; m + M <= rows; m += M)
+    tile<T, A, M, N>(depth, a + m * a_row, a_row, a_step, b, c + m * c_row, c_row, bias ? bias + m : nullptr, add);
+  last_tile<T, A, M - 1, N>(rows - m, depth, a + m * a_row, a_row, a_step, b, c + m * c_row, c_row,
+                            bias ? bias + m : nullptr, add);
+}
+
+}  // namespace nfkern::NFKERN_ISA

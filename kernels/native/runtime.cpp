@@ -1,0 +1,112 @@
+#include "runtime.h"
+
+#include <ATen/Parallel.h>
+#include <pthread.h>
+#include <pybind11/stl.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace nfkern {
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+extern const InstructionSet kAvx512Bf16, kAvx512, kAvx2;
+#endif
+extern const InstructionSet kPortable;
+
+const InstructionSet* const kInstructionSets[] = {
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+    &kAvx512Bf16, &kAvx512, &kAvx2,
+#endif
+    &kPortable, nullptr};
+
+namespace {
+
+const InstructionSet* best() {
+  const InstructionSet* const* each = kInstructionSets;
+  while (!(*each)->supported()) ++each;
+  return *each;
+}
+
+std::atomic<const InstructionSet*> chosen{nullptr};
+
+// OpenMP's threads do not survive a fork, and a region that waits for them would hang.
+std::atomic<bool> forked{false};
+
+void choose(const std::string& name) {
+  std::string known;
+  for (const InstructionSet* const* each = kInstructionSets; *each; ++each) {
+    if (name == (*each)->name) {
+      TORCH_CHECK_VALUE((*each)->supported(), "name: this machine does not have ", name);
+      chosen = *each;
+      return;
+    }
+    known += std::string(known.empty() ? "" : ", ") + (*each)->name;
+  }
+  TORCH_CHECK_VALUE(false, "name: expected one of ", known, ", got ", name);
+}
+
+std::vector<std::string> supported() {
+  std::vector<std::string> names;
+  for (const InstructionSet* const* each = kInstructionSets; *each; ++each)
+    if ((*each)->supported()) names.emplace_back((*each)->name);
+  return names;
+}
+
+}  // namespace
+
+const InstructionSet& instruction_set() {
+  const InstructionSet* found = chosen;
+  if (!found) chosen = found = best();
+  return *found;
+}
+
+void* scratch(Scratch which, int64_t bytes) {
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  thread_local std::unique_ptr<void, Free> memories[2];
+  thread_local int64_t sizes[2] = {0, 0};
+  std::unique_ptr<void, Free>& memory = memories[static_cast<int>(which)];
+  int64_t& size = sizes[static_cast<int>(which)];
+  if (size < bytes) {
+    size = 0;
+    memory.reset();
+    const int64_t rounded = (bytes + 4095) / 4096 * 4096;
+    memory.reset(std::aligned_alloc(64, rounded));
+    TORCH_CHECK(memory, "nfkern: no memory for ", rounded, " bytes of scratch");
+    size = rounded;
+  }
+  return memory.get();
+}
+
+namespace {
+int64_t usable_threads() { return forked || at::in_parallel_region() ? 1 : at::get_num_threads(); }
+}  // namespace
+
+void over_parts(int64_t count, const std::function<void(int64_t)>& part) {
+  const auto range = [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) part(i);
+  };
+  if (usable_threads() == 1 || count <= 1) return range(0, count);
+  at::parallel_for(0, count, 1, range);
+}
+
+void over_rows(int64_t rows, int64_t smallest, const std::function<void(int64_t, int64_t)>& part) {
+  const int64_t vectors = (rows + smallest - 1) / smallest, parts = std::min(usable_threads(), vectors);
+  if (parts <= 1) return part(0, rows);
+  const int64_t each = (vectors + parts - 1) / parts * smallest;
+  over_parts((rows + each - 1) / each, [&](int64_t i) { part(i * each, std::min(rows, (i + 1) * each)); });
+}
+
+void bind_runtime(pybind11::module_& module) {
+  pthread_atfork(nullptr, nullptr, [] { forked = true; });
+  module.def("instruction_set", [] { return std::string(instruction_set().name); });
+  module.def("instruction_sets", supported, "Those that this machine has, best first.");
+  module.def("choose_instruction_set", choose, pybind11::arg("name"), "For the whole process: for tests and benchmarks.");
+}
+
+}  // namespace nfkern

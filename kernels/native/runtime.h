@@ -1,0 +1,35 @@
+// What every binding needs: the chosen instruction set, threads, and scratch memory.
+#pragma once
+
+#include <torch/csrc/utils/pybind.h>
+
+#include <functional>
+
+#include "instruction_sets.h"
+
+namespace nfkern {
+
+const InstructionSet& instruction_set();
+
+// A thread's own memory, kept from call to call; 64-byte aligned.
+enum class Scratch { kRows, kChunk };
+void* scratch(Scratch which, int64_t bytes);
+
+// Calls `part(i)` for i in [0, count), in parallel if torch has several threads.
+void over_parts(int64_t count, const std::function<void(int64_t)>& part);
+
+// Calls `part(begin, end)` for ranges of rows, in parallel if torch has several threads and the rows are worth it.
+void over_rows(int64_t rows, int64_t smallest, const std::function<void(int64_t, int64_t)>& part);
+
+void bind_runtime(pybind11::module_& module);
+
+template <class T>
+const Kernels<T>& kernels() {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return instruction_set().float32;
+  } else {
+    return instruction_set().float64;
+  }
+}
+
+}  // namespace nfkern

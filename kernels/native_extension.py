@@ -1,0 +1,60 @@
+"""The C++ extension: whether it is there, and the instruction set that it uses. Imports it only when asked."""
+
+import contextlib
+import functools
+import importlib
+from collections.abc import Iterator
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+
+BUILD = "`python setup.py build_ext --inplace` in a checkout, or install nfkern again where a C++ compiler is"
+
+
+@functools.cache
+def load() -> ModuleType:
+    """The extension module.
+
+    Raises:
+        ImportError: it is not built, or was built for another torch.
+    """
+    return importlib.import_module("nfkern.kernels._native")
+
+
+@functools.cache
+def device_reasons(device: torch.device) -> tuple[str, ...]:
+    """Why no native kernel can run on the CPU; empty if one can."""
+    if find_spec("nfkern.kernels._native") is None:
+        return (f"the C++ extension is not built: {BUILD}",)
+    try:
+        load()
+    except ImportError as error:
+        return (f"the C++ extension does not load ({error}); build it again: {BUILD}",)
+    return ()
+
+
+def instruction_sets() -> list[str]:
+    """Those that both the extension and this machine have, the fastest first; empty without the extension."""
+    found: list[str] = [] if device_reasons(torch.device("cpu")) else load().instruction_sets()
+    return found
+
+
+def instruction_set() -> str | None:
+    """The one in use; None without the extension."""
+    return None if device_reasons(torch.device("cpu")) else str(load().instruction_set())
+
+
+@contextlib.contextmanager
+def use_instruction_set(name: str) -> Iterator[None]:
+    """Run native kernels with this instruction set inside the context, for the whole process: for tests and benchmarks.
+
+    Raises:
+        ValueError: the extension or this machine does not have it.
+    """
+    before = load().instruction_set()
+    load().choose_instruction_set(name)
+    try:
+        yield
+    finally:
+        load().choose_instruction_set(before)
