@@ -44,7 +44,7 @@ def native_extension():
 
     sources = sorted(str(path) for path in Path("kernels").glob("*/*.cpp"))
     headers = sorted(str(path) for suffix in ("h", "inc") for path in Path("kernels").glob(f"*/*.{suffix}"))
-    # No errno from sqrt, or it is not vectorised. No debug information: of torch's headers it would be most of the file.
+    # No errno from sqrt, or it is not vectorised. No debug information, which for torch's headers is most of the file.
     flags = ["-O3", "-fno-math-errno", "-fvisibility=hidden", "-g0"]
     extension = CppExtension("nfkern.kernels._native", sources, depends=headers, extra_compile_args=flags)
     return {"ext_modules": [extension], "cmdclass": {"build_ext": Build}}

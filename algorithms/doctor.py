@@ -12,6 +12,7 @@ import torch
 import nfkern
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
 from nfkern.kernels import backend_reasons, registered_backends
+from nfkern.kernels.native_extension import instruction_set, instruction_sets
 
 PACKAGES = {
     "core": ("torch", "numpy", "safetensors", "tyro", "tqdm"),
@@ -91,6 +92,8 @@ def _backends() -> list[str]:
             which = f"all {len(names)} ops" if len(groups) == 1 else ", ".join(names)
             what = f"the reference (stacked PyTorch) for {which}; reason: {', '.join(reasons)}"
             lines.append(f"{device}: {what if reasons else f'native kernels for {which}'}")
+    if found := instruction_sets():
+        lines.append(f"cpu: instruction set {instruction_set()}, of {', '.join(found)} here")
     return lines
 
 

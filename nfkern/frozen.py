@@ -1,15 +1,18 @@
 """A flow for acting: weights folded once, matrices composed once, no autograd."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import nn
 
+from nfkern.acting import NativeCalls
 from nfkern.context import ProjectedContext
 from nfkern.coupling import CouplingFlow
 from nfkern.coupling_maps import CouplingMaps
@@ -61,6 +64,7 @@ class FrozenFlow(CouplingMaps):
                 self.register_buffer(name, tensor)
             self.encoder = None if encoder is None else _frozen_encoder(encoder, self.dtype)
         self._calls = CapturedCalls()
+        self._native = NativeCalls()
         self.eval()
 
     def extra_repr(self) -> str:
@@ -99,6 +103,47 @@ class FrozenFlow(CouplingMaps):
             for rows_map, name in maps:
                 self._calls.add(rows_map.__name__, partial(super()._run, rows_map, name), inputs)
         return self
+
+    def act(
+        self,
+        observations: np.ndarray,
+        sigma: float = 0.0,
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> np.ndarray:
+        """An action for each observation, numpy to numpy: `sample`, or `sample_denoised` where sigma is above 0.
+
+        On a CPU, encoder, flow and denoising are one step of native code, which gives the interpreter free meanwhile.
+
+        Args:
+            observations: (*batch, in_features), or contexts (*batch, context_features) without an encoder.
+            sigma: as in `sample_denoised`, in the units of actions.
+            temperature: standard deviation of the noise.
+            generator: of the noise; the global one if None.
+
+        Returns:
+            (*batch, features), float32.
+
+        Raises:
+            ValueError: a shape that does not fit, a number out of range, or a flow without context.
+            TypeError: observations are no array of numbers.
+        """
+        if not isinstance(observations, np.ndarray) or observations.dtype.kind not in "fiu":
+            kind = observations.dtype if isinstance(observations, np.ndarray) else type(observations).__name__
+            raise TypeError(f"observations: expected a numpy array of numbers, got {kind}")
+        if not self.context_features:
+            raise ValueError("observations: this flow has context_features=0; use `sample`")
+        for name, value in (("sigma", sigma), ("temperature", temperature)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
+        actions = self._native.act(self, observations, sigma, temperature, generator)
+        if actions is not None:
+            return actions
+        context = torch.from_numpy(np.ascontiguousarray(observations)).to(self._like)
+        options = {"temperature": temperature, "generator": generator}
+        result = self.sample_denoised(sigma, (), context, **options) if sigma else self.sample((), context, **options)
+        return result.float().cpu().numpy()
 
     def rsample(self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any) -> torch.Tensor:
         """As `sample`; only where no gradient is recorded, which would not come."""
@@ -141,9 +186,11 @@ class FrozenFlow(CouplingMaps):
         context: Context = None,
         dropout: bool = False,
     ) -> tuple[torch.Tensor, ...]:
-        replayed = self._calls.replay(rows_map.__name__, events, context)
-        if replayed is not None:
-            return replayed
+        found = self._native.run(self, rows_map.__name__, events, context)
+        if found is None:
+            found = self._calls.replay(rows_map.__name__, events, context)
+        if found is not None:
+            return found
         with torch.no_grad():
             return super()._run(rows_map, name, events, context)
 
@@ -188,6 +235,7 @@ class FrozenFlow(CouplingMaps):
             if (cast := fn(torch.empty(0, dtype=dtype, device=device)).dtype) != dtype:
                 raise TypeError(f"dtype: expected {dtype} as frozen, got {cast}; freeze the flow it came from again")
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._native = NativeCalls()
         if self._like.device != device:
             self._calls = CapturedCalls()
         return self

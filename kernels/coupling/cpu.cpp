@@ -4,81 +4,26 @@
 #include <ATen/Parallel.h>
 #include <pybind11/stl.h>
 
-#include <optional>
-
-#include "../native/runtime.h"
 #include "cpu_binding.h"
+#include "cpu_problem.h"
 
 namespace nfkern {
 namespace {
 
 using at::Tensor;
-using Parameters = std::vector<std::optional<Tensor>>;
-
-// Tensors that a problem points into, contiguous.
-template <class T>
-class Problem {
- public:
-  Coupling<T> sizes{};
-
-  Problem(const Tensor& x, const Tensor& context_term, const Tensor& mixing, const Parameters& parameters,
-          double norm_eps, std::optional<double> scale_bound) {
-    Coupling<T>& p = sizes;
-    const Tensor& hidden = *parameters[3];
-    p.rows = x.size(0), p.features = x.size(1), p.groups = context_term.size(0), p.blocks = mixing.size(0);
-    p.width1 = hidden.size(3), p.width2 = hidden.size(2);
-    p.context_term = pointer(context_term), p.mixing = pointer(mixing);
-    p.input_weight = pointer(parameters[0]);
-    p.norm1_weight = pointer(parameters[1]), p.norm1_bias = pointer(parameters[2]);
-    if (hidden.scalar_type() == at::kBFloat16) {
-      p.hidden_bf16 = reinterpret_cast<const uint16_t*>(keep(hidden).template const_data_ptr<at::BFloat16>());
-    } else {
-      p.hidden_weight = pointer(hidden);
-    }
-    p.hidden_bias = pointer(parameters[4]);
-    p.norm2_weight = pointer(parameters[5]), p.norm2_bias = pointer(parameters[6]);
-    p.output_weight = pointer(parameters[7]), p.output_bias = pointer(parameters[8]);
-    p.norm_eps = static_cast<T>(norm_eps), p.scale_bound = static_cast<T>(scale_bound.value_or(0));
-  }
-
-  const T* pointer(const std::optional<Tensor>& tensor) {
-    return tensor ? keep(*tensor).template const_data_ptr<T>() : nullptr;
-  }
-
- private:
-  const Tensor& keep(const Tensor& tensor) { return kept_.emplace_back(tensor.contiguous()); }
-
-  std::vector<Tensor> kept_;
-};
 
 template <class T>
-T* memory(Scratch which, int64_t elements) {
-  return static_cast<T*>(scratch(which, elements * static_cast<int64_t>(sizeof(T))));
-}
-
-template <class T>
-void run(Map map, Problem<T>& problem, const Tensor& x, const MapResults<T>& results) {
-  const Coupling<T>& p = problem.sizes;
-  const T* from = problem.pointer(x);
-  const pybind11::gil_scoped_release unlocked;
-  const Kernels<T>& k = kernels<T>();
-  const int64_t size = k.map_scratch(p);
-  over_rows(p.rows, instruction_set().vector_bytes / static_cast<int64_t>(sizeof(T)), [&](int64_t begin, int64_t end) {
-    k.map_rows(map, p, from, results, begin, end, memory<T>(Scratch::kRows, size));
-  });
-}
-
-template <class T>
-std::tuple<Tensor, Tensor, Tensor> run_map(Map map, const Tensor& x, const Tensor& context_term, const Tensor& mixing,
+std::tuple<Tensor, Tensor, Tensor> map_of(Map map, const Tensor& x, const Tensor& context_term, const Tensor& mixing,
                                            const Tensor& mixing_log_det, const Parameters& parameters, double norm_eps,
                                            std::optional<double> scale_bound) {
-  Problem<T> problem(x, context_term, mixing, parameters, norm_eps, scale_bound);
+  Problem<T> problem(x.size(0), x.size(1), mixing, parameters, norm_eps, scale_bound);
+  problem.set_context_term(context_term);
   const Coupling<T>& p = problem.sizes;
   Tensor result = at::empty({p.rows, p.features}, x.options()), log_det = at::empty({p.rows}, x.options());
   Tensor inputs = at::empty({p.blocks, p.rows, p.features}, x.options());
   const MapResults<T> results{result.data_ptr<T>(), log_det.data_ptr<T>(), inputs.data_ptr<T>(), nullptr,
                               mixing_log_det.item<T>(), nullptr};
-  run(map, problem, x, results);
+  run_map<T>(map, p, nullptr, problem.pointer(x), results);
   return {result, log_det, inputs};
 }
 
@@ -86,21 +31,22 @@ std::tuple<Tensor, Tensor, Tensor> map(bool to_data, const Tensor& x, const Tens
                                        const Tensor& mixing_log_det, const Parameters& parameters, double norm_eps,
                                        std::optional<double> scale_bound) {
   const Map which = to_data ? Map::kToData : Map::kToLatent;
-  const auto run = x.scalar_type() == at::kDouble ? run_map<double> : run_map<float>;
+  const auto run = x.scalar_type() == at::kDouble ? map_of<double> : map_of<float>;
   return run(which, x, context_term, mixing, mixing_log_det, parameters, norm_eps, scale_bound);
 }
 
 template <class T>
-std::tuple<Tensor, Tensor, Tensor> run_score(const Tensor& z, const Tensor& context_term, const Tensor& mixing,
+std::tuple<Tensor, Tensor, Tensor> score_of(const Tensor& z, const Tensor& context_term, const Tensor& mixing,
                                              const Tensor& inverse_mixing, const Tensor& inverse_log_det,
                                              const Parameters& parameters, double norm_eps,
                                              std::optional<double> scale_bound) {
-  Problem<T> problem(z, context_term, inverse_mixing, parameters, norm_eps, scale_bound);
+  Problem<T> problem(z.size(0), z.size(1), inverse_mixing, parameters, norm_eps, scale_bound);
+  problem.set_context_term(context_term);
   Tensor result = at::empty(z.sizes(), z.options()), log_det = at::empty({z.size(0)}, z.options());
   Tensor score = at::empty(z.sizes(), z.options());
   const MapResults<T> results{result.data_ptr<T>(),       log_det.data_ptr<T>(), nullptr, score.data_ptr<T>(),
                               inverse_log_det.item<T>(), problem.pointer(mixing)};
-  run(Map::kScore, problem, z, results);
+  run_map<T>(Map::kScore, problem.sizes, nullptr, problem.pointer(z), results);
   return {result, log_det, score};
 }
 
@@ -108,7 +54,7 @@ std::tuple<Tensor, Tensor, Tensor> score(const Tensor& z, const Tensor& context_
                                          const Tensor& inverse_mixing, const Tensor& inverse_log_det,
                                          const Parameters& parameters, double norm_eps,
                                          std::optional<double> scale_bound) {
-  const auto run = z.scalar_type() == at::kDouble ? run_score<double> : run_score<float>;
+  const auto run = z.scalar_type() == at::kDouble ? score_of<double> : score_of<float>;
   return run(z, context_term, mixing, inverse_mixing, inverse_log_det, parameters, norm_eps, scale_bound);
 }
 
@@ -152,7 +98,8 @@ template <class T>
 std::vector<Tensor> backward_of(bool to_data, const Tensor& grad, const Tensor& grad_log_det, const Tensor& inputs,
                                 const Tensor& context_term, const Tensor& mixing, const Parameters& parameters,
                                 double norm_eps, std::optional<double> scale_bound, bool parameter_grads) {
-  Problem<T> problem(grad, context_term, mixing, parameters, norm_eps, scale_bound);
+  Problem<T> problem(grad.size(0), grad.size(1), mixing, parameters, norm_eps, scale_bound);
+  problem.set_context_term(context_term);
   const Coupling<T>& p = problem.sizes;
   const bool whole = parameters[1].has_value();
   std::vector<Tensor> results{at::empty(grad.sizes(), grad.options())};

@@ -9,7 +9,10 @@ namespace nfkern {
 template <class T>
 struct Coupling {
   int64_t rows, groups, blocks, features, width1, width2;
-  const T* context_term;  // (groups, blocks, 2, width1)
+  const T* context_term;  // (groups, blocks, 2, width1); null where contexts are projected on the way:
+  int64_t context_features;
+  const T* context_weight;  // (blocks, 2, width1, context_features)
+  const T* input_bias;      // (blocks, 2, width1)
   const T* mixing;        // (blocks, features, features): of to_latent, or the inverses for to_data
   const T* input_weight;
   const T *norm1_weight, *norm1_bias;  // null in a folded set
@@ -23,6 +26,27 @@ struct Coupling {
 
   int64_t kept() const { return (features + 1) / 2; }
   int64_t transformed() const { return features / 2; }
+};
+
+// A layer of an encoder: Linear, then LayerNorm and SiLU but for the last.
+template <class T>
+struct EncoderLayer {
+  int64_t inputs, outputs;
+  const T* weight;  // (outputs, inputs), null if in bfloat16
+  const uint16_t* weight_bf16;
+  const T* bias;
+  const T *norm_weight, *norm_bias;  // null for the last layer
+  T norm_eps;
+};
+
+// Where contexts come from when they are projected on the way: observations, and the encoder's layers if there are any.
+template <class T>
+struct Contexts {
+  const T* observations;  // (rows, observed)
+  int64_t observed, layers;
+  const EncoderLayer<T>* layer;
+  bool bf16;
+  int64_t widest, largest;  // of all layers' widths, and of their weights' sizes
 };
 
 template <class T>

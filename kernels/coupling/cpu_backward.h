@@ -139,7 +139,7 @@ void derive_panel(const Coupling<T>& p, const Derivative<T>& d, const Chunk<T>& 
   const T* kept = entering;
   for (int net = 0; net < 2; ++net) {
     if (d.context_term) sums[net] = panel_sums(p, d, chunk, block, net, panel);
-    E::conditioner(p, block * 2 + net, row, count, kept, layers[net][0], layers[net][1], rest_of_scratch,
+    E::conditioner(p, block * 2 + net, row, count, nullptr, kept, layers[net][0], layers[net][1], rest_of_scratch,
                    net ? shift : log_scale, d.context_term ? &sums[net] : nullptr);
   }
   bound_log_scale(p, rest, log_scale);

@@ -1,4 +1,4 @@
-// The coupling flow's kernels as functions on tensors.
+// The coupling flow's kernels, as functions on tensors and as a flow for acting.
 #pragma once
 
 #include <torch/csrc/utils/pybind.h>
@@ -6,5 +6,6 @@
 namespace nfkern {
 
 void bind_coupling(pybind11::module_& module);
+void bind_acting(pybind11::module_& module);
 
 }  // namespace nfkern

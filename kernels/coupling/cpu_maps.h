@@ -18,6 +18,7 @@ struct Piece {
   int64_t row, count;
   T *state, *score;  // (features, P)
   T* log_det;        // (P)
+  const T* contexts;  // (context_features, P), or null
 };
 
 // How `count` rows are cut: into panels of two vectors, then whatever is cheapest. A panel costs the same however many
@@ -113,8 +114,8 @@ struct Step {
     for (int net = 0; net < 2; ++net) {
       layers[net][0].activation = scratch.layers + net * both;
       layers[net][1].activation = scratch.layers + net * both + p.width1 * P + kLanes<T>;
-      E::conditioner(p, block * 2 + net, piece.row, piece.count, kept, layers[net][0], layers[net][1], scratch.engine,
-                     net ? scratch.shift : scratch.log_scale);
+      E::conditioner(p, block * 2 + net, piece.row, piece.count, piece.contexts, kept, layers[net][0], layers[net][1],
+                     scratch.engine, net ? scratch.shift : scratch.log_scale);
     }
     bound_log_scale(p, p.transformed() * P, scratch.log_scale);
   }
@@ -158,23 +159,43 @@ void step(Map map, const Coupling<T>& p, const MapResults<T>& out, int64_t block
   return Step<T, Row<T>>::run(map, p, out, block, piece, scratch);
 }
 
+// A piece's contexts, from its rows of observations through the encoder; both buffers take the widest layer.
+template <class T, class E>
+void encode(const Contexts<T>& c, const Piece<T>& piece, T* inputs, T* outputs, T* result, T* scratch) {
+  constexpr int P = E::P;
+  T* first = c.layers ? inputs : result;
+  for (int64_t i = 0; i < P; ++i) {
+    const T* from = c.observations + (piece.row + (i < piece.count ? i : piece.count - 1)) * c.observed;
+    for (int64_t d = 0; d < c.observed; ++d) first[d * P + i] = from[d];
+  }
+  for (int64_t i = 0; i < c.layers; ++i) {
+    T* to = i + 1 < c.layers ? outputs : result;
+    E::encode(c.layer[i], inputs, to, scratch);
+    outputs = inputs, inputs = to;
+  }
+}
+
 constexpr int kMaxPieces = 16;
 
 // Elements of scratch that `map_rows` needs for any number of rows.
 template <class T>
-int64_t map_scratch(const Coupling<T>& p) {
+int64_t map_scratch(const Coupling<T>& p, const Contexts<T>* contexts) {
   constexpr int P = kWidestPanel<T>;
+  const int64_t encoder = !contexts ? 0
+                                    : kMaxPieces * (p.context_features + kLanes<T>) * P +
+                                          3 * (contexts->widest + kLanes<T>) * P +
+                                          (contexts->bf16 ? contexts->largest : 0);
   const int64_t engine = Panel<T, 2>::scratch_size(p) > Row<T>::scratch_size(p) ? Panel<T, 2>::scratch_size(p)
                                                                                  : Row<T>::scratch_size(p);
-  return engine + kMaxPieces * (2 * p.features + 1) * P + 7 * p.features * P + 2 * (p.width1 + p.width2) * P +
+  return encoder + engine + kMaxPieces * (2 * p.features + 1) * P + 7 * p.features * P + 2 * (p.width1 + p.width2) * P +
          16 * kLanes<T>;
 }
 
 // Rows [begin, end) through all blocks. Every piece takes a block before the next block begins, so that a block's
 // weights are read from the second cache by all pieces but the first.
 template <class T>
-void map_rows(Map map, const Coupling<T>& p, const T* x, const MapResults<T>& out, int64_t begin, int64_t end,
-              T* scratch) {
+void map_rows(Map map, const Coupling<T>& p, const Contexts<T>* contexts, const T* x, const MapResults<T>& out,
+              int64_t begin, int64_t end, T* scratch) {
   constexpr int W = kWidestPanel<T>;
   StepScratch<T> buffers;
   const int64_t wide = p.features * W;
@@ -186,6 +207,12 @@ void map_rows(Map map, const Coupling<T>& p, const T* x, const MapResults<T>& ou
   buffers.layers = scratch, scratch += 2 * ((p.width1 + p.width2) * W + 2 * kLanes<T>);
   T* states = scratch;
   scratch += kMaxPieces * (2 * p.features + 1) * W;
+  T *encoded = nullptr, *inputs = nullptr, *outputs = nullptr;
+  if (contexts) {
+    encoded = scratch, scratch += kMaxPieces * (p.context_features + kLanes<T>) * W;
+    inputs = scratch, scratch += (contexts->widest + kLanes<T>) * W;
+    outputs = scratch, scratch += (contexts->widest + kLanes<T>) * W;
+  }
   buffers.engine = scratch;
   while (begin < end) {
     Piece<T> pieces[kMaxPieces];
@@ -205,6 +232,15 @@ void map_rows(Map map, const Coupling<T>& p, const T* x, const MapResults<T>& ou
           piece.score[d * columns + c] = -from[d];
         }
         piece.log_det[c] = out.mixing_log_det;
+      }
+      piece.contexts = nullptr;
+      if (contexts) {
+        T* result = encoded + (found - 1) * (p.context_features + kLanes<T>) * W;
+        const auto run = piece.vectors == 2   ? encode<T, Panel<T, 2>>
+                         : piece.vectors == 1 ? encode<T, Panel<T, 1>>
+                                              : encode<T, Row<T>>;
+        run(*contexts, piece, inputs, outputs, result, buffers.engine);
+        piece.contexts = result;
       }
     }
     for (int64_t i = 0; i < p.blocks; ++i)

@@ -45,7 +45,10 @@ struct Panel {
 
   // The first layer's preactivations begin as each row's context term. Rows past the end repeat the last one, so that
   // what they give is as finite.
-  static void context(const Coupling<T>& p, int64_t net, int64_t row, int64_t count, T* panel) {
+  static void context(const Coupling<T>& p, int64_t net, int64_t row, int64_t count, const T* contexts, T* panel) {
+    if (contexts)
+      return multiply<T, T, N>(p.width1, p.context_features, p.context_weight + net * p.width1 * p.context_features,
+                               p.context_features, 1, contexts, panel, P, p.input_bias + net * p.width1, false);
     const int64_t share = p.rows / p.groups, stride = p.blocks * 2 * p.width1;
     const T* terms[P];
     for (int i = 0; i < P; ++i)
@@ -71,13 +74,14 @@ struct Panel {
   }
 
   // Preactivations in `layer.activation` become activations, with their statistics.
-  static void activate(Layer& layer, int64_t width, T eps) {
+  template <bool Leaky = true>
+  static void normalize(Layer& layer, int64_t width, T eps) {
     Vec<T> sums[N] = {}, squares[N] = {};
     for (int64_t j = 0; j < width; ++j)
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) {
-        const Vec<T> u = leaky_relu<T>(load(layer.activation + j * P + n * L));
-        store(layer.activation + j * P + n * L, u);
+        Vec<T> u = load(layer.activation + j * P + n * L);
+        if constexpr (Leaky) store(layer.activation + j * P + n * L, u = leaky_relu<T>(u));
         sums[n] += u;
       }
     for (int n = 0; n < N; ++n) layer.mean[n] = sums[n] / static_cast<T>(width);
@@ -91,6 +95,23 @@ struct Panel {
     for (int n = 0; n < N; ++n) layer.rstd[n] = T(1) / square_root<T>(squares[n] / static_cast<T>(width) + eps);
   }
 
+  // A layer of an encoder, (inputs, P) -> (outputs, P); scratch: the weight's size, and inputs * P.
+  static void encode(const EncoderLayer<T>& layer, const T* inputs, T* outputs, T* scratch) {
+    const bool lowered = layer.weight_bf16 != nullptr;
+    if constexpr (sizeof(T) == sizeof(float))
+      if (lowered)
+        bf16_product<N>(layer.outputs, layer.inputs, layer.weight_bf16, inputs, outputs, layer.bias, scratch);
+    if (!lowered)
+      multiply<T, T, N>(layer.outputs, layer.inputs, layer.weight, layer.inputs, 1, inputs, outputs, P, layer.bias,
+                        false);
+    if (!layer.norm_weight) return;
+    Layer norm{outputs, {}, {}};
+    normalize<false>(norm, layer.outputs, layer.norm_eps);
+    for (int64_t j = 0; j < layer.outputs; ++j)
+      for (int n = 0; n < N; ++n)
+        store(outputs + j * P + n * L, silu<T>(norm.normalized(j, n) * layer.norm_weight[j] + layer.norm_bias[j]));
+  }
+
   // weight * normalized + bias, or normalized alone where these are null.
   static void scale(const Layer& layer, int64_t width, const T* weight, const T* bias, T* scaled) {
     for (int64_t j = 0; j < width; ++j)
@@ -101,19 +122,21 @@ struct Panel {
       }
   }
 
-  // One network of a block: kept (kept, P) -> output (transformed, P), leaving both hidden layers.
-  static void conditioner(const Coupling<T>& p, int64_t net, int64_t row, int64_t count, const T* kept, Layer& first,
-                          Layer& second, T* scratch, T* output, const PanelSums<T>* sums = nullptr) {
+  // One network of a block: kept (kept, P) -> output (transformed, P), leaving both hidden layers. contexts:
+  // (context_features, P) where they are projected here, or null.
+  static void conditioner(const Coupling<T>& p, int64_t net, int64_t row, int64_t count, const T* contexts,
+                          const T* kept, Layer& first, Layer& second, T* scratch, T* output,
+                          const PanelSums<T>* sums = nullptr) {
     T *scaled = scratch, *rest = scratch + 2 * wide(p);
     const auto at = [net](const T* norm, int64_t width) { return norm ? norm + net * width : nullptr; };
-    context(p, net, row, count, first.activation);
+    context(p, net, row, count, contexts, first.activation);
     multiply<T, T, N>(p.width1, p.kept(), p.input_weight + net * p.width1 * p.kept(), p.kept(), 1, kept,
                       first.activation, P, nullptr, true);
-    activate(first, p.width1, p.norm_eps);
+    normalize(first, p.width1, p.norm_eps);
     scale(first, p.width1, at(p.norm1_weight, p.width1), at(p.norm1_bias, p.width1), scaled);
     if (sums && sums->scaled1) keep_scaled(p, scaled, *sums);
     hidden_product(p, net, scaled, second.activation, rest);
-    activate(second, p.width2, p.norm_eps);
+    normalize(second, p.width2, p.norm_eps);
     scale(second, p.width2, at(p.norm2_weight, p.width2), at(p.norm2_bias, p.width2), scaled);
     multiply<T, T, N>(p.transformed(), p.width2, p.output_weight + net * p.transformed() * p.width2, p.width2, 1,
                       scaled, output, P, p.output_bias + net * p.transformed(), false);

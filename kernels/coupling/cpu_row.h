@@ -32,18 +32,22 @@ struct Row {
     }
   }
 
-  static void activate(Layer& layer, int64_t width, T eps) {
+  template <bool Leaky = true>
+  static void normalize(Layer& layer, int64_t width, T eps) {
     constexpr int L = kLanes<T>;
     const int64_t whole = width / L * L;
     T* u = layer.activation;
     Vec<T> sums = {}, squares = {};
     for (int64_t j = 0; j < whole; j += L) {
-      const Vec<T> part = leaky_relu<T>(load(u + j));
-      store(u + j, part);
+      Vec<T> part = load(u + j);
+      if constexpr (Leaky) store(u + j, part = leaky_relu<T>(part));
       sums += part;
     }
     T total = sum<T>(sums), square = 0;
-    for (int64_t j = whole; j < width; ++j) total += u[j] = u[j] > 0 ? u[j] : u[j] * static_cast<T>(kNegativeSlope);
+    for (int64_t j = whole; j < width; ++j) {
+      if (Leaky && !(u[j] > 0)) u[j] *= static_cast<T>(kNegativeSlope);
+      total += u[j];
+    }
     layer.mean = total / static_cast<T>(width);
     for (int64_t j = 0; j < whole; j += L) {
       const Vec<T> centred = load(u + j) - layer.mean;
@@ -51,6 +55,23 @@ struct Row {
     }
     for (int64_t j = whole; j < width; ++j) square += (u[j] - layer.mean) * (u[j] - layer.mean);
     layer.rstd = T(1) / std::sqrt((sum<T>(squares) + square) / static_cast<T>(width) + eps);
+  }
+
+  static void encode(const EncoderLayer<T>& layer, const T* inputs, T* outputs, T* scratch) {
+    constexpr int L = kLanes<T>;
+    const bool lowered = layer.weight_bf16 != nullptr;
+    if constexpr (sizeof(T) == sizeof(float))
+      if (lowered) bf16_dots(layer.outputs, layer.inputs, layer.weight_bf16, inputs, layer.bias, outputs, scratch);
+    if (!lowered) dots<T>(layer.outputs, layer.inputs, layer.weight, inputs, layer.bias, outputs);
+    if (!layer.norm_weight) return;
+    Layer norm{outputs, 0, 0};
+    normalize<false>(norm, layer.outputs, layer.norm_eps);
+    for (int64_t j = 0; j < layer.outputs; j += L) {
+      const int count = static_cast<int>(layer.outputs - j < L ? layer.outputs - j : L);
+      const Vec<T> units = (load_some(outputs + j, count) - norm.mean) * norm.rstd;
+      const Vec<T> scaled = units * load_some(layer.norm_weight + j, count) + load_some(layer.norm_bias + j, count);
+      store_some(outputs + j, silu<T>(scaled), count);
+    }
   }
 
   static void scale(const Layer& layer, int64_t width, const T* weight, const T* bias, T* scaled) {
@@ -66,37 +87,52 @@ struct Row {
     }
   }
 
-  // The first layer's preactivations: few kept features, so that weights are gathered into vectors along the width.
-  static void first_product(const Coupling<T>& p, int64_t net, int64_t row, const T* kept, T* result) {
-    constexpr int L = kLanes<T>;
-    const int64_t count = p.kept(), share = p.rows / p.groups;
-    const T* term = p.context_term + ((row / share) * p.blocks * 2 + net) * p.width1;
-    const T* weight = p.input_weight + net * p.width1 * count;
-    if (count >= L) return dots<T>(p.width1, count, weight, kept, term, result);
-    int64_t j = 0;
-    for (; j + L <= p.width1; j += L) {
-      Vec<T> total = load(term + j);
-      for (int64_t i = 0; i < count; ++i) {
-        T column[L];
-        for (int l = 0; l < L; ++l) column[l] = weight[(j + l) * count + i];
-        total += load(column) * kept[i];
-      }
-      store(result + j, total);
+  // The first layer's preactivations.
+  static void first_product(const Coupling<T>& p, int64_t net, int64_t row, const T* context, const T* kept,
+                            T* result) {
+    const int64_t count = p.kept();
+    const T* term = result;
+    if (context) {
+      dots<T>(p.width1, p.context_features, p.context_weight + net * p.width1 * p.context_features, context,
+              p.input_bias + net * p.width1, result);
+    } else {
+      term = p.context_term + (row / (p.rows / p.groups) * p.blocks * 2 + net) * p.width1;
     }
-    for (; j < p.width1; ++j) {
+    const T* weight = p.input_weight + net * p.width1 * count;
+    switch (count) {
+      case 1:
+        return add_columns<1>(p.width1, weight, kept, term, result);
+      case 2:
+        return add_columns<2>(p.width1, weight, kept, term, result);
+      case 3:
+        return add_columns<3>(p.width1, weight, kept, term, result);
+      case 4:
+        return add_columns<4>(p.width1, weight, kept, term, result);
+      default:
+        return dots<T>(p.width1, count, weight, kept, term, result);
+    }
+  }
+
+  // result = term + weight (width, C) x, for a C so small that the compiler takes apart whole vectors of weights.
+  template <int C>
+  static void add_columns(int64_t width, const T* weight, const T* x, const T* term, T* result) {
+    T kept[C];
+    for (int i = 0; i < C; ++i) kept[i] = x[i];
+    for (int64_t j = 0; j < width; ++j) {
       T total = term[j];
-      for (int64_t i = 0; i < count; ++i) total += weight[j * count + i] * kept[i];
+#pragma GCC unroll 4
+      for (int i = 0; i < C; ++i) total += weight[j * C + i] * kept[i];
       result[j] = total;
     }
   }
 
-  static void conditioner(const Coupling<T>& p, int64_t net, int64_t row, int64_t, const T* kept, Layer& first,
-                          Layer& second, T* scratch, T* output) {
+  static void conditioner(const Coupling<T>& p, int64_t net, int64_t row, int64_t, const T* context, const T* kept,
+                          Layer& first, Layer& second, T* scratch, T* output) {
     const int64_t size = p.width1 * p.width2;
     T *scaled = scratch, *rest = scratch + (p.width1 > p.width2 ? p.width1 : p.width2) + kLanes<T>;
     const auto at = [net](const T* norm, int64_t width) { return norm ? norm + net * width : nullptr; };
-    first_product(p, net, row, kept, first.activation);
-    activate(first, p.width1, p.norm_eps);
+    first_product(p, net, row, context, kept, first.activation);
+    normalize(first, p.width1, p.norm_eps);
     scale(first, p.width1, at(p.norm1_weight, p.width1), at(p.norm1_bias, p.width1), scaled);
     const T* bias = p.hidden_bias + net * p.width2;
     bool done = false;
@@ -104,7 +140,7 @@ struct Row {
       if ((done = p.hidden_bf16 != nullptr))
         bf16_dots(p.width2, p.width1, p.hidden_bf16 + net * size, scaled, bias, second.activation, rest);
     if (!done) dots<T>(p.width2, p.width1, p.hidden_weight + net * size, scaled, bias, second.activation);
-    activate(second, p.width2, p.norm_eps);
+    normalize(second, p.width2, p.norm_eps);
     scale(second, p.width2, at(p.norm2_weight, p.width2), at(p.norm2_bias, p.width2), scaled);
     dots<T>(p.transformed(), p.width2, p.output_weight + net * p.transformed() * p.width2, scaled,
             p.output_bias + net * p.transformed(), output);
@@ -158,20 +194,36 @@ struct Row {
   }
 
   static void first_product_transposed(const Coupling<T>& p, int64_t net, const T* grad, T* grad_kept) {
-    constexpr int L = kLanes<T>;
-    const int64_t count = p.kept(), whole = p.width1 / L * L;
+    const int64_t count = p.kept();
     const T* weight = p.input_weight + net * p.width1 * count;
-    if (count >= L) return dots_transposed<T, true>(count, p.width1, weight, grad, grad_kept);
-    for (int64_t i = 0; i < count; ++i) {
-      Vec<T> sums = {};
-      for (int64_t j = 0; j < whole; j += L) {
-        T column[L];
-        for (int l = 0; l < L; ++l) column[l] = weight[(j + l) * count + i];
-        sums += load(column) * load(grad + j);
-      }
-      T total = sum<T>(sums);
-      for (int64_t j = whole; j < p.width1; ++j) total += weight[j * count + i] * grad[j];
-      grad_kept[i] += total;
+    switch (count) {
+      case 1:
+        return add_transposed_columns<1>(p.width1, weight, grad, grad_kept);
+      case 2:
+        return add_transposed_columns<2>(p.width1, weight, grad, grad_kept);
+      case 3:
+        return add_transposed_columns<3>(p.width1, weight, grad, grad_kept);
+      case 4:
+        return add_transposed_columns<4>(p.width1, weight, grad, grad_kept);
+      default:
+        return dots_transposed<T, true>(count, p.width1, weight, grad, grad_kept);
+    }
+  }
+
+  // result (C) += weight^T (width, C) x.
+  template <int C>
+  static void add_transposed_columns(int64_t width, const T* weight, const T* x, T* result) {
+    constexpr int L = kLanes<T>;
+    T sums[C][L] = {};
+    int64_t j = 0;
+    for (; j + L <= width; j += L)
+#pragma GCC unroll 4
+      for (int i = 0; i < C; ++i)
+        for (int l = 0; l < L; ++l) sums[i][l] += weight[(j + l) * C + i] * x[j + l];
+    for (int i = 0; i < C; ++i) {
+      T total = sum<T>(load(sums[i]));
+      for (int64_t k = j; k < width; ++k) total += weight[k * C + i] * x[k];
+      result[i] += total;
     }
   }
 };

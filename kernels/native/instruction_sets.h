@@ -20,8 +20,9 @@ struct ChunkRows {
 
 template <class T>
 struct Kernels {
-  int64_t (*map_scratch)(const Coupling<T>&);
-  void (*map_rows)(Map, const Coupling<T>&, const T* x, const MapResults<T>&, int64_t begin, int64_t end, T* scratch);
+  int64_t (*map_scratch)(const Coupling<T>&, const Contexts<T>*);
+  void (*map_rows)(Map, const Coupling<T>&, const Contexts<T>*, const T* x, const MapResults<T>&, int64_t begin,
+                   int64_t end, T* scratch);
   int64_t (*chunk_size)(const Coupling<T>&, int64_t rows, bool parameter_grads);
   int64_t (*panel_scratch)(const Coupling<T>&);
   // A step of a chunk's derivative; what `index` counts depends on it.

@@ -6,4 +6,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.doc() = "Native CPU kernels; see nfkern.kernels.cpu_registration.";
   nfkern::bind_runtime(module);
   nfkern::bind_coupling(module);
+  nfkern::bind_acting(module);
 }

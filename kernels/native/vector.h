@@ -6,6 +6,9 @@
 #include <cmath>
 #include <cstdint>
 #include <utility>
+#if NFKERN_VECTOR_BYTES == 64
+#include <immintrin.h>
+#endif
 
 namespace nfkern::NFKERN_ISA {
 
@@ -44,6 +47,12 @@ inline void store(T* to, Vec<T> value) {
 }
 
 // The first `count` lanes; the others are zero.
+#if NFKERN_VECTOR_BYTES == 64
+inline Vec<float> load_some(const float* from, int count) {
+  return reinterpret_cast<Vec<float>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from));
+}
+#endif
+
 template <class T>
 inline Vec<T> load_some(const T* from, int count) {
   T lanes[kLanes<T>] = {};
@@ -149,6 +158,12 @@ inline Vec<double> exponential(Vec<double> x) {
   store(lanes, x);
   for (double& lane : lanes) lane = std::exp(lane);
   return load(lanes);
+}
+
+// x / (1 + e^-x)
+template <class T>
+inline Vec<T> silu(Vec<T> x) {
+  return x / (exponential(-x) + T(1));
 }
 
 template <class T>

@@ -1,0 +1,163 @@
+// A frozen flow for acting: its tensors are gathered once, and a call goes from observations to results without a stop
+// in Python. In float32, hidden weights in bfloat16 if they are.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <string>
+#include <tuple>
+
+#include "cpu_binding.h"
+#include "cpu_problem.h"
+
+namespace nfkern {
+namespace {
+
+using at::Tensor;
+using Array = pybind11::array_t<float, pybind11::array::c_style | pybind11::array::forcecast>;
+
+struct Layer {
+  Tensor weight, bias;
+  std::optional<Tensor> norm_weight, norm_bias;
+  double norm_eps;
+};
+
+class ActingFlow {
+ public:
+  ActingFlow(Parameters parameters, std::optional<Tensor> context_weight, Tensor input_bias, Tensor mixing,
+             Tensor mixing_log_det, Tensor inverse_mixing, Tensor inverse_log_det, double norm_eps,
+             std::optional<double> scale_bound,
+             const std::vector<std::tuple<Tensor, Tensor, std::optional<Tensor>, std::optional<Tensor>, double>>& encoder)
+      : parameters_(std::move(parameters)),
+        context_weight_(std::move(context_weight)),
+        input_bias_(std::move(input_bias)),
+        mixing_(std::move(mixing)),
+        mixing_log_det_(std::move(mixing_log_det)),
+        inverse_mixing_(std::move(inverse_mixing)),
+        inverse_log_det_(std::move(inverse_log_det)),
+        norm_eps_(norm_eps),
+        scale_bound_(scale_bound) {
+    for (const auto& [weight, bias, norm_weight, norm_bias, eps] : encoder)
+      encoder_.push_back({weight, bias, norm_weight, norm_bias, eps});
+  }
+
+  // Results of a map of `events` (*batch, features) with a context or observation for each, or nothing if these are
+  // not of the simple kind that is taken here; they may be of another kind, or wrong.
+  std::optional<std::vector<Tensor>> run(const std::string& map, const Tensor& events,
+                                         const std::optional<Tensor>& contexts) const {
+    if (!simple(events, features()) || contexts.has_value() != context_weight_.has_value()) return std::nullopt;
+    const at::IntArrayRef batch = events.sizes().slice(0, events.dim() - 1);
+    if (contexts && (!simple(*contexts, observed()) || contexts->sizes().slice(0, contexts->dim() - 1) != batch))
+      return std::nullopt;
+    const Tensor x = events.contiguous(), y = contexts ? contexts->contiguous() : Tensor();
+    std::vector<Tensor> results{at::empty(events.sizes(), x.options()), at::empty(batch, x.options())};
+    float *first = results[0].data_ptr<float>(), *log_det = results[1].data_ptr<float>();
+    const float *from = x.const_data_ptr<float>(), *observations = contexts ? y.const_data_ptr<float>() : nullptr;
+    const int64_t rows = events.numel() / features();
+    if (map == "to_data_with_score") {
+      results.push_back(at::empty(events.sizes(), x.options()));
+      call(Map::kScore, rows, from, observations, first, log_det, results[2].data_ptr<float>());
+      return results;
+    }
+    call(map == "to_data" ? Map::kToData : Map::kToLatent, rows, from, observations, first, log_det, nullptr);
+    if (map != "log_prob") return results;
+    add_base(rows, first, log_det);
+    return std::vector<Tensor>{results[1]};
+  }
+
+  // Actions (*batch, features) for observations (*batch, observed), denoised if sigma is not 0.
+  pybind11::array_t<float> act(const Array& observations, double sigma, double temperature,
+                               std::optional<at::Generator> generator) const {
+    const pybind11::ssize_t rank = observations.ndim();
+    TORCH_CHECK_VALUE(rank >= 1 && observations.shape(rank - 1) == observed(), "observations: expected shape (..., ",
+                      observed(), "), got ", pybind11::str(observations.attr("shape")).cast<std::string>());
+    std::vector<pybind11::ssize_t> shape(observations.shape(), observations.shape() + rank);
+    shape.back() = features();
+    pybind11::array_t<float> actions(shape);
+    const int64_t rows = actions.size() / features();
+    if (!rows) return actions;
+    // As the flow's `sample` draws it: the same generator, the same action.
+    const Tensor noise = at::randn({rows, features()}, std::move(generator), at::kFloat).mul_(temperature);
+    float* to = actions.mutable_data();
+    float* extra = memory<float>(Scratch::kChunk, rows * (1 + features()));
+    float* score = sigma != 0 ? extra + rows : nullptr;
+    call(score ? Map::kScore : Map::kToData, rows, noise.const_data_ptr<float>(), observations.data(), to, extra, score);
+    const float variance = static_cast<float>(sigma * sigma);
+    if (score)
+      for (int64_t i = 0; i < rows * features(); ++i) to[i] += variance * score[i];
+    return actions;
+  }
+
+ private:
+  Parameters parameters_;
+  std::optional<Tensor> context_weight_;
+  Tensor input_bias_, mixing_, mixing_log_det_, inverse_mixing_, inverse_log_det_;
+  double norm_eps_;
+  std::optional<double> scale_bound_;
+  std::vector<Layer> encoder_;
+
+  int64_t features() const { return mixing_.size(2); }
+  int64_t observed() const { return encoder_.empty() ? context_weight_->size(3) : encoder_[0].weight.size(1); }
+
+  static bool simple(const Tensor& tensor, int64_t width) {
+    return tensor.dim() >= 1 && tensor.size(-1) == width && tensor.numel() > 0 &&
+           tensor.scalar_type() == at::kFloat && tensor.is_cpu() && tensor.layout() == at::kStrided;
+  }
+
+  static void add_base(int64_t rows, const float* z, float* log_det, int64_t features) {
+    const float constant = 0.5f * static_cast<float>(features) * std::log(2 * static_cast<float>(M_PI));
+    for (int64_t row = 0; row < rows; ++row) {
+      float square = 0;
+      for (int64_t i = 0; i < features; ++i) square += z[row * features + i] * z[row * features + i];
+      log_det[row] -= 0.5f * square + constant;
+    }
+  }
+  void add_base(int64_t rows, const float* z, float* log_det) const { add_base(rows, z, log_det, features()); }
+
+  void call(Map map, int64_t rows, const float* x, const float* observations, float* result, float* log_det,
+            float* score) const {
+    const bool to_data = map != Map::kToLatent;
+    Problem<float> problem(rows, features(), to_data ? inverse_mixing_ : mixing_, parameters_, norm_eps_, scale_bound_);
+    Coupling<float>& p = problem.sizes;
+    p.input_bias = problem.pointer(input_bias_);
+    const MapResults<float> results{result, log_det, nullptr, score,
+                                    *(to_data ? inverse_log_det_ : mixing_log_det_).const_data_ptr<float>(),
+                                    problem.pointer(mixing_)};
+    if (!context_weight_) {
+      p.groups = 1;
+      p.context_term = p.input_bias;
+      return run_map<float>(map, p, nullptr, x, results);
+    }
+    p.context_weight = problem.pointer(context_weight_);
+    p.context_features = context_weight_->size(3);
+    std::vector<EncoderLayer<float>> layers;
+    Contexts<float> contexts{observations, observed(), static_cast<int64_t>(encoder_.size()), nullptr, false, 0, 0};
+    contexts.widest = observed();
+    for (const Layer& layer : encoder_) {
+      const int64_t outputs = layer.weight.size(0), inputs = layer.weight.size(1);
+      const uint16_t* lowered = problem.bf16_pointer(layer.weight);
+      layers.push_back({inputs, outputs, lowered ? nullptr : problem.pointer(layer.weight), lowered,
+                        problem.pointer(layer.bias), problem.pointer(layer.norm_weight),
+                        problem.pointer(layer.norm_bias), static_cast<float>(layer.norm_eps)});
+      contexts.bf16 |= lowered != nullptr;
+      contexts.widest = std::max(contexts.widest, outputs);
+      contexts.largest = std::max(contexts.largest, inputs * outputs);
+    }
+    contexts.layer = layers.data();
+    run_map<float>(map, p, &contexts, x, results);
+  }
+};
+
+}  // namespace
+
+void bind_acting(pybind11::module_& module) {
+  pybind11::class_<ActingFlow>(module, "ActingFlow")
+      .def(pybind11::init<Parameters, std::optional<Tensor>, Tensor, Tensor, Tensor, Tensor, Tensor, double,
+                          std::optional<double>,
+                          const std::vector<std::tuple<Tensor, Tensor, std::optional<Tensor>, std::optional<Tensor>,
+                                                       double>>&>())
+      .def("run", &ActingFlow::run)
+      .def("act", &ActingFlow::act);
+}
+
+}  // namespace nfkern
