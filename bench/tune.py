@@ -128,7 +128,7 @@ def _timer(
     settings = (i.parameters, case.norm_eps, None, COMPUTE_DTYPES["bf16" if arithmetic == "half" else "ieee"])
 
     def work(x: torch.Tensor) -> Tensors:
-        z, _, states = maps.to_latent(x, i.term, i.mixing, i.mixing_log_det, *settings)
+        z, _, states, *_ = maps.to_latent(x, i.term, i.mixing, i.mixing_log_det, *settings)
         data = maps.to_data(x, i.term, i.inverse, i.inverse_log_det, *settings)[0]
         if kernel == "flow":
             return z, data

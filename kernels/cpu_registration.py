@@ -17,7 +17,7 @@ def _coupling(function: Callable[..., Any], tensors: int, derivative: bool = Fal
     def reasons(*args: Any) -> list[str]:
         parameters, compute_dtype = CouplingParameters(*args[tensors:after]), args[after + 2]
         if derivative:
-            return cpu_kernels.backward_reasons(args[0], parameters, compute_dtype, any(args[after + 4 :]))
+            return cpu_kernels.backward_reasons(args[0], parameters, compute_dtype, any(args[after + 4 : after + 5]))
         return cpu_kernels.reasons(args[0], parameters, compute_dtype)
 
     kernel = over_seeds(unflattened(function, tensors), 2)

@@ -168,7 +168,7 @@ def check_addresses(rows: int, part: int, maps: Maps, device: torch.device) -> I
 
     def run(chosen: slice) -> Iterator[tuple[str, torch.Tensor]]:
         args = (term[chosen], small.mixing, small.mixing_log_det)
-        z, log_det, inputs = maps.to_latent(x[chosen], *args, *settings)
+        z, log_det, inputs, *_ = maps.to_latent(x[chosen], *args, *settings)
         yield from (("to_latent z", z), ("to_latent log_det", log_det))
         back = maps.to_latent_backward(grad[chosen], grad_log_det[chosen], inputs, *args[:2], *settings, False)
         yield "to_latent_backward grad of x", back[0]

@@ -36,16 +36,32 @@ def conditioner(
     parameters: CouplingParameters,
     norm_eps: float,
     compute_dtype: torch.dtype | None,
+    hidden: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, Layers]:
-    """(rows, kept), one of `expand_context` -> the pair (2, rows, transformed), and both hidden layers."""
-    p, rows = parameters, kept.shape[0]
-    # Copies only where several groups are shared by several rows each.
-    term = context_term.reshape(2, rows, p.input_weight.shape[1])
-    first = _normalize(torch.baddbmm(term, kept.expand(2, *kept.shape), p.input_weight.mT), norm_eps)
-    scaled = _affine(first.normalized, p.norm1_weight, p.norm1_bias)
-    second = _normalize(_product(scaled, p.hidden_weight.mT, compute_dtype, p.hidden_bias), norm_eps)
+    """(rows, kept), one of `expand_context` -> the pair (2, rows, transformed), and both hidden layers.
+
+    With `hidden`, what `activations` kept of a call on the same arguments, only the last product is computed again.
+    """
+    p, rows, width = parameters, kept.shape[0], parameters.input_weight.shape[1]
+    if hidden is None:
+        # Copies only where several groups are shared by several rows each.
+        term = context_term.reshape(2, rows, width)
+        first = _normalize(
+            leaky_relu(torch.baddbmm(term, kept.expand(2, *kept.shape), p.input_weight.mT), NEGATIVE_SLOPE), norm_eps
+        )
+        scaled = _affine(first.normalized, p.norm1_weight, p.norm1_bias)
+        product = _product(scaled, p.hidden_weight.mT, compute_dtype, p.hidden_bias)
+        second = _normalize(leaky_relu(product, NEGATIVE_SLOPE), norm_eps)
+    else:
+        first = _normalize(hidden[:, :width].mT.contiguous(), norm_eps)
+        second = _normalize(hidden[:, width:].mT.contiguous(), norm_eps)
     scaled = _affine(second.normalized, p.norm2_weight, p.norm2_bias)
     return torch.baddbmm(p.output_bias, scaled, p.output_weight.mT), (first, second)
+
+
+def activations(layers: Layers) -> torch.Tensor:
+    """Both hidden layers' activations, (2, h1 + h2, rows): rows side by side, as vector units want them."""
+    return torch.cat([layer.activation for layer in layers], -1).mT
 
 
 def expand_context(context_term: torch.Tensor, rows: int) -> tuple[torch.Tensor, ...]:
@@ -144,14 +160,13 @@ def parameter_gradients(
     )
 
 
-def _normalize(preactivation: torch.Tensor, eps: float) -> Normalized:
-    """LeakyReLU, then LayerNorm without its weight and bias."""
-    activation = leaky_relu(preactivation, NEGATIVE_SLOPE)
+def _normalize(activation: torch.Tensor, eps: float) -> Normalized:
+    """LayerNorm without its weight and bias."""
     return Normalized(activation, *torch.native_layer_norm(activation, activation.shape[-1:], None, None, eps))
 
 
 def _normalize_backward(grad: torch.Tensor, layer: Normalized) -> torch.Tensor:
-    """Derivative of `_normalize`; the slope is read off the activation, whose sign is the preactivation's."""
+    """Derivative of LeakyReLU and `_normalize`; the activation has the sign of the preactivation, hence the slope."""
     aten, width = torch.ops.aten, layer.activation.shape[-1:]
     through_norm = aten.native_layer_norm_backward(
         grad, layer.activation, width, layer.mean, layer.rstd, None, None, [True, False, False]

@@ -12,27 +12,32 @@ namespace {
 
 using at::Tensor;
 
+using Mapped = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
 template <class T>
-std::tuple<Tensor, Tensor, Tensor> map_of(Map map, const Tensor& x, const Tensor& context_term, const Tensor& mixing,
-                                           const Tensor& mixing_log_det, const Parameters& parameters, double norm_eps,
-                                           std::optional<double> scale_bound) {
+Mapped map_of(Map map, const Tensor& x, const Tensor& context_term, const Tensor& mixing, const Tensor& mixing_log_det,
+              const Parameters& parameters, double norm_eps, std::optional<double> scale_bound, bool keep_hidden) {
   Problem<T> problem(x.size(0), x.size(1), mixing, parameters, norm_eps, scale_bound);
   problem.set_context_term(context_term);
   const Coupling<T>& p = problem.sizes;
   Tensor result = at::empty({p.rows, p.features}, x.options()), log_det = at::empty({p.rows}, x.options());
   Tensor inputs = at::empty({p.blocks, p.rows, p.features}, x.options());
-  const MapResults<T> results{result.data_ptr<T>(), log_det.data_ptr<T>(), inputs.data_ptr<T>(), nullptr,
-                              mixing_log_det.item<T>(), nullptr};
+  Tensor hidden = keep_hidden ? at::empty({p.blocks, 2, p.width1 + p.width2, p.rows}, x.options())
+                              : at::empty({0}, x.options());
+  MapResults<T> results{};
+  results.result = result.data_ptr<T>(), results.log_det = log_det.data_ptr<T>();
+  results.inputs = inputs.data_ptr<T>(), results.hidden = keep_hidden ? hidden.data_ptr<T>() : nullptr;
+  results.mixing_log_det = mixing_log_det.item<T>();
   run_map<T>(map, p, nullptr, problem.pointer(x), results);
-  return {result, log_det, inputs};
+  return {result, log_det, inputs, hidden};
 }
 
-std::tuple<Tensor, Tensor, Tensor> map(bool to_data, const Tensor& x, const Tensor& context_term, const Tensor& mixing,
-                                       const Tensor& mixing_log_det, const Parameters& parameters, double norm_eps,
-                                       std::optional<double> scale_bound) {
+Mapped map(bool to_data, const Tensor& x, const Tensor& context_term, const Tensor& mixing,
+           const Tensor& mixing_log_det, const Parameters& parameters, double norm_eps,
+           std::optional<double> scale_bound, bool keep_hidden) {
   const Map which = to_data ? Map::kToData : Map::kToLatent;
   const auto run = x.scalar_type() == at::kDouble ? map_of<double> : map_of<float>;
-  return run(which, x, context_term, mixing, mixing_log_det, parameters, norm_eps, scale_bound);
+  return run(which, x, context_term, mixing, mixing_log_det, parameters, norm_eps, scale_bound, keep_hidden);
 }
 
 template <class T>
@@ -44,8 +49,9 @@ std::tuple<Tensor, Tensor, Tensor> score_of(const Tensor& z, const Tensor& conte
   problem.set_context_term(context_term);
   Tensor result = at::empty(z.sizes(), z.options()), log_det = at::empty({z.size(0)}, z.options());
   Tensor score = at::empty(z.sizes(), z.options());
-  const MapResults<T> results{result.data_ptr<T>(),       log_det.data_ptr<T>(), nullptr, score.data_ptr<T>(),
-                              inverse_log_det.item<T>(), problem.pointer(mixing)};
+  MapResults<T> results{};
+  results.result = result.data_ptr<T>(), results.log_det = log_det.data_ptr<T>(), results.score = score.data_ptr<T>();
+  results.mixing_log_det = inverse_log_det.item<T>(), results.density_mixing = problem.pointer(mixing);
   run_map<T>(Map::kScore, problem.sizes, nullptr, problem.pointer(z), results);
   return {result, log_det, score};
 }
@@ -97,7 +103,8 @@ void run_derivative(const Coupling<T>& p, const Derivative<T>& d) {
 template <class T>
 std::vector<Tensor> backward_of(bool to_data, const Tensor& grad, const Tensor& grad_log_det, const Tensor& inputs,
                                 const Tensor& context_term, const Tensor& mixing, const Parameters& parameters,
-                                double norm_eps, std::optional<double> scale_bound, bool parameter_grads) {
+                                double norm_eps, std::optional<double> scale_bound, bool parameter_grads,
+                                const std::optional<Tensor>& hidden) {
   Problem<T> problem(grad.size(0), grad.size(1), mixing, parameters, norm_eps, scale_bound);
   problem.set_context_term(context_term);
   const Coupling<T>& p = problem.sizes;
@@ -111,7 +118,7 @@ std::vector<Tensor> backward_of(bool to_data, const Tensor& grad, const Tensor& 
   };
   Derivative<T> d{};
   d.to_data = to_data;
-  d.inputs = problem.pointer(inputs), d.grad = problem.pointer(grad), d.grad_log_det = problem.pointer(grad_log_det);
+  d.inputs = problem.pointer(inputs), d.hidden = problem.pointer(hidden), d.grad = problem.pointer(grad), d.grad_log_det = problem.pointer(grad_log_det);
   d.x = results[0].template data_ptr<T>();
   d.context_term = result(parameter_grads, context_term, p.groups != p.rows);
   d.mixing = result(parameter_grads, mixing);
@@ -125,10 +132,11 @@ std::vector<Tensor> backward_of(bool to_data, const Tensor& grad, const Tensor& 
 
 std::vector<Tensor> backward(bool to_data, const Tensor& grad, const Tensor& grad_log_det, const Tensor& inputs,
                              const Tensor& context_term, const Tensor& mixing, const Parameters& parameters,
-                             double norm_eps, std::optional<double> scale_bound, bool parameter_grads) {
+                             double norm_eps, std::optional<double> scale_bound, bool parameter_grads,
+                             const std::optional<Tensor>& hidden) {
   const auto run = grad.scalar_type() == at::kDouble ? backward_of<double> : backward_of<float>;
   return run(to_data, grad, grad_log_det, inputs, context_term, mixing, parameters, norm_eps, scale_bound,
-             parameter_grads);
+             parameter_grads, hidden);
 }
 
 }  // namespace

@@ -54,6 +54,7 @@ struct MapResults {
   T* result;        // (rows, features)
   T* log_det;       // (rows)
   T* inputs;        // (blocks, rows, features), or null
+  T* hidden;        // (blocks, 2, width1 + width2, rows), both layers' activations, or null
   T* score;         // (rows, features), or null
   T mixing_log_det;
   const T* density_mixing;  // for the score: to_latent's matrices
@@ -65,6 +66,7 @@ template <class T>
 struct Derivative {
   bool to_data;
   const T* inputs;        // (blocks, rows, features)
+  const T* hidden;        // (blocks, 2, width1 + width2, rows), or null: then it is computed again
   const T* grad;          // (rows, features)
   const T* grad_log_det;  // (rows)
   T* x;                   // (rows, features)

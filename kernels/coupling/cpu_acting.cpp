@@ -120,9 +120,10 @@ class ActingFlow {
     Problem<float> problem(rows, features(), to_data ? inverse_mixing_ : mixing_, parameters_, norm_eps_, scale_bound_);
     Coupling<float>& p = problem.sizes;
     p.input_bias = problem.pointer(input_bias_);
-    const MapResults<float> results{result, log_det, nullptr, score,
-                                    *(to_data ? inverse_log_det_ : mixing_log_det_).const_data_ptr<float>(),
-                                    problem.pointer(mixing_)};
+    MapResults<float> results{};
+    results.result = result, results.log_det = log_det, results.score = score;
+    results.mixing_log_det = *(to_data ? inverse_log_det_ : mixing_log_det_).const_data_ptr<float>();
+    results.density_mixing = problem.pointer(mixing_);
     if (!context_weight_) {
       p.groups = 1;
       p.context_term = p.input_bias;

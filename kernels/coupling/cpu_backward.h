@@ -139,8 +139,14 @@ void derive_panel(const Coupling<T>& p, const Derivative<T>& d, const Chunk<T>& 
   const T* kept = entering;
   for (int net = 0; net < 2; ++net) {
     if (d.context_term) sums[net] = panel_sums(p, d, chunk, block, net, panel);
-    E::conditioner(p, block * 2 + net, row, count, nullptr, kept, layers[net][0], layers[net][1], rest_of_scratch,
-                   net ? shift : log_scale, d.context_term ? &sums[net] : nullptr);
+    const int64_t which = block * 2 + net;
+    T* output = net ? shift : log_scale;
+    if (d.hidden) {
+      E::restore(p, which, row, count, d.hidden + which * (p.width1 + p.width2) * p.rows, layers[net][0], layers[net][1],
+                 rest_of_scratch, output);
+    } else {
+      E::conditioner(p, which, row, count, nullptr, kept, layers[net][0], layers[net][1], rest_of_scratch, output);
+    }
   }
   bound_log_scale(p, rest, log_scale);
   exponentials<T>(rest, log_scale, d.to_data ? T(1) : T(-1), factor);

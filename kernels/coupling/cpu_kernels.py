@@ -63,10 +63,11 @@ def _map(
     norm_eps: float,
     scale_bound: float | None,
     compute_dtype: torch.dtype | None,
+    keep_hidden: bool = False,
 ) -> Tensors:
     lowered = _lowered(parameters, compute_dtype)
     results: Tensors = load().coupling_map(
-        to_data, x, context_term, mixing, mixing_log_det, lowered, norm_eps, scale_bound
+        to_data, x, context_term, mixing, mixing_log_det, lowered, norm_eps, scale_bound, keep_hidden
     )
     return results
 
@@ -113,11 +114,10 @@ def _backward(
     compute_dtype: torch.dtype | None,
     parameter_grads: bool,
     factors: bool = False,
+    hidden: torch.Tensor | None = None,
 ) -> Tensors:
-    lowered = _lowered(parameters, compute_dtype)
-    results = load().coupling_backward(
-        to_data, grad, grad_log_det, inputs, context_term, mixing, lowered, norm_eps, scale_bound, parameter_grads
-    )
+    lowered, given = _lowered(parameters, compute_dtype), (grad, grad_log_det, inputs, context_term, mixing)
+    results = load().coupling_backward(to_data, *given, lowered, norm_eps, scale_bound, parameter_grads, hidden)
     return tuple(results)
 
 

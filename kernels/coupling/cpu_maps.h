@@ -83,7 +83,8 @@ struct Step {
     if (out.inputs) keep_state(p, piece, out.inputs + block * p.rows * p.features);
     if (map == Map::kToLatent) {
       E::mix(p.features, mixing, false, piece.state, scratch.mixed);
-      condition(p, block, piece, scratch.mixed, scratch);
+      Layer layers[2][2];
+      condition(p, out, block, piece, scratch.mixed, scratch, layers);
       exponentials<T>(rest, scratch.log_scale, T(-1), scratch.factor);
       add_log_det(p, scratch.log_scale, T(-1), piece.log_det);
       for (int64_t i = 0; i < rest; ++i)
@@ -92,7 +93,7 @@ struct Step {
       return;
     }
     Layer layers[2][2];
-    condition(p, block, piece, piece.state, scratch, layers);
+    condition(p, out, block, piece, piece.state, scratch, layers);
     if (map == Map::kScore) carry_score(p, out, block, piece, scratch, layers);
     exponentials<T>(rest, scratch.log_scale, T(1), scratch.factor);
     add_log_det(p, scratch.log_scale, T(1), piece.log_det);
@@ -102,20 +103,19 @@ struct Step {
     for (int64_t i = 0; i < split + rest; ++i) piece.state[i] = scratch.mixed[i];
   }
 
-  static void condition(const Coupling<T>& p, int64_t block, const Piece<T>& piece, const T* kept,
-                        const StepScratch<T>& scratch) {
-    Layer layers[2][2];
-    condition(p, block, piece, kept, scratch, layers);
-  }
-
-  static void condition(const Coupling<T>& p, int64_t block, const Piece<T>& piece, const T* kept,
-                        const StepScratch<T>& scratch, Layer (&layers)[2][2]) {
+  static void condition(const Coupling<T>& p, const MapResults<T>& out, int64_t block, const Piece<T>& piece,
+                        const T* kept, const StepScratch<T>& scratch, Layer (&layers)[2][2]) {
     const int64_t both = (p.width1 + p.width2) * P + 2 * kLanes<T>;
     for (int net = 0; net < 2; ++net) {
       layers[net][0].activation = scratch.layers + net * both;
       layers[net][1].activation = scratch.layers + net * both + p.width1 * P + kLanes<T>;
       E::conditioner(p, block * 2 + net, piece.row, piece.count, piece.contexts, kept, layers[net][0], layers[net][1],
                      scratch.engine, net ? scratch.shift : scratch.log_scale);
+      if (out.hidden) {
+        T* to = out.hidden + (block * 2 + net) * (p.width1 + p.width2) * p.rows + piece.row;
+        E::keep_activation(layers[net][0], p.width1, p.rows, piece.count, to);
+        E::keep_activation(layers[net][1], p.width2, p.rows, piece.count, to + p.width1 * p.rows);
+      }
     }
     bound_log_scale(p, p.transformed() * P, scratch.log_scale);
   }

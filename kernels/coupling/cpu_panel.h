@@ -125,21 +125,58 @@ struct Panel {
   // One network of a block: kept (kept, P) -> output (transformed, P), leaving both hidden layers. contexts:
   // (context_features, P) where they are projected here, or null.
   static void conditioner(const Coupling<T>& p, int64_t net, int64_t row, int64_t count, const T* contexts,
-                          const T* kept, Layer& first, Layer& second, T* scratch, T* output,
-                          const PanelSums<T>* sums = nullptr) {
+                          const T* kept, Layer& first, Layer& second, T* scratch, T* output) {
     T *scaled = scratch, *rest = scratch + 2 * wide(p);
-    const auto at = [net](const T* norm, int64_t width) { return norm ? norm + net * width : nullptr; };
     context(p, net, row, count, contexts, first.activation);
     multiply<T, T, N>(p.width1, p.kept(), p.input_weight + net * p.width1 * p.kept(), p.kept(), 1, kept,
                       first.activation, P, nullptr, true);
     normalize(first, p.width1, p.norm_eps);
-    scale(first, p.width1, at(p.norm1_weight, p.width1), at(p.norm1_bias, p.width1), scaled);
-    if (sums && sums->scaled1) keep_scaled(p, scaled, *sums);
+    scale(first, p.width1, of(p.norm1_weight, net, p.width1), of(p.norm1_bias, net, p.width1), scaled);
     hidden_product(p, net, scaled, second.activation, rest);
     normalize(second, p.width2, p.norm_eps);
-    scale(second, p.width2, at(p.norm2_weight, p.width2), at(p.norm2_bias, p.width2), scaled);
+    output_product(p, net, second, scaled, output);
+  }
+
+  // The same from kept activations, (width1 + width2, rows) of this network.
+  static void restore(const Coupling<T>& p, int64_t net, int64_t row, int64_t count, const T* hidden, Layer& first,
+                      Layer& second, T* scratch, T* output) {
+    load_rows(p.width1, p.rows, count, hidden + row, first.activation);
+    load_rows(p.width2, p.rows, count, hidden + p.width1 * p.rows + row, second.activation);
+    normalize<false>(first, p.width1, p.norm_eps);
+    normalize<false>(second, p.width2, p.norm_eps);
+    output_product(p, net, second, scratch, output);
+  }
+
+  static void output_product(const Coupling<T>& p, int64_t net, const Layer& second, T* scaled, T* output) {
+    scale(second, p.width2, of(p.norm2_weight, net, p.width2), of(p.norm2_bias, net, p.width2), scaled);
     multiply<T, T, N>(p.transformed(), p.width2, p.output_weight + net * p.transformed() * p.width2, p.width2, 1,
                       scaled, output, P, p.output_bias + net * p.transformed(), false);
+  }
+
+  // A network's own part of a stacked vector, which may be null.
+  static const T* of(const T* stacked, int64_t net, int64_t width) { return stacked ? stacked + net * width : nullptr; }
+
+  // (width, P) from (width, ...) with rows side by side, `step` apart; columns past `count` repeat the last.
+  static void load_rows(int64_t width, int64_t step, int64_t count, const T* from, T* panel) {
+    for (int64_t j = 0; j < width; ++j, from += step, panel += P) {
+      if (count == P) {
+        for (int n = 0; n < N; ++n) store(panel + n * L, load(from + n * L));
+      } else {
+        for (int64_t c = 0; c < P; ++c) panel[c] = from[c < count ? c : count - 1];
+      }
+    }
+  }
+
+  // A layer's activations to where `load_rows` finds them.
+  static void keep_activation(const Layer& layer, int64_t width, int64_t step, int64_t count, T* to) {
+    for (int64_t j = 0; j < width; ++j, to += step) {
+      const T* from = layer.activation + j * P;
+      if (count == P) {
+        for (int n = 0; n < N; ++n) store(to + n * L, load(from + n * L));
+      } else {
+        for (int64_t c = 0; c < count; ++c) to[c] = from[c];
+      }
+    }
   }
 
   static void hidden_product(const Coupling<T>& p, int64_t net, const T* scaled, T* result, T* scratch) {
@@ -164,10 +201,11 @@ struct Panel {
                                    const T* grad, T* scratch, T* grad_kept, const T* kept = nullptr,
                                    const PanelSums<T>* sums = nullptr) {
     T *grad2 = scratch, *grad1 = scratch + wide(p), *rest = scratch + 2 * wide(p);
-    const auto at = [net](const T* norm, int64_t width) { return norm ? norm + net * width : nullptr; };
-    const T *norm1 = at(p.norm1_weight, p.width1), *norm2 = at(p.norm2_weight, p.width2);
-    if (sums && sums->output_weight) {
-      const T* bias = at(p.norm2_bias, p.width2);
+    const T *norm1 = of(p.norm1_weight, net, p.width1), *norm2 = of(p.norm2_weight, net, p.width2);
+    if (sums && sums->scaled1) {
+      scale(first, p.width1, norm1, of(p.norm1_bias, net, p.width1), grad1);
+      keep_scaled(p, grad1, *sums);
+      const T* bias = of(p.norm2_bias, net, p.width2);
       for (int64_t t = 0; t < p.transformed(); ++t) {
         sum_rows(p.width2, sums->output_weight + t * p.width2, 1, [&](int64_t j, int n) {
           return (second.normalized(j, n) * norm2[j] + bias[j]) * load(grad + t * P + n * L);
@@ -181,7 +219,7 @@ struct Panel {
                       grad2, P, nullptr, false);
     activate_backward(second, p.width2, norm2, grad2, sums ? sums->norm2_weight : nullptr,
                       sums ? sums->norm2_bias : nullptr);
-    if (sums && sums->hidden_bias) {
+    if (sums && sums->grad2) {
       sum_rows(p.width2, sums->hidden_bias, 1, [&](int64_t j, int n) { return load(grad2 + j * P + n * L); });
       for (int64_t j = 0; j < p.width2; ++j)
         for (int n = 0; n < N; ++n) store(sums->grad2 + j * sums->chunk + n * L, load(grad2 + j * P + n * L));

@@ -23,6 +23,10 @@ struct Row {
     return 3 * (p.width1 > p.width2 ? p.width1 : p.width2) + 8 * kLanes<T>;
   }
 
+  static void keep_activation(const Layer& layer, int64_t width, int64_t step, int64_t, T* to) {
+    for (int64_t j = 0; j < width; ++j) to[j * step] = layer.activation[j];
+  }
+
   static void mix(int64_t features, const T* matrix, bool transposed, const T* x, T* result) {
     for (int64_t d = 0; d < features; ++d) {
       T total = 0;

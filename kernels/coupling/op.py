@@ -12,6 +12,9 @@ from nfkern.kernels.registry import Op, define, refuse_gradient
 
 TakeFactors = Callable[[HiddenFactors], None]
 
+HIDDEN_BYTES = 64 << 20
+"""What a forward pass on a CPU may keep of hidden activations. (to be measured)"""
+
 _COUNT = len(CouplingParameters._fields)
 _NORMS = tuple(name for name in CouplingParameters._fields if name.startswith("norm"))
 _PARAMETERS = ", ".join(f"Tensor{'?' * (name in _NORMS)} {name}" for name in CouplingParameters._fields)
@@ -29,7 +32,10 @@ def unflattened(function: Callable[..., Any], tensors: int) -> Callable[..., Any
 
 
 def _fake(x: torch.Tensor, context_term: torch.Tensor, mixing: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
-    return x.new_empty(x.shape), x.new_empty(x.shape[:1]), x.new_empty((mixing.shape[0], *x.shape))
+    *_, width2, width1 = CouplingParameters(*rest[1 : 1 + _COUNT]).hidden_weight.shape
+    blocks, rows, keep_hidden = mixing.shape[0], x.shape[0], any(rest[1 + _COUNT + 3 :])
+    hidden = x.new_empty((blocks, 2, width1 + width2, rows) if keep_hidden else 0)
+    return x.new_empty(x.shape), x.new_empty((rows,)), x.new_empty((blocks, *x.shape)), hidden
 
 
 def _fake_backward(
@@ -42,14 +48,14 @@ def _fake_backward(
 ) -> tuple[torch.Tensor, ...]:
     parameters = CouplingParameters(*rest[:_COUNT])
     others = (context_term, mixing, *parameters)
-    _, _, compute_dtype, parameter_grads, *factors = rest[_COUNT:]
+    _, _, compute_dtype, parameter_grads, factors, *_ = (*rest[_COUNT:], False)
     if not parameter_grads:
         return (grad.new_empty(grad.shape), *(grad.new_empty(0) for _ in others))
     if parameters.folded:
         empty = (grad.new_empty(0) for _ in range(_COUNT))
         return (grad.new_empty(grad.shape), *(other.new_empty(other.shape) for other in others[:2]), *empty)
     grads = [other.new_empty(other.shape) for other in others if other is not None]
-    if any(factors):
+    if factors:
         *lead, width2, width1 = parameters.hidden_weight.shape
         for name, width in (("hidden_weight", width2), ("norm1_weight", width1)):
             shape = (*lead, grad.shape[0], width)
@@ -62,7 +68,7 @@ def _define_backward(name: str, function: Callable[..., Any]) -> Op:
     return define(
         f"coupling_{name}_backward",
         f"(Tensor grad, Tensor grad_log_det, Tensor inputs, Tensor context_term, Tensor mixing, {_PARAMETERS}, "
-        f"{_SETTINGS}, bool parameter_grads, bool factors=False) -> ({results})",
+        f"{_SETTINGS}, bool parameter_grads, bool factors=False, Tensor? hidden=None) -> ({results})",
         rank=2,
         reference=unflattened(function, 5),
         fake=_fake_backward,
@@ -73,26 +79,26 @@ def _define_backward(name: str, function: Callable[..., Any]) -> Op:
 def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) -> Op:
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
         _, context_term, mixing, _, *parameters = inputs[: 4 + _COUNT]
-        ctx.settings = inputs[4 + _COUNT :]
-        ctx.save_for_backward(output[2], context_term, mixing, *parameters)
+        *ctx.settings, keep_hidden = inputs[4 + _COUNT :]
+        ctx.save_for_backward(output[3] if keep_hidden else None, output[2], context_term, mixing, *parameters)
 
-    def backward(ctx: Any, grad: torch.Tensor, grad_log_det: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: torch.Tensor, grad_log_det: torch.Tensor, *_: torch.Tensor) -> tuple[Any, ...]:
         parameter_grads = any(ctx.needs_input_grad[1:])
-        saved = ctx.saved_tensors
+        hidden, *saved = ctx.saved_tensors
         folded = CouplingParameters(*saved[3:]).folded
         if folded and any(ctx.needs_input_grad[4 : 4 + _COUNT]):
             raise RuntimeError("nfkern: the weights of a folded coupling flow have no gradients; train it unfolded")
-        grad_x, *rest = backward_op(grad, grad_log_det, *saved, *ctx.settings, parameter_grads)
+        grad_x, *rest = backward_op(grad, grad_log_det, *saved, *ctx.settings, parameter_grads, False, hidden)
         if not parameter_grads:
-            return (grad_x, *(None for _ in range(3 + _COUNT + 3)))
+            return (grad_x, *(None for _ in range(3 + _COUNT + 4)))
         grad_term, grad_mixing, *parameters = rest
         parameters = [None] * _COUNT if folded else parameters
-        return grad_x, grad_term, grad_mixing, grad_log_det.sum(-1), *parameters, None, None, None
+        return grad_x, grad_term, grad_mixing, grad_log_det.sum(-1), *parameters, None, None, None, None
 
     return define(
         f"coupling_{name}",
-        f"(Tensor x, Tensor context_term, Tensor mixing, Tensor mixing_log_det, {_PARAMETERS}, {_SETTINGS}) "
-        "-> (Tensor, Tensor, Tensor)",
+        f"(Tensor x, Tensor context_term, Tensor mixing, Tensor mixing_log_det, {_PARAMETERS}, {_SETTINGS}, "
+        "bool keep_hidden=False) -> (Tensor, Tensor, Tensor, Tensor)",
         rank=2,
         reference=unflattened(function, 4),
         fake=_fake,
@@ -121,7 +127,7 @@ class _WithFactors(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, op: Op, backward_op: Op, take: TakeFactors, *arguments: Any) -> tuple[torch.Tensor, ...]:
-        result, log_det, inputs = op(*arguments)
+        result, log_det, inputs, _ = op(*arguments)
         _, context_term, mixing, _, *parameters = arguments[: 4 + _COUNT]
         ctx.backward_op, ctx.take, ctx.settings = backward_op, take, arguments[4 + _COUNT :]
         ctx.save_for_backward(inputs, context_term, mixing, *parameters)
@@ -184,7 +190,7 @@ def to_latent(
     arguments = (x, context_term, mixing, mixing_log_det, *parameters, norm_eps, scale_bound, compute_dtype)
     if factors is not None and torch.is_grad_enabled():
         return _with_factors(_to_latent, _to_latent_backward, factors, arguments)
-    z, log_det, _ = _to_latent(*arguments)
+    z, log_det, *_ = _to_latent(*arguments, _keeps_hidden(arguments, parameters))
     return z, log_det
 
 
@@ -208,7 +214,7 @@ def to_data(
     arguments = (z, context_term, inverse_mixing, inverse_log_det, *parameters, norm_eps, scale_bound, compute_dtype)
     if factors is not None and torch.is_grad_enabled():
         return _with_factors(_to_data, _to_data_backward, factors, arguments)
-    x, log_det, _ = _to_data(*arguments)
+    x, log_det, *_ = _to_data(*arguments, _keeps_hidden(arguments, parameters))
     return x, log_det
 
 
@@ -255,10 +261,24 @@ def score(
     _check(x, context_term, mixing, parameters, "x", compute_dtype)
     op, backward_op = (_to_data, _to_data_backward) if inverted else (_to_latent, _to_latent_backward)
     settings = (norm_eps, scale_bound, compute_dtype)
-    z, log_det, inputs = op(x.detach(), context_term, mixing, mixing_log_det, *parameters, *settings)
+    z, log_det, inputs, _ = op(x.detach(), context_term, mixing, mixing_log_det, *parameters, *settings)
     ones = torch.ones_like(log_det)
     grad: torch.Tensor = backward_op(-z, ones, inputs, context_term, mixing, *parameters, *settings, False)[0]
     return grad
+
+
+def _keeps_hidden(arguments: tuple[Any, ...], parameters: CouplingParameters) -> bool:
+    """Whether a pass over these arguments should keep its hidden activations for the derivative.
+
+    On a CPU it should while they stay in the last cache or near it: see `HIDDEN_BYTES`. A GPU's kernels recompute them.
+    """
+    x, _, mixing = arguments[:3]
+    if x.device.type != "cpu" or not torch.is_grad_enabled():
+        return False
+    if not any(isinstance(each, torch.Tensor) and each.requires_grad for each in arguments):
+        return False
+    *_, width2, width1 = parameters.hidden_weight.shape
+    return bool(x.shape[0] * mixing.shape[0] * 2 * (width1 + width2) * x.itemsize <= HIDDEN_BYTES)
 
 
 def _check(

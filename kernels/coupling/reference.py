@@ -4,8 +4,8 @@ Data to noise, block k: :math:`u = x M_k`, split into kept `a` (the first ceil(D
 :math:`b \leftarrow (b - \mathrm{shift}) \, e^{-\mathrm{log\_scale}}`. Noise to data undoes the coupling, then
 :math:`x = u M_k` with the inverse matrices, blocks in reverse.
 
-The derivatives recompute hidden units from each block's input, which is all that a forward pass keeps: (K, rows, D).
-Activations are never reconstructed by inverting the flow.
+The derivatives recompute hidden units from each block's input, (K, rows, D), unless a forward pass keeps the hidden
+activations as well, (K, 2, h1 + h2, rows). Activations are never reconstructed by inverting the flow.
 
 Reference: Ghugare and Eysenbach, "Normalizing Flows are Capable Models for RL", 2025,
 https://arxiv.org/abs/2505.23527; coupling: Dinh et al., "Density estimation using Real NVP", 2017,
@@ -14,7 +14,7 @@ https://arxiv.org/abs/1605.08803.
 
 import torch
 
-from nfkern.kernels.coupling.conditioner import conditioner, conditioner_backward, expand_context
+from nfkern.kernels.coupling.conditioner import activations, conditioner, conditioner_backward, expand_context
 from nfkern.kernels.coupling.parameters import CouplingParameters
 
 Tensors = tuple[torch.Tensor, ...]
@@ -30,18 +30,20 @@ def to_latent(
     norm_eps: float,
     scale_bound: float | None,
     compute_dtype: torch.dtype | None,
+    keep_hidden: bool = False,
 ) -> Tensors:
-    """(rows, D) -> noise (rows, D), log-det (rows), each block's input (K, rows, D)."""
+    """(rows, D) -> noise (rows, D), log-det (rows), each block's input (K, rows, D), hidden activations or nothing."""
     terms = expand_context(context_term, x.shape[0])
-    inputs, log_det = [], mixing_log_det.expand(x.shape[0])
+    inputs, hidden, log_det = [], [], mixing_log_det.expand(x.shape[0])
     for k, block in enumerate(parameters.blocks()):
         inputs.append(x)
         kept, transformed = _split(x @ mixing[k])
-        pair, _ = conditioner(kept, terms[k], block, norm_eps, compute_dtype)
+        pair, layers = conditioner(kept, terms[k], block, norm_eps, compute_dtype)
+        hidden += [activations(layers)] if keep_hidden else []
         log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
         x = torch.cat([kept, (transformed - shift) * torch.exp(-log_scale)], 1)
         log_det = log_det - log_scale.sum(1)
-    return x, log_det, torch.stack(inputs)
+    return x, log_det, torch.stack(inputs), torch.stack(hidden) if keep_hidden else x.new_empty(0)
 
 
 def to_data(
@@ -53,18 +55,20 @@ def to_data(
     norm_eps: float,
     scale_bound: float | None,
     compute_dtype: torch.dtype | None,
+    keep_hidden: bool = False,
 ) -> Tensors:
-    """(rows, D) -> data (rows, D), log-det (rows), each block's input (K, rows, D); `mixing` holds the inverses."""
+    """(rows, D) -> data (rows, D), and the rest as `to_latent`; `mixing` holds the inverses."""
     terms = expand_context(context_term, z.shape[0])
-    inputs, log_det = [], mixing_log_det.expand(z.shape[0])
+    inputs, hidden, log_det = [], [], mixing_log_det.expand(z.shape[0])
     for k, block in _reversed(parameters):
         inputs.append(z)
         kept, transformed = _split(z)
-        pair, _ = conditioner(kept, terms[k], block, norm_eps, compute_dtype)
+        pair, layers = conditioner(kept, terms[k], block, norm_eps, compute_dtype)
+        hidden += [activations(layers)] if keep_hidden else []
         log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
         z = torch.cat([kept, transformed * torch.exp(log_scale) + shift], 1) @ mixing[k]
         log_det = log_det + log_scale.sum(1)
-    return z, log_det, torch.stack(inputs[::-1])
+    return z, log_det, torch.stack(inputs[::-1]), torch.stack(hidden[::-1]) if keep_hidden else z.new_empty(0)
 
 
 def to_data_with_score(
@@ -113,15 +117,18 @@ def to_latent_backward(
     compute_dtype: torch.dtype | None,
     parameter_grads: bool,
     factors: bool = False,
+    hidden: torch.Tensor | None = None,
 ) -> Tensors:
     """Gradients of x, and with `parameter_grads` of the context term, the mixing matrices and every parameter.
 
-    Those of a folded set's parameters are empty. With `factors`, some are left as `conditioner.HiddenFactors`.
+    Those of a folded set's parameters are empty. With `factors`, some are left as `conditioner.HiddenFactors`. `hidden`
+    is what the forward pass kept, or None.
     """
     terms, collected = expand_context(context_term, grad.shape[0]), list[BlockGrads]()
     for k, block in _reversed(parameters):
         kept, transformed = _split(inputs[k] @ mixing[k])
-        pair, layers = conditioner(kept, terms[k], block, norm_eps, compute_dtype)
+        found = None if hidden is None else hidden[k]
+        pair, layers = conditioner(kept, terms[k], block, norm_eps, compute_dtype, found)
         log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
         grad_kept, grad_transformed = _split(grad)
         # b' = (b - shift) e^-log_scale: db'/db = e^-log_scale, db'/dlog_scale = -b', and log_det loses log_scale
@@ -150,6 +157,7 @@ def to_data_backward(
     compute_dtype: torch.dtype | None,
     parameter_grads: bool,
     factors: bool = False,
+    hidden: torch.Tensor | None = None,
 ) -> Tensors:
     """Gradients of z, and with `parameter_grads` of the context term, the (inverse) matrices and every parameter.
 
@@ -158,7 +166,8 @@ def to_data_backward(
     terms, collected = expand_context(context_term, grad.shape[0]), list[BlockGrads]()
     for k, block in enumerate(parameters.blocks()):
         kept, transformed = _split(inputs[k])
-        pair, layers = conditioner(kept, terms[k], block, norm_eps, compute_dtype)
+        found = None if hidden is None else hidden[k]
+        pair, layers = conditioner(kept, terms[k], block, norm_eps, compute_dtype, found)
         log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
         scaled = transformed * torch.exp(log_scale)
         mixing_grad = torch.cat([kept, scaled + shift], 1).mT @ grad

@@ -95,7 +95,8 @@ SHAPES = {
     "several_tiles": {"rows": 70, "groups": 70},
     "many_features": {"features": 64, "blocks": 1, "rows": 5, "groups": 5},
     "no_powers_of_two": {"hidden": (40, 33)},
-    "large_log_scale": {"spread": 2.0},
+    # Errors grow with the scales: only over many rows is the reference's largest one a measure of what is due.
+    "large_log_scale": {"spread": 2.0, "rows": 128, "groups": 128},
 }
 
 
@@ -215,7 +216,7 @@ def test_seeds_share_launches_and_stay_apart(regime):
         separate = [call(*arguments, parameters, weights) for arguments, parameters, weights, call in calls]
         leaves = [torch.stack(each).requires_grad_() for each in zip(*((*c[0], *c[1]) for c in calls), strict=True)]
         op = getattr(torch.ops.nfkern, f"coupling_{direction}").default
-        result, log_det, _ = op(*leaves, settings["norm_eps"], settings["scale_bound"], None)
+        result, log_det, *_ = op(*leaves, settings["norm_eps"], settings["scale_bound"], None)
         together = torch.autograd.grad(result.sum() + log_det.sum(), leaves)
         for grad, grads in zip(together, zip(*separate, strict=True), strict=True):
             # The kernels do the same for each seed, but sums over rows are batched products, which may add in another
