@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol
 
@@ -12,6 +13,14 @@ from nfkern.bench.cases import CASES, Case
 
 Precision = Literal["fp64", "fp32", "tf32", "bf16"]
 Mode = Literal["inference", "training"]
+Standing = Literal["peer", "same_size", "floor"]
+
+STANDINGS: dict[Standing, str] = {
+    "peer": "",
+    "same_size": "same size, not the same function",
+    "floor": "a floor, not the whole job",
+}
+"""What the report says of variants that do not compute the work's results."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +29,27 @@ class Implementation:
 
     Args:
         run: called with one set of the problem's inputs; what is timed.
-        gradients: training only: the parameters' gradients of the latest step, under nfkern's names and shapes.
+        gradients: training only: the parameters' gradients after the first step, under nfkern's names and shapes.
+        arguments: makes `run`'s arguments of a set of inputs, for variants whose arrays are not PyTorch's; not timed.
+        result: makes tensors of what `run` returns; the gate needs them, and nothing timed does.
+        check: of a variant that is no peer: why its results are wrong, or None, in place of the work's check.
     """
 
     run: Callable[..., Any]
     gradients: Callable[[], dict[str, torch.Tensor]] | None = None
+    arguments: Callable[..., tuple[Any, ...]] | None = None
+    result: Callable[[Any], Any] | None = None
+    check: Callable[["Implementation"], str | None] | None = None
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The results for one set of the problem's inputs, as tensors."""
+        (call,) = self.calls([inputs])
+        return self.result(call()) if self.result else call()
+
+    def calls(self, inputs: Sequence[tuple[Any, ...]]) -> list[Callable[[], Any]]:
+        """What is timed: for each set of inputs, `run` with its arguments at hand."""
+        made = [self.arguments(*each) for each in inputs] if self.arguments else inputs
+        return [partial(self.run, *arguments) for arguments in made]
 
 
 class Problem(Protocol):
@@ -74,6 +99,7 @@ class Variant:
         precision: of its hidden products; it sets the gate's tolerance.
         compiles: its first call compiles, so compilers' caches are dropped before it is built.
         requires: modules that must be importable; without them its rows are skipped with that reason.
+        standing: "peer" if the work's own check holds it to the reference's results; the others bring their check.
     """
 
     name: str
@@ -82,6 +108,7 @@ class Variant:
     precision: Precision = "fp32"
     compiles: bool = False
     requires: tuple[str, ...] = ()
+    standing: Standing = "peer"
 
     def not_supported_reasons(self, work: str) -> list[str]:
         """Why this variant cannot do `work` here; empty if it can."""

@@ -87,24 +87,24 @@ class FlowWork:
 
 
 def _density(implementation: Implementation, inputs: Any) -> Results:
-    return {"log_prob": torch.stack([implementation.run(*pair) for pair in inputs])}
+    return {"log_prob": torch.stack([implementation(*pair) for pair in inputs])}
 
 
 def _inverse(implementation: Implementation, inputs: Any) -> Results:
-    x, log_det = zip(*(implementation.run(*pair) for pair in inputs), strict=True)
+    x, log_det = zip(*(implementation(*pair) for pair in inputs), strict=True)
     return {"x": torch.stack(x), "log_det": torch.stack(log_det)}
 
 
 def _action(implementation: Implementation, inputs: Any) -> Results:
-    return {"action": torch.stack([implementation.run(*pair) for pair in inputs])}
+    return {"action": torch.stack([implementation(*pair) for pair in inputs])}
 
 
 def _training(implementation: Implementation, inputs: Any) -> Results:
     """Gradients of the first step, and the losses of all: they tell whether the parameters moved as they should."""
     assert implementation.gradients is not None
-    losses = [implementation.run(*inputs[0])]
+    losses = [implementation(*inputs[0])]
     gradients = {f"gradient of {name}": value.clone() for name, value in implementation.gradients().items()}
-    losses += [implementation.run(*pair) for pair in inputs[1:]]
+    losses += [implementation(*pair) for pair in inputs[1:]]
     return {"losses": torch.stack(losses), **gradients}
 
 

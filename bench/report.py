@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
+from nfkern.bench.declarations import STANDINGS, Variant
 from nfkern.bench.records import Record, by_row
 from nfkern.bench.registry import VARIANTS
 from nfkern.page import page
@@ -16,7 +17,7 @@ def to_html(records: Sequence[Record]) -> str:
     sections = "\n".join(_section(name, row) for name, row in by_row(records).items())
     body = f"""{_environments(records)}
 <p>Times are seconds of wall clock per call, measured in turns. Ratios say how many times faster than the row's first
-variant. No time is shown without a green correctness gate.</p>
+variant. No time is shown without a green correctness gate; a floor is a part of the job, done right or wrong.</p>
 {_variants(records)}
 {sections}"""
     return page("nfkern benchmarks", body, f"{len(records)} records, {dates[0]} to {dates[-1]}")
@@ -29,6 +30,17 @@ def duration(seconds: float) -> str:
             value = seconds * scale
             return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f} {unit}"
     raise AssertionError
+
+
+def described(variant: Variant) -> str:
+    """Its summary, and what its times stand for where that is not the whole job."""
+    note = STANDINGS[variant.standing]
+    return f"{variant.summary} ({note})" if note else variant.summary
+
+
+def standing_note(name: str) -> str:
+    """What to say behind a variant's name: nothing of a peer, nor of a variant that is no longer known."""
+    return STANDINGS[VARIANTS[name].standing] if name in VARIANTS else ""
 
 
 def _environments(records: Sequence[Record]) -> str:
@@ -46,7 +58,7 @@ def _environments(records: Sequence[Record]) -> str:
 
 def _variants(records: Sequence[Record]) -> str:
     names = list(dict.fromkeys(record.variant for record in records))
-    known = [(name, VARIANTS[name].summary) for name in names if name in VARIANTS]
+    known = [(name, described(VARIANTS[name])) for name in names if name in VARIANTS]
     return "<ul>" + "".join(f"<li><b>{escape(name)}</b>: {escape(summary)}</li>" for name, summary in known) + "</ul>"
 
 
@@ -57,7 +69,9 @@ def _section(name: str, records: Sequence[Record]) -> str:
     title = f"{first.work}, {first.case}, batch {first.batch}, {threads}"
     times = [record.quantiles.median_s for record in records if record.quantiles]
     head = "".join(f"<th>{column}</th>" for column in _COLUMNS)
-    lines = "\n".join(_line(record, times) for record in records)
+    # A floor does not do the job, and another function is not the one asked for.
+    peers = [record.quantiles.median_s for record in records if record.quantiles and not standing_note(record.variant)]
+    lines = "\n".join(_line(record, times[0] if times else 0.0, min(peers, default=0.0)) for record in records)
     return f"""<h2 id="{escape(name)}">{escape(title)}</h2>
 <p>{escape(first.mode)}, {escape(first.precision)}{size}; clock {escape(first.clock)}</p>
 <table><tr>{head}</tr>
@@ -66,15 +80,16 @@ def _section(name: str, records: Sequence[Record]) -> str:
 {_bars(records)}"""
 
 
-def _line(record: Record, times: Sequence[float]) -> str:
-    name = f"<td>{escape(record.variant)}</td>"
+def _line(record: Record, first_s: float, best_s: float) -> str:
+    note = standing_note(record.variant)
+    name = f"<td>{escape(record.variant)}{f' <i>({escape(note)})</i>' if note else ''}</td>"
     if record.quantiles is None:
         kind, reason = ("refused", record.error) if record.error else ("skipped", record.skipped)
         return f'<tr class="{kind}">{name}<td class="note" colspan="7">{kind}: {escape(reason or "")}</td></tr>'
     q = record.quantiles
     cells = [duration(value) for value in (q.median_s, q.p10_s, q.p90_s, q.p99_s)]
-    cells += [f"{times[0] / q.median_s:.2f}", duration(record.first_call_s or 0), str(q.repeats)]
-    best = ' class="best"' if q.median_s == min(times) else ""
+    cells += [f"{first_s / q.median_s:.2f}", duration(record.first_call_s or 0), str(q.repeats)]
+    best = ' class="best"' if q.median_s == best_s else ""
     return f"<tr{best}>{name}{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
 
 

@@ -32,8 +32,8 @@ def measure(row: Row, device: torch.device, environment: Environment, budget: Bu
     problem = row.work.prepare(row.case, row.batch, device)
     with num_threads(row.threads), row.work.context():
         candidates = admit(row, problem)
-        passed = {c.variant.name: c.implementation.run for c in candidates if c.implementation is not None}
-        times = interleaved(passed, problem.inputs, budget, stopwatch_for(device)) if passed else {}
+        passed = {c.variant.name: c.implementation.calls(problem.inputs) for c in candidates if c.implementation}
+        times = interleaved(passed, budget, stopwatch_for(device)) if passed else {}
     return [record_of(row, problem, c, times.get(c.variant.name), device, environment) for c in candidates]
 
 
@@ -80,7 +80,7 @@ def _admit(variant: Variant, row: Row, problem: Problem) -> Candidate:
             start = time.perf_counter()
             built = variant.builders[row.work.name](problem)
             run, ended = _noting_first_end(built.run)
-            reason = row.work.check(problem, replace(built, run=run), variant.precision)
+            reason = _wrong(variant, row, problem, replace(built, run=run))
     except Exception as error:
         # A baseline that breaks must not take the other rows with it; the record and the exit code tell.
         return Candidate(variant, error=f"{type(error).__name__}: {error}")
@@ -88,6 +88,17 @@ def _admit(variant: Variant, row: Row, problem: Problem) -> Candidate:
     if reason:
         return Candidate(variant, first_call_s=seconds, error=reason)
     return Candidate(variant, built, seconds)
+
+
+def _wrong(variant: Variant, row: Row, problem: Problem, implementation: Implementation) -> str | None:
+    """Why its results are wrong, by the work's check or, where the variant computes something else, by its own."""
+    if (implementation.check is None) != (variant.standing == "peer"):
+        raise ValueError(
+            f"{variant.name}: a check of its own belongs to every variant that is no peer, and to no other"
+        )
+    if implementation.check is not None:
+        return implementation.check(implementation)
+    return row.work.check(problem, implementation, variant.precision)
 
 
 def _noting_first_end(run: Callable[..., Any]) -> tuple[Callable[..., Any], list[float]]:

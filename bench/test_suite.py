@@ -41,8 +41,8 @@ def test_variant(prepared: tuple[Row, Any], variant: Variant, environment: Envir
         if candidate.skipped:
             pytest.skip(candidate.skipped)
         assert candidate.implementation is not None, candidate.error
-        run, inputs = candidate.implementation.run, itertools.cycle(problem.inputs)
-        benchmark(lambda: run(*next(inputs)))
+        calls = itertools.cycle(candidate.implementation.calls(problem.inputs))
+        benchmark(lambda: next(calls)())
     if benchmark.enabled:
         times = quantiles(benchmark.stats.stats.data)
         benchmark.extra_info.update(to_json(record_of(row, problem, candidate, times, _DEVICE, environment)))

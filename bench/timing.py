@@ -67,8 +67,7 @@ def quantiles(wall: Sequence[float], device: Sequence[float] = ()) -> Quantiles:
 
 
 def interleaved(
-    variants: Mapping[str, Callable[..., Any]],
-    inputs: Sequence[tuple[Any, ...]],
+    variants: Mapping[str, Sequence[Callable[[], Any]]],
     budget: Budget,
     stopwatch: Stopwatch,
 ) -> dict[str, Quantiles]:
@@ -78,15 +77,14 @@ def interleaved(
     the variants before it have taken the caches: what is reported is a flow that runs again and again.
 
     Args:
-        variants: called as `variant(*inputs[i])`.
-        inputs: sets of arguments, used in rotation.
+        variants: for each its calls, one for every set of inputs, used in rotation.
         budget: how long to measure.
         stopwatch: from `stopwatch_for`.
 
     Returns:
         For each variant, quantiles of its time per call.
     """
-    calls = {name: _rotating(variant, inputs) for name, variant in variants.items()}
+    calls = {name: _rotating(each) for name, each in variants.items()}
     typical = {name: _warm_up(call, budget, stopwatch) for name, call in calls.items()}
     bursts = {name: max(1, min(10_000, int(budget.turn_s / max(typical[name], 1e-9)))) for name in calls}
     samples = {name: _Samples() for name in calls}
@@ -130,9 +128,9 @@ def num_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _rotating(variant: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> Callable[[], Any]:
-    cycle = itertools.cycle(inputs)
-    return lambda: variant(*next(cycle))
+def _rotating(calls: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
+    cycle = itertools.cycle(calls)
+    return lambda: next(cycle)()
 
 
 def _warm_up(call: Callable[[], Any], budget: Budget, stopwatch: Stopwatch) -> float:

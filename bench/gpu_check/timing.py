@@ -91,7 +91,8 @@ def measure(
                 passed[name] = Graphed(candidate.implementation.run, problem.inputs[0], capture)
             except RuntimeError as error:
                 graphs[name] = replace(graphs[name], error=f"not captured: {error}")
-        times = interleaved(passed, problem.inputs, budget, stopwatch_for(device)) if passed else {}
+        calls = {name: [partial(run, *each) for each in problem.inputs] for name, run in passed.items()}
+        times = interleaved(calls, budget, stopwatch_for(device)) if calls else {}
         for candidate in (*candidates, *graphs.values()):
             name, taken = candidate.variant.name, times.get(candidate.variant.name)
             launches = None
