@@ -1,7 +1,8 @@
 """The benchmarks: works, variants and suites, by name. A new baseline or kernel is a new line here.
 
 To add a variant, write its builders in `baselines/` (one function per work, from the problem to an `Implementation`),
-add a `Variant` below, and name it in the suites' declarations.
+add a `Variant` below, and name it in the suites' declarations. One that computes something else than the work's results
+names its standing, and its implementations bring a check of their own.
 
 Notes, prediction against measurement (`bench/results/quick-cpu-2026-11-24.json`: AMD EPYC without AVX-512, one thread,
 fp32, torch 2.13; nfkern on its reference backend; medians in ms):
@@ -18,11 +19,24 @@ fp32, torch 2.13; nfkern on its reference backend; medians in ms):
 - data_sampling: a row loop 6.7, nfkern 0.147, which is 1.7 million transitions a second; 50 000 were asked for.
 """
 
-from nfkern.bench.baselines import compiled, eager, eager_plu_once, frozen, sampling, stacked
+from nfkern.bench.baselines import (
+    compiled,
+    eager,
+    eager_plu_once,
+    floors,
+    frozen,
+    jax_jit,
+    onnxruntime,
+    sampling,
+    stacked,
+    zuko,
+)
 from nfkern.bench.cases import BATCHES
 from nfkern.bench.data_works import DataSampling
 from nfkern.bench.declarations import Benchmark, Variant, Work
 from nfkern.bench.flow_works import FLOW_WORKS
+
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 WORKS: dict[str, Work] = {work.name: work for work in (*FLOW_WORKS, DataSampling())}
 
@@ -38,6 +52,38 @@ VARIANTS: dict[str, Variant] = {
         Variant("nfkern", "nfkern as a user calls it", {**stacked.BUILDERS, **sampling.NFKERN_BUILDERS}),
         Variant("nfkern_frozen", "nfkern frozen for acting", frozen.BUILDERS),
         Variant("nfkern_frozen_bf16", "nfkern frozen, hidden products in bf16", frozen.BF16_BUILDERS, precision="bf16"),
+        Variant(
+            "onnxruntime",
+            "the naive flow, matrices composed beforehand, exported to ONNX Runtime",
+            onnxruntime.BUILDERS,
+            compiles=True,
+            requires=_ONNX,
+        ),
+        Variant(
+            "onnxruntime_one_sweep",
+            "the stacked reference's one sweep, exported to ONNX Runtime",
+            onnxruntime.ONE_SWEEP_BUILDERS,
+            compiles=True,
+            requires=_ONNX,
+        ),
+        Variant("jax_jit", "the flow in JAX, jitted; optax's AdamW", jax_jit.BUILDERS, requires=("jax", "optax")),
+        Variant("zuko", "zuko's coupling flow of this size", zuko.BUILDERS, requires=("zuko",), standing="same_size"),
+        Variant("weights_read", "reading the weights once", floors.READING_BUILDERS, standing="floor"),
+        Variant(
+            "weights_read_bf16",
+            "reading the weights once in bf16",
+            floors.READING_BF16_BUILDERS,
+            precision="bf16",
+            standing="floor",
+        ),
+        Variant("gemm", "the matrix products alone, by torch.mm", floors.GEMM_BUILDERS, standing="floor"),
+        Variant(
+            "gemm_bf16",
+            "the matrix products alone in bf16",
+            floors.GEMM_BF16_BUILDERS,
+            precision="bf16",
+            standing="floor",
+        ),
         Variant("row_loop", "sampling transitions one by one in Python", sampling.ROW_LOOP_BUILDERS),
     )
 }
@@ -50,14 +96,35 @@ _TRAINING = ("eager", "eager_compile", "reference_compile", "nfkern")
 _SAMPLERS = ("row_loop", "nfkern")
 _INFERENCE = tuple(work.name for work in FLOW_WORKS if work.name != "training_step")
 
+_RIVALS = ("onnxruntime", "jax_jit", "zuko")
+_FLOORS = ("gemm", "gemm_bf16")
+_READING = ("weights_read", "weights_read_bf16")
+
 # Compiling one variant of a row takes 10-60 s (2026-11, two cores): the quick suite has two such rows.
 _QUICK = (
-    Benchmark("inverse", ("ogbench",), (1,), _FLOWS, threads=("one",)),
-    Benchmark("inverse", ("ogbench",), (256,), _ACTING),
+    Benchmark("inverse", ("ogbench",), (1,), (*_FLOWS, *_RIVALS, *_READING), threads=("one",)),
+    Benchmark("inverse", ("ogbench",), (256,), (*_ACTING, *_RIVALS, *_FLOORS)),
     Benchmark("log_prob", ("ogbench",), (1, 256), _ACTING),
     Benchmark("denoised_action", ("ogbench",), (1, 256), _ACTING),
-    Benchmark("training_step", ("ogbench",), (256,), _TRAINING, threads=("one",)),
+    Benchmark("training_step", ("ogbench",), (256,), (*_TRAINING, "jax_jit", "zuko", "gemm"), threads=("one",)),
     Benchmark("data_sampling", ("synthetic_100k",), (256,), _SAMPLERS, threads=("one",)),
+)
+
+# Beside everything that a user of a CPU could run instead, and beside what the machine can do. At batch 1 products are
+# calls, and reading the weights is the floor; later it is no longer in sight.
+_CPU_CASES = ("ogbench", "ogbench_jax", "chunked", "goal_density")
+
+
+def _beside_rivals(work: str, cases: tuple[str, ...], batches: tuple[int, ...], floors: tuple[str, ...]) -> Benchmark:
+    one_sweep = ("onnxruntime_one_sweep",) if work == "denoised_action" else ()
+    return Benchmark(work, cases, batches, (*_FLOWS, *_RIVALS, *one_sweep, *floors))
+
+
+_CPU = (
+    *(_beside_rivals(work, _CPU_CASES, (1,), _READING) for work in _INFERENCE),
+    *(_beside_rivals(work, _CPU_CASES, BATCHES[1:], _FLOORS) for work in _INFERENCE),
+    *(_beside_rivals(work, ("ogbench",), (65536,), _FLOORS) for work in ("inverse", "log_prob")),
+    Benchmark("training_step", _CPU_CASES, (256,), (*_TRAINING, "jax_jit", "zuko", *_FLOORS)),
 )
 
 _FULL = (
@@ -76,4 +143,4 @@ _SMOKE = (
     Benchmark("data_sampling", ("synthetic_tiny",), (16,), _SAMPLERS, threads=("one",)),
 )
 
-SUITES: dict[str, tuple[Benchmark, ...]] = {"smoke": _SMOKE, "quick": _QUICK, "full": _FULL}
+SUITES: dict[str, tuple[Benchmark, ...]] = {"smoke": _SMOKE, "quick": _QUICK, "cpu": _CPU, "full": _FULL}

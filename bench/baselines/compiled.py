@@ -84,7 +84,11 @@ def reference_inverse(problem: FlowProblem, compute_dtype: torch.dtype | None = 
 
 def reference_denoised_action(problem: FlowProblem, compute_dtype: torch.dtype | None = None) -> Implementation:
     """The stacked one-sweep sample and score, compiled."""
-    flow = problem.flow
+    return Implementation(_compile(one_sweep(problem.flow, compute_dtype)))
+
+
+def one_sweep(flow: CouplingFlow, compute_dtype: torch.dtype | None = None) -> Callable[..., torch.Tensor]:
+    """The reference's function (noise, context) -> denoised action, in plain PyTorch."""
     (mixing, _), (inverse, log_det) = _composed(flow, inverse=False), _composed(flow, inverse=True)
 
     def act(noise: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
@@ -94,7 +98,7 @@ def reference_denoised_action(problem: FlowProblem, compute_dtype: torch.dtype |
         )
         return x + SIGMA**2 * score
 
-    return Implementation(_compile(act))
+    return act
 
 
 def reference_training_step(problem: FlowProblem, compute_dtype: torch.dtype | None = None) -> Implementation:

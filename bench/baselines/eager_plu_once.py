@@ -28,7 +28,8 @@ class FixedMixing(Mixing):
         return z @ self.inverse, self.inverse_log_det
 
 
-def _flow(problem: FlowProblem) -> EagerFlow:
+def fixed_flow(problem: FlowProblem) -> EagerFlow:
+    """The naive flow with fixed mixings."""
     flow = EagerFlow.like(problem.flow)
     for block in flow.blocks:
         block.mixing = FixedMixing(block.mixing)
@@ -36,7 +37,7 @@ def _flow(problem: FlowProblem) -> EagerFlow:
 
 
 BUILDERS: Mapping[str, Callable[[FlowProblem], Implementation]] = {
-    "log_prob": lambda problem: Implementation(_flow(problem).log_prob),
-    "inverse": lambda problem: Implementation(_flow(problem).to_data),
-    "denoised_action": lambda problem: Implementation(denoised(_flow(problem))),
+    "log_prob": lambda problem: Implementation(fixed_flow(problem).log_prob),
+    "inverse": lambda problem: Implementation(fixed_flow(problem).to_data),
+    "denoised_action": lambda problem: Implementation(denoised(fixed_flow(problem))),
 }

@@ -1,0 +1,99 @@
+"""What no implementation of the same arithmetic should beat: reading the weights once, and the matrix products alone.
+
+They do a part of the job, so the gate has no say; a row's times are measured against them in the same turns.
+
+`weights_read` is the largest entry of one buffer as long as all parameters, taken as 32-bit integers. Of PyTorch's and
+NumPy's sum, max, dot and matrix-vector products it is within a tenth of the fastest on one thread (2026-11, 4 MB:
+46 us, where sums took 54 to 150 us and NumPy's dot 41 us), and the fastest on two (29 us).
+In turns with other variants the weights come from the caches, as the flow's own do when it runs again and again.
+
+`gemm` calls torch.mm for the products of both networks in all blocks, into outputs that exist, the first layers' for
+both networks at once. An acting flow does them once, a score does their input gradients too, a training step the
+weights' gradients as well. Mixing is left out. It is a floor of PyTorch's own products: a library whose products are
+faster may lie below it.
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+from nfkern.bench.declarations import Builder, Implementation
+from nfkern.bench.flow_problem import SEED, FlowProblem
+
+
+def _finite(implementation: Implementation, problem: FlowProblem) -> str | None:
+    """Nothing is right or wrong about a floor, but denormals and NaN would take other times."""
+    results = implementation(*problem.inputs[0])
+    return None if all(bool(result.isfinite().all()) for result in results) else "a floor that is not finite"
+
+
+def weights_read(problem: FlowProblem, dtype: torch.dtype) -> Implementation:
+    """The largest of the parameters' bits, in one pass."""
+    weights = torch.cat([parameter.detach().flatten().to(dtype) for parameter in problem.flow.parameters()])
+    words = weights.view(torch.uint8)[: weights.nbytes // 4 * 4].view(torch.int32)
+    return Implementation(lambda *_: (torch.amax(words),), check=lambda it: _finite(it, problem))
+
+
+def gemm(problem: FlowProblem, dtype: torch.dtype, passes: int) -> Implementation:
+    """The products; 1 pass forward, 2 with the inputs' gradients, 3 with the weights' gradients too."""
+    layers = [_with_gradients(*layer)[:passes] for layer in _layers(problem, dtype)]
+    products = [product for layer in layers for product in layer]
+    outputs = [torch.mm(left, right) for left, right in products]
+
+    def run(*_: torch.Tensor) -> list[torch.Tensor]:
+        for (left, right), output in zip(products, outputs, strict=True):
+            torch.mm(left, right, out=output)
+        return outputs
+
+    return Implementation(run, check=lambda it: _finite(it, problem))
+
+
+Product = tuple[torch.Tensor, torch.Tensor]
+
+
+def _layers(problem: FlowProblem, dtype: torch.dtype) -> list[Product]:
+    """Inputs (batch, in) and weights (in, out) of every forward product, each in the layout that multiplies faster."""
+    case, generator = problem.case, torch.Generator().manual_seed(SEED)
+    kept, (first, second) = (case.features + 1) // 2, case.hidden
+
+    def made(*size: int) -> torch.Tensor:
+        return torch.randn(size, generator=generator).to(dtype)
+
+    found = []
+    for _ in range(case.blocks):
+        inputs = kept + case.context_features
+        found.append((made(problem.batch, inputs), made(2 * first, inputs).t()))
+        for _ in ("log_scale", "shift"):
+            found.append((made(problem.batch, first), made(first, second)))
+            found.append((made(problem.batch, second), made(case.features - kept, second).t()))
+    return found
+
+
+def _with_gradients(inputs: torch.Tensor, weight: torch.Tensor) -> list[Product]:
+    """The product y = x W, then dx = dy W^T, then dW = x^T dy."""
+    slope = torch.randn(len(inputs), weight.shape[1], generator=torch.Generator().manual_seed(SEED)).to(inputs.dtype)
+    return [(inputs, weight), (slope, weight.t()), (inputs.t(), slope)]
+
+
+_PASSES = {"log_prob": 1, "inverse": 1, "denoised_action": 2, "training_step": 3}
+
+
+def _gemm_builder(dtype: torch.dtype, passes: int) -> Builder:
+    return lambda problem: gemm(problem, dtype, passes)
+
+
+def _gemm_builders(dtype: torch.dtype) -> Mapping[str, Builder]:
+    return {work: _gemm_builder(dtype, passes) for work, passes in _PASSES.items()}
+
+
+def _reading_builders(dtype: torch.dtype) -> Mapping[str, Builder]:
+    def build(problem: FlowProblem) -> Implementation:
+        return weights_read(problem, dtype)
+
+    return dict.fromkeys(("log_prob", "inverse", "denoised_action"), build)
+
+
+GEMM_BUILDERS = _gemm_builders(torch.float32)
+GEMM_BF16_BUILDERS = _gemm_builders(torch.bfloat16)
+READING_BUILDERS = _reading_builders(torch.float32)
+READING_BF16_BUILDERS = _reading_builders(torch.bfloat16)

@@ -1,0 +1,130 @@
+"""The naive flow exported to ONNX and run by ONNX Runtime's CPU provider.
+
+The flow whose matrices were composed beforehand is exported by `torch.onnx.export`, its score with it:
+`torch.func.grad` is traced into the graph. `onnxruntime_one_sweep` is the stacked reference's sample and score in one
+pass, exported in the same way: what that algebra alone brings this rival. Shapes are fixed, all graph optimisations are
+on, and every set of inputs has its own binding to memory that exists before the clock starts (measured 2026-11,
+batch 1: 178 us a call, against 193 us with new outputs at every call).
+
+A session has as many threads as PyTorch. They spin inside a call, which is the rival's default and serves it, and stop
+when it ends: spinning on, they would take the other variants' cores.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from nfkern.bench.baselines import compiled, eager_plu_once
+from nfkern.bench.declarations import Builder, Implementation
+from nfkern.bench.flow_problem import SIGMA, FlowProblem
+
+
+class _Exported(nn.Module):
+    """A method of a flow as the forward that the exporter wants."""
+
+    def __init__(self, flow: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.flow, self.function = flow, function
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor) -> Any:
+        return self.function(x, context)
+
+
+def session(model: nn.Module, example: tuple[torch.Tensor, ...], threads: int) -> Any:
+    """An `onnxruntime.InferenceSession` for inputs of the example's shapes."""
+    import onnxruntime
+
+    # One line for each of torchvision's ops that it does not find.
+    noise = logging.getLogger("torch.onnx._internal.exporter._registration")
+    before = noise.level
+    noise.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            program = torch.onnx.export(model.eval(), example, dynamo=True, verbose=False)
+    finally:
+        noise.setLevel(before)
+    assert program is not None
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    serialized = program.model_proto.SerializeToString()
+    return onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+
+
+def _implementation(problem: FlowProblem, model: nn.Module, as_tuple: bool = False) -> Implementation:
+    import onnxruntime
+
+    made = session(model, problem.inputs[0], torch.get_num_threads())
+
+    def bound(*inputs: torch.Tensor) -> tuple[Any, ...]:
+        """A binding whose inputs are views of the tensors, and whose outputs are written in place at every call."""
+        binding = made.io_binding()
+        for described, tensor in zip(made.get_inputs(), inputs, strict=True):
+            binding.bind_cpu_input(described.name, tensor.numpy())
+        for described in made.get_outputs():
+            output = onnxruntime.OrtValue.ortvalue_from_shape_and_type(described.shape, np.float32)
+            binding.bind_ortvalue_output(described.name, output)
+        return (binding,)
+
+    def run(binding: Any) -> Any:
+        made.run_with_iobinding(binding)
+        return binding
+
+    def result(binding: Any) -> Any:
+        found = tuple(torch.from_numpy(value.numpy().copy()) for value in binding.get_outputs())
+        return found if as_tuple else found[0]
+
+    return Implementation(run, arguments=bound, result=result)
+
+
+def _outside_inference_mode(build: Callable[[FlowProblem], Implementation]) -> Builder:
+    """The exporter traces with autograd's machinery, which tensors made in inference mode cannot enter."""
+
+    def builder(problem: FlowProblem) -> Implementation:
+        with torch.inference_mode(False), torch.no_grad():
+            return build(problem)
+
+    return builder
+
+
+def _log_prob(problem: FlowProblem) -> Implementation:
+    flow = eager_plu_once.fixed_flow(problem)
+    return _implementation(problem, _Exported(flow, flow.log_prob))
+
+
+def _inverse(problem: FlowProblem) -> Implementation:
+    flow = eager_plu_once.fixed_flow(problem)
+    return _implementation(problem, _Exported(flow, flow.to_data), as_tuple=True)
+
+
+def _denoised_action(problem: FlowProblem) -> Implementation:
+    flow = eager_plu_once.fixed_flow(problem).requires_grad_(False)
+
+    def act(noise: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        x = flow.to_data(noise, context)[0]
+        score: torch.Tensor = torch.func.grad(lambda x: flow.log_prob(x, context).sum())(x)
+        return x + SIGMA**2 * score
+
+    return _implementation(problem, make_fx(act)(*problem.inputs[0]))
+
+
+def _one_sweep(problem: FlowProblem) -> Implementation:
+    act = compiled.one_sweep(problem.flow)
+    return _implementation(problem, make_fx(act)(*problem.inputs[0]))
+
+
+BUILDERS: Mapping[str, Builder] = {
+    "log_prob": _outside_inference_mode(_log_prob),
+    "inverse": _outside_inference_mode(_inverse),
+    "denoised_action": _outside_inference_mode(_denoised_action),
+}
+
+ONE_SWEEP_BUILDERS: Mapping[str, Builder] = {"denoised_action": _outside_inference_mode(_one_sweep)}

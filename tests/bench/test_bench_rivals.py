@@ -1,0 +1,265 @@
+"""Rivals and floors: held to the gate, given the row's threads, skipped with a reason where they are not installed."""
+
+import copy
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nfkern.bench import declarations
+from nfkern.bench.baselines import floors, jax_jit, onnxruntime, stacked, zuko
+from nfkern.bench.cases import CASES
+from nfkern.bench.declarations import Implementation, Row, Variant
+from nfkern.bench.environment import current_environment
+from nfkern.bench.registry import VARIANTS, WORKS
+from nfkern.bench.runner import measure
+from nfkern.bench.timing import SMOKE
+
+CPU = torch.device("cpu")
+FLOWS = ("log_prob", "inverse", "denoised_action", "training_step")
+# Compilers take seconds: one work each among the quick tests.
+PEERS = [
+    *(pytest.param(name, "inverse") for name in ("onnxruntime", "jax_jit")),
+    *(
+        pytest.param(name, work, marks=pytest.mark.slow)
+        for name in ("onnxruntime", "onnxruntime_one_sweep", "jax_jit")
+        for work in VARIANTS[name].builders
+        if work != "inverse"
+    ),
+]
+PROC = Path("/proc/self/task")
+two_cores = pytest.mark.skipif(
+    not PROC.exists() or len(os.sched_getaffinity(0)) < 2, reason="needs two cores and Linux's view of threads"
+)
+
+
+def outcome(variant, work, case="tiny", batch=4):
+    for module in variant.requires:
+        pytest.importorskip(module)
+    (record,) = measure(Row(WORKS[work], CASES[case], batch, 1, (variant,)), CPU, current_environment(CPU), SMOKE)
+    return record
+
+
+def altered(variant, work, change):
+    """The variant with `change` made to what its builder returns."""
+    builder = variant.builders[work]
+    return replace(variant, builders={work: lambda problem: change(builder(problem))})
+
+
+@pytest.mark.parametrize(("name", "work"), PEERS)
+def test_peers_pass_the_gate(name, work):
+    record = outcome(VARIANTS[name], work)
+    assert record.error is None
+    assert record.quantiles.repeats >= 2
+
+
+@pytest.mark.parametrize(("name", "work"), PEERS)
+def test_peers_with_one_wrong_weight_are_refused(name, work):
+    builder = VARIANTS[name].builders[work]
+
+    def build(problem):
+        flow = copy.deepcopy(problem.flow)
+        with torch.no_grad():
+            flow.output_weight[-1, 1, -1, 0] += 0.1
+        return builder(replace(problem, flow=flow))
+
+    record = outcome(replace(VARIANTS[name], builders={work: build}), work)
+    assert record.quantiles is None
+    assert "exceeds the derived tolerance" in record.error
+
+
+@pytest.mark.parametrize("work", FLOWS)
+def test_zuko_passes_its_own_check(work):
+    record = outcome(VARIANTS["zuko"], work)
+    assert record.error is None
+    assert record.quantiles.repeats >= 2
+
+
+@pytest.mark.parametrize(
+    ("work", "spoil", "reason"),
+    [
+        ("log_prob", lambda log_prob: log_prob + 0.01, "log_prob: "),
+        ("log_prob", lambda log_prob: log_prob * float("nan"), "log_prob: "),
+        ("inverse", lambda result: (result[0] * 1.001, result[1]), "round trip: "),
+        ("inverse", lambda result: (result[0], result[1] + 0.01), "log_det: "),
+        ("denoised_action", lambda action: action * 1.001, "action: "),
+        ("training_step", lambda loss: loss * 1.001, "losses: "),
+    ],
+)
+def test_zuko_with_wrong_results_is_refused(work, spoil, reason):
+    spoiled = altered(
+        VARIANTS["zuko"], work, lambda built: replace(built, run=lambda *inputs: spoil(built.run(*inputs)))
+    )
+    assert outcome(spoiled, work).error.startswith(reason)
+
+
+def test_zuko_training_that_does_not_train_is_refused():
+    def untrained(built):
+        built.run.optimizer.param_groups[0]["lr"] = 0.0
+        return built
+
+    assert outcome(altered(VARIANTS["zuko"], "training_step", untrained), "training_step").error.startswith("losses: ")
+
+
+def test_zuko_has_the_size_of_the_flow():
+    pytest.importorskip("zuko")
+    for name in ("ogbench", "chunked"):
+        ours = sum(p.numel() for p in WORKS["inverse"].prepare(CASES[name], 1, CPU).flow.parameters())
+        theirs = sum(p.numel() for p in zuko.zuko_flow(CASES[name]).parameters())
+        # The weights of LayerNorm are what is missing.
+        assert theirs == pytest.approx(ours, rel=0.02), name
+
+
+@pytest.mark.parametrize("standing", ["same_size", "floor"])
+def test_only_variants_that_are_no_peers_bring_a_check(standing):
+    unchecked = replace(VARIANTS["nfkern"], standing=standing)
+    assert "a check of its own belongs to" in outcome(unchecked, "inverse").error
+    lenient = altered(VARIANTS["nfkern"], "inverse", lambda built: replace(built, check=lambda it: None))
+    assert "a check of its own belongs to" in outcome(lenient, "inverse").error
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [(name, module) for name, variant in VARIANTS.items() for module in variant.requires]
+)
+def test_rivals_that_are_not_installed_are_skipped_with_the_reason(name, module, monkeypatch):
+    monkeypatch.setattr(declarations, "find_spec", lambda wanted: None if wanted == module else object())
+    work = next(iter(VARIANTS[name].builders))
+    (record,) = measure(Row(WORKS[work], CASES["tiny"], 4, 1, (VARIANTS[name],)), CPU, current_environment(CPU), SMOKE)
+    assert (record.error, record.quantiles) == (None, None)
+    assert record.skipped == f"needs the module {module}"
+
+
+@pytest.mark.slow
+def test_the_registry_does_not_import_rivals():
+    code = (
+        "import sys, nfkern.bench.registry; print({'jax', 'optax', 'onnxruntime', 'onnx', 'zuko'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+def seconds_by_thread():
+    """CPU time of each of this process's threads."""
+    found = {}
+    for thread in os.listdir(PROC):
+        try:
+            found[thread] = int((PROC / thread / "schedstat").read_text().split()[0]) / 1e9
+        except OSError:
+            continue
+    return found
+
+
+def busy_threads(call, seconds=0.3):
+    """How many threads share in the work: a tenth of it at least."""
+    call()
+    before, end = seconds_by_thread(), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        call()
+    spent = [after - before.get(thread, 0.0) for thread, after in seconds_by_thread().items()]
+    return sum(part > 0.1 * sum(spent) for part in spent)
+
+
+@two_cores
+@pytest.mark.parametrize("threads", [2, 1])
+def test_xla_computes_on_the_rows_threads(threads):
+    jax = pytest.importorskip("jax")
+    allowed = os.sched_getaffinity(0)
+    jax_jit.start_client(threads)
+    x = jax.numpy.ones((1024, 1024))
+    product = jax.jit(lambda x: x @ x)
+    busy = busy_threads(lambda: product(x).block_until_ready())
+    # The caller takes a share of what the pool does, and any of the pool's threads the others.
+    assert busy == 1 if threads == 1 else busy >= threads
+    assert os.sched_getaffinity(0) == allowed
+    assert all(os.sched_getaffinity(int(thread)) == allowed for thread in os.listdir(PROC))
+
+
+def test_xla_refuses_more_threads_than_cpus():
+    pytest.importorskip("jax")
+    with pytest.raises(RuntimeError, match="cannot be given 10000 threads"):
+        jax_jit.start_client(10_000)
+
+
+@two_cores
+@pytest.mark.parametrize("threads", [2, 1])
+def test_onnx_runtime_computes_on_the_rows_threads_and_rests_afterwards(threads):
+    for module in VARIANTS["onnxruntime"].requires:
+        pytest.importorskip(module)
+    x = torch.ones(1024, 1024)
+    session = onnxruntime.session(torch.nn.Linear(1024, 1024), (x,), threads)
+    feed = {session.get_inputs()[0].name: x.numpy()}
+    assert busy_threads(lambda: session.run(None, feed)) == threads
+    before = time.process_time()
+    time.sleep(0.05)
+    assert time.process_time() - before < 0.01
+
+
+class Products(TorchDispatchMode):
+    """Counts the multiply-adds of matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.multiply_adds = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket is torch.ops.aten.mm:
+            self.multiply_adds += len(args[0]) * args[1].numel()
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("work", "passes"), [("inverse", 1), ("denoised_action", 2), ("training_step", 3)])
+def test_the_floor_of_products_multiplies_what_the_flow_multiplies(work, passes):
+    problem = WORKS[work].prepare(CASES["tiny"], 4, CPU)
+    weights = ("input_weight", "context_weight", "hidden_weight", "output_weight")
+    expected = 4 * sum(getattr(problem.flow, name).numel() for name in weights)
+    with Products() as counted:
+        floors.GEMM_BUILDERS[work](problem).calls(problem.inputs)[0]()
+    # Once while building, which makes the outputs.
+    assert counted.multiply_adds == 2 * passes * expected
+
+
+def test_the_floor_of_reading_reads_every_parameter():
+    problem = WORKS["inverse"].prepare(CASES["tiny"], 1, CPU)
+    for parameter in problem.flow.parameters():
+        flow = copy.deepcopy(problem.flow)
+        for own, copied in zip(problem.flow.parameters(), flow.parameters(), strict=True):
+            if own is parameter:
+                copied.data.view(-1)[-1] = 1e30
+        (largest,) = floors.READING_BUILDERS["inverse"](replace(problem, flow=flow))(*problem.inputs[0])
+        assert largest == torch.tensor(1e30).view(torch.int32)
+
+
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.standing == "floor"])
+def test_floors_are_measured(name):
+    record = outcome(VARIANTS[name], "inverse")
+    assert record.error is None
+    assert record.quantiles.repeats >= 2
+
+
+def test_arguments_are_made_before_the_clock_starts():
+    made = []
+    implementation = Implementation(
+        lambda x: x + 1, arguments=lambda x: (made.append(x) or 10 * x,), result=lambda x: -x
+    )
+    calls = implementation.calls([(1,), (2,)])
+    assert made == [1, 2]
+    assert [call() for call in calls] == [11, 21]
+    assert made == [1, 2]
+    assert implementation(3) == -31
+
+
+def test_a_peer_of_another_package_may_use_its_own_arrays():
+    def build(problem):
+        built = stacked.inverse(problem)
+        return Implementation(
+            lambda x, context: built.run(torch.from_numpy(x), torch.from_numpy(context)),
+            arguments=lambda *pair: tuple(part.numpy() for part in pair),
+        )
+
+    assert outcome(Variant("numpy", "", {"inverse": build}), "inverse").error is None
