@@ -1,6 +1,6 @@
 """`nfkern bench run | list | compare | report`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,12 +15,12 @@ from nfkern.bench.declarations import Row, rows
 from nfkern.bench.environment import Environment, current_environment
 from nfkern.bench.records import Record
 from nfkern.bench.registry import SUITES, VARIANTS, WORKS
-from nfkern.bench.report import duration, to_html
+from nfkern.bench.report import described, duration, standing_note, to_html
 from nfkern.bench.runner import measure
 from nfkern.errors import UsageError, UserError
 
-Suite = Literal["smoke", "quick", "full"]
-BUDGETS = {"smoke": timing.SMOKE, "quick": timing.QUICK, "full": timing.FULL}
+Suite = Literal["smoke", "quick", "cpu", "full"]
+BUDGETS = {"smoke": timing.SMOKE, "quick": timing.QUICK, "cpu": timing.QUICK, "full": timing.FULL}
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,14 @@ class Run:
     out: Path
     """File of the records, one JSON object a line."""
     suite: Suite = "quick"
-    """smoke: seconds, to try the suite itself; quick: under five minutes on two cores; full: hours."""
+    """smoke: seconds, to try the suite itself; quick: under five minutes on two cores; cpu: everything a CPU could run
+    instead, hours; full: longer measurements of nfkern and PyTorch, hours."""
     device: str = "cpu"
     """cpu or cuda."""
     match: str = ""
-    """Only rows whose name contains this; see `nfkern bench list`."""
+    """Only rows whose name contains this, as in `inverse-ogbench-1-`; see `nfkern bench list`."""
+    variants: tuple[str, ...] = ()
+    """Only variants whose name contains one of these, and rows that have one."""
     resume: bool = False
     """Keep the rows that are already in the file."""
     overwrite: bool = False
@@ -48,12 +51,11 @@ class Run:
         """Measure and write; 0, 1 if a number was refused, 130 if interrupted."""
         device = _device(self.device)
         environment = current_environment(device)
-        chosen = _chosen(self.suite, self.match, device)
+        chosen = _chosen(self.suite, self.match, device, self.variants)
         records = self._earlier(environment)
-        # A row with a refused number is measured again as a whole: its variants must take turns.
-        done = {record.row for record in records} - {record.row for record in records if record.error}
-        records = [record for record in records if record.row in done]
-        pending = [row for row in chosen if row.name not in done]
+        # A row with a refused number or without a variant is measured again as a whole: its variants must take turns.
+        pending = [wanted for row in chosen if (wanted := _unfinished(row, records))]
+        records = [record for record in records if record.row not in {row.name for row in pending}]
         try:
             with tqdm(pending, unit="row", disable=not pending) as progress:
                 for row in progress:
@@ -98,7 +100,7 @@ class List:
         """Print; 0."""
         print(f"suites: {', '.join(SUITES)}\n\nvariants:")
         for variant in VARIANTS.values():
-            print(f"  {variant.name:20} {variant.summary}")
+            print(f"  {variant.name:22} {described(variant)}")
         print(f"\nrows of {self.suite}:")
         for row in _chosen(self.suite, "", torch.device("cpu")):
             print(f"  {row.name:45} {', '.join(variant.name for variant in row.variants)}")
@@ -173,7 +175,7 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _chosen(suite: str, match: str, device: torch.device) -> list[Row]:
+def _chosen(suite: str, match: str, device: torch.device, variants: tuple[str, ...] = ()) -> list[Row]:
     every = rows(SUITES[suite], WORKS, VARIANTS, torch.get_num_threads())
     if device.type == "cuda":
         # The host's threads do nothing for a GPU: one row each.
@@ -181,7 +183,22 @@ def _chosen(suite: str, match: str, device: torch.device) -> list[Row]:
     found = [row for row in every if match in row.name]
     if not found:
         raise UsageError(f"--match: no row of {suite} contains {match!r}; see `nfkern bench list --suite {suite}`")
+    if variants:
+        kept = [(row, tuple(v for v in row.variants if any(part in v.name for part in variants))) for row in found]
+        found = [replace(row, variants=some) for row, some in kept if some]
+        if not found:
+            wanted = " or ".join(map(repr, variants))
+            raise UsageError(f"--variants: no variant of these rows contains {wanted}; see `nfkern bench list`")
     return found
+
+
+def _unfinished(row: Row, records: list[Record]) -> Row | None:
+    """The row with the variants that are wanted and those that the file has, or None if it has all that are wanted."""
+    found = [record for record in records if record.row == row.name]
+    if {variant.name for variant in row.variants} <= {record.variant for record in found if not record.error}:
+        return None
+    names = {variant.name for variant in row.variants} | {record.variant for record in found}
+    return replace(row, variants=tuple(variant for name, variant in VARIANTS.items() if name in names))
 
 
 def _summary(row: Row, records: list[Record]) -> str:
@@ -195,7 +212,9 @@ def _summary(row: Row, records: list[Record]) -> str:
 
 
 def _describe(change: Change) -> str:
+    note = standing_note(change.key.rsplit("-", 1)[1])
+    key = f"{change.key} ({note})" if note else change.key
     if change.before_s is None or change.after_s is None:
-        return f"{change.verdict:8} {change.key}" + (f": {change.reason}" if change.reason else "")
+        return f"{change.verdict:8} {key}" + (f": {change.reason}" if change.reason else "")
     times = f"{duration(change.before_s)} -> {duration(change.after_s)} ({change.after_s / change.before_s:.2f}x)"
-    return f"{change.verdict:8} {change.key}: {times}"
+    return f"{change.verdict:8} {key}: {times}"

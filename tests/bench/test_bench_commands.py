@@ -99,9 +99,35 @@ def test_run_never_mixes_or_replaces_silently(tmp_path, tiny_suite):
     assert record().key not in keys(out)
 
 
+def test_a_run_can_be_of_some_variants_and_goes_on_with_others(tmp_path, tiny_suite):
+    out, part = tmp_path / "records.jsonl", {"suite": "smoke", "match": "log_prob-tiny-4-"}
+    assert commands.Run(out, **part, variants=("nfk",)).run() == 0
+    assert keys(out) == ["log_prob-tiny-4-threads_1-nfkern"]
+    first = storage.read(out)
+    assert commands.Run(out, **part, variants=("nfkern",), resume=True).run() == 0
+    assert storage.read(out) == first
+    # The others take turns with what is there already, so that is measured again.
+    assert commands.Run(out, **part, variants=("eager",), resume=True).run() == 0
+    assert keys(out) == ["log_prob-tiny-4-threads_1-eager", "log_prob-tiny-4-threads_1-nfkern"]
+    assert first[0] not in storage.read(out)
+
+
+def test_resume_keeps_refused_rows_that_it_does_not_measure(tmp_path, tiny_suite):
+    out = tmp_path / "records.jsonl"
+    commands.Run(out, "smoke").run()
+    saved = storage.read(out)
+    storage.write(out, [replace(saved[0], quantiles=None, error="red"), *saved[1:]])
+    assert commands.Run(out, "smoke", match="tiny-4", resume=True).run() == 1
+    assert storage.read(out)[0].error == "red"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"match": "nothing"}, "no row of smoke contains"), ({"device": "tpu"}, "expected cpu or cuda, got 'tpu'")],
+    [
+        ({"match": "nothing"}, "no row of smoke contains"),
+        ({"variants": ("jax", "tf")}, "no variant of these rows contains 'jax' or 'tf'"),
+        ({"device": "tpu"}, "expected cpu or cuda, got 'tpu'"),
+    ],
 )
 def test_run_explains_what_it_cannot_do(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
@@ -172,6 +198,25 @@ def test_report_is_one_page_without_addresses(tmp_path):
     assert "<td>4.00</td>" in text
     assert "refused: bad &lt;x&gt; &amp; y" in text
     assert "Example CPU &lt;1&gt;" in text
+
+
+def test_what_does_another_job_is_called_so_and_never_the_best(tmp_path, capsys):
+    before, after, page = tmp_path / "before.jsonl", tmp_path / "after.jsonl", tmp_path / "report.html"
+    rivals = [record("zuko", spread(1e-4)), record("gemm", spread(1e-5)), record("no_longer_known", spread(2e-3))]
+    storage.write(before, [record("eager", spread(4e-3)), record("nfkern"), *rivals])
+    storage.write(after, [record("eager", spread(4e-3)), record("nfkern")])
+    assert commands.Report(before, page).run() == 0
+    lines = {
+        line: name for line in page.read_text().splitlines() for name in ("nfkern", "zuko", "gemm") if name in line
+    }
+    assert [name for line, name in lines.items() if 'class="best"' in line] == ["nfkern"]
+    assert any("zuko <i>(same size, not the same function)</i>" in line for line in lines)
+    assert any("gemm <i>(a floor, not the whole job)</i>" in line for line in lines)
+    assert commands.Compare(before, after, allow_missing=True).run() == 0
+    out = capsys.readouterr().out
+    assert "missing  inverse-ogbench-256-threads_1-zuko (same size, not the same function)" in out
+    assert "missing  inverse-ogbench-256-threads_1-gemm (a floor, not the whole job)" in out
+    assert "same     inverse-ogbench-256-threads_1-nfkern: 1.00 ms" in out
 
 
 def test_report_of_nothing_is_a_user_error(tmp_path):
