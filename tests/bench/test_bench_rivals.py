@@ -19,7 +19,7 @@ from nfkern.bench.declarations import Implementation, Row, Variant
 from nfkern.bench.environment import current_environment
 from nfkern.bench.registry import VARIANTS, WORKS
 from nfkern.bench.runner import measure
-from nfkern.bench.timing import SMOKE
+from nfkern.bench.timing import SMOKE, num_threads
 
 CPU = torch.device("cpu")
 FLOWS = ("log_prob", "inverse", "denoised_action", "training_step")
@@ -125,7 +125,14 @@ def test_only_variants_that_are_no_peers_bring_a_check(standing):
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [(name, module) for name, variant in VARIANTS.items() for module in variant.requires]
+    ("name", "module"),
+    [
+        *(("onnxruntime", module) for module in ("onnx", "onnxscript", "onnxruntime")),
+        ("onnxruntime_one_sweep", "onnxruntime"),
+        ("jax_jit", "jax"),
+        ("jax_jit", "optax"),
+        ("zuko", "zuko"),
+    ],
 )
 def test_rivals_that_are_not_installed_are_skipped_with_the_reason(name, module, monkeypatch):
     monkeypatch.setattr(declarations, "find_spec", lambda wanted: None if wanted == module else object())
@@ -178,6 +185,29 @@ def test_xla_computes_on_the_rows_threads(threads):
     assert busy == 1 if threads == 1 else busy >= threads
     assert os.sched_getaffinity(0) == allowed
     assert all(os.sched_getaffinity(int(thread)) == allowed for thread in os.listdir(PROC))
+
+
+@pytest.mark.parametrize("work", FLOWS)
+def test_every_work_in_jax_starts_a_client_of_the_rows_threads(work, monkeypatch):
+    pytest.importorskip("jax")
+    started, start = [], jax_jit.start_client
+    monkeypatch.setattr(jax_jit, "start_client", lambda threads: (started.append(threads), start(1)))
+    problem = WORKS[work].prepare(CASES["tiny"], 1, CPU)
+    with num_threads(3):
+        VARIANTS["jax_jit"].builders[work](problem)
+    assert started == [3]
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime_one_sweep"])
+def test_every_session_of_onnx_runtime_has_the_rows_threads(name, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    asked = []
+    monkeypatch.setattr(onnxruntime, "session", lambda model, example, threads: asked.append(threads))
+    for work, builder in VARIANTS[name].builders.items():
+        problem = WORKS[work].prepare(CASES["tiny"], 1, CPU)
+        with num_threads(3):
+            builder(problem)
+    assert set(asked) == {3}
 
 
 def test_xla_refuses_more_threads_than_cpus():
