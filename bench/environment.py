@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Environment:
         device: "cpu" or "cuda".
         device_name: the processor's name.
         cores: CPU cores this process may use.
-        versions: of nfkern, python, torch, numpy; on a GPU of triton.
+        versions: of nfkern, python, torch, numpy; on a GPU of triton, on a CPU of the rivals that are installed.
         commit: of nfkern's source tree, with "-dirty" if it was changed since; None for an installed package.
         backends: which implementation each op runs here, "native" or "reference".
     """
@@ -50,6 +51,7 @@ def current_environment(device: torch.device) -> Environment:
             "torch": torch.__version__,
             "numpy": np.__version__,
             **_triton_version(device),
+            **_rival_versions(device),
         },
         commit=_commit(Path(__file__).resolve()),
         backends=registered_backends(device),
@@ -61,6 +63,12 @@ def _triton_version(device: torch.device) -> dict[str, str]:
     if device.type != "cuda" or find_spec("triton") is None:
         return {}
     return {"triton": str(importlib.import_module("triton").__version__)}
+
+
+def _rival_versions(device: torch.device) -> dict[str, str]:
+    """Of the packages whose speed is measured on a CPU, read without importing them."""
+    rivals = ("onnxruntime", "jax", "optax", "zuko") if device.type == "cpu" else ()
+    return {name: metadata.version(name) for name in rivals if find_spec(name) is not None}
 
 
 def clock_state(device: torch.device) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 from bench_records import record, refused
@@ -58,6 +59,8 @@ def test_environment_names_what_a_number_depends_on():
 
     environment = current_environment(torch.device("cpu"))
     assert environment.versions["torch"] == torch.__version__
+    for name in ("onnxruntime", "jax", "zuko"):
+        assert (name in environment.versions) == (find_spec(name) is not None)
     assert environment.cores >= 1
     assert environment.device_name
     assert set(environment.backends.values()) <= {"native", "reference"}
