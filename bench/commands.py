@@ -19,8 +19,14 @@ from nfkern.bench.report import described, duration, standing_note, to_html
 from nfkern.bench.runner import measure
 from nfkern.errors import UsageError, UserError
 
-Suite = Literal["smoke", "quick", "cpu", "full"]
-BUDGETS = {"smoke": timing.SMOKE, "quick": timing.QUICK, "cpu": timing.QUICK, "full": timing.FULL}
+Suite = Literal["smoke", "quick", "cpu", "control", "full"]
+BUDGETS = {
+    "smoke": timing.SMOKE,
+    "quick": timing.QUICK,
+    "cpu": timing.QUICK,
+    "control": timing.CONTROL,
+    "full": timing.FULL,
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Run:
     """File of the records, one JSON object a line."""
     suite: Suite = "quick"
     """smoke: seconds, to try the suite itself; quick: under five minutes on two cores; cpu: everything a CPU could run
-    instead, hours; full: longer measurements of nfkern and PyTorch, hours."""
+    instead, hours; control: numpy to numpy, 100 000 times, minutes; full: nfkern and PyTorch for longer, hours."""
     device: str = "cpu"
     """cpu or cuda."""
     match: str = ""

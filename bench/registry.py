@@ -19,6 +19,7 @@ fp32, torch 2.13; nfkern on its reference backend; medians in ms):
 - data_sampling: a row loop 6.7, nfkern 0.147, which is 1.7 million transitions a second; 50 000 were asked for.
 """
 
+from nfkern.bench import control_loop
 from nfkern.bench.baselines import (
     compiled,
     eager,
@@ -38,20 +39,38 @@ from nfkern.bench.flow_works import FLOW_WORKS
 
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 
-WORKS: dict[str, Work] = {work.name: work for work in (*FLOW_WORKS, DataSampling())}
+WORKS: dict[str, Work] = {work.name: work for work in (*FLOW_WORKS, control_loop.ControlLoop(), DataSampling())}
 
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
     for variant in (
-        Variant("eager", "naive flow, a module per block, eager PyTorch", eager.BUILDERS),
+        Variant(
+            "eager",
+            "naive flow, a module per block, eager PyTorch",
+            {**eager.BUILDERS, "control_loop": control_loop.BUILDERS["eager"]},
+        ),
         Variant("eager_plu_once", "the naive flow, matrices composed beforehand", eager_plu_once.BUILDERS),
         Variant("eager_compile", "the naive flow under torch.compile", compiled.EAGER_BUILDERS, compiles=True),
         Variant(
             "reference_compile", "the stacked reference under torch.compile", compiled.REFERENCE_BUILDERS, compiles=True
         ),
-        Variant("nfkern", "nfkern as a user calls it", {**stacked.BUILDERS, **sampling.NFKERN_BUILDERS}),
-        Variant("nfkern_frozen", "nfkern frozen for acting", frozen.BUILDERS),
-        Variant("nfkern_frozen_bf16", "nfkern frozen, hidden products in bf16", frozen.BF16_BUILDERS, precision="bf16"),
+        Variant(
+            "nfkern",
+            "nfkern as a user calls it",
+            {**stacked.BUILDERS, **sampling.NFKERN_BUILDERS, "control_loop": control_loop.BUILDERS["nfkern"]},
+        ),
+        Variant(
+            "nfkern_frozen",
+            "nfkern frozen for acting",
+            {**frozen.BUILDERS, "control_loop": control_loop.BUILDERS["nfkern_frozen"]},
+        ),
+        Variant(
+            "nfkern_frozen_bf16",
+            "nfkern frozen, hidden products in bf16",
+            {**frozen.BF16_BUILDERS, "control_loop": control_loop.BUILDERS["nfkern_frozen_bf16"]},
+            precision="bf16",
+        ),
+        Variant("nfkern_reference", "nfkern on its reference backend", stacked.REFERENCE_BUILDERS),
         Variant(
             "onnxruntime",
             "the naive flow, matrices composed beforehand, exported to ONNX Runtime",
@@ -91,8 +110,8 @@ VARIANTS: dict[str, Variant] = {
 _UNCOMPILED = ("eager", "nfkern")
 _FROZEN = ("nfkern", "nfkern_frozen", "nfkern_frozen_bf16")
 _ACTING = ("eager", "eager_plu_once", *_FROZEN)
-_FLOWS = ("eager", "eager_plu_once", "eager_compile", "reference_compile", *_FROZEN)
-_TRAINING = ("eager", "eager_compile", "reference_compile", "nfkern")
+_FLOWS = ("eager", "eager_plu_once", "eager_compile", "reference_compile", "nfkern_reference", *_FROZEN)
+_TRAINING = ("eager", "eager_compile", "reference_compile", "nfkern_reference", "nfkern")
 _SAMPLERS = ("row_loop", "nfkern")
 _INFERENCE = tuple(work.name for work in FLOW_WORKS if work.name != "training_step")
 
@@ -137,10 +156,21 @@ _FULL = (
     Benchmark("data_sampling", ("synthetic_100k",), (256, 4096), _SAMPLERS, threads=("one",)),
 )
 
+_CONTROL = (
+    Benchmark("control_loop", ("ogbench", "ogbench_jax", "chunked"), (1,), ("eager", *_FROZEN), threads=("one",)),
+)
+
 _SMOKE = (
     *(Benchmark(work, ("tiny",), (1, 4), _ACTING, threads=("one",)) for work in _INFERENCE),
     Benchmark("training_step", ("tiny",), (1, 4), _UNCOMPILED, threads=("one",)),
+    Benchmark("control_loop", ("tiny",), (1, 4), ("eager", *_FROZEN), threads=("one",)),
     Benchmark("data_sampling", ("synthetic_tiny",), (16,), _SAMPLERS, threads=("one",)),
 )
 
-SUITES: dict[str, tuple[Benchmark, ...]] = {"smoke": _SMOKE, "quick": _QUICK, "cpu": _CPU, "full": _FULL}
+SUITES: dict[str, tuple[Benchmark, ...]] = {
+    "smoke": _SMOKE,
+    "quick": _QUICK,
+    "cpu": _CPU,
+    "control": _CONTROL,
+    "full": _FULL,
+}

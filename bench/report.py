@@ -8,7 +8,7 @@ from nfkern.bench.records import Record, by_row
 from nfkern.bench.registry import VARIANTS
 from nfkern.page import page
 
-_COLUMNS = ("variant", "median", "p10", "p90", "p99", "ratio", "first call", "calls")
+_COLUMNS = ("variant", "median", "p10", "p90", "p99", "p99.9", "ratio", "first call", "calls")
 
 
 def to_html(records: Sequence[Record]) -> str:
@@ -85,9 +85,10 @@ def _line(record: Record, first_s: float, best_s: float) -> str:
     name = f"<td>{escape(record.variant)}{f' <i>({escape(note)})</i>' if note else ''}</td>"
     if record.quantiles is None:
         kind, reason = ("refused", record.error) if record.error else ("skipped", record.skipped)
-        return f'<tr class="{kind}">{name}<td class="note" colspan="7">{kind}: {escape(reason or "")}</td></tr>'
+        return f'<tr class="{kind}">{name}<td class="note" colspan="8">{kind}: {escape(reason or "")}</td></tr>'
     q = record.quantiles
     cells = [duration(value) for value in (q.median_s, q.p10_s, q.p90_s, q.p99_s)]
+    cells.append("" if q.p999_s is None else duration(q.p999_s))
     cells += [f"{first_s / q.median_s:.2f}", duration(record.first_call_s or 0), str(q.repeats)]
     best = ' class="best"' if q.median_s == best_s else ""
     return f"<tr{best}>{name}{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"

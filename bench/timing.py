@@ -36,12 +36,16 @@ class Budget:
 
 QUICK = Budget()
 FULL = Budget(warmup_s=1.0, measure_s=5.0, min_repeats=50, limit_s=30.0)
+CONTROL = Budget(warmup_s=1.0, measure_s=0.0, min_repeats=100_000, limit_s=30.0)
 SMOKE = Budget(warmup_s=0.0, measure_s=0.0, min_repeats=2)
 
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Wall seconds per call; `device_median_s` is the device's own time where there is one."""
+    """Wall seconds per call.
+
+    `device_median_s` is the device's own time where there is one, `p999_s` the 99.9th percentile of at least 10 000.
+    """
 
     median_s: float
     p10_s: float
@@ -49,6 +53,7 @@ class Quantiles:
     p99_s: float
     repeats: int
     device_median_s: float | None = None
+    p999_s: float | None = None
 
 
 @dataclass
@@ -63,7 +68,9 @@ def quantiles(wall: Sequence[float], device: Sequence[float] = ()) -> Quantiles:
         raise ValueError("wall: expected at least one time, got none")
     # statistics.quantiles wants two points.
     cuts = statistics.quantiles(wall, n=100, method="inclusive") if len(wall) > 1 else [wall[0]] * 99
-    return Quantiles(cuts[49], cuts[9], cuts[89], cuts[98], len(wall), statistics.median(device) if device else None)
+    p999 = statistics.quantiles(wall, n=1000, method="inclusive")[998] if len(wall) >= 10_000 else None
+    device_median = statistics.median(device) if device else None
+    return Quantiles(cuts[49], cuts[9], cuts[89], cuts[98], len(wall), device_median, p999)
 
 
 def interleaved(

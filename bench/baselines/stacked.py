@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -9,6 +10,7 @@ from nfkern import CouplingFlow
 from nfkern.bench.baselines.training import AdamWStep
 from nfkern.bench.declarations import Builder, Implementation
 from nfkern.bench.flow_problem import SIGMA, FlowProblem
+from nfkern.kernels import use_reference
 
 
 def stacked_gradients(flow: CouplingFlow) -> dict[str, torch.Tensor]:
@@ -48,6 +50,24 @@ BUILDERS: Mapping[str, Builder] = {
     "denoised_action": denoised_action,
     "training_step": training_step,
 }
+
+
+def _on_reference(builder: Builder) -> Builder:
+    """The same calls while `use_reference()` is in force."""
+
+    def build(problem: FlowProblem) -> Implementation:
+        built = builder(problem)
+
+        def run(*inputs: torch.Tensor) -> Any:
+            with use_reference():
+                return built.run(*inputs)
+
+        return Implementation(run, built.gradients)
+
+    return build
+
+
+REFERENCE_BUILDERS: Mapping[str, Builder] = {name: _on_reference(builder) for name, builder in BUILDERS.items()}
 
 
 def training_step_bf16(problem: FlowProblem) -> Implementation:
