@@ -101,7 +101,7 @@ def compare_gradients_in_16_bits(call, arguments, names, compute_dtype, step):
     LeakyReLU's slope jumps: where rounding carries a preactivation across 0, a row of the gradient jumps with it. Of
     12288 preactivations with deviation about 1, rounded to 2^-11, some ten land within rounding of 0, most without
     weight. So all rows of x but a few must be right to rounding: three products of a `step` a block, and three blocks.
-    What is summed over rows must be as near as the reference is, in the mean square.
+    What is summed over rows is right in the mean square, but for such a row among some 64.
     """
     with use_reference():
         exact = call(*arguments)
@@ -112,4 +112,4 @@ def compare_gradients_in_16_bits(call, arguments, names, compute_dtype, step):
     assert errors.max() <= 0.2 * exact[0].abs().max()
     for name, e, r, a in zip(names, exact, reference, actual, strict=True):
         assert a.shape == e.shape
-        assert (a.double() - e).norm() <= 2 * (r.double() - e).norm() + 4 * step * e.norm(), name
+        assert (a.double() - e).norm() <= 2 * (r.double() - e).norm() + 0.1 * e.norm(), name
