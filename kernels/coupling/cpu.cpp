@@ -47,6 +47,7 @@ std::tuple<Tensor, Tensor, Tensor> score_of(const Tensor& z, const Tensor& conte
                                              std::optional<double> scale_bound) {
   Problem<T> problem(z.size(0), z.size(1), inverse_mixing, parameters, norm_eps, scale_bound);
   problem.set_context_term(context_term);
+  check_shape("mixing", mixing, inverse_mixing.sizes());
   Tensor result = at::empty(z.sizes(), z.options()), log_det = at::empty({z.size(0)}, z.options());
   Tensor score = at::empty(z.sizes(), z.options());
   MapResults<T> results{};
@@ -108,6 +109,9 @@ std::vector<Tensor> backward_of(bool to_data, const Tensor& grad, const Tensor& 
   Problem<T> problem(grad.size(0), grad.size(1), mixing, parameters, norm_eps, scale_bound);
   problem.set_context_term(context_term);
   const Coupling<T>& p = problem.sizes;
+  check_shape("inputs", inputs, {p.blocks, p.rows, p.features});
+  check_shape("grad_log_det", grad_log_det, {p.rows});
+  if (hidden) check_shape("hidden", *hidden, {p.blocks, 2, p.width1 + p.width2, p.rows});
   const bool whole = parameters[1].has_value();
   std::vector<Tensor> results{at::empty(grad.sizes(), grad.options())};
   const auto result = [&](bool wanted, const Tensor& like, bool zeros = false) {

@@ -8,6 +8,7 @@
 
 #include "../native/runtime.h"
 #include "cpu.h"
+#include "cpu_shapes.h"
 
 namespace nfkern {
 
@@ -25,6 +26,8 @@ class Problem {
     Coupling<T>& p = sizes;
     const at::Tensor& hidden = *parameters[3];
     p.rows = rows, p.features = features, p.groups = rows, p.blocks = mixing.size(0);
+    check_parameters(parameters, p.blocks, p.features);
+    check_shape("mixing", mixing, {p.blocks, p.features, p.features});
     p.width1 = hidden.size(3), p.width2 = hidden.size(2);
     p.mixing = pointer(mixing);
     p.input_weight = pointer(parameters[0]);
@@ -38,6 +41,7 @@ class Problem {
   }
 
   void set_context_term(const at::Tensor& context_term) {
+    check_context_term(context_term, sizes.rows, sizes.blocks, sizes.width1);
     sizes.groups = context_term.size(0);
     sizes.context_term = pointer(context_term);
   }
