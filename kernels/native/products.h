@@ -17,8 +17,9 @@ namespace nfkern::NFKERN_ISA {
 template <int N>
 constexpr int kTile = kVectorBytes == 64 ? 24 / N : 12 / N;
 
+// Two neighbours along the sum; aligned as one of them is.
 struct Bf16Pair {
-  uint32_t bits;  // two neighbours along the sum, the first in the low half
+  uint16_t halves[2];
 };
 
 template <class T, class A>
@@ -33,7 +34,11 @@ struct Multiply<T, T> {
 #if defined(NFKERN_BF16_DOT)
 template <>
 struct Multiply<float, Bf16Pair> {
-  static Vec<float> weight(const Bf16Pair* a) { return reinterpret_cast<Vec<float>>(static_cast<int32_t>(a->bits) - IntVec<float>{}); }
+  static Vec<float> weight(const Bf16Pair* a) {
+    int32_t bits;
+    __builtin_memcpy(&bits, a, sizeof bits);
+    return reinterpret_cast<Vec<float>>(bits - IntVec<float>{});
+  }
   static void add(Vec<float>& sum, Vec<float> a, Vec<float> b) {
     sum = reinterpret_cast<Vec<float>>(
         _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
