@@ -275,10 +275,17 @@ def _keeps_hidden(arguments: tuple[Any, ...], parameters: CouplingParameters) ->
     x, _, mixing = arguments[:3]
     if x.device.type != "cpu" or not torch.is_grad_enabled():
         return False
-    if not any(isinstance(each, torch.Tensor) and each.requires_grad for each in arguments):
+    if not any(isinstance(each, torch.Tensor) and _may_require_grad(each) for each in arguments):
         return False
     *_, width2, width1 = parameters.hidden_weight.shape
     return bool(x.shape[0] * mixing.shape[0] * 2 * (width1 + width2) * x.itemsize <= HIDDEN_BYTES)
+
+
+def _may_require_grad(tensor: torch.Tensor) -> bool:
+    """A tensor under `torch.vmap` does not tell."""
+    if tensor.requires_grad:
+        return True
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _check(
