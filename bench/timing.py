@@ -60,6 +60,7 @@ class Quantiles:
 class _Samples:
     wall: list[float] = field(default_factory=list)
     device: list[float] = field(default_factory=list)
+    spent: float = 0.0  # the sum of wall, which grows long
 
 
 def quantiles(wall: Sequence[float], device: Sequence[float] = ()) -> Quantiles:
@@ -96,7 +97,7 @@ def interleaved(
     bursts = {name: max(1, min(10_000, int(budget.turn_s / max(typical[name], 1e-9)))) for name in calls}
     samples = {name: _Samples() for name in calls}
     with _without_garbage_collection():
-        while not all(_enough(sample.wall, budget) for sample in samples.values()):
+        while not all(_enough(sample, budget) for sample in samples.values()):
             for name, call in calls.items():
                 _take_turn(call, bursts[name], samples[name], stopwatch)
     return {name: quantiles(sample.wall, sample.device) for name, sample in samples.items()}
@@ -141,13 +142,16 @@ def _rotating(calls: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
 
 
 def _warm_up(call: Callable[[], Any], budget: Budget, stopwatch: Stopwatch) -> float:
-    """Run for the warm-up's time, at least once; the latest call's time."""
+    """Run for the warm-up's time, at least once; the median call's time.
+
+    One call's would not do: were it held up, bursts would become so short that measuring takes hours.
+    """
+    times: list[float] = []
     spent = 0.0
-    while True:
-        latest, _ = stopwatch(call)
-        spent += latest
-        if spent >= budget.warmup_s:
-            return latest
+    while not times or spent < budget.warmup_s:
+        times.append(stopwatch(call)[0])
+        spent += times[-1]
+    return statistics.median(times)
 
 
 def _take_turn(call: Callable[[], Any], burst: int, samples: _Samples, stopwatch: Stopwatch) -> None:
@@ -156,13 +160,15 @@ def _take_turn(call: Callable[[], Any], burst: int, samples: _Samples, stopwatch
     for _ in range(burst):
         wall, device = stopwatch(call)
         samples.wall.append(wall)
+        samples.spent += wall
         if device is not None:
             samples.device.append(device)
 
 
-def _enough(wall: Sequence[float], budget: Budget) -> bool:
-    spent = sum(wall)
-    return bool(wall) and ((spent >= budget.measure_s and len(wall) >= budget.min_repeats) or spent >= budget.limit_s)
+def _enough(samples: _Samples, budget: Budget) -> bool:
+    if samples.spent >= budget.measure_s and len(samples.wall) >= budget.min_repeats:
+        return bool(samples.wall)
+    return samples.spent >= budget.limit_s
 
 
 @contextmanager

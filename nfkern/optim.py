@@ -20,6 +20,8 @@ class FlowAdamW(torch.optim.Optimizer):
     are None before and after a step, and cannot be clipped or inspected. Several backward passes before a step add up
     as usual; the step uses their factors up, and `zero_grad` of the optimiser, not of the flow, drops them.
 
+    This is for a GPU. A CPU's kernels form the product at once: `torch.optim.AdamW(..., fused=True)` is faster there.
+
     Args:
         flow: while the optimiser exists, the flow leaves factors for it; `detach` ends that.
         others: further parameters, such as an encoder's.

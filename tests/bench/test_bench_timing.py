@@ -82,3 +82,18 @@ def test_quantiles():
     assert quantiles([2.0]).p99_s == 2.0
     with pytest.raises(ValueError, match="wall: expected at least one time"):
         quantiles([])
+
+
+def test_a_call_held_up_in_the_warm_up_does_not_shorten_the_bursts():
+    bench = Bench(fast=0.1)
+    steady = bench.variants["fast"]
+
+    def held_up_once(argument):
+        steady(argument)
+        if len(bench.calls) == 11:
+            bench.now += 5.0
+
+    bench.variants["fast"] = held_up_once
+    bench.time(Budget(warmup_s=1.05, measure_s=0.0, min_repeats=1, turn_s=1.0))
+    # An untimed call and a burst of ten, not one call a turn.
+    assert len(bench.calls) == 11 + 1 + 10
