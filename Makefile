@@ -35,18 +35,22 @@ gpu-check: ## check and time the kernels on this machine's GPU (under 9 minutes;
 	echo "gpu-check: no Python >= 3.11 here has a torch that finds a GPU (tried $(BIN)/python, $(PYTHON), python3, python;" \
 		"choose one with PYTHON=...). Nothing was checked."; exit 2
 
-# A copy of the tree, so that the extension in use stays as it is. CPython's own leaks are not of interest; fresh memory
-# is filled with NaN; the libraries come first, for Python itself knows nothing of them.
+# In a copy of the tree, so that the extension in use stays as it is. Fresh memory is filled with NaN; CPython's own
+# leaks are of no interest; the libraries come first, for Python itself was not built for them.
 SANITIZED := build/sanitize
-ASAN := detect_leaks=0:max_malloc_fill_size=1000000000:malloc_fill_byte=255:detect_stack_use_after_return=0
+SANITIZERS := ASAN_OPTIONS=detect_leaks=0:max_malloc_fill_size=1000000000:malloc_fill_byte=255 \
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)"
 
-sanitize: $(BIN)/.nfkern-dev ## run the CPU kernels' tests under AddressSanitizer and UBSan (a few minutes)
+sanitize: $(BIN)/.nfkern-dev ## test the CPU kernels under AddressSanitizer and UBSan (about 4 minutes)
 	mkdir -p $(SANITIZED)
-	git ls-files -z | xargs -0 cp --parents --no-dereference --update --target-directory=$(SANITIZED)
+	find $(SANITIZED) -mindepth 1 -maxdepth 1 ! -name build -exec rm -r {} +
+	git ls-files -z | xargs -0 cp --parents --no-dereference --preserve=timestamps --target-directory=$(SANITIZED)
 	cd $(SANITIZED) && CXX=$(CURDIR)/tests/support/sanitized_cxx.sh $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
-	cd $(SANITIZED) && ASAN_OPTIONS=$(ASAN) UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-		LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
-		$(CURDIR)/$(BIN)/python -m pytest -q -p no:cacheprovider tests/kernels/test_cpu_*.py
+	cd $(SANITIZED) && $(SANITIZERS) $(CURDIR)/$(BIN)/python -c \
+		'import nfkern.kernels as k; k.native_extension.load().__file__.index("$(SANITIZED)")'
+	cd $(SANITIZED) && $(SANITIZERS) $(CURDIR)/$(BIN)/python -m pytest -q --capture=sys -p no:cacheprovider \
+		tests/kernels/test_cpu_*.py
 
 clean: ## remove the environment and caches; data and runs stay
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
