@@ -45,7 +45,7 @@ SANITIZERS := ASAN_OPTIONS=detect_leaks=0:max_malloc_fill_size=1000000000:malloc
 sanitize: $(BIN)/.nfkern-dev ## test the CPU kernels under AddressSanitizer and UBSan (about 4 minutes)
 	mkdir -p $(SANITIZED)
 	find $(SANITIZED) -mindepth 1 -maxdepth 1 ! -name build -exec rm -r {} +
-	git ls-files -z | xargs -0 cp --parents --no-dereference --preserve=timestamps --target-directory=$(SANITIZED)
+	git ls-files -coz --exclude-standard | xargs -0 cp --parents --no-dereference --preserve=timestamps --target-directory=$(SANITIZED)
 	cd $(SANITIZED) && CXX=$(CURDIR)/tests/support/sanitized_cxx.sh $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	cd $(SANITIZED) && $(SANITIZERS) $(CURDIR)/$(BIN)/python -c \
 		'import nfkern.kernels as k; k.native_extension.load().__file__.index("$(SANITIZED)")'
