@@ -71,8 +71,10 @@ constexpr int64_t kChunkRows = 256;
 template <class T>
 void run_derivative(const Coupling<T>& p, const Derivative<T>& d) {
   const pybind11::gil_scoped_release unlocked;
-  const Kernels<T>& k = kernels<T>();
-  const int64_t panel = 2 * instruction_set().vector_bytes / static_cast<int64_t>(sizeof(T));
+  // Asked for once: another thread may choose another one meanwhile.
+  const InstructionSet& set = instruction_set();
+  const Kernels<T>& k = kernels<T>(set);
+  const int64_t panel = 2 * set.vector_bytes / static_cast<int64_t>(sizeof(T));
   const bool parameter_grads = d.context_term != nullptr;
   const int64_t most = std::max(kChunkRows, panel * at::get_num_threads());
   const int64_t size = k.panel_scratch(p);

@@ -24,11 +24,11 @@ void over_rows(int64_t rows, int64_t smallest, const std::function<void(int64_t,
 void bind_runtime(pybind11::module_& module);
 
 template <class T>
-const Kernels<T>& kernels() {
+const Kernels<T>& kernels(const InstructionSet& set = instruction_set()) {
   if constexpr (sizeof(T) == sizeof(float)) {
-    return instruction_set().float32;
+    return set.float32;
   } else {
-    return instruction_set().float64;
+    return set.float64;
   }
 }
 
