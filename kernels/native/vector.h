@@ -174,12 +174,4 @@ inline Vec<T> square_root(Vec<T> x) {
   return load(lanes);
 }
 
-template <class T>
-inline Vec<T> tangent_hyperbolic(Vec<T> x) {
-  T lanes[kLanes<T>];
-  store(lanes, x);
-  for (T& lane : lanes) lane = static_cast<T>(std::tanh(static_cast<double>(lane)));
-  return load(lanes);
-}
-
 }  // namespace nfkern::NFKERN_ISA
