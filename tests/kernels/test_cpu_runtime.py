@@ -36,7 +36,7 @@ def results(seed=0, rows=300, groups=60, **options):
     return found
 
 
-@pytest.mark.parametrize("groups", [1, 60, 300])
+@pytest.mark.parametrize("groups", [60, *(pytest.param(groups, marks=pytest.mark.slow) for groups in (1, 300))])
 def test_any_number_of_threads(groups, threads, instruction_set):
     threads(1)
     alone = results(groups=groups)
@@ -116,6 +116,7 @@ def test_opcheck(direction, compute_dtype):
     torch.library.opcheck(op, (*leaves, 1e-5, 1.5, compute_dtype))
 
 
+@pytest.mark.slow
 def test_compiles_as_one_graph():
     flow = flows.make_flow("paper", torch.float32)
     x, context = flows.make_inputs(flow, 40)
