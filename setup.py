@@ -46,6 +46,9 @@ def native_extension():
     headers = sorted(str(path) for suffix in ("h", "inc") for path in Path("kernels").glob(f"*/*.{suffix}"))
     # No errno from sqrt, or it is not vectorised. No debug information, which for torch's headers is most of the file.
     flags = ["-O3", "-fno-math-errno", "-fvisibility=hidden", "-g0"]
+    if sys.platform == "linux":
+        # Compiled for OpenMP but not linked with it: the one that runs is torch's, already loaded, with its threads.
+        flags.append("-fopenmp")
     extension = CppExtension("nfkern.kernels._native", sources, depends=headers, extra_compile_args=flags)
     return {"ext_modules": [extension], "cmdclass": {"build_ext": Build}}
 

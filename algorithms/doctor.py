@@ -12,7 +12,7 @@ import torch
 import nfkern
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
 from nfkern.kernels import backend_reasons, registered_backends
-from nfkern.kernels.native_extension import instruction_set, instruction_sets
+from nfkern.kernels.native_extension import instruction_set, instruction_sets, threads_in_use
 
 PACKAGES = {
     "core": ("torch", "numpy", "safetensors", "tyro", "tqdm"),
@@ -93,7 +93,9 @@ def _backends() -> list[str]:
             what = f"the reference (stacked PyTorch) for {which}; reason: {', '.join(reasons)}"
             lines.append(f"{device}: {what if reasons else f'native kernels for {which}'}")
     if found := instruction_sets():
-        lines.append(f"cpu: instruction set {instruction_set()}, of {', '.join(found)} here")
+        lines.append(
+            f"cpu: {threads_in_use()} threads; instruction set {instruction_set()}, of {', '.join(found)} here"
+        )
     return lines
 
 

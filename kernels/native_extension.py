@@ -45,6 +45,11 @@ def instruction_set() -> str | None:
     return None if device_reasons(torch.device("cpu")) else str(load().instruction_set())
 
 
+def threads_in_use() -> int:
+    """On how many threads a call of many rows runs now; 1 in a child of a fork, whose parent's threads are gone."""
+    return int(load().threads_in_use())
+
+
 @contextlib.contextmanager
 def use_instruction_set(name: str) -> Iterator[None]:
     """Run native kernels with this instruction set inside the context, for the whole process: for tests and benchmarks.

@@ -7,7 +7,9 @@
 #include <atomic>
 #include <cstdlib>
 #include <memory>
+#include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace nfkern {
@@ -113,9 +115,17 @@ void over_rows(int64_t rows, int64_t smallest, const std::function<void(int64_t,
   over_parts((rows + each - 1) / each, [&](int64_t i) { part(i * each, std::min(rows, (i + 1) * each)); });
 }
 
+// How many threads a call's parts really run on now.
+int64_t threads_in_use() {
+  std::vector<std::thread::id> ids(static_cast<size_t>(at::get_num_threads()));
+  over_parts(static_cast<int64_t>(ids.size()), [&](int64_t i) { ids[static_cast<size_t>(i)] = std::this_thread::get_id(); });
+  return static_cast<int64_t>(std::set<std::thread::id>(ids.begin(), ids.end()).size());
+}
+
 void bind_runtime(pybind11::module_& module) {
   pthread_atfork(nullptr, nullptr, [] { forked = true; });
   module.def("instruction_set", [] { return std::string(instruction_set().name); });
+  module.def("threads_in_use", threads_in_use, "On how many threads a call of many rows runs.");
   module.def("instruction_sets", supported, "Those that this machine has, best first.");
   module.def("choose_instruction_set", choose, pybind11::arg("name"), "For the whole process: for tests and benchmarks.");
 }

@@ -12,7 +12,7 @@ import pytest
 import torch
 from coupling_problems import DIRECTIONS, gradients, mapping, problem, random_gradients, single
 
-from nfkern.kernels import CouplingParameters
+from nfkern.kernels import CouplingParameters, native_extension
 
 pytestmark = pytest.mark.usefixtures("_native")
 
@@ -34,6 +34,12 @@ def results(seed=0, rows=300, groups=60, **options):
         found.extend(mapping(direction, settings)(*arguments))
         found.extend(gradients(direction, settings)(*arguments, single(random_gradients(x))))
     return found
+
+
+def test_a_call_runs_on_torch_s_threads(threads):
+    for count in (1, 2, 3):
+        threads(count)
+        assert native_extension.threads_in_use() == count
 
 
 @pytest.mark.parametrize("groups", [60, *(pytest.param(groups, marks=pytest.mark.slow) for groups in (1, 300))])

@@ -8,7 +8,7 @@ import warnings
 import torch
 from coupling_problems import mapping, problem
 
-from nfkern.kernels import registered_backends
+from nfkern.kernels import native_extension, registered_backends
 
 # From Python 3.12 on, of every fork of a process with threads.
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -61,6 +61,7 @@ class Computed(torch.utils.data.Dataset):
 
 def main():
     assert registered_backends()["coupling_to_latent"] == "native"
+    assert native_extension.threads_in_use() == 2, "threads"
     assert in_child(right), "a child"
     assert in_child(lambda: in_child(right)), "a child's child"
     assert right(), "the parent, afterwards"
