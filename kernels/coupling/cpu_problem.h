@@ -23,6 +23,7 @@ class Problem {
 
   Problem(int64_t rows, int64_t features, const at::Tensor& mixing, const Parameters& parameters, double norm_eps,
           std::optional<double> scale_bound) {
+    kept_.reserve(32);
     Coupling<T>& p = sizes;
     const at::Tensor& hidden = *parameters[3];
     p.rows = rows, p.features = features, p.groups = rows, p.blocks = mixing.size(0);

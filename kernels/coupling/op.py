@@ -12,8 +12,12 @@ from nfkern.kernels.registry import Op, define, refuse_gradient
 
 TakeFactors = Callable[[HiddenFactors], None]
 
-HIDDEN_BYTES = 64 << 20
-"""What a forward pass on a CPU may keep of hidden activations. (to be measured)"""
+HIDDEN_BYTES = 16 << 20
+"""What a forward pass on a CPU may keep of hidden activations.
+
+Loss and gradients of the paper's flow, computed again against kept, on a Zen 4 core with 32 MiB of last cache, 2026-11:
+6 MiB 26.3 against 22.5 ms, 24 MiB 92.5 against 92.2, 96 MiB 369 against 432.
+"""
 
 _COUNT = len(CouplingParameters._fields)
 _NORMS = tuple(name for name in CouplingParameters._fields if name.startswith("norm"))
