@@ -74,7 +74,7 @@ def reference_inverse(problem: FlowProblem, compute_dtype: torch.dtype | None = 
     flow, matrices = problem.flow, _composed(problem.flow, inverse=True)
 
     def to_data(z: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x, log_det, _ = coupling.to_data(
+        x, log_det, *_ = coupling.to_data(
             z, _context_term(flow, context), *matrices, _conditioners(flow), flow.norm_eps, None, compute_dtype
         )
         return x, log_det
@@ -119,7 +119,7 @@ def _log_prob(
     context: torch.Tensor,
     compute_dtype: torch.dtype | None,
 ) -> torch.Tensor:
-    z, log_det, _ = coupling.to_latent(
+    z, log_det, *_ = coupling.to_latent(
         x, _context_term(flow, context), *matrices, _conditioners(flow), flow.norm_eps, None, compute_dtype
     )
     log_prob: torch.Tensor = base.standard_normal_log_prob(z) + log_det
