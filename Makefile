@@ -53,7 +53,7 @@ sanitize: $(BIN)/.nfkern-dev ## test the CPU kernels under AddressSanitizer and 
 		tests/kernels/test_cpu_*.py
 
 clean: ## remove the environment and caches; data and runs stay
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build kernels/_native*.so *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # torch first and without build isolation: the package is built against the torch that runs it.
 $(BIN)/.torch: constraints.txt

@@ -22,8 +22,8 @@ Mapped map_of(Map map, const Tensor& x, const Tensor& context_term, const Tensor
   const Coupling<T>& p = problem.sizes;
   Tensor result = at::empty({p.rows, p.features}, x.options()), log_det = at::empty({p.rows}, x.options());
   Tensor inputs = at::empty({p.blocks, p.rows, p.features}, x.options());
-  Tensor hidden = keep_hidden ? at::empty({p.blocks, 2, p.width1 + p.width2, p.rows}, x.options())
-                              : at::empty({0}, x.options());
+  Tensor hidden =
+      keep_hidden ? at::empty({p.blocks, 2, p.width1 + p.width2, p.rows}, x.options()) : at::empty({0}, x.options());
   MapResults<T> results{};
   results.result = result.data_ptr<T>(), results.log_det = log_det.data_ptr<T>();
   results.inputs = inputs.data_ptr<T>(), results.hidden = keep_hidden ? hidden.data_ptr<T>() : nullptr;
@@ -42,9 +42,9 @@ Mapped map(bool to_data, const Tensor& x, const Tensor& context_term, const Tens
 
 template <class T>
 std::tuple<Tensor, Tensor, Tensor> score_of(const Tensor& z, const Tensor& context_term, const Tensor& mixing,
-                                             const Tensor& inverse_mixing, const Tensor& inverse_log_det,
-                                             const Parameters& parameters, double norm_eps,
-                                             std::optional<double> scale_bound) {
+                                            const Tensor& inverse_mixing, const Tensor& inverse_log_det,
+                                            const Parameters& parameters, double norm_eps,
+                                            std::optional<double> scale_bound) {
   Problem<T> problem(z.size(0), z.size(1), inverse_mixing, parameters, norm_eps, scale_bound);
   problem.set_context_term(context_term);
   check_shape("mixing", mixing, inverse_mixing.sizes());
@@ -124,7 +124,8 @@ std::vector<Tensor> backward_of(bool to_data, const Tensor& grad, const Tensor& 
   };
   Derivative<T> d{};
   d.to_data = to_data;
-  d.inputs = problem.pointer(inputs), d.hidden = problem.pointer(hidden), d.grad = problem.pointer(grad), d.grad_log_det = problem.pointer(grad_log_det);
+  d.inputs = problem.pointer(inputs), d.hidden = problem.pointer(hidden), d.grad = problem.pointer(grad),
+  d.grad_log_det = problem.pointer(grad_log_det);
   d.x = results[0].template data_ptr<T>();
   d.context_term = result(parameter_grads, context_term, p.groups != p.rows);
   d.mixing = result(parameter_grads, mixing);

@@ -13,7 +13,7 @@ struct Coupling {
   int64_t context_features;
   const T* context_weight;  // (blocks, 2, width1, context_features)
   const T* input_bias;      // (blocks, 2, width1)
-  const T* mixing;        // (blocks, features, features): of to_latent, or the inverses for to_data
+  const T* mixing;          // (blocks, features, features): of to_latent, or the inverses for to_data
   const T* input_weight;
   const T *norm1_weight, *norm1_bias;  // null in a folded set
   const T* hidden_weight;              // null if in bfloat16
@@ -51,11 +51,11 @@ struct Contexts {
 
 template <class T>
 struct MapResults {
-  T* result;        // (rows, features)
-  T* log_det;       // (rows)
-  T* inputs;        // (blocks, rows, features), or null
-  T* hidden;        // (blocks, 2, width1 + width2, rows), both layers' activations, or null
-  T* score;         // (rows, features), or null
+  T* result;   // (rows, features)
+  T* log_det;  // (rows)
+  T* inputs;   // (blocks, rows, features), or null
+  T* hidden;   // (blocks, 2, width1 + width2, rows), both layers' activations, or null
+  T* score;    // (rows, features), or null
   T mixing_log_det;
   const T* density_mixing;  // for the score: to_latent's matrices
 };

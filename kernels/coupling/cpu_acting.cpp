@@ -25,10 +25,11 @@ struct Layer {
 
 class ActingFlow {
  public:
-  ActingFlow(Parameters parameters, std::optional<Tensor> context_weight, Tensor input_bias, Tensor mixing,
-             Tensor mixing_log_det, Tensor inverse_mixing, Tensor inverse_log_det, double norm_eps,
-             std::optional<double> scale_bound,
-             const std::vector<std::tuple<Tensor, Tensor, std::optional<Tensor>, std::optional<Tensor>, double>>& encoder)
+  ActingFlow(
+      Parameters parameters, std::optional<Tensor> context_weight, Tensor input_bias, Tensor mixing,
+      Tensor mixing_log_det, Tensor inverse_mixing, Tensor inverse_log_det, double norm_eps,
+      std::optional<double> scale_bound,
+      const std::vector<std::tuple<Tensor, Tensor, std::optional<Tensor>, std::optional<Tensor>, double>>& encoder)
       : parameters_(std::move(parameters)),
         context_weight_(std::move(context_weight)),
         input_bias_(std::move(input_bias)),
@@ -84,7 +85,8 @@ class ActingFlow {
     float* to = actions.mutable_data();
     float* extra = memory<float>(Scratch::kChunk, rows * (1 + features()));
     float* score = sigma != 0 ? extra + rows : nullptr;
-    call(score ? Map::kScore : Map::kToData, rows, noise.const_data_ptr<float>(), observations.data(), to, extra, score);
+    call(score ? Map::kScore : Map::kToData, rows, noise.const_data_ptr<float>(), observations.data(), to, extra,
+         score);
     const float variance = static_cast<float>(sigma * sigma);
     if (score)
       for (int64_t i = 0; i < rows * features(); ++i) to[i] += variance * score[i];
@@ -103,8 +105,8 @@ class ActingFlow {
   int64_t observed() const { return encoder_.empty() ? context_weight_->size(3) : encoder_[0].weight.size(1); }
 
   static bool simple(const Tensor& tensor, int64_t width) {
-    return tensor.dim() >= 1 && tensor.size(-1) == width && tensor.numel() > 0 &&
-           tensor.scalar_type() == at::kFloat && tensor.is_cpu() && tensor.layout() == at::kStrided;
+    return tensor.dim() >= 1 && tensor.size(-1) == width && tensor.numel() > 0 && tensor.scalar_type() == at::kFloat &&
+           tensor.is_cpu() && tensor.layout() == at::kStrided;
   }
 
   static void add_base(int64_t rows, const float* z, float* log_det, int64_t features) {
@@ -136,7 +138,7 @@ class ActingFlow {
     p.context_features = context_weight_->size(3);
     check_shape("context_weight", *context_weight_, {p.blocks, 2, p.width1, p.context_features});
     p.context_weight = problem.pointer(context_weight_);
-    std::vector<EncoderLayer<float>> layers;
+    c10::SmallVector<EncoderLayer<float>, 8> layers;
     Contexts<float> contexts{observations, observed(), static_cast<int64_t>(encoder_.size()), nullptr, false, 0, 0};
     contexts.widest = observed();
     for (const Layer& layer : encoder_) {
@@ -158,10 +160,9 @@ class ActingFlow {
 
 void bind_acting(pybind11::module_& module) {
   pybind11::class_<ActingFlow>(module, "ActingFlow")
-      .def(pybind11::init<Parameters, std::optional<Tensor>, Tensor, Tensor, Tensor, Tensor, Tensor, double,
-                          std::optional<double>,
-                          const std::vector<std::tuple<Tensor, Tensor, std::optional<Tensor>, std::optional<Tensor>,
-                                                       double>>&>())
+      .def(pybind11::init<
+           Parameters, std::optional<Tensor>, Tensor, Tensor, Tensor, Tensor, Tensor, double, std::optional<double>,
+           const std::vector<std::tuple<Tensor, Tensor, std::optional<Tensor>, std::optional<Tensor>, double>>&>())
       .def("run", &ActingFlow::run)
       .def("act", &ActingFlow::act);
 }

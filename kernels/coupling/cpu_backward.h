@@ -1,7 +1,8 @@
 // The coupling flow's derivative: chunks of rows, block by block, in two phases. First each panel of the chunk computes
-// its hidden units again and takes its gradients through the block, leaving sums over its rows and the factors of the
-// hidden weight's gradient; then that gradient is their product over the chunk's rows, each thread owning some of its
-// rows. No sum depends on the number of threads. See `reference.py` for the formulas.
+// its hidden units again, or takes what the map kept of them, and its gradients go through the block, leaving sums over
+// its rows and the factors of the hidden weight's gradient; then that gradient is their product over the chunk's rows,
+// each thread owning some of its rows. Sums are taken panel by panel and chunk by chunk, whichever thread was first.
+// See `reference.py` for the formulas.
 #pragma once
 
 #include "cpu_maps.h"
@@ -14,10 +15,10 @@ struct Chunk {
   static constexpr int L = kLanes<T>, P = 2 * L;
   int64_t row, count;  // of the chunk
   int64_t panels, padded;
-  T *grads;                         // (panels, features, P), then (panels, P) for log_det
-  T *log_det_grads;
-  T *scaled1, *grad2, *grad1;       // for each network, see PanelSums
-  T *sums;                          // (panels, sums_size)
+  T* grads;  // (panels, features, P), then (panels, P) for log_det
+  T* log_det_grads;
+  T *scaled1, *grad2, *grad1;  // for each network, see PanelSums
+  T* sums;                     // (panels, sums_size)
 
   static int64_t scaled1_size(const Coupling<T>& p, int64_t padded) { return (p.width1 + P - 1) / P * P * padded; }
 
@@ -66,8 +67,7 @@ void store_grads(const Coupling<T>& p, const Derivative<T>& d, const Chunk<T>& c
   constexpr int P = Chunk<T>::P;
   const T* grad = chunk.grads + panel * p.features * P;
   for (int64_t c = 0; c < chunk.rows_of(panel); ++c)
-    for (int64_t i = 0; i < p.features; ++i)
-      d.x[(chunk.row + panel * P + c) * p.features + i] = grad[i * P + c];
+    for (int64_t i = 0; i < p.features; ++i) d.x[(chunk.row + panel * P + c) * p.features + i] = grad[i * P + c];
 }
 
 // Where a network's sums of a panel lie.
@@ -118,7 +118,8 @@ void derive_panel(const Coupling<T>& p, const Derivative<T>& d, const Chunk<T>& 
   const int64_t row = chunk.row + panel * P, count = chunk.rows_of(panel);
   T *grad = chunk.grads + panel * p.features * P, *log_det_grad = chunk.log_det_grads + panel * P;
   T *state = scratch, *mixed = state + split + rest, *next = mixed + split + rest, *log_scale = next + split + rest;
-  T *shift = log_scale + rest, *factor = shift + rest, *grad_log_scale = factor + rest, *grad_shift = grad_log_scale + rest;
+  T *shift = log_scale + rest, *factor = shift + rest, *grad_log_scale = factor + rest,
+    *grad_shift = grad_log_scale + rest;
   T* rest_of_scratch = scratch + 8 * p.features * P;
   for (int64_t c = 0; c < P; ++c)
     for (int64_t i = 0; i < p.features; ++i)
@@ -142,8 +143,8 @@ void derive_panel(const Coupling<T>& p, const Derivative<T>& d, const Chunk<T>& 
     const int64_t which = block * 2 + net;
     T* output = net ? shift : log_scale;
     if (d.hidden) {
-      E::restore(p, which, row, count, d.hidden + which * (p.width1 + p.width2) * p.rows, layers[net][0], layers[net][1],
-                 rest_of_scratch, output);
+      E::restore(p, which, row, count, d.hidden + which * (p.width1 + p.width2) * p.rows, layers[net][0],
+                 layers[net][1], rest_of_scratch, output);
     } else {
       E::conditioner(p, which, row, count, nullptr, kept, layers[net][0], layers[net][1], rest_of_scratch, output);
     }
@@ -151,13 +152,13 @@ void derive_panel(const Coupling<T>& p, const Derivative<T>& d, const Chunk<T>& 
   bound_log_scale(p, rest, log_scale);
   exponentials<T>(rest, log_scale, d.to_data ? T(1) : T(-1), factor);
   const T* transformed = entering + split;
-  T* mixing_sums = d.context_term ? chunk.sums + panel * Chunk<T>::sums_size(p) + 2 * Chunk<T>::network_size(p) : nullptr;
+  T* mixing_sums =
+      d.context_term ? chunk.sums + panel * Chunk<T>::sums_size(p) + 2 * Chunk<T>::network_size(p) : nullptr;
   const auto sum_mixing = [&](const T* left, const T* right) {
     if (!mixing_sums) return;
     for (int64_t i = 0; i < p.features; ++i)
-      E::sum_rows(p.features, mixing_sums + i * p.features, 1, [&](int64_t j, int n) {
-        return load(left + i * P + n * L) * load(right + j * P + n * L);
-      });
+      E::sum_rows(p.features, mixing_sums + i * p.features, 1,
+                  [&](int64_t j, int n) { return load(left + i * P + n * L) * load(right + j * P + n * L); });
   };
   if (d.to_data) {
     // b' = b e^log_scale + shift, log_det gains log_scale

@@ -1,12 +1,11 @@
 // The coupling flow's maps over a range of rows, block by block. See `reference.py`, whose formulas these are.
 #pragma once
 
-#include "cpu_panel.h"
 #include "../native/instruction_sets.h"
+#include "cpu_panel.h"
 #include "cpu_row.h"
 
 namespace nfkern::NFKERN_ISA {
-
 
 template <class T>
 constexpr int kWidestPanel = 2 * kLanes<T>;
@@ -16,8 +15,8 @@ template <class T>
 struct Piece {
   int vectors;
   int64_t row, count;
-  T *state, *score;  // (features, P)
-  T* log_det;        // (P)
+  T *state, *score;   // (features, P)
+  T* log_det;         // (P)
   const T* contexts;  // (context_features, P), or null
 };
 
@@ -181,12 +180,12 @@ constexpr int kMaxPieces = 16;
 template <class T>
 int64_t map_scratch(const Coupling<T>& p, const Contexts<T>* contexts) {
   constexpr int P = kWidestPanel<T>;
-  const int64_t encoder = !contexts ? 0
-                                    : kMaxPieces * (p.context_features + kLanes<T>) * P +
-                                          3 * (contexts->widest + kLanes<T>) * P +
-                                          (contexts->bf16 ? contexts->largest : 0);
-  const int64_t engine = Panel<T, 2>::scratch_size(p) > Row<T>::scratch_size(p) ? Panel<T, 2>::scratch_size(p)
-                                                                                 : Row<T>::scratch_size(p);
+  const int64_t encoder = !contexts
+                              ? 0
+                              : kMaxPieces * (p.context_features + kLanes<T>)*P + 3 * (contexts->widest + kLanes<T>)*P +
+                                    (contexts->bf16 ? contexts->largest : 0);
+  const int64_t engine =
+      Panel<T, 2>::scratch_size(p) > Row<T>::scratch_size(p) ? Panel<T, 2>::scratch_size(p) : Row<T>::scratch_size(p);
   return encoder + engine + kMaxPieces * (2 * p.features + 1) * P + 7 * p.features * P + 2 * (p.width1 + p.width2) * P +
          16 * kLanes<T>;
 }
@@ -209,9 +208,9 @@ void map_rows(Map map, const Coupling<T>& p, const Contexts<T>* contexts, const 
   scratch += kMaxPieces * (2 * p.features + 1) * W;
   T *encoded = nullptr, *inputs = nullptr, *outputs = nullptr;
   if (contexts) {
-    encoded = scratch, scratch += kMaxPieces * (p.context_features + kLanes<T>) * W;
-    inputs = scratch, scratch += (contexts->widest + kLanes<T>) * W;
-    outputs = scratch, scratch += (contexts->widest + kLanes<T>) * W;
+    encoded = scratch, scratch += kMaxPieces * (p.context_features + kLanes<T>)*W;
+    inputs = scratch, scratch += (contexts->widest + kLanes<T>)*W;
+    outputs = scratch, scratch += (contexts->widest + kLanes<T>)*W;
   }
   buffers.engine = scratch;
   while (begin < end) {
@@ -235,7 +234,7 @@ void map_rows(Map map, const Coupling<T>& p, const Contexts<T>* contexts, const 
       }
       piece.contexts = nullptr;
       if (contexts) {
-        T* result = encoded + (found - 1) * (p.context_features + kLanes<T>) * W;
+        T* result = encoded + (found - 1) * (p.context_features + kLanes<T>)*W;
         const auto run = piece.vectors == 2   ? encode<T, Panel<T, 2>>
                          : piece.vectors == 1 ? encode<T, Panel<T, 1>>
                                               : encode<T, Row<T>>;

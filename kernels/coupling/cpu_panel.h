@@ -9,11 +9,11 @@ namespace nfkern::NFKERN_ISA {
 // Where a panel's derivative leaves what parameters' gradients are made of; sums are over the panel's rows.
 template <class T>
 struct PanelSums {
-  T *norm1_weight, *norm1_bias;            // (width1)
-  T *hidden_bias;                          // (width2)
-  T *norm2_weight, *norm2_bias;            // (width2)
-  T *output_weight, *output_bias;          // (transformed, width2), (transformed)
-  T *input_weight;                         // (width1, kept)
+  T *norm1_weight, *norm1_bias;    // (width1)
+  T* hidden_bias;                  // (width2)
+  T *norm2_weight, *norm2_bias;    // (width2)
+  T *output_weight, *output_bias;  // (transformed, width2), (transformed)
+  T* input_weight;                 // (width1, kept)
   T* scaled1;     // (ceil(width1 / 2 lanes), chunk, 2 lanes): factors of the hidden weight's gradient, of a chunk of
   T* grad2;       // (width2, chunk)                           rows among which the panel has its place
   T* grad1;       // the context term's gradient, a row each...
@@ -197,9 +197,9 @@ struct Panel {
   }
 
   // grad (transformed, P) of the output -> added to grad_kept (kept, P).
-  static void conditioner_backward(const Coupling<T>& p, int64_t net, int64_t count, const Layer& first, const Layer& second,
-                                   const T* grad, T* scratch, T* grad_kept, const T* kept = nullptr,
-                                   const PanelSums<T>* sums = nullptr) {
+  static void conditioner_backward(const Coupling<T>& p, int64_t net, int64_t count, const Layer& first,
+                                   const Layer& second, const T* grad, T* scratch, T* grad_kept,
+                                   const T* kept = nullptr, const PanelSums<T>* sums = nullptr) {
     T *grad2 = scratch, *grad1 = scratch + wide(p), *rest = scratch + 2 * wide(p);
     const T *norm1 = of(p.norm1_weight, net, p.width1), *norm2 = of(p.norm2_weight, net, p.width2);
     if (sums && sums->scaled1) {
@@ -229,9 +229,8 @@ struct Panel {
                       sums ? sums->norm1_bias : nullptr);
     if (sums && sums->input_weight)
       for (int64_t i = 0; i < p.kept(); ++i)
-        sum_rows(p.width1, sums->input_weight + i, p.kept(), [&](int64_t j, int n) {
-          return load(grad1 + j * P + n * L) * load(kept + i * P + n * L);
-        });
+        sum_rows(p.width1, sums->input_weight + i, p.kept(),
+                 [&](int64_t j, int n) { return load(grad1 + j * P + n * L) * load(kept + i * P + n * L); });
     if (sums) keep_rows(p.width1, count, grad1, sums->grad1, sums->step1);
     multiply<T, T, N>(p.kept(), p.width1, p.input_weight + net * p.width1 * p.kept(), 1, p.kept(), grad1, grad_kept, P,
                       nullptr, true);
@@ -241,9 +240,8 @@ struct Panel {
   static void activate_backward(const Layer& layer, int64_t width, const T* weight, T* grad, T* weight_sums,
                                 T* bias_sums) {
     if (weight_sums) {
-      sum_rows(width, weight_sums, 1, [&](int64_t j, int n) {
-        return load(grad + j * P + n * L) * layer.normalized(j, n);
-      });
+      sum_rows(width, weight_sums, 1,
+               [&](int64_t j, int n) { return load(grad + j * P + n * L) * layer.normalized(j, n); });
       sum_rows(width, bias_sums, 1, [&](int64_t j, int n) { return load(grad + j * P + n * L); });
     }
     Vec<T> sums[N] = {}, products[N] = {};

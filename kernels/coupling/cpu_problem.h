@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <c10/util/SmallVector.h>
 
 #include <optional>
 #include <vector>
@@ -23,7 +24,6 @@ class Problem {
 
   Problem(int64_t rows, int64_t features, const at::Tensor& mixing, const Parameters& parameters, double norm_eps,
           std::optional<double> scale_bound) {
-    kept_.reserve(32);
     Coupling<T>& p = sizes;
     const at::Tensor& hidden = *parameters[3];
     p.rows = rows, p.features = features, p.groups = rows, p.blocks = mixing.size(0);
@@ -60,7 +60,8 @@ class Problem {
  private:
   const at::Tensor& keep(const at::Tensor& tensor) { return kept_.emplace_back(tensor.contiguous()); }
 
-  std::vector<at::Tensor> kept_;
+  // Room for an encoder's tensors beside the flow's, without the heap.
+  c10::SmallVector<at::Tensor, 48> kept_;
 };
 
 template <class T>

@@ -30,8 +30,7 @@ struct Row {
   static void mix(int64_t features, const T* matrix, bool transposed, const T* x, T* result) {
     for (int64_t d = 0; d < features; ++d) {
       T total = 0;
-      for (int64_t i = 0; i < features; ++i)
-        total += matrix[transposed ? d * features + i : i * features + d] * x[i];
+      for (int64_t i = 0; i < features; ++i) total += matrix[transposed ? d * features + i : i * features + d] * x[i];
       result[d] = total;
     }
   }
@@ -181,8 +180,8 @@ struct Row {
   }
 
   // grad (transformed) of the output -> added to grad_kept (kept).
-  static void conditioner_backward(const Coupling<T>& p, int64_t net, int64_t, const Layer& first,
-                                   const Layer& second, const T* grad, T* scratch, T* grad_kept) {
+  static void conditioner_backward(const Coupling<T>& p, int64_t net, int64_t, const Layer& first, const Layer& second,
+                                   const T* grad, T* scratch, T* grad_kept) {
     const int64_t size = p.width1 * p.width2, wide = (p.width1 > p.width2 ? p.width1 : p.width2) + kLanes<T>;
     T *grad2 = scratch, *grad1 = scratch + wide, *rest = scratch + 2 * wide;
     const auto at = [net](const T* norm, int64_t width) { return norm ? norm + net * width : nullptr; };

@@ -1,8 +1,8 @@
 // 32-byte vectors: AVX2 with fused multiply-add.
-#include "instruction_sets.h"
-
 #include <cmath>
 #include <utility>
+
+#include "instruction_sets.h"
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #include <immintrin.h>
 // After the standard library: nothing of it may be compiled for this instruction set, see vector.h.
@@ -15,6 +15,7 @@ namespace nfkern {
 namespace {
 bool supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 }  // namespace
-extern const InstructionSet kAvx2 = {"avx2", supported, NFKERN_VECTOR_BYTES, avx2::kernels<float>(), avx2::kernels<double>()};
+extern const InstructionSet kAvx2 = {"avx2", supported, NFKERN_VECTOR_BYTES, avx2::kernels<float>(),
+                                     avx2::kernels<double>()};
 }  // namespace nfkern
 #endif

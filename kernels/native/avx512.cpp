@@ -1,8 +1,8 @@
 // 64-byte vectors: AVX-512 F, BW, VL and DQ.
-#include "instruction_sets.h"
-
 #include <cmath>
 #include <utility>
+
+#include "instruction_sets.h"
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #include <immintrin.h>
 // After the standard library: nothing of it may be compiled for this instruction set, see vector.h.
@@ -13,9 +13,12 @@
 
 namespace nfkern {
 namespace {
-bool supported() { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq"); }
+bool supported() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
 }  // namespace
-extern const InstructionSet kAvx512 = {"avx512", supported, NFKERN_VECTOR_BYTES, avx512::kernels<float>(), avx512::kernels<double>()};
+extern const InstructionSet kAvx512 = {"avx512", supported, NFKERN_VECTOR_BYTES, avx512::kernels<float>(),
+                                       avx512::kernels<double>()};
 }  // namespace nfkern
 #endif

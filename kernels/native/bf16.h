@@ -1,5 +1,5 @@
-// Products with weights in bfloat16, the upper half of a float32: where the machine multiplies pairs of them, activations
-// are rounded too; elsewhere weights become float32 on the way, and only their storage is smaller.
+// Products with weights in bfloat16, the upper half of a float32: where the machine multiplies pairs of them,
+// activations are rounded too; elsewhere weights become float32 on the way, and only their storage is smaller.
 #pragma once
 
 #include "products.h"

@@ -1,8 +1,9 @@
 // Matrix products. Weights are read in PyTorch's own layout, (out, in) row by row, so nothing is packed ahead of a call
 // and nothing can be stale.
 //
-// Many rows: a *panel* holds N vectors of rows side by side, (features, N * lanes): a weight is broadcast and multiplies
-// whole vectors of rows, so sums over features never leave their lanes. Few rows: vectors run along a row's features.
+// Many rows: a *panel* holds N vectors of rows side by side, (features, N * lanes): a weight is broadcast and
+// multiplies whole vectors of rows, so sums over features never leave their lanes. Few rows: vectors run along a row's
+// features.
 #pragma once
 
 #include "vector.h"

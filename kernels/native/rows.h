@@ -115,7 +115,8 @@ inline void bf16_dots(int64_t outputs, int64_t depth, const uint16_t* weight, co
   }
 }
 
-// 32 * U columns of weight^T x: rows j and j + 1 are interleaved, which leaves columns in the order that `columns` mends.
+// 32 * U columns of weight^T x: rows j and j + 1 are interleaved, which leaves columns in the order that `columns`
+// mends.
 template <int U>
 inline void bf16_columns(int64_t outputs, int64_t depth, const uint16_t* weight, const uint16_t* pairs, float* result) {
   Vec<float> sums[2 * U] = {};
@@ -135,7 +136,8 @@ inline void bf16_columns(int64_t outputs, int64_t depth, const uint16_t* weight,
 #pragma GCC unroll 4
   for (int u = 0; u < U; ++u) {
     const __m512d low = reinterpret_cast<__m512d>(sums[2 * u]), high = reinterpret_cast<__m512d>(sums[2 * u + 1]);
-    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
+                  second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
     store(result + u * 32, reinterpret_cast<Vec<float>>(_mm512_permutex2var_pd(low, first, high)));
     store(result + u * 32 + 16, reinterpret_cast<Vec<float>>(_mm512_permutex2var_pd(low, second, high)));
   }
@@ -151,7 +153,8 @@ inline void bf16_dots_transposed(int64_t outputs, int64_t depth, const uint16_t*
   for (; k < outputs; ++k) {
     float total = 0;
     for (int64_t j = 0; j < depth; ++j) {
-      const uint32_t w = static_cast<uint32_t>(weight[j * outputs + k]) << 16, v = static_cast<uint32_t>(pairs[j]) << 16;
+      const uint32_t w = static_cast<uint32_t>(weight[j * outputs + k]) << 16, v = static_cast<uint32_t>(pairs[j])
+                                                                                   << 16;
       float a, b;
       __builtin_memcpy(&a, &w, sizeof a);
       __builtin_memcpy(&b, &v, sizeof b);

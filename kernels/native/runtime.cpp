@@ -100,7 +100,7 @@ namespace {
 int64_t usable_threads() { return forked || at::in_parallel_region() ? 1 : at::get_num_threads(); }
 }  // namespace
 
-void over_parts(int64_t count, const std::function<void(int64_t)>& part) {
+void over_parts(int64_t count, c10::function_ref<void(int64_t)> part) {
   const auto range = [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) part(i);
   };
@@ -108,7 +108,7 @@ void over_parts(int64_t count, const std::function<void(int64_t)>& part) {
   at::parallel_for(0, count, 1, range);
 }
 
-void over_rows(int64_t rows, int64_t smallest, const std::function<void(int64_t, int64_t)>& part) {
+void over_rows(int64_t rows, int64_t smallest, c10::function_ref<void(int64_t, int64_t)> part) {
   const int64_t vectors = (rows + smallest - 1) / smallest, parts = std::min(usable_threads(), vectors);
   if (parts <= 1) return part(0, rows);
   const int64_t each = (vectors + parts - 1) / parts * smallest;
@@ -118,7 +118,8 @@ void over_rows(int64_t rows, int64_t smallest, const std::function<void(int64_t,
 // How many threads a call's parts really run on now.
 int64_t threads_in_use() {
   std::vector<std::thread::id> ids(static_cast<size_t>(at::get_num_threads()));
-  over_parts(static_cast<int64_t>(ids.size()), [&](int64_t i) { ids[static_cast<size_t>(i)] = std::this_thread::get_id(); });
+  over_parts(static_cast<int64_t>(ids.size()),
+             [&](int64_t i) { ids[static_cast<size_t>(i)] = std::this_thread::get_id(); });
   return static_cast<int64_t>(std::set<std::thread::id>(ids.begin(), ids.end()).size());
 }
 
@@ -127,7 +128,8 @@ void bind_runtime(pybind11::module_& module) {
   module.def("instruction_set", [] { return std::string(instruction_set().name); });
   module.def("threads_in_use", threads_in_use, "On how many threads a call of many rows runs.");
   module.def("instruction_sets", supported, "Those that this machine has, best first.");
-  module.def("choose_instruction_set", choose, pybind11::arg("name"), "For the whole process: for tests and benchmarks.");
+  module.def("choose_instruction_set", choose, pybind11::arg("name"),
+             "For the whole process: for tests and benchmarks.");
 }
 
 }  // namespace nfkern

@@ -1,9 +1,8 @@
 // What every binding needs: the chosen instruction set, threads, and scratch memory.
 #pragma once
 
+#include <c10/util/FunctionRef.h>
 #include <torch/csrc/utils/pybind.h>
-
-#include <functional>
 
 #include "instruction_sets.h"
 
@@ -16,10 +15,10 @@ enum class Scratch { kRows, kChunk };
 void* scratch(Scratch which, int64_t bytes);
 
 // Calls `part(i)` for i in [0, count), in parallel if torch has several threads.
-void over_parts(int64_t count, const std::function<void(int64_t)>& part);
+void over_parts(int64_t count, c10::function_ref<void(int64_t)> part);
 
 // Calls `part(begin, end)` for ranges of rows, in parallel if torch has several threads and the rows are worth it.
-void over_rows(int64_t rows, int64_t smallest, const std::function<void(int64_t, int64_t)>& part);
+void over_rows(int64_t rows, int64_t smallest, c10::function_ref<void(int64_t, int64_t)> part);
 
 void bind_runtime(pybind11::module_& module);
 

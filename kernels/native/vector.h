@@ -150,7 +150,8 @@ inline Vec<float> exponential(Vec<float> x) {
   // 2^n in two factors: n = 128 and denormal results have no single one. A NaN's n is whatever: p stays NaN.
   const Vec<float> bounded = n == n ? n : Vec<float>{};
   const IntVec<float> whole = __builtin_convertvector(bounded, IntVec<float>), half = whole >> 1;
-  return p * reinterpret_cast<Vec<float>>((half + 127) << 23) * reinterpret_cast<Vec<float>>((whole - half + 127) << 23);
+  return p * reinterpret_cast<Vec<float>>((half + 127) << 23) *
+         reinterpret_cast<Vec<float>>((whole - half + 127) << 23);
 }
 
 inline Vec<double> exponential(Vec<double> x) {
