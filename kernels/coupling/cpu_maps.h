@@ -2,8 +2,7 @@
 #pragma once
 
 #include "../native/instruction_sets.h"
-#include "cpu_panel.h"
-#include "cpu_row.h"
+#include "cpu_encoder.h"
 
 namespace nfkern::NFKERN_ISA {
 
@@ -158,22 +157,6 @@ void step(Map map, const Coupling<T>& p, const MapResults<T>& out, int64_t block
   return Step<T, Row<T>>::run(map, p, out, block, piece, scratch);
 }
 
-// A piece's contexts, from its rows of observations through the encoder; both buffers take the widest layer.
-template <class T, class E>
-void encode(const Contexts<T>& c, const Piece<T>& piece, T* inputs, T* outputs, T* result, T* scratch) {
-  constexpr int P = E::P;
-  T* first = c.layers ? inputs : result;
-  for (int64_t i = 0; i < P; ++i) {
-    const T* from = c.observations + (piece.row + (i < piece.count ? i : piece.count - 1)) * c.observed;
-    for (int64_t d = 0; d < c.observed; ++d) first[d * P + i] = from[d];
-  }
-  for (int64_t i = 0; i < c.layers; ++i) {
-    T* to = i + 1 < c.layers ? outputs : result;
-    E::encode(c.layer[i], inputs, to, scratch);
-    outputs = inputs, inputs = to;
-  }
-}
-
 constexpr int kMaxPieces = 16;
 
 // Elements of scratch that `map_rows` needs for any number of rows.
@@ -238,7 +221,7 @@ void map_rows(Map map, const Coupling<T>& p, const Contexts<T>* contexts, const 
         const auto run = piece.vectors == 2   ? encode<T, Panel<T, 2>>
                          : piece.vectors == 1 ? encode<T, Panel<T, 1>>
                                               : encode<T, Row<T>>;
-        run(*contexts, piece, inputs, outputs, result, buffers.engine);
+        run(*contexts, piece.row, piece.count, inputs, outputs, result, buffers.engine);
         piece.contexts = result;
       }
     }

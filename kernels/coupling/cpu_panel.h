@@ -95,23 +95,6 @@ struct Panel {
     for (int n = 0; n < N; ++n) layer.rstd[n] = T(1) / square_root<T>(squares[n] / static_cast<T>(width) + eps);
   }
 
-  // A layer of an encoder, (inputs, P) -> (outputs, P); scratch: the weight's size, and inputs * P.
-  static void encode(const EncoderLayer<T>& layer, const T* inputs, T* outputs, T* scratch) {
-    const bool lowered = layer.weight_bf16 != nullptr;
-    if constexpr (sizeof(T) == sizeof(float))
-      if (lowered)
-        bf16_product<N>(layer.outputs, layer.inputs, layer.weight_bf16, inputs, outputs, layer.bias, scratch);
-    if (!lowered)
-      multiply<T, T, N>(layer.outputs, layer.inputs, layer.weight, layer.inputs, 1, inputs, outputs, P, layer.bias,
-                        false);
-    if (!layer.norm_weight) return;
-    Layer norm{outputs, {}, {}};
-    normalize<false>(norm, layer.outputs, layer.norm_eps);
-    for (int64_t j = 0; j < layer.outputs; ++j)
-      for (int n = 0; n < N; ++n)
-        store(outputs + j * P + n * L, silu<T>(norm.normalized(j, n) * layer.norm_weight[j] + layer.norm_bias[j]));
-  }
-
   // weight * normalized + bias, or normalized alone where these are null.
   static void scale(const Layer& layer, int64_t width, const T* weight, const T* bias, T* scaled) {
     for (int64_t j = 0; j < width; ++j)

@@ -60,23 +60,6 @@ struct Row {
     layer.rstd = T(1) / std::sqrt((sum<T>(squares) + square) / static_cast<T>(width) + eps);
   }
 
-  static void encode(const EncoderLayer<T>& layer, const T* inputs, T* outputs, T* scratch) {
-    constexpr int L = kLanes<T>;
-    const bool lowered = layer.weight_bf16 != nullptr;
-    if constexpr (sizeof(T) == sizeof(float))
-      if (lowered) bf16_dots(layer.outputs, layer.inputs, layer.weight_bf16, inputs, layer.bias, outputs, scratch);
-    if (!lowered) dots<T>(layer.outputs, layer.inputs, layer.weight, inputs, layer.bias, outputs);
-    if (!layer.norm_weight) return;
-    Layer norm{outputs, 0, 0};
-    normalize<false>(norm, layer.outputs, layer.norm_eps);
-    for (int64_t j = 0; j < layer.outputs; j += L) {
-      const int count = static_cast<int>(layer.outputs - j < L ? layer.outputs - j : L);
-      const Vec<T> units = (load_some(outputs + j, count) - norm.mean) * norm.rstd;
-      const Vec<T> scaled = units * load_some(layer.norm_weight + j, count) + load_some(layer.norm_bias + j, count);
-      store_some(outputs + j, silu<T>(scaled), count);
-    }
-  }
-
   static void scale(const Layer& layer, int64_t width, const T* weight, const T* bias, T* scaled) {
     constexpr int L = kLanes<T>;
     int64_t j = 0;

@@ -8,7 +8,6 @@ import torch
 
 from nfkern.kernels import CouplingParameters, compose, coupling, registered_backends, registry, use_reference
 from nfkern.kernels import standard_normal_log_prob as base
-from nfkern.kernels.coupling import op
 
 
 def problem(features=5, groups=3, per_group=2, dtype=torch.float64, bound=None, seed=0):
@@ -119,40 +118,6 @@ def test_opcheck_of_folded_parameters(name, parameter_grads, compute_dtype):
     elif name in DIFFERENTIABLE and parameter_grads:
         arguments[:4] = [a.clone().requires_grad_() for a in arguments[:4]]
     torch.library.opcheck(getattr(torch.ops.nfkern, name).default, tuple(arguments))
-
-
-@pytest.mark.parametrize("backward", ["", "_reference"])
-@pytest.mark.parametrize("forward", ["", "_reference"])
-@pytest.mark.parametrize("direction", ["to_latent", "to_data"])
-def test_kept_hidden_activations_spare_the_derivative_to_compute_them(direction, forward, backward):
-    """Whoever keeps them, whoever takes them; and they are taken."""
-    arguments = op_cases()[f"coupling_{direction}"]
-    settings = (*arguments[4:16], True, False)
-    map_op, backward_op = (
-        getattr(torch.ops.nfkern, f"coupling_{direction}{name}").default for name in (forward, "_backward" + backward)
-    )
-    result, log_det, inputs, hidden = map_op(*arguments[:16], True)
-    assert map_op(*arguments[:16], False)[3].shape == (0,)
-    given = (result, log_det, inputs, *arguments[1:3], *settings)
-    for computed, kept in zip(backward_op(*given), backward_op(*given, hidden), strict=True):
-        torch.testing.assert_close(kept, computed)
-    assert not torch.allclose(backward_op(*given)[0], backward_op(*given, 2 * hidden + 1)[0])
-
-
-def test_hidden_activations_are_kept_for_gradients_alone(monkeypatch):
-    kept = []
-    monkeypatch.setattr(op, "_to_latent", lambda *arguments: (kept.append(arguments[-1]), *[None] * 3))
-    flow, x, term, _ = problem()
-    arguments = (x, term, *compose(flow.mixing_lu, flow.permutation), flow._parameters_tuple)
-    coupling.to_latent(*arguments)
-    with torch.no_grad():
-        coupling.to_latent(*arguments)
-    coupling.to_latent(
-        *(CouplingParameters(*(t.detach() for t in a)) if isinstance(a, tuple) else a.detach() for a in arguments)
-    )
-    monkeypatch.setattr(op, "HIDDEN_BYTES", 0)
-    coupling.to_latent(*arguments)
-    assert kept == [True, False, False, False]
 
 
 def op_cases_over_seeds(seeds=2):
