@@ -261,4 +261,9 @@ def test_compiles_as_one_graph(dtype):
         "score": lambda: frozen.score(x, observations),
     }
     for call in compiled.values():
-        torch.testing.assert_close(torch.compile(call, fullgraph=True)(), call())
+        # A compiled call takes the general path, which on a CPU rounds elsewhere than the one step of C++ does; the
+        # tolerance is that of test_acting.py, which compares the two.
+        expected = call()
+        tolerance = 64 * torch.finfo(dtype).eps
+        atol = tolerance * float(expected.abs().max())
+        torch.testing.assert_close(torch.compile(call, fullgraph=True)(), expected, rtol=tolerance, atol=atol)
