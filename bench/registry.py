@@ -4,19 +4,18 @@ To add a variant, write its builders in `baselines/` (one function per work, fro
 add a `Variant` below, and name it in the suites' declarations. One that computes something else than the work's results
 names its standing, and its implementations bring a check of their own.
 
-Notes, prediction against measurement (`bench/results/quick-cpu-2026-11-24.json`: AMD EPYC without AVX-512, one thread,
-fp32, torch 2.13; nfkern on its reference backend; medians in ms):
+Notes, prediction against measurement (`bench/results/cpu-2026-11-25.json`: AMD EPYC, Zen 4, one thread, fp32, torch
+2.13, nfkern on its C++ kernels; medians):
 
-- inverse, batch 1: eager 5.2, matrices composed beforehand 3.7, eager compiled 3.2, nfkern 3.1, the stacked reference
-  compiled 1.8. Bound by dispatch, as predicted: stacking brings little more than composing once, and what the compiler
-  takes off the reference is what a native kernel can take off at once.
-- denoised_action: batch 1 eager 15.6, composed beforehand 13.1, nfkern 5.6; batch 256 84, 85 and 54. The one sweep is
-  the reference backend's largest gain, as predicted.
-- inverse and log_prob, batch 256: eager 27 and 24, nfkern 33 and 31. Predicted to be level, measured a quarter slower.
-  A block's products and passes, timed alone, add up to 17 ms for six blocks: the rest is still to be found.
-- training_step, batch 256: eager 98, eager compiled 86, the reference compiled 77, nfkern 112. Predicted: little gain,
-  because hidden units are computed again in the backward; measured: a loss, for that and for what is said above.
-- data_sampling: a row loop 6.7, nfkern 0.147, which is 1.7 million transitions a second; 50 000 were asked for.
+- inverse, batch 1: predicted 48 us, the time in which the third cache gives the weights; measured 56 frozen, of which 4
+  are Python and PyTorch and 44 are the floor. Eager 1110, the compiled reference 291, ONNX Runtime 132.
+- denoised_action, batch 1: predicted twice the inverse, because the second read of a block's weights comes from the
+  second cache; measured 105 us against 406 of JAX, which differentiates.
+- inverse, batch 256: predicted 4.3 ms at the product's own rate; measured 5.1: passes over the hidden units and the
+  first layer take the rest. JAX 5.8, the products alone by torch.mm 6.2.
+- training_step, batch 256: a first version computed hidden units again; keeping them was predicted to take it to 23 ms,
+  and measured at 24.5. The context's projection, still torch.mm, and ten passes over each layer are what is left.
+- data_sampling: 0.147 ms on an earlier machine (`quick-cpu-2026-11-24.json`), 1.7 million transitions a second.
 """
 
 from nfkern.bench import control_loop
