@@ -12,9 +12,8 @@ from torch import nn
 
 from nfkern import Encoder
 from nfkern.acting import native_reasons
-from nfkern.kernels import native_extension, use_reference
+from nfkern.kernels import use_reference
 
-pytestmark = pytest.mark.skipif(not native_extension.instruction_sets(), reason="the C++ extension is not built")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
