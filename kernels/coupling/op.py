@@ -84,11 +84,18 @@ def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
         _, context_term, mixing, _, *parameters = inputs[: 4 + _COUNT]
         *ctx.settings, keep_hidden = inputs[4 + _COUNT :]
+        # Results that nobody differentiates, and kept hidden units are the largest, get no zeros for gradients.
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(output[3] if keep_hidden else None, output[2], context_term, mixing, *parameters)
 
-    def backward(ctx: Any, grad: torch.Tensor, grad_log_det: torch.Tensor, *_: torch.Tensor) -> tuple[Any, ...]:
+    def backward(
+        ctx: Any, grad: torch.Tensor | None, grad_log_det: torch.Tensor | None, *_: torch.Tensor | None
+    ) -> tuple[Any, ...]:
         parameter_grads = any(ctx.needs_input_grad[1:])
         hidden, *saved = ctx.saved_tensors
+        inputs = saved[0]
+        grad = torch.zeros_like(inputs.select(-3, 0)) if grad is None else grad
+        grad_log_det = grad.new_zeros(grad.shape[:-1]) if grad_log_det is None else grad_log_det
         folded = CouplingParameters(*saved[3:]).folded
         if folded and any(ctx.needs_input_grad[4 : 4 + _COUNT]):
             raise RuntimeError("nfkern: the weights of a folded coupling flow have no gradients; train it unfolded")
