@@ -48,6 +48,10 @@ struct Multiply<float, Bf16Pair> {
 #endif
 
 // C (M, N vectors) = [bias or C] + A (M, depth) B (depth, N vectors).
+//
+// The next tile's weights are fetched ahead, a line a step: a tile's rows are too many and too short for the hardware
+// to see them coming. Without it the hidden weight's gradient took 5.2 ms of a training step instead of 4.2, and the
+// other products 7.8 instead of 7.4 (Zen 4, paper's flow, batch 256, 2026-11).
 template <class T, class A, int M, int N>
 inline void tile(int64_t depth, const A* a, int64_t a_row, int64_t a_step, const T* b, T* c, int64_t c_row,
                  const T* bias, bool add) {
@@ -57,7 +61,13 @@ inline void tile(int64_t depth, const A* a, int64_t a_row, int64_t a_step, const
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) sums[m][n] = add ? load(c + m * c_row + n * L) : broadcast(bias ? bias[m] : T(0));
+  constexpr int64_t kLine = 64 / sizeof(A);
+  const A* ahead = a + M * a_row;
+  const int64_t next = a_row == 1 ? a_step : a_row, rewind = a_row == 1 ? 0 : kLine * (a_row - a_step);
   for (int64_t k = 0; k < depth; ++k) {
+    __builtin_prefetch(ahead);
+    ahead += next;
+    if (k % kLine == kLine - 1) ahead -= rewind;
     Vec<T> row[N];
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) row[n] = load(b + n * L);
