@@ -23,7 +23,7 @@ Mapped map_of(Map map, const Tensor& x, const Tensor& context_term, const Tensor
   Tensor result = at::empty({p.rows, p.features}, x.options()), log_det = at::empty({p.rows}, x.options());
   Tensor inputs = at::empty({p.blocks, p.rows, p.features}, x.options());
   Tensor hidden =
-      keep_hidden ? at::empty({p.blocks, 2, p.width1 + p.width2, p.rows}, x.options()) : at::empty({0}, x.options());
+      keep_hidden ? recycled({p.blocks, 2, p.width1 + p.width2, p.rows}, x.options()) : at::empty({0}, x.options());
   MapResults<T> results{};
   results.result = result.data_ptr<T>(), results.log_det = log_det.data_ptr<T>();
   results.inputs = inputs.data_ptr<T>(), results.hidden = keep_hidden ? hidden.data_ptr<T>() : nullptr;
@@ -119,7 +119,7 @@ std::vector<Tensor> backward_of(bool to_data, const Tensor& grad, const Tensor& 
   const auto result = [&](bool wanted, const Tensor& like, bool zeros = false) {
     results.push_back(!wanted ? at::empty({0}, grad.options())
                       : zeros ? at::zeros(like.sizes(), grad.options())
-                              : at::empty(like.sizes(), grad.options()));
+                              : recycled(like.sizes(), grad.options()));
     return wanted ? results.back().template data_ptr<T>() : nullptr;
   };
   Derivative<T> d{};

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "../native/memory.h"
 #include "../native/runtime.h"
 #include "cpu.h"
 #include "cpu_shapes.h"

@@ -5,8 +5,6 @@
 #include <pybind11/stl.h>
 
 #include <atomic>
-#include <cstdlib>
-#include <memory>
 #include <set>
 #include <string>
 #include <thread>
@@ -64,36 +62,6 @@ const InstructionSet& instruction_set() {
   const InstructionSet* found = chosen;
   if (!found) chosen = found = best();
   return *found;
-}
-
-#if defined(__SANITIZE_ADDRESS__)
-// Not a byte more than was asked for, and never what another call has left: so that a step too far is found.
-constexpr bool kExactScratch = true;
-constexpr int64_t kScratchStep = 1;
-#else
-constexpr bool kExactScratch = false;
-constexpr int64_t kScratchStep = 4096;
-#endif
-
-void* scratch(Scratch which, int64_t bytes) {
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-  };
-  thread_local std::unique_ptr<void, Free> memories[2];
-  thread_local int64_t sizes[2] = {0, 0};
-  std::unique_ptr<void, Free>& memory = memories[static_cast<int>(which)];
-  int64_t& size = sizes[static_cast<int>(which)];
-  if (size < bytes || kExactScratch) {
-    size = 0;
-    memory.reset();
-    const int64_t rounded = (bytes + kScratchStep - 1) / kScratchStep * kScratchStep;
-    void* found = nullptr;
-    // Unlike aligned_alloc, it takes any size.
-    TORCH_CHECK(!posix_memalign(&found, 64, rounded), "nfkern: no memory for ", rounded, " bytes of scratch");
-    memory.reset(found);
-    size = rounded;
-  }
-  return memory.get();
 }
 
 namespace {

@@ -1,4 +1,4 @@
-// What every binding needs: the chosen instruction set, threads, and scratch memory.
+// What every binding needs: the chosen instruction set, and threads.
 #pragma once
 
 #include <c10/util/FunctionRef.h>
@@ -9,10 +9,6 @@
 namespace nfkern {
 
 const InstructionSet& instruction_set();
-
-// A thread's own memory, kept from call to call; 64-byte aligned.
-enum class Scratch { kRows, kChunk };
-void* scratch(Scratch which, int64_t bytes);
 
 // Calls `part(i)` for i in [0, count), in parallel if torch has several threads.
 void over_parts(int64_t count, c10::function_ref<void(int64_t)> part);
