@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from nfkern.kernels.coupling import cpu_kernels
-from nfkern.kernels.coupling.op import unflattened
 from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.coupling.schema import unflattened
 from nfkern.kernels.native_extension import device_reasons
 from nfkern.kernels.registry import Native, implement, over_seeds
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from nfkern.kernels.coupling.op import unflattened
 from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.coupling.schema import unflattened
 from nfkern.kernels.registry import Native, implement
 from nfkern.kernels.triton_backend import device_reasons, on_its_device
 

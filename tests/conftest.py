@@ -1,7 +1,9 @@
 """One thread and a quick hypothesis profile for every test: small tensors gain nothing from more."""
 
+import hashlib
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,11 @@ settings.load_profile("nfkern")
 if not torch.cuda.is_available():
     # Triton chooses between its interpreter and a compiler when it is first imported, which any test may cause.
     os.environ["TRITON_INTERPRET"] = "1"
+
+# Inductor keys its cache by an op's name, whatever the shapes of its results were: a cache for each version of the ops.
+_root = Path(__file__).parents[1]
+_ops = b"".join(path.read_bytes() for path in sorted(_root.glob("kernels/**/*.py")))
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_root / "build/inductor" / hashlib.sha256(_ops).hexdigest()[:12]))
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts its background jobs so, and processes that tests start and interrupt would inherit it.

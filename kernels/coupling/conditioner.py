@@ -11,7 +11,7 @@ precision (`compute_dtype`).
 from typing import NamedTuple
 
 import torch
-from torch.nn.functional import leaky_relu
+from torch.nn.functional import leaky_relu, pad
 
 from nfkern.kernels.coupling.parameters import CouplingParameters
 
@@ -53,15 +53,24 @@ def conditioner(
         product = _product(scaled, p.hidden_weight.mT, compute_dtype, p.hidden_bias)
         second = _normalize(leaky_relu(product, NEGATIVE_SLOPE), norm_eps)
     else:
-        first = _normalize(hidden[:, :width].mT.contiguous(), norm_eps)
-        second = _normalize(hidden[:, width:].mT.contiguous(), norm_eps)
+        by_row = hidden.mT.flatten(1, 2)[:, :rows]
+        first, second = (_normalize(each.contiguous(), norm_eps) for each in (by_row[..., :width], by_row[..., width:]))
     scaled = _affine(second.normalized, p.norm2_weight, p.norm2_bias)
     return torch.baddbmm(p.output_bias, scaled, p.output_weight.mT), (first, second)
 
 
 def activations(layers: Layers) -> torch.Tensor:
-    """Both hidden layers' activations, (2, h1 + h2, rows): rows side by side, as vector units want them."""
-    return torch.cat([layer.activation for layer in layers], -1).mT
+    """Both hidden layers' activations as a forward pass keeps them, (2, panels, h1 + h2, lanes): see `kept_panels`."""
+    both = torch.cat([layer.activation for layer in layers], -1)
+    panels, lanes = kept_panels(both.shape[1], both.dtype)
+    by_panel: torch.Tensor = pad(both, (0, 0, 0, panels * lanes - both.shape[1])).unflatten(1, (panels, lanes))
+    return by_panel.mT
+
+
+def kept_panels(rows: int, dtype: torch.dtype) -> tuple[int, int]:
+    """How many panels of how many rows: in a panel, a unit's activations of all rows are side by side, for vectors."""
+    lanes = max(1, min(rows, 128 // dtype.itemsize))
+    return -(-rows // lanes), lanes
 
 
 def expand_context(context_term: torch.Tensor, rows: int) -> tuple[torch.Tensor, ...]:

@@ -14,6 +14,11 @@ using at::Tensor;
 
 using Mapped = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
+template <class T, class Kept>
+std::vector<int64_t> kept_shape(const Coupling<T>& p, const Kept& hidden) {
+  return {p.blocks, 2, hidden.panels(), p.width1 + p.width2, hidden.lanes()};
+}
+
 template <class T>
 Mapped map_of(Map map, const Tensor& x, const Tensor& context_term, const Tensor& mixing, const Tensor& mixing_log_det,
               const Parameters& parameters, double norm_eps, std::optional<double> scale_bound, bool keep_hidden) {
@@ -22,11 +27,11 @@ Mapped map_of(Map map, const Tensor& x, const Tensor& context_term, const Tensor
   const Coupling<T>& p = problem.sizes;
   Tensor result = at::empty({p.rows, p.features}, x.options()), log_det = at::empty({p.rows}, x.options());
   Tensor inputs = at::empty({p.blocks, p.rows, p.features}, x.options());
-  Tensor hidden =
-      keep_hidden ? recycled({p.blocks, 2, p.width1 + p.width2, p.rows}, x.options()) : at::empty({0}, x.options());
   MapResults<T> results{};
+  results.hidden = {nullptr, p.rows, p.width1, p.width2};
+  Tensor hidden = keep_hidden ? recycled(kept_shape(p, results.hidden), x.options()) : at::empty({0}, x.options());
   results.result = result.data_ptr<T>(), results.log_det = log_det.data_ptr<T>();
-  results.inputs = inputs.data_ptr<T>(), results.hidden = keep_hidden ? hidden.data_ptr<T>() : nullptr;
+  results.inputs = inputs.data_ptr<T>(), results.hidden.memory = keep_hidden ? hidden.data_ptr<T>() : nullptr;
   results.mixing_log_det = mixing_log_det.item<T>();
   run_map<T>(map, p, nullptr, problem.pointer(x), results);
   return {result, log_det, inputs, hidden};
@@ -113,7 +118,6 @@ std::vector<Tensor> backward_of(bool to_data, const Tensor& grad, const Tensor& 
   const Coupling<T>& p = problem.sizes;
   check_shape("inputs", inputs, {p.blocks, p.rows, p.features});
   check_shape("grad_log_det", grad_log_det, {p.rows});
-  if (hidden) check_shape("hidden", *hidden, {p.blocks, 2, p.width1 + p.width2, p.rows});
   const bool whole = parameters[1].has_value();
   std::vector<Tensor> results{at::empty(grad.sizes(), grad.options())};
   const auto result = [&](bool wanted, const Tensor& like, bool zeros = false) {
@@ -124,8 +128,9 @@ std::vector<Tensor> backward_of(bool to_data, const Tensor& grad, const Tensor& 
   };
   Derivative<T> d{};
   d.to_data = to_data;
-  d.inputs = problem.pointer(inputs), d.hidden = problem.pointer(hidden), d.grad = problem.pointer(grad),
-  d.grad_log_det = problem.pointer(grad_log_det);
+  d.inputs = problem.pointer(inputs), d.grad = problem.pointer(grad), d.grad_log_det = problem.pointer(grad_log_det);
+  d.hidden = {problem.pointer(hidden), p.rows, p.width1, p.width2};
+  if (hidden) check_shape("hidden", *hidden, kept_shape(p, d.hidden));
   d.x = results[0].template data_ptr<T>();
   d.context_term = result(parameter_grads, context_term, p.groups != p.rows);
   d.mixing = result(parameter_grads, mixing);

@@ -49,13 +49,36 @@ struct Contexts {
   int64_t widest, largest;  // of all layers' widths, and of their weights' sizes
 };
 
+// Both hidden layers' activations as a map keeps them for its derivative: (blocks, 2, panels, width1 + width2, lanes),
+// in panels of `lanes` rows side by side. See `conditioner.py`.
+template <class T>
+struct KeptHidden {
+  T* memory;  // null where nothing is kept
+  int64_t rows, width1, width2;
+
+  int64_t lanes() const {
+    constexpr int64_t most = 128 / sizeof(T);
+    return rows < most ? rows : most;
+  }
+  int64_t panels() const { return (rows + lanes() - 1) / lanes(); }
+
+  // A row's activations of the first layer, `lanes` apart; the second layer's follow them.
+  T* row(int64_t block, int64_t net, int64_t row) const {
+    const int64_t panel = (block * 2 + net) * panels() + row / lanes();
+    return memory + panel * (width1 + width2) * lanes() + row % lanes();
+  }
+
+  // Whether the rows [row, row + count) lie side by side, and there are so many.
+  bool together(int64_t row, int64_t count) const { return row + count <= rows && row % lanes() + count <= lanes(); }
+};
+
 template <class T>
 struct MapResults {
   T* result;   // (rows, features)
   T* log_det;  // (rows)
   T* inputs;   // (blocks, rows, features), or null
-  T* hidden;   // (blocks, 2, width1 + width2, rows), both layers' activations, or null
   T* score;    // (rows, features), or null
+  KeptHidden<T> hidden;
   T mixing_log_det;
   const T* density_mixing;  // for the score: to_latent's matrices
 };
@@ -65,13 +88,13 @@ struct MapResults {
 template <class T>
 struct Derivative {
   bool to_data;
-  const T* inputs;        // (blocks, rows, features)
-  const T* hidden;        // (blocks, 2, width1 + width2, rows), or null: then it is computed again
-  const T* grad;          // (rows, features)
-  const T* grad_log_det;  // (rows)
-  T* x;                   // (rows, features)
-  T* context_term;        // (groups, blocks, 2, width1); zeros where groups < rows
-  T* mixing;              // (blocks, features, features)
+  const T* inputs;             // (blocks, rows, features)
+  const T* grad;               // (rows, features)
+  const T* grad_log_det;       // (rows)
+  KeptHidden<const T> hidden;  // computed again where nothing is kept
+  T* x;                        // (rows, features)
+  T* context_term;             // (groups, blocks, 2, width1); zeros where groups < rows
+  T* mixing;                   // (blocks, features, features)
   T *input_weight, *norm1_weight, *norm1_bias, *hidden_weight, *hidden_bias, *norm2_weight, *norm2_bias;
   T *output_weight, *output_bias;
 };

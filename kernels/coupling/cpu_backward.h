@@ -142,9 +142,8 @@ void derive_panel(const Coupling<T>& p, const Derivative<T>& d, const Chunk<T>& 
     if (d.context_term) sums[net] = panel_sums(p, d, chunk, block, net, panel);
     const int64_t which = block * 2 + net;
     T* output = net ? shift : log_scale;
-    if (d.hidden) {
-      E::restore(p, which, row, count, d.hidden + which * (p.width1 + p.width2) * p.rows, layers[net][0],
-                 layers[net][1], rest_of_scratch, output);
+    if (d.hidden.memory) {
+      E::restore(p, d.hidden, block, net, row, count, layers[net][0], layers[net][1], rest_of_scratch, output);
     } else {
       E::conditioner(p, which, row, count, nullptr, kept, layers[net][0], layers[net][1], rest_of_scratch, output);
     }

@@ -14,12 +14,13 @@ void encode_layer(Panel<T, N>, const EncoderLayer<T>& layer, const T* inputs, T*
   constexpr int L = E::L, P = E::P;
   const bool lowered = layer.weight_bf16 != nullptr;
   if constexpr (sizeof(T) == sizeof(float))
-    if (lowered) bf16_product<N>(layer.outputs, layer.inputs, layer.weight_bf16, inputs, outputs, layer.bias, scratch);
+    if (lowered)
+      bf16_product<N>(layer.outputs, layer.inputs, layer.weight_bf16, inputs, outputs, P, layer.bias, scratch);
   if (!lowered)
     multiply<T, T, N>(layer.outputs, layer.inputs, layer.weight, layer.inputs, 1, inputs, outputs, P, layer.bias,
                       false);
   if (!layer.norm_weight) return;
-  typename E::Layer norm{outputs, {}, {}};
+  typename E::Layer norm{outputs, P, {}, {}};
   E::template normalize<false>(norm, layer.outputs, layer.norm_eps);
   for (int64_t j = 0; j < layer.outputs; ++j)
     for (int n = 0; n < N; ++n)

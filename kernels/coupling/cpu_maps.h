@@ -105,17 +105,25 @@ struct Step {
                         const T* kept, const StepScratch<T>& scratch, Layer (&layers)[2][2]) {
     const int64_t both = (p.width1 + p.width2) * P + 2 * kLanes<T>;
     for (int net = 0; net < 2; ++net) {
-      layers[net][0].activation = scratch.layers + net * both;
-      layers[net][1].activation = scratch.layers + net * both + p.width1 * P + kLanes<T>;
-      E::conditioner(p, block * 2 + net, piece.row, piece.count, piece.contexts, kept, layers[net][0], layers[net][1],
-                     scratch.engine, net ? scratch.shift : scratch.log_scale);
-      if (out.hidden) {
-        T* to = out.hidden + (block * 2 + net) * (p.width1 + p.width2) * p.rows + piece.row;
-        E::keep_activation(layers[net][0], p.width1, p.rows, piece.count, to);
-        E::keep_activation(layers[net][1], p.width2, p.rows, piece.count, to + p.width1 * p.rows);
-      }
+      Layer &first = layers[net][0], &second = layers[net][1];
+      first.activation = scratch.layers + net * both;
+      second.activation = first.activation + p.width1 * P + kLanes<T>;
+      const bool in_place = out.hidden.memory && E::place(p, out.hidden, block, net, piece.row, first, second);
+      E::conditioner(p, block * 2 + net, piece.row, piece.count, piece.contexts, kept, first, second, scratch.engine,
+                     net ? scratch.shift : scratch.log_scale);
+      if (out.hidden.memory && !in_place) keep_hidden(out.hidden, block, net, piece, first, second);
     }
     bound_log_scale(p, p.transformed() * P, scratch.log_scale);
+  }
+
+  static void keep_hidden(const KeptHidden<T>& hidden, int64_t block, int64_t net, const Piece<T>& piece,
+                          const Layer& first, const Layer& second) {
+    const int64_t lanes = hidden.lanes();
+    for (int64_t c = 0; c < piece.count; ++c) {
+      T* to = hidden.row(block, net, piece.row + c);
+      for (int64_t j = 0; j < hidden.width1; ++j, to += lanes) *to = first.activation[j * P + c];
+      for (int64_t j = 0; j < hidden.width2; ++j, to += lanes) *to = second.activation[j * P + c];
+    }
   }
 
   // The score of the block's output from that of its input: the density loses log_scale, and b = (b' - shift) / scale.

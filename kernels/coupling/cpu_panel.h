@@ -28,10 +28,23 @@ struct Panel {
   // A hidden layer: the activation and its statistics over the width.
   struct Layer {
     T* activation;
+    int64_t step = P;  // from one unit to the next
     Vec<T> mean[N], rstd[N];
 
-    Vec<T> normalized(int64_t unit, int n) const { return (load(activation + unit * P + n * L) - mean[n]) * rstd[n]; }
+    T* at(int64_t unit, int n) const { return activation + unit * step + n * L; }
+    Vec<T> normalized(int64_t unit, int n) const { return (load(at(unit, n)) - mean[n]) * rstd[n]; }
   };
+
+  // Lets both layers lie where they are kept, if the panel's rows lie side by side there.
+  template <class Kept>
+  static bool place(const Coupling<T>& p, const Kept& hidden, int64_t block, int64_t net, int64_t row, Layer& first,
+                    Layer& second) {
+    if (!hidden.together(row, P)) return false;
+    first.step = second.step = hidden.lanes();
+    first.activation = const_cast<T*>(hidden.row(block, net, row));  // a derivative does not write to it
+    second.activation = first.activation + p.width1 * first.step;
+    return true;
+  }
 
   static int64_t wide(const Coupling<T>& p) { return (p.width1 > p.width2 ? p.width1 : p.width2) * P; }
   static int64_t scratch_size(const Coupling<T>& p) {
@@ -45,17 +58,19 @@ struct Panel {
 
   // The first layer's preactivations begin as each row's context term. Rows past the end repeat the last one, so that
   // what they give is as finite.
-  static void context(const Coupling<T>& p, int64_t net, int64_t row, int64_t count, const T* contexts, T* panel) {
+  static void context(const Coupling<T>& p, int64_t net, int64_t row, int64_t count, const T* contexts,
+                      const Layer& layer) {
     if (contexts)
       return multiply<T, T, N>(p.width1, p.context_features, p.context_weight + net * p.width1 * p.context_features,
-                               p.context_features, 1, contexts, panel, P, p.input_bias + net * p.width1, false);
+                               p.context_features, 1, contexts, layer.activation, layer.step,
+                               p.input_bias + net * p.width1, false);
     const int64_t share = p.rows / p.groups, stride = p.blocks * 2 * p.width1;
     const T* terms[P];
     for (int i = 0; i < P; ++i)
       terms[i] = p.context_term + (row + (i < count ? i : count - 1)) / share * stride + net * p.width1;
     if (terms[0] == terms[P - 1]) {
       for (int64_t j = 0; j < p.width1; ++j)
-        for (int n = 0; n < N; ++n) store(panel + j * P + n * L, broadcast(terms[0][j]));
+        for (int n = 0; n < N; ++n) store(layer.at(j, n), broadcast(terms[0][j]));
       return;
     }
     for (int n = 0; n < N; ++n) {
@@ -66,10 +81,10 @@ struct Panel {
         for (int i = 0; i < L; ++i) square[i] = load(terms[n * L + i] + j);
         transpose<T>(square);
 #pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) store(panel + (j + i) * P + n * L, square[i]);
+        for (int i = 0; i < L; ++i) store(layer.at(j + i, n), square[i]);
       }
       for (; j < p.width1; ++j)
-        for (int i = 0; i < L; ++i) panel[j * P + n * L + i] = terms[n * L + i][j];
+        for (int i = 0; i < L; ++i) layer.at(j, n)[i] = terms[n * L + i][j];
     }
   }
 
@@ -80,8 +95,8 @@ struct Panel {
     for (int64_t j = 0; j < width; ++j)
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) {
-        Vec<T> u = load(layer.activation + j * P + n * L);
-        if constexpr (Leaky) store(layer.activation + j * P + n * L, u = leaky_relu<T>(u));
+        Vec<T> u = load(layer.at(j, n));
+        if constexpr (Leaky) store(layer.at(j, n), u = leaky_relu<T>(u));
         sums[n] += u;
       }
     for (int n = 0; n < N; ++n) layer.mean[n] = sums[n] / static_cast<T>(width);
@@ -89,7 +104,7 @@ struct Panel {
     for (int64_t j = 0; j < width; ++j)
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) {
-        const Vec<T> centred = load(layer.activation + j * P + n * L) - layer.mean[n];
+        const Vec<T> centred = load(layer.at(j, n)) - layer.mean[n];
         squares[n] += centred * centred;
       }
     for (int n = 0; n < N; ++n) layer.rstd[n] = T(1) / square_root<T>(squares[n] / static_cast<T>(width) + eps);
@@ -110,24 +125,29 @@ struct Panel {
   static void conditioner(const Coupling<T>& p, int64_t net, int64_t row, int64_t count, const T* contexts,
                           const T* kept, Layer& first, Layer& second, T* scratch, T* output) {
     T *scaled = scratch, *rest = scratch + 2 * wide(p);
-    context(p, net, row, count, contexts, first.activation);
+    context(p, net, row, count, contexts, first);
     multiply<T, T, N>(p.width1, p.kept(), p.input_weight + net * p.width1 * p.kept(), p.kept(), 1, kept,
-                      first.activation, P, nullptr, true);
+                      first.activation, first.step, nullptr, true);
     normalize(first, p.width1, p.norm_eps);
     scale(first, p.width1, of(p.norm1_weight, net, p.width1), of(p.norm1_bias, net, p.width1), scaled);
-    hidden_product(p, net, scaled, second.activation, rest);
+    hidden_product(p, net, scaled, second, rest);
     normalize(second, p.width2, p.norm_eps);
     output_product(p, net, second, scaled, output);
   }
 
-  // The same from kept activations, (width1 + width2, rows) of this network.
-  static void restore(const Coupling<T>& p, int64_t net, int64_t row, int64_t count, const T* hidden, Layer& first,
-                      Layer& second, T* scratch, T* output) {
-    load_rows(p.width1, p.rows, count, hidden + row, first.activation);
-    load_rows(p.width2, p.rows, count, hidden + p.width1 * p.rows + row, second.activation);
+  // The same from kept activations.
+  static void restore(const Coupling<T>& p, const KeptHidden<const T>& hidden, int64_t block, int64_t net, int64_t row,
+                      int64_t count, Layer& first, Layer& second, T* scratch, T* output) {
+    if (!place(p, hidden, block, net, row, first, second)) {
+      for (int64_t c = 0; c < P; ++c) {
+        const T* from = hidden.row(block, net, row + (c < count ? c : count - 1));
+        for (int64_t j = 0; j < p.width1; ++j, from += hidden.lanes()) first.activation[j * P + c] = *from;
+        for (int64_t j = 0; j < p.width2; ++j, from += hidden.lanes()) second.activation[j * P + c] = *from;
+      }
+    }
     normalize<false>(first, p.width1, p.norm_eps);
     normalize<false>(second, p.width2, p.norm_eps);
-    output_product(p, net, second, scratch, output);
+    output_product(p, block * 2 + net, second, scratch, output);
   }
 
   static void output_product(const Coupling<T>& p, int64_t net, const Layer& second, T* scaled, T* output) {
@@ -139,36 +159,15 @@ struct Panel {
   // A network's own part of a stacked vector, which may be null.
   static const T* of(const T* stacked, int64_t net, int64_t width) { return stacked ? stacked + net * width : nullptr; }
 
-  // (width, P) from (width, ...) with rows side by side, `step` apart; columns past `count` repeat the last.
-  static void load_rows(int64_t width, int64_t step, int64_t count, const T* from, T* panel) {
-    for (int64_t j = 0; j < width; ++j, from += step, panel += P) {
-      if (count == P) {
-        for (int n = 0; n < N; ++n) store(panel + n * L, load(from + n * L));
-      } else {
-        for (int64_t c = 0; c < P; ++c) panel[c] = from[c < count ? c : count - 1];
-      }
-    }
-  }
-
-  // A layer's activations to where `load_rows` finds them.
-  static void keep_activation(const Layer& layer, int64_t width, int64_t step, int64_t count, T* to) {
-    for (int64_t j = 0; j < width; ++j, to += step) {
-      const T* from = layer.activation + j * P;
-      if (count == P) {
-        for (int n = 0; n < N; ++n) store(to + n * L, load(from + n * L));
-      } else {
-        for (int64_t c = 0; c < count; ++c) to[c] = from[c];
-      }
-    }
-  }
-
-  static void hidden_product(const Coupling<T>& p, int64_t net, const T* scaled, T* result, T* scratch) {
+  static void hidden_product(const Coupling<T>& p, int64_t net, const T* scaled, const Layer& result, T* scratch) {
     const int64_t size = p.width1 * p.width2;
     const T* bias = p.hidden_bias + net * p.width2;
     if constexpr (sizeof(T) == sizeof(float))
       if (p.hidden_bf16)
-        return bf16_product<N>(p.width2, p.width1, p.hidden_bf16 + net * size, scaled, result, bias, scratch);
-    multiply<T, T, N>(p.width2, p.width1, p.hidden_weight + net * size, p.width1, 1, scaled, result, P, bias, false);
+        return bf16_product<N>(p.width2, p.width1, p.hidden_bf16 + net * size, scaled, result.activation, result.step,
+                               bias, scratch);
+    multiply<T, T, N>(p.width2, p.width1, p.hidden_weight + net * size, p.width1, 1, scaled, result.activation,
+                      result.step, bias, false);
   }
 
   static void hidden_product_transposed(const Coupling<T>& p, int64_t net, const T* grad, T* result, T* scratch) {
@@ -245,8 +244,7 @@ struct Panel {
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) {
         const Vec<T> g = (load(grad + j * P + n * L) - sums[n] - layer.normalized(j, n) * products[n]) * layer.rstd[n];
-        store(grad + j * P + n * L,
-              load(layer.activation + j * P + n * L) > 0 ? g : g * static_cast<T>(kNegativeSlope));
+        store(grad + j * P + n * L, load(layer.at(j, n)) > 0 ? g : g * static_cast<T>(kNegativeSlope));
       }
   }
 

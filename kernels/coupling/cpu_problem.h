@@ -76,7 +76,9 @@ void run_map(Map map, const Coupling<T>& p, const Contexts<T>* contexts, const T
   const pybind11::gil_scoped_release unlocked;
   const Kernels<T>& k = kernels<T>();
   const int64_t size = k.map_scratch(p, contexts);
-  over_rows(p.rows, instruction_set().vector_bytes / static_cast<int64_t>(sizeof(T)), [&](int64_t begin, int64_t end) {
+  // Whole panels of kept activations to each thread, else whole vectors of rows.
+  const int64_t lanes = instruction_set().vector_bytes / static_cast<int64_t>(sizeof(T));
+  over_rows(p.rows, results.hidden.memory ? results.hidden.lanes() : lanes, [&](int64_t begin, int64_t end) {
     k.map_rows(map, p, contexts, x, results, begin, end, memory<T>(Scratch::kRows, size));
   });
 }

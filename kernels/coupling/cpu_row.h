@@ -23,8 +23,8 @@ struct Row {
     return 3 * (p.width1 > p.width2 ? p.width1 : p.width2) + 8 * kLanes<T>;
   }
 
-  static void keep_activation(const Layer& layer, int64_t width, int64_t step, int64_t, T* to) {
-    for (int64_t j = 0; j < width; ++j) to[j * step] = layer.activation[j];
+  static bool place(const Coupling<T>&, const KeptHidden<T>&, int64_t, int64_t, int64_t, Layer&, Layer&) {
+    return false;
   }
 
   static void mix(int64_t features, const T* matrix, bool transposed, const T* x, T* result) {

@@ -8,82 +8,36 @@ import torch
 from nfkern.kernels.coupling import reference
 from nfkern.kernels.coupling.conditioner import HiddenFactors
 from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.coupling.schema import PARAMETER_COUNT, PARAMETERS, SETTINGS, fake, fake_backward, unflattened
 from nfkern.kernels.registry import Op, define, refuse_gradient
 
 TakeFactors = Callable[[HiddenFactors], None]
 
-HIDDEN_BYTES = 16 << 20
+HIDDEN_BYTES = 32 << 20
 """What a forward pass on a CPU may keep of hidden activations.
 
 Loss and gradients of the paper's flow, computed again against kept, on a Zen 4 core with 32 MiB of last cache, 2026-11:
-6 MiB 26.3 against 22.5 ms, 24 MiB 92.5 against 92.2, 96 MiB 369 against 432.
+6 MiB 23.6 against 19.9 ms, 24 MiB 88 against 73, 48 MiB 176 against 172, 96 MiB 387 against 384.
 """
-
-_COUNT = len(CouplingParameters._fields)
-_NORMS = tuple(name for name in CouplingParameters._fields if name.startswith("norm"))
-_PARAMETERS = ", ".join(f"Tensor{'?' * (name in _NORMS)} {name}" for name in CouplingParameters._fields)
-_SETTINGS = "float norm_eps, float? scale_bound, ScalarType? compute_dtype"
-
-
-def unflattened(function: Callable[..., Any], tensors: int) -> Callable[..., Any]:
-    """A schema is flat: gather the parameters that follow the first `tensors` arguments."""
-
-    def call(*args: Any) -> Any:
-        parameters = CouplingParameters(*args[tensors : tensors + _COUNT])
-        return function(*args[:tensors], parameters, *args[tensors + _COUNT :])
-
-    return call
-
-
-def _fake(x: torch.Tensor, context_term: torch.Tensor, mixing: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
-    *_, width2, width1 = CouplingParameters(*rest[1 : 1 + _COUNT]).hidden_weight.shape
-    blocks, rows, keep_hidden = mixing.shape[0], x.shape[0], any(rest[1 + _COUNT + 3 :])
-    hidden = x.new_empty((blocks, 2, width1 + width2, rows) if keep_hidden else 0)
-    return x.new_empty(x.shape), x.new_empty((rows,)), x.new_empty((blocks, *x.shape)), hidden
-
-
-def _fake_backward(
-    grad: torch.Tensor,
-    grad_log_det: torch.Tensor,
-    inputs: torch.Tensor,
-    context_term: torch.Tensor,
-    mixing: torch.Tensor,
-    *rest: Any,
-) -> tuple[torch.Tensor, ...]:
-    parameters = CouplingParameters(*rest[:_COUNT])
-    others = (context_term, mixing, *parameters)
-    _, _, compute_dtype, parameter_grads, factors, *_ = (*rest[_COUNT:], False)
-    if not parameter_grads:
-        return (grad.new_empty(grad.shape), *(grad.new_empty(0) for _ in others))
-    if parameters.folded:
-        empty = (grad.new_empty(0) for _ in range(_COUNT))
-        return (grad.new_empty(grad.shape), *(other.new_empty(other.shape) for other in others[:2]), *empty)
-    grads = [other.new_empty(other.shape) for other in others if other is not None]
-    if factors:
-        *lead, width2, width1 = parameters.hidden_weight.shape
-        for name, width in (("hidden_weight", width2), ("norm1_weight", width1)):
-            shape = (*lead, grad.shape[0], width)
-            grads[2 + CouplingParameters._fields.index(name)] = grad.new_empty(shape, dtype=compute_dtype or grad.dtype)
-    return (grad.new_empty(grad.shape), *grads)
 
 
 def _define_backward(name: str, function: Callable[..., Any]) -> Op:
-    results = ", ".join(["Tensor"] * (3 + _COUNT))
+    results = ", ".join(["Tensor"] * (3 + PARAMETER_COUNT))
     return define(
         f"coupling_{name}_backward",
-        f"(Tensor grad, Tensor grad_log_det, Tensor inputs, Tensor context_term, Tensor mixing, {_PARAMETERS}, "
-        f"{_SETTINGS}, bool parameter_grads, bool factors=False, Tensor? hidden=None) -> ({results})",
+        f"(Tensor grad, Tensor grad_log_det, Tensor inputs, Tensor context_term, Tensor mixing, {PARAMETERS}, "
+        f"{SETTINGS}, bool parameter_grads, bool factors=False, Tensor? hidden=None) -> ({results})",
         rank=2,
         reference=unflattened(function, 5),
-        fake=_fake_backward,
+        fake=fake_backward,
         backward=refuse_gradient(f"the gradient of coupling {name} (double backward)"),
     )
 
 
 def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) -> Op:
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-        _, context_term, mixing, _, *parameters = inputs[: 4 + _COUNT]
-        *ctx.settings, keep_hidden = inputs[4 + _COUNT :]
+        _, context_term, mixing, _, *parameters = inputs[: 4 + PARAMETER_COUNT]
+        *ctx.settings, keep_hidden = inputs[4 + PARAMETER_COUNT :]
         # Results that nobody differentiates, and kept hidden units are the largest, get no zeros for gradients.
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(output[3] if keep_hidden else None, output[2], context_term, mixing, *parameters)
@@ -97,22 +51,22 @@ def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) 
         grad = torch.zeros_like(inputs.select(-3, 0)) if grad is None else grad
         grad_log_det = grad.new_zeros(grad.shape[:-1]) if grad_log_det is None else grad_log_det
         folded = CouplingParameters(*saved[3:]).folded
-        if folded and any(ctx.needs_input_grad[4 : 4 + _COUNT]):
+        if folded and any(ctx.needs_input_grad[4 : 4 + PARAMETER_COUNT]):
             raise RuntimeError("nfkern: the weights of a folded coupling flow have no gradients; train it unfolded")
         grad_x, *rest = backward_op(grad, grad_log_det, *saved, *ctx.settings, parameter_grads, False, hidden)
         if not parameter_grads:
-            return (grad_x, *(None for _ in range(3 + _COUNT + 4)))
+            return (grad_x, *(None for _ in range(3 + PARAMETER_COUNT + 4)))
         grad_term, grad_mixing, *parameters = rest
-        parameters = [None] * _COUNT if folded else parameters
+        parameters = [None] * PARAMETER_COUNT if folded else parameters
         return grad_x, grad_term, grad_mixing, grad_log_det.sum(-1), *parameters, None, None, None, None
 
     return define(
         f"coupling_{name}",
-        f"(Tensor x, Tensor context_term, Tensor mixing, Tensor mixing_log_det, {_PARAMETERS}, {_SETTINGS}, "
+        f"(Tensor x, Tensor context_term, Tensor mixing, Tensor mixing_log_det, {PARAMETERS}, {SETTINGS}, "
         "bool keep_hidden=False) -> (Tensor, Tensor, Tensor, Tensor)",
         rank=2,
         reference=unflattened(function, 4),
-        fake=_fake,
+        fake=fake,
         backward=backward,
         setup_context=setup_context,
     )
@@ -125,7 +79,7 @@ _to_data = _define_direction("to_data", reference.to_data, _to_data_backward)
 _to_data_with_score = define(
     "coupling_to_data_with_score",
     "(Tensor z, Tensor context_term, Tensor mixing, Tensor inverse_mixing, Tensor inverse_log_det, "
-    f"{_PARAMETERS}, {_SETTINGS}) -> (Tensor, Tensor, Tensor)",
+    f"{PARAMETERS}, {SETTINGS}) -> (Tensor, Tensor, Tensor)",
     rank=2,
     reference=unflattened(reference.to_data_with_score, 5),
     fake=lambda z, *rest: (z.new_empty(z.shape), z.new_empty(z.shape[:1]), z.new_empty(z.shape)),
@@ -139,8 +93,8 @@ class _WithFactors(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, op: Op, backward_op: Op, take: TakeFactors, *arguments: Any) -> tuple[torch.Tensor, ...]:
         result, log_det, inputs, _ = op(*arguments)
-        _, context_term, mixing, _, *parameters = arguments[: 4 + _COUNT]
-        ctx.backward_op, ctx.take, ctx.settings = backward_op, take, arguments[4 + _COUNT :]
+        _, context_term, mixing, _, *parameters = arguments[: 4 + PARAMETER_COUNT]
+        ctx.backward_op, ctx.take, ctx.settings = backward_op, take, arguments[4 + PARAMETER_COUNT :]
         ctx.save_for_backward(inputs, context_term, mixing, *parameters)
         return result, log_det
 
