@@ -1,12 +1,13 @@
 """Registration of the native CPU kernels, and the reasons why a call runs on the reference instead."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from nfkern.kernels.coupling import cpu_kernels
 from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.coupling.schema import unflattened
-from nfkern.kernels.native_extension import device_reasons
+from nfkern.kernels.native_extension import call_reasons, device_reasons, load
 from nfkern.kernels.registry import Native, implement, over_seeds
 
 
@@ -24,9 +25,23 @@ def _coupling(function: Callable[..., Any], tensors: int, derivative: bool = Fal
     return Native(lambda: kernel, device_reasons, reasons)
 
 
+def _extension(name: str, rank: int | None) -> Native:
+    """The extension's function of the op's name; `rank` as in `define`."""
+
+    @functools.cache
+    def kernel() -> Callable[..., Any]:
+        return over_seeds(getattr(load(), name), rank)
+
+    return Native(kernel, device_reasons, lambda first, *rest: call_reasons(first))
+
+
 def register() -> None:
-    """Give the coupling flow's ops their CPU kernels; called once, when all ops are defined."""
+    """Give the ops their CPU kernels; called once, when all ops are defined."""
     kernels = {
+        "standard_normal_log_prob": _extension("standard_normal_log_prob", None),
+        "standard_normal_log_prob_backward": _extension("standard_normal_log_prob_backward", None),
+        "plu_compose": _extension("plu_compose", 3),
+        "plu_compose_backward": _extension("plu_compose_backward", 3),
         "coupling_to_latent": _coupling(cpu_kernels.to_latent, 4),
         "coupling_to_data": _coupling(cpu_kernels.to_data, 4),
         "coupling_to_data_with_score": _coupling(cpu_kernels.to_data_with_score, 5),

@@ -34,6 +34,16 @@ def device_reasons(device: torch.device) -> tuple[str, ...]:
     return ()
 
 
+def call_reasons(tensor: torch.Tensor) -> list[str]:
+    """Why a call whose first tensor this is cannot run on a native kernel; empty if it can."""
+    found = []
+    if tensor.dtype not in (torch.float32, torch.float64):
+        found.append(f"{tensor.dtype}: the kernels take float32 and float64")
+    if not tensor.numel():
+        found.append("no rows")
+    return found
+
+
 def instruction_sets() -> list[str]:
     """Those that both the extension and this machine have, the fastest first; empty without the extension."""
     found: list[str] = [] if device_reasons(torch.device("cpu")) else load().instruction_sets()

@@ -4,7 +4,7 @@
 #include <ATen/Parallel.h>
 #include <pybind11/stl.h>
 
-#include "cpu_binding.h"
+#include "../native/bindings.h"
 #include "cpu_problem.h"
 
 namespace nfkern {

@@ -8,7 +8,7 @@
 #include <string>
 #include <tuple>
 
-#include "cpu_binding.h"
+#include "../native/bindings.h"
 #include "cpu_problem.h"
 
 namespace nfkern {

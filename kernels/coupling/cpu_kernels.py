@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nfkern.kernels.coupling.parameters import CouplingParameters
-from nfkern.kernels.native_extension import load
+from nfkern.kernels.native_extension import call_reasons, load
 
 Tensors = tuple[torch.Tensor, ...]
 BF16 = torch.bfloat16
@@ -23,13 +23,9 @@ def reasons(x: torch.Tensor, parameters: CouplingParameters, compute_dtype: torc
         parameters: the stacked conditioners.
         compute_dtype: of the hidden products.
     """
-    found = []
-    if x.dtype not in (torch.float32, torch.float64):
-        found.append(f"{x.dtype}: the kernels take float32 and float64")
+    found = call_reasons(x)
     if compute_dtype not in (None, x.dtype) and (compute_dtype, x.dtype) != (BF16, torch.float32):
         found.append(f"compute_dtype {compute_dtype}: the kernels take that of x, or bfloat16 for float32")
-    if not x.numel():
-        found.append("no rows")
     return found
 
 

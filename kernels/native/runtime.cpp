@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "bindings.h"
+
 namespace nfkern {
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <c10/util/FunctionRef.h>
-#include <torch/csrc/utils/pybind.h>
 
 #include "instruction_sets.h"
 
@@ -15,8 +14,6 @@ void over_parts(int64_t count, c10::function_ref<void(int64_t)> part);
 
 // Calls `part(begin, end)` for ranges of rows, in parallel if torch has several threads and the rows are worth it.
 void over_rows(int64_t rows, int64_t smallest, c10::function_ref<void(int64_t, int64_t)> part);
-
-void bind_runtime(pybind11::module_& module);
 
 template <class T>
 const Kernels<T>& kernels(const InstructionSet& set = instruction_set()) {

@@ -1,0 +1,69 @@
+// The base density on tensors: see `reference.py`.
+#include <ATen/ATen.h>
+
+#include "../native/bindings.h"
+#include "../native/runtime.h"
+
+namespace nfkern {
+namespace {
+
+using at::Tensor;
+
+constexpr double kLogTwoPi = 1.8378770664093453;
+// Rows that are worth a thread of their own.
+constexpr int64_t kRows = 1024;
+
+template <class T>
+Tensor log_prob_of(const Tensor& given) {
+  const Tensor z = given.contiguous();
+  const int64_t features = z.size(-1);
+  Tensor result = at::empty(z.sizes().slice(0, z.dim() - 1), z.options());
+  const T* from = z.const_data_ptr<T>();
+  T* to = result.data_ptr<T>();
+  const T constant = static_cast<T>(static_cast<double>(features) * kLogTwoPi);
+  const pybind11::gil_scoped_release unlocked;
+  over_rows(result.numel(), kRows, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      T square = 0;
+      for (int64_t i = 0; i < features; ++i) square += from[row * features + i] * from[row * features + i];
+      to[row] = static_cast<T>(-0.5) * (square + constant);
+    }
+  });
+  return result;
+}
+
+template <class T>
+Tensor backward_of(const Tensor& given_grad, const Tensor& given) {
+  const Tensor z = given.contiguous(), grad = given_grad.contiguous();
+  const at::IntArrayRef leading = z.sizes().slice(0, z.dim() - 1);
+  TORCH_CHECK_VALUE(grad.sizes() == leading && grad.scalar_type() == z.scalar_type() && grad.is_cpu(),
+                    "grad: expected ", z.scalar_type(), " of shape ", leading, " on the CPU, got ", grad.scalar_type(),
+                    " of ", grad.sizes(), " on ", grad.device());
+  const int64_t features = z.size(-1);
+  Tensor result = at::empty(z.sizes(), z.options());
+  const T *from = z.const_data_ptr<T>(), *grads = grad.const_data_ptr<T>();
+  T* to = result.data_ptr<T>();
+  const pybind11::gil_scoped_release unlocked;
+  over_rows(grad.numel(), kRows, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t i = 0; i < features; ++i) to[row * features + i] = -grads[row] * from[row * features + i];
+  });
+  return result;
+}
+
+Tensor log_prob(const Tensor& z) {
+  return z.scalar_type() == at::kDouble ? log_prob_of<double>(z) : log_prob_of<float>(z);
+}
+
+Tensor backward(const Tensor& grad, const Tensor& z) {
+  return z.scalar_type() == at::kDouble ? backward_of<double>(grad, z) : backward_of<float>(grad, z);
+}
+
+}  // namespace
+
+void bind_base(pybind11::module_& module) {
+  module.def("standard_normal_log_prob", log_prob);
+  module.def("standard_normal_log_prob_backward", backward);
+}
+
+}  // namespace nfkern
