@@ -81,8 +81,9 @@ def interleaved(
 ) -> dict[str, Quantiles]:
     """Time the variants in turns.
 
-    A turn is a burst of calls of about `budget.turn_s`. A burst of several calls starts with an untimed one, because
-    the variants before it have taken the caches: what is reported is a flow that runs again and again.
+    A turn is a burst of calls of about `budget.turn_s`, but at least three unless they take much longer. A burst of
+    several calls starts with an untimed one, because the variants before it have taken the caches: what is reported is
+    a flow that runs, or trains, again and again.
 
     Args:
         variants: for each its calls, one for every set of inputs, used in rotation.
@@ -94,7 +95,7 @@ def interleaved(
     """
     calls = {name: _rotating(each) for name, each in variants.items()}
     typical = {name: _warm_up(call, budget, stopwatch) for name, call in calls.items()}
-    bursts = {name: max(1, min(10_000, int(budget.turn_s / max(typical[name], 1e-9)))) for name in calls}
+    bursts = {name: _burst(typical[name], budget) for name in calls}
     samples = {name: _Samples() for name in calls}
     with _without_garbage_collection():
         while not all(_enough(sample, budget) for sample in samples.values()):
@@ -152,6 +153,13 @@ def _warm_up(call: Callable[[], Any], budget: Budget, stopwatch: Stopwatch) -> f
         times.append(stopwatch(call)[0])
         spent += times[-1]
     return statistics.median(times)
+
+
+def _burst(typical: float, budget: Budget) -> int:
+    """How many timed calls a turn has; one where the caches cannot matter, because a call takes ten turns' time."""
+    if typical > 10 * budget.turn_s:
+        return 1
+    return max(3, min(10_000, int(budget.turn_s / max(typical, 1e-9))))
 
 
 def _take_turn(call: Callable[[], Any], burst: int, samples: _Samples, stopwatch: Stopwatch) -> None:
