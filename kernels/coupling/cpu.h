@@ -24,6 +24,12 @@ struct Coupling {
   T norm_eps;
   T scale_bound;  // 0 for none
 
+  // Whether the large weights are more than caches are likely to hold.
+  bool far() const {
+    const int64_t hidden = width2 * (hidden_bf16 ? 2 : static_cast<int64_t>(sizeof(T)));
+    const int64_t context = context_weight ? context_features * static_cast<int64_t>(sizeof(T)) : 0;
+    return blocks * 2 * width1 * (hidden + context) > (int64_t{8} << 20);
+  }
   int64_t kept() const { return (features + 1) / 2; }
   int64_t transformed() const { return features / 2; }
 };

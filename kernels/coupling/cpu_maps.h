@@ -108,7 +108,8 @@ struct Step {
       Layer &first = layers[net][0], &second = layers[net][1];
       first.activation = scratch.layers + net * both;
       second.activation = first.activation + p.width1 * P + kLanes<T>;
-      const bool in_place = out.hidden.memory && E::place(p, out.hidden, block, net, piece.row, first, second);
+      const bool whole = out.hidden.memory && piece.count == P;
+      const bool in_place = whole && E::place(p, out.hidden, block, net, piece.row, first, second);
       E::conditioner(p, block * 2 + net, piece.row, piece.count, piece.contexts, kept, first, second, scratch.engine,
                      net ? scratch.shift : scratch.log_scale);
       if (out.hidden.memory && !in_place) keep_hidden(out.hidden, block, net, piece, first, second);

@@ -79,8 +79,9 @@ struct Row {
     const int64_t count = p.kept();
     const T* term = result;
     if (context) {
-      dots<T>(p.width1, p.context_features, p.context_weight + net * p.width1 * p.context_features, context,
-              p.input_bias + net * p.width1, result);
+      const auto run = p.far() ? dots<T, true> : dots<T>;
+      run(p.width1, p.context_features, p.context_weight + net * p.width1 * p.context_features, context,
+          p.input_bias + net * p.width1, result);
     } else {
       term = p.context_term + (row / (p.rows / p.groups) * p.blocks * 2 + net) * p.width1;
     }
@@ -123,9 +124,14 @@ struct Row {
     const T* bias = p.hidden_bias + net * p.width2;
     bool done = false;
     if constexpr (sizeof(T) == sizeof(float))
-      if ((done = p.hidden_bf16 != nullptr))
-        bf16_dots(p.width2, p.width1, p.hidden_bf16 + net * size, scaled, bias, second.activation, rest);
-    if (!done) dots<T>(p.width2, p.width1, p.hidden_weight + net * size, scaled, bias, second.activation);
+      if ((done = p.hidden_bf16 != nullptr)) {
+        const auto run = p.far() ? bf16_dots<true> : bf16_dots<>;
+        run(p.width2, p.width1, p.hidden_bf16 + net * size, scaled, bias, second.activation, rest);
+      }
+    if (!done) {
+      const auto run = p.far() ? dots<T, true> : dots<T>;
+      run(p.width2, p.width1, p.hidden_weight + net * size, scaled, bias, second.activation);
+    }
     normalize(second, p.width2, p.norm_eps);
     scale(second, p.width2, at(p.norm2_weight, p.width2), at(p.norm2_bias, p.width2), scaled);
     dots<T>(p.transformed(), p.width2, p.output_weight + net * p.transformed() * p.width2, scaled,
