@@ -4,17 +4,21 @@ To add a variant, write its builders in `baselines/` (one function per work, fro
 add a `Variant` below, and name it in the suites' declarations. One that computes something else than the work's results
 names its standing, and its implementations bring a check of their own.
 
-Notes, prediction against measurement (`bench/results/cpu-2026-11-25.json`: AMD EPYC, Zen 4, one thread, fp32, torch
+Notes, prediction against measurement (`bench/results/cpu-2026-11-26.json`: AMD EPYC, Zen 4, one thread, fp32, torch
 2.13, nfkern on its C++ kernels; medians):
 
 - inverse, batch 1: predicted 48 us, the time in which the third cache gives the weights; measured 56 frozen, of which 4
-  are Python and PyTorch and 44 are the floor. Eager 1110, the compiled reference 291, ONNX Runtime 132.
+  are Python and PyTorch and 44 are the floor. Eager 1140, the compiled reference 295, ONNX Runtime 137.
+- inverse, chunked, batch 1, bf16: predicted 0.4 ms at the third cache's rate; measured 2.3, because the hardware does
+  not foresee sixteen short rows side by side. Fetched ahead: 0.86.
 - denoised_action, batch 1: predicted twice the inverse, because the second read of a block's weights comes from the
-  second cache; measured 105 us against 406 of JAX, which differentiates.
-- inverse, batch 256: predicted 4.3 ms at the product's own rate; measured 5.1: passes over the hidden units and the
-  first layer take the rest. JAX 5.8, the products alone by torch.mm 6.2.
-- training_step, batch 256: a first version computed hidden units again; keeping them was predicted to take it to 23 ms,
-  and measured at 24.5. The context's projection, still torch.mm, and ten passes over each layer are what is left.
+  second cache; measured 104 us against 400 of JAX, which differentiates.
+- inverse, batch 256: predicted 4.3 ms at the product's own rate; measured 5.2: passes over the hidden units and the
+  first layer take the rest. JAX 6.2, the products alone by torch.mm 6.5.
+- training_step, batch 256: predicted 13 ms of products at the peak and 5 of all else. A first version took 24.5: a
+  cycle count of each pass found the hidden weight's gradient at 65 % of the peak, waiting for its factors; autograd
+  filling the kept units' gradient with zeros; memory mapped anew at each step; PLU in a dozen small calls. Now 21.4,
+  and 20.0 alone in its process.
 - data_sampling: 0.147 ms on an earlier machine (`quick-cpu-2026-11-24.json`), 1.7 million transitions a second.
 """
 

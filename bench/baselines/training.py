@@ -12,7 +12,8 @@ class AdamWStep:
     """One gradient step: forward, backward, torch.optim.AdamW in its fused implementation.
 
     PyTorch's default is slower for every flow, most for those of many small parameters: of the naive one's 34 ms, 3 on
-    a CPU (2026-11). On a GPU the optimizer keeps its step count on the device, so that the step can be captured as a CUDA graph.
+    a CPU (2026-11). On a GPU the optimizer keeps its step count on the device, so that the step can be captured as a
+    CUDA graph.
 
     Args:
         parameters: what is trained.
