@@ -17,8 +17,8 @@ Notes, prediction against measurement (`bench/results/cpu-2026-11-26.json`: AMD 
   first layer take the rest. JAX 6.2, the products alone by torch.mm 6.5.
 - training_step, batch 256: predicted 13 ms of products at the peak and 5 of all else. A first version took 24.5: a
   cycle count of each pass found the hidden weight's gradient at 65 % of the peak, waiting for its factors; autograd
-  filling the kept units' gradient with zeros; memory mapped anew at each step; PLU in a dozen small calls. Now 21.4,
-  and 20.0 alone in its process.
+  filling the kept units' gradient with zeros; memory mapped anew at each step; PLU in a dozen small calls. Mended,
+  24.7 became 20.0 alone in its process and 24.5 became 23.0 here; the fused AdamW for all flows made that 21.4.
 - data_sampling: 0.147 ms on an earlier machine (`quick-cpu-2026-11-24.json`), 1.7 million transitions a second.
 """
 
