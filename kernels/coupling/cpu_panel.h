@@ -88,25 +88,35 @@ struct Panel {
     }
   }
 
+  // Adds term(j, n) of all units j to sums[n], in groups: one long sum's rounding would move whole rows' statistics.
+  template <class Term>
+  static void sum_over(int64_t width, Vec<T> (&sums)[N], Term term) {
+    constexpr int64_t kGroup = 16;
+    for (int64_t j = 0; j < width;) {
+      Vec<T> group[N] = {};
+      for (const int64_t end = j + kGroup < width ? j + kGroup : width; j < end; ++j)
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) group[n] += term(j, n);
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) sums[n] += group[n];
+    }
+  }
+
   // Preactivations in `layer.activation` become activations, with their statistics.
   template <bool Leaky = true>
   static void normalize(Layer& layer, int64_t width, T eps) {
     Vec<T> sums[N] = {}, squares[N] = {};
-    for (int64_t j = 0; j < width; ++j)
-#pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) {
-        Vec<T> u = load(layer.at(j, n));
-        if constexpr (Leaky) store(layer.at(j, n), u = leaky_relu<T>(u));
-        sums[n] += u;
-      }
+    sum_over(width, sums, [&](int64_t j, int n) {
+      Vec<T> u = load(layer.at(j, n));
+      if constexpr (Leaky) store(layer.at(j, n), u = leaky_relu<T>(u));
+      return u;
+    });
     for (int n = 0; n < N; ++n) layer.mean[n] = sums[n] / static_cast<T>(width);
     // A second pass over what lies in the first cache: the difference of large squares would lose digits.
-    for (int64_t j = 0; j < width; ++j)
-#pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) {
-        const Vec<T> centred = load(layer.at(j, n)) - layer.mean[n];
-        squares[n] += centred * centred;
-      }
+    sum_over(width, squares, [&](int64_t j, int n) {
+      const Vec<T> centred = load(layer.at(j, n)) - layer.mean[n];
+      return centred * centred;
+    });
     for (int n = 0; n < N; ++n) layer.rstd[n] = T(1) / square_root<T>(squares[n] / static_cast<T>(width) + eps);
   }
 

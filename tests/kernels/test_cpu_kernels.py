@@ -127,6 +127,7 @@ FOLDED_SHAPES = {
     "rows_and_panels": {"rows": 70, "groups": 7},
     "odd_widths": {"hidden": (33, 21), "rows": 41, "groups": 41},
     "wide": {"hidden": (160, 136), "rows": 33, "groups": 1},
+    "more_than_caches_hold": {"hidden": (733, 729), "blocks": 4, "rows": 3, "groups": 3},
 }
 
 
@@ -171,6 +172,17 @@ def test_gradients_of_a_folded_set(direction, groups, instruction_set):
     arguments = (x, term, *matrices[direction == "to_data"], folded)
     compare(call, arguments, GRADIENT_NAMES[:4], terms=len(x))
     compare_in_float64(call, arguments, GRADIENT_NAMES[:4], terms=len(x))
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_rounding_errors_have_the_references_mean_square(direction, instruction_set):
+    """The largest error, which other tests bound, is one row's; sums that are too long show in all rows."""
+    x, term, matrices, parameters, settings = problem(rows=512, groups=512, features=4, blocks=6, hidden=(256, 256))
+    call, arguments = mapping(direction, settings), (x, term, *matrices[direction == "to_data"], parameters)
+    with use_reference():
+        exact, reference = call(*arguments), call(*single(arguments))
+    for e, r, a in zip(exact, reference, call(*single(arguments)), strict=True):
+        assert (a - e).square().mean() <= 2 * (r - e).square().mean()
 
 
 @pytest.mark.parametrize("shape", ["shared_contexts", "odd_widths", "odd_second_width", "one_row", "many_features"])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from coupling_problems import DIRECTIONS, problem
+from coupling_problems import DIRECTIONS, mapping, problem, random_gradients, single
 
 from nfkern.kernels import CouplingParameters, coupling
 from nfkern.kernels.coupling import op
@@ -31,6 +31,22 @@ def test_whoever_keeps_them_whoever_takes_them(direction, forward, backward, row
         torch.testing.assert_close(kept, computed)
     # They are taken, not computed again.
     assert not torch.allclose(backward_op(*given)[0], backward_op(*given, 2 * hidden + 1)[0])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_panel_that_is_copied_equals_one_that_lies_in_place(direction, instruction_set):
+    """Panels with rows missing are copied to and from where they are kept, whole ones are not."""
+    x, term, matrices, parameters, settings = problem(rows=96, groups=96, hidden=(20, 18))
+    weights = single(random_gradients(x))
+    x, term, mixing, parameters = single((x, term, matrices[direction == "to_data"], parameters))
+
+    def results(rows):
+        leaves = [t[:rows].clone().requires_grad_() for t in (x, term)]
+        mapped = mapping(direction, settings)(*leaves, *mixing, parameters)
+        return *mapped, *torch.autograd.grad(mapped, leaves, [weight[:rows] for weight in weights])
+
+    for whole, cut in zip(results(96), results(79), strict=True):
+        assert torch.equal(cut, whole[:79])
 
 
 def test_they_are_kept_for_gradients_alone(monkeypatch):

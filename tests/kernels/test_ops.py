@@ -37,6 +37,20 @@ def test_gradcheck(direction, groups, per_group, bound):
     assert torch.autograd.gradcheck(directed(flow, direction, settings), inputs, fast_mode=True)
 
 
+@pytest.mark.parametrize("used", [0, 1])
+@pytest.mark.parametrize("direction", ["to_latent", "to_data"])
+def test_a_result_that_is_not_used_has_a_gradient_of_zeros(direction, used):
+    """Autograd hands the other one's gradient over as None."""
+    flow, x, term, settings = problem()
+    inputs = [t.detach().clone().requires_grad_() for t in (x, term, flow.mixing_lu, *flow._parameters_tuple)]
+    results = directed(flow, direction, settings)(*inputs)
+    gradients = [torch.zeros_like(result) for result in results]
+    gradients[used] = torch.randn_like(gradients[used])
+    expected = torch.autograd.grad(results, inputs, gradients, retain_graph=True, materialize_grads=True)
+    actual = torch.autograd.grad(results[used], inputs, gradients[used], materialize_grads=True)
+    torch.testing.assert_close(actual, expected)
+
+
 @pytest.mark.parametrize("inverse", [False, True])
 def test_gradcheck_of_compose(inverse):
     flow = flows.make_flow(features=4, blocks=2)
