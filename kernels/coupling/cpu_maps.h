@@ -19,14 +19,15 @@ struct Piece {
   const T* contexts;  // (context_features, P), or null
 };
 
-// How `count` rows are cut: into panels of two vectors, then whatever is cheapest. A panel costs the same however many
-// of its rows are in use; a single row, about a tenth of a vector of rows (Zen 4, AVX-512, hidden 256 x 256, 2026-11).
+// How `rest` rows are cut: into panels of two vectors, then whatever is cheapest. A panel costs the same however many
+// of its rows are in use: one of 16 rows with AVX-512 as much as eight single rows, or three where the weights are far;
+// one of 8 with AVX2 as much as five, and one of 16 hardly more than that (Zen 4, 2026-11).
 template <class T>
-int next_vectors(int64_t rest) {
+int next_vectors(int64_t rest, bool far) {
   constexpr int L = kLanes<T>;
-  const int64_t few = L / 2;
+  const int few = far ? 2 : L < 16 ? L / 2 : 7;
   if (rest <= few) return 0;
-  return rest > L + few ? 2 : 1;
+  return rest > (L < 16 ? L : L + few) ? 2 : 1;
 }
 
 template <class T>
@@ -210,7 +211,7 @@ void map_rows(Map map, const Coupling<T>& p, const Contexts<T>* contexts, const 
     int found = 0;
     for (T* at = states; begin < end && found < kMaxPieces; at += (2 * p.features + 1) * W) {
       Piece<T>& piece = pieces[found++];
-      piece.vectors = next_vectors<T>(end - begin);
+      piece.vectors = next_vectors<T>(end - begin, p.far());
       const int64_t columns = columns_of<T>(piece.vectors);
       piece.row = begin;
       piece.count = end - begin < columns ? end - begin : columns;

@@ -13,10 +13,14 @@
 
 namespace nfkern::NFKERN_ISA {
 
-// Rows of weights that a tile of a panel takes: as many accumulators as registers allow, which at N = 2 and 1 leaves a
-// few for the panel and the weight. 32 registers with AVX-512, 16 elsewhere.
+// Rows of weights that a tile of a panel takes: as many accumulators as registers allow, of which there are 32 with
+// AVX-512 and 16 elsewhere, but for one vector with AVX-512. There eight rows are enough to keep both units busy, and
+// no more of them fit into the first cache's eight ways where rows lie 2 KiB apart: 24 rows of 512 weights took twice
+// as long (Zen 4, 2026-11).
 template <int N>
-constexpr int kTile = kVectorBytes == 64 ? 24 / N : 12 / N;
+constexpr int kTile = kVectorBytes < 64 ? 12 / N
+                      : N == 1          ? 8
+                                        : 24 / N;
 
 // Two neighbours along the sum; aligned as one of them is.
 struct Bf16Pair {
