@@ -10,6 +10,7 @@ if __name__ != "nfkern.kernels":
 from nfkern.kernels import cpu_registration, triton_registration
 from nfkern.kernels.base import standard_normal_log_prob
 from nfkern.kernels.coupling import CouplingParameters
+from nfkern.kernels.linear import linear
 from nfkern.kernels.plu import compose
 from nfkern.kernels.registry import backend_reasons, registered_backends, use_reference
 
@@ -20,6 +21,7 @@ __all__ = [
     "CouplingParameters",
     "backend_reasons",
     "compose",
+    "linear",
     "registered_backends",
     "standard_normal_log_prob",
     "use_reference",

@@ -40,6 +40,7 @@ def register() -> None:
     kernels = {
         "standard_normal_log_prob": _extension("standard_normal_log_prob", None),
         "standard_normal_log_prob_backward": _extension("standard_normal_log_prob_backward", None),
+        "linear": _extension("linear", 2),
         "plu_compose": _extension("plu_compose", 3),
         "plu_compose_backward": _extension("plu_compose_backward", 3),
         "coupling_to_latent": _coupling(cpu_kernels.to_latent, 4),

@@ -4,10 +4,10 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from torch.nn.functional import linear
+from torch.nn import functional
 
 from nfkern.flow import Flow
-from nfkern.kernels import CouplingParameters, coupling
+from nfkern.kernels import CouplingParameters, coupling, linear
 from nfkern.kernels.coupling.op import TakeFactors
 
 
@@ -52,8 +52,10 @@ class CouplingMaps(Flow):
         weight, bias = self.context_weight.flatten(0, 2), self.input_bias
         if torch.is_autocast_enabled(context.device.type):
             # Only the product drops precision: the bias is added in the parameters' dtype.
-            return linear(context, weight).to(bias.dtype).view(context.shape[0], *bias.shape) + bias
-        return linear(context, weight, bias.flatten()).view(context.shape[0], *bias.shape)
+            return functional.linear(context, weight).to(bias.dtype).view(context.shape[0], *bias.shape) + bias
+        # On other devices PyTorch's own is as good, and `torch.vmap` knows how to batch it.
+        product = linear if context.device.type == "cpu" else functional.linear
+        return product(context, weight, bias.flatten()).view(context.shape[0], *bias.shape)
 
     def _map_to_latent(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         function = coupling.to_data if self.inverted else coupling.to_latent

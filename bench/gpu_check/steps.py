@@ -82,9 +82,12 @@ class Session:
 
 
 def check_backends(s: Session) -> None:
-    """Every op must run its kernel, or the rest would compare the reference with itself."""
+    """Every op must run its kernel, or the rest would compare the reference with itself.
+
+    Only `linear` has none: on a GPU flows call PyTorch's own product.
+    """
     for name, backend in registered_backends(s.device).items():
-        if backend != "native":
+        if backend != "native" and name != "linear":
             s.findings.failures.append(f"{name} runs its reference: {'; '.join(backend_reasons(name, s.device))}")
             s.clock.say(s.findings.failures[-1])
 

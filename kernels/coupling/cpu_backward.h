@@ -148,7 +148,7 @@ void derive_panel(const Coupling<T>& p, const Derivative<T>& d, const Chunk<T>& 
       E::conditioner(p, which, row, count, nullptr, kept, layers[net][0], layers[net][1], rest_of_scratch, output);
     }
   }
-  bound_log_scale(p, rest, log_scale);
+  bound_log_scale(p.scale_bound, rest, log_scale);
   exponentials<T>(rest, log_scale, d.to_data ? T(1) : T(-1), factor);
   const T* transformed = entering + split;
   T* mixing_sums =
@@ -181,7 +181,7 @@ void derive_panel(const Coupling<T>& p, const Derivative<T>& d, const Chunk<T>& 
       grad[split + i] = g;
     }
   }
-  bound_gradient(p, rest, log_scale, grad_log_scale);
+  bound_gradient(p.scale_bound, rest, log_scale, grad_log_scale);
   for (int net = 0; net < 2; ++net)
     E::conditioner_backward(p, block * 2 + net, count, layers[net][0], layers[net][1],
                             net ? grad_shift : grad_log_scale, rest_of_scratch, grad, kept,

@@ -21,7 +21,7 @@ void encode_layer(Panel<T, N>, const EncoderLayer<T>& layer, const T* inputs, T*
                       false);
   if (!layer.norm_weight) return;
   typename E::Layer norm{outputs, P, {}, {}};
-  E::template normalize<false>(norm, layer.outputs, layer.norm_eps);
+  norm.template normalize<false>(layer.outputs, layer.norm_eps);
   for (int64_t j = 0; j < layer.outputs; ++j)
     for (int n = 0; n < N; ++n)
       store(outputs + j * P + n * L, silu<T>(norm.normalized(j, n) * layer.norm_weight[j] + layer.norm_bias[j]));
@@ -36,7 +36,7 @@ void encode_layer(Row<T>, const EncoderLayer<T>& layer, const T* inputs, T* outp
   if (!lowered) dots<T>(layer.outputs, layer.inputs, layer.weight, inputs, layer.bias, outputs);
   if (!layer.norm_weight) return;
   typename Row<T>::Layer norm{outputs, 0, 0};
-  Row<T>::template normalize<false>(norm, layer.outputs, layer.norm_eps);
+  norm.template normalize<false>(layer.outputs, layer.norm_eps);
   for (int64_t j = 0; j < layer.outputs; j += L) {
     const int count = static_cast<int>(layer.outputs - j < L ? layer.outputs - j : L);
     const Vec<T> units = (load_some(outputs + j, count) - norm.mean) * norm.rstd;

@@ -1,13 +1,11 @@
 // The coupling flow's maps over a range of rows, block by block. See `reference.py`, whose formulas these are.
 #pragma once
 
+#include "../native/affine.h"
 #include "../native/instruction_sets.h"
 #include "cpu_encoder.h"
 
 namespace nfkern::NFKERN_ISA {
-
-template <class T>
-constexpr int kWidestPanel = 2 * kLanes<T>;
 
 // Rows that are mapped together: 2 or 1 vectors of them, or a single row (0).
 template <class T>
@@ -18,51 +16,6 @@ struct Piece {
   T* log_det;         // (P)
   const T* contexts;  // (context_features, P), or null
 };
-
-// How `rest` rows are cut: into panels of two vectors, then whatever is cheapest. A panel costs the same however many
-// of its rows are in use: one of 16 rows with AVX-512 as much as eight single rows, or three where the weights are far;
-// one of 8 with AVX2 as much as five, and one of 16 hardly more than that (Zen 4, 2026-11).
-template <class T>
-int next_vectors(int64_t rest, bool far) {
-  constexpr int L = kLanes<T>;
-  const int few = far ? 2 : L < 16 ? L / 2 : 7;
-  if (rest <= few) return 0;
-  return rest > (L < 16 ? L : L + few) ? 2 : 1;
-}
-
-template <class T>
-inline int64_t columns_of(int vectors) {
-  return vectors ? vectors * kLanes<T> : 1;
-}
-
-// e^(sign * x), in blocks of vectors.
-template <class T>
-void exponentials(int64_t count, const T* x, T sign, T* result) {
-  constexpr int L = kLanes<T>;
-  int64_t i = 0;
-  for (; i + L <= count; i += L) store(result + i, exponential(load(x + i) * sign));
-  if (i < count) {
-    const int rest = static_cast<int>(count - i);
-    store_some(result + i, exponential(load_some(x + i, rest) * sign), rest);
-  }
-}
-
-// raw -> bound * tanh(raw / bound), where there is a bound.
-template <class T>
-void bound_log_scale(const Coupling<T>& p, int64_t count, T* log_scale) {
-  if (p.scale_bound == 0) return;
-  for (int64_t i = 0; i < count; ++i) log_scale[i] = p.scale_bound * std::tanh(log_scale[i] / p.scale_bound);
-}
-
-// The derivative of the bound, where there is one.
-template <class T>
-void bound_gradient(const Coupling<T>& p, int64_t count, const T* log_scale, T* grad) {
-  if (p.scale_bound == 0) return;
-  for (int64_t i = 0; i < count; ++i) {
-    const T ratio = log_scale[i] / p.scale_bound;
-    grad[i] *= 1 - ratio * ratio;
-  }
-}
 
 template <class T>
 struct StepScratch {
@@ -115,7 +68,7 @@ struct Step {
                      net ? scratch.shift : scratch.log_scale);
       if (out.hidden.memory && !in_place) keep_hidden(out.hidden, block, net, piece, first, second);
     }
-    bound_log_scale(p, p.transformed() * P, scratch.log_scale);
+    bound_log_scale(p.scale_bound, p.transformed() * P, scratch.log_scale);
   }
 
   static void keep_hidden(const KeptHidden<T>& hidden, int64_t block, int64_t net, const Piece<T>& piece,
@@ -140,7 +93,7 @@ struct Step {
       piece.score[split + i] = score * scratch.factor[i];
       grad_shift[i] = -piece.score[split + i];
     }
-    bound_gradient(p, rest, scratch.log_scale, grad_log_scale);
+    bound_gradient(p.scale_bound, rest, scratch.log_scale, grad_log_scale);
     for (int net = 0; net < 2; ++net)
       E::conditioner_backward(p, block * 2 + net, piece.count, layers[net][0], layers[net][1],
                               net ? grad_shift : grad_log_scale, scratch.engine, piece.score);

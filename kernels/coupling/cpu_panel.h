@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../native/bf16.h"
+#include "../native/panels.h"
 #include "cpu.h"
 
 namespace nfkern::NFKERN_ISA {
@@ -25,15 +26,7 @@ template <class T, int N>
 struct Panel {
   static constexpr int L = kLanes<T>, P = N * L;
 
-  // A hidden layer: the activation and its statistics over the width.
-  struct Layer {
-    T* activation;
-    int64_t step = P;  // from one unit to the next
-    Vec<T> mean[N], rstd[N];
-
-    T* at(int64_t unit, int n) const { return activation + unit * step + n * L; }
-    Vec<T> normalized(int64_t unit, int n) const { return (load(at(unit, n)) - mean[n]) * rstd[n]; }
-  };
+  using Layer = PanelLayer<T, N>;
 
   // Lets both layers lie where they are kept, if the panel's rows lie side by side there.
   template <class Kept>
@@ -73,61 +66,7 @@ struct Panel {
         for (int n = 0; n < N; ++n) store(layer.at(j, n), broadcast(terms[0][j]));
       return;
     }
-    for (int n = 0; n < N; ++n) {
-      int64_t j = 0;
-      for (; j + L <= p.width1; j += L) {
-        Vec<T> square[L];
-#pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) square[i] = load(terms[n * L + i] + j);
-        transpose<T>(square);
-#pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) store(layer.at(j + i, n), square[i]);
-      }
-      for (; j < p.width1; ++j)
-        for (int i = 0; i < L; ++i) layer.at(j, n)[i] = terms[n * L + i][j];
-    }
-  }
-
-  // Adds term(j, n) of all units j to sums[n], in groups: one long sum's rounding would move whole rows' statistics.
-  template <class Term>
-  static void sum_over(int64_t width, Vec<T> (&sums)[N], Term term) {
-    constexpr int64_t kGroup = 16;
-    for (int64_t j = 0; j < width;) {
-      Vec<T> group[N] = {};
-      for (const int64_t end = j + kGroup < width ? j + kGroup : width; j < end; ++j)
-#pragma GCC unroll 4
-        for (int n = 0; n < N; ++n) group[n] += term(j, n);
-#pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) sums[n] += group[n];
-    }
-  }
-
-  // Preactivations in `layer.activation` become activations, with their statistics.
-  template <bool Leaky = true>
-  static void normalize(Layer& layer, int64_t width, T eps) {
-    Vec<T> sums[N] = {}, squares[N] = {};
-    sum_over(width, sums, [&](int64_t j, int n) {
-      Vec<T> u = load(layer.at(j, n));
-      if constexpr (Leaky) store(layer.at(j, n), u = leaky_relu<T>(u));
-      return u;
-    });
-    for (int n = 0; n < N; ++n) layer.mean[n] = sums[n] / static_cast<T>(width);
-    // A second pass over what lies in the first cache: the difference of large squares would lose digits.
-    sum_over(width, squares, [&](int64_t j, int n) {
-      const Vec<T> centred = load(layer.at(j, n)) - layer.mean[n];
-      return centred * centred;
-    });
-    for (int n = 0; n < N; ++n) layer.rstd[n] = T(1) / square_root<T>(squares[n] / static_cast<T>(width) + eps);
-  }
-
-  // weight * normalized + bias, or normalized alone where these are null.
-  static void scale(const Layer& layer, int64_t width, const T* weight, const T* bias, T* scaled) {
-    for (int64_t j = 0; j < width; ++j)
-#pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) {
-        const Vec<T> unit = layer.normalized(j, n);
-        store(scaled + j * P + n * L, weight ? unit * weight[j] + bias[j] : unit);
-      }
+    gather_rows<T, N>(p.width1, [&](int64_t i) { return terms[i]; }, layer.activation, layer.step);
   }
 
   // One network of a block: kept (kept, P) -> output (transformed, P), leaving both hidden layers. contexts:
@@ -138,10 +77,10 @@ struct Panel {
     context(p, net, row, count, contexts, first);
     multiply<T, T, N>(p.width1, p.kept(), p.input_weight + net * p.width1 * p.kept(), p.kept(), 1, kept,
                       first.activation, first.step, nullptr, true);
-    normalize(first, p.width1, p.norm_eps);
-    scale(first, p.width1, of(p.norm1_weight, net, p.width1), of(p.norm1_bias, net, p.width1), scaled);
+    first.template normalize<true>(p.width1, p.norm_eps);
+    first.scale(p.width1, of(p.norm1_weight, net, p.width1), of(p.norm1_bias, net, p.width1), scaled);
     hidden_product(p, net, scaled, second, rest);
-    normalize(second, p.width2, p.norm_eps);
+    second.template normalize<true>(p.width2, p.norm_eps);
     output_product(p, net, second, scaled, output);
   }
 
@@ -155,13 +94,13 @@ struct Panel {
         for (int64_t j = 0; j < p.width2; ++j, from += hidden.lanes()) second.activation[j * P + c] = *from;
       }
     }
-    normalize<false>(first, p.width1, p.norm_eps);
-    normalize<false>(second, p.width2, p.norm_eps);
+    first.template normalize<false>(p.width1, p.norm_eps);
+    second.template normalize<false>(p.width2, p.norm_eps);
     output_product(p, block * 2 + net, second, scratch, output);
   }
 
   static void output_product(const Coupling<T>& p, int64_t net, const Layer& second, T* scaled, T* output) {
-    scale(second, p.width2, of(p.norm2_weight, net, p.width2), of(p.norm2_bias, net, p.width2), scaled);
+    second.scale(p.width2, of(p.norm2_weight, net, p.width2), of(p.norm2_bias, net, p.width2), scaled);
     multiply<T, T, N>(p.transformed(), p.width2, p.output_weight + net * p.transformed() * p.width2, p.width2, 1,
                       scaled, output, P, p.output_bias + net * p.transformed(), false);
   }
@@ -195,7 +134,7 @@ struct Panel {
     T *grad2 = scratch, *grad1 = scratch + wide(p), *rest = scratch + 2 * wide(p);
     const T *norm1 = of(p.norm1_weight, net, p.width1), *norm2 = of(p.norm2_weight, net, p.width2);
     if (sums && sums->scaled1) {
-      scale(first, p.width1, norm1, of(p.norm1_bias, net, p.width1), grad1);
+      first.scale(p.width1, norm1, of(p.norm1_bias, net, p.width1), grad1);
       keep_scaled(p, grad1, *sums);
       const T* bias = of(p.norm2_bias, net, p.width2);
       for (int64_t t = 0; t < p.transformed(); ++t) {
@@ -223,7 +162,7 @@ struct Panel {
       for (int64_t i = 0; i < p.kept(); ++i)
         sum_rows(p.width1, sums->input_weight + i, p.kept(),
                  [&](int64_t j, int n) { return load(grad1 + j * P + n * L) * load(kept + i * P + n * L); });
-    if (sums) keep_rows(p.width1, count, grad1, sums->grad1, sums->step1);
+    if (sums) scatter_rows<T, N>(p.width1, count, grad1, [&](int64_t i) { return sums->grad1 + i * sums->step1; });
     multiply<T, T, N>(p.kept(), p.width1, p.input_weight + net * p.width1 * p.kept(), 1, p.kept(), grad1, grad_kept, P,
                       nullptr, true);
   }
@@ -276,23 +215,6 @@ struct Panel {
       for (int i = 0; i < L; ++i) result[(j + i) * step] = lanes[i];
     }
     for (; j < width; ++j) result[j * step] = sum<T>(over_vectors(j));
-  }
-
-  // The first `count` rows of a panel (width, P), each on its own, `step` apart.
-  static void keep_rows(int64_t width, int64_t count, const T* panel, T* rows, int64_t step) {
-    for (int n = 0; n < N && n * L < count; ++n) {
-      const int64_t used = count - n * L < L ? count - n * L : L;
-      int64_t j = 0;
-      for (; j + L <= width; j += L) {
-        Vec<T> square[L];
-#pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) square[i] = load(panel + (j + i) * P + n * L);
-        transpose<T>(square);
-        for (int i = 0; i < used; ++i) store(rows + (n * L + i) * step + j, square[i]);
-      }
-      for (; j < width; ++j)
-        for (int i = 0; i < used; ++i) rows[(n * L + i) * step + j] = panel[j * P + n * L + i];
-    }
   }
 
   // A panel's rows among a chunk's, as the right factor of the hidden weight's gradient wants them: panels of columns.

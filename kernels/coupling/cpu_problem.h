@@ -1,13 +1,6 @@
 // From tensors to what the kernels are called with.
 #pragma once
 
-#include <ATen/ATen.h>
-#include <c10/util/SmallVector.h>
-
-#include <optional>
-#include <vector>
-
-#include "../native/memory.h"
 #include "../native/runtime.h"
 #include "cpu.h"
 #include "cpu_shapes.h"
@@ -19,8 +12,9 @@ using Parameters = std::vector<std::optional<at::Tensor>>;
 
 // Tensors that a problem points into, contiguous.
 template <class T>
-class Problem {
+class Problem : public Pointers<T> {
  public:
+  using Pointers<T>::pointer;
   Coupling<T> sizes{};
 
   Problem(int64_t rows, int64_t features, const at::Tensor& mixing, const Parameters& parameters, double norm_eps,
@@ -34,7 +28,7 @@ class Problem {
     p.mixing = pointer(mixing);
     p.input_weight = pointer(parameters[0]);
     p.norm1_weight = pointer(parameters[1]), p.norm1_bias = pointer(parameters[2]);
-    p.hidden_bf16 = bf16_pointer(hidden);
+    p.hidden_bf16 = this->bf16_pointer(hidden);
     if (!p.hidden_bf16) p.hidden_weight = pointer(hidden);
     p.hidden_bias = pointer(parameters[4]);
     p.norm2_weight = pointer(parameters[5]), p.norm2_bias = pointer(parameters[6]);
@@ -47,28 +41,7 @@ class Problem {
     sizes.groups = context_term.size(0);
     sizes.context_term = pointer(context_term);
   }
-
-  const T* pointer(const std::optional<at::Tensor>& tensor) {
-    return tensor ? keep(*tensor).template const_data_ptr<T>() : nullptr;
-  }
-
-  // Null for other dtypes.
-  const uint16_t* bf16_pointer(const at::Tensor& tensor) {
-    if (tensor.scalar_type() != at::kBFloat16) return nullptr;
-    return reinterpret_cast<const uint16_t*>(keep(tensor).template const_data_ptr<at::BFloat16>());
-  }
-
- private:
-  const at::Tensor& keep(const at::Tensor& tensor) { return kept_.emplace_back(tensor.contiguous()); }
-
-  // Room for an encoder's tensors beside the flow's, without the heap.
-  c10::SmallVector<at::Tensor, 48> kept_;
 };
-
-template <class T>
-T* memory(Scratch which, int64_t elements) {
-  return static_cast<T*>(scratch(which, elements * static_cast<int64_t>(sizeof(T))));
-}
 
 // All rows through a map, over torch's threads; the interpreter may run on meanwhile.
 template <class T>

@@ -11,13 +11,7 @@ template <class T>
 struct Row {
   static constexpr int P = 1;
 
-  struct Layer {
-    T* activation;
-    T mean, rstd;
-
-    Vec<T> normalized(int64_t unit) const { return (load(activation + unit) - mean) * rstd; }
-    T normalized_one(int64_t unit) const { return (activation[unit] - mean) * rstd; }
-  };
+  using Layer = RowLayer<T>;
 
   static int64_t scratch_size(const Coupling<T>& p) {
     return 3 * (p.width1 > p.width2 ? p.width1 : p.width2) + 8 * kLanes<T>;
@@ -32,44 +26,6 @@ struct Row {
       T total = 0;
       for (int64_t i = 0; i < features; ++i) total += matrix[transposed ? d * features + i : i * features + d] * x[i];
       result[d] = total;
-    }
-  }
-
-  template <bool Leaky = true>
-  static void normalize(Layer& layer, int64_t width, T eps) {
-    constexpr int L = kLanes<T>;
-    const int64_t whole = width / L * L;
-    T* u = layer.activation;
-    Vec<T> sums = {}, squares = {};
-    for (int64_t j = 0; j < whole; j += L) {
-      Vec<T> part = load(u + j);
-      if constexpr (Leaky) store(u + j, part = leaky_relu<T>(part));
-      sums += part;
-    }
-    T total = sum<T>(sums), square = 0;
-    for (int64_t j = whole; j < width; ++j) {
-      if (Leaky && !(u[j] > 0)) u[j] *= static_cast<T>(kNegativeSlope);
-      total += u[j];
-    }
-    layer.mean = total / static_cast<T>(width);
-    for (int64_t j = 0; j < whole; j += L) {
-      const Vec<T> centred = load(u + j) - layer.mean;
-      squares += centred * centred;
-    }
-    for (int64_t j = whole; j < width; ++j) square += (u[j] - layer.mean) * (u[j] - layer.mean);
-    layer.rstd = T(1) / std::sqrt((sum<T>(squares) + square) / static_cast<T>(width) + eps);
-  }
-
-  static void scale(const Layer& layer, int64_t width, const T* weight, const T* bias, T* scaled) {
-    constexpr int L = kLanes<T>;
-    int64_t j = 0;
-    for (; j + L <= width; j += L) {
-      const Vec<T> unit = layer.normalized(j);
-      store(scaled + j, weight ? unit * load(weight + j) + load(bias + j) : unit);
-    }
-    for (; j < width; ++j) {
-      const T unit = layer.normalized_one(j);
-      scaled[j] = weight ? unit * weight[j] + bias[j] : unit;
     }
   }
 
@@ -119,8 +75,8 @@ struct Row {
     T *scaled = scratch, *rest = scratch + (p.width1 > p.width2 ? p.width1 : p.width2) + kLanes<T>;
     const auto at = [net](const T* norm, int64_t width) { return norm ? norm + net * width : nullptr; };
     first_product(p, net, row, context, kept, first.activation);
-    normalize(first, p.width1, p.norm_eps);
-    scale(first, p.width1, at(p.norm1_weight, p.width1), at(p.norm1_bias, p.width1), scaled);
+    first.template normalize<true>(p.width1, p.norm_eps);
+    first.scale(p.width1, at(p.norm1_weight, p.width1), at(p.norm1_bias, p.width1), scaled);
     const T* bias = p.hidden_bias + net * p.width2;
     bool done = false;
     if constexpr (sizeof(T) == sizeof(float))
@@ -132,8 +88,8 @@ struct Row {
       const auto run = p.far() ? dots<T, true> : dots<T>;
       run(p.width2, p.width1, p.hidden_weight + net * size, scaled, bias, second.activation);
     }
-    normalize(second, p.width2, p.norm_eps);
-    scale(second, p.width2, at(p.norm2_weight, p.width2), at(p.norm2_bias, p.width2), scaled);
+    second.template normalize<true>(p.width2, p.norm_eps);
+    second.scale(p.width2, at(p.norm2_weight, p.width2), at(p.norm2_bias, p.width2), scaled);
     dots<T>(p.transformed(), p.width2, p.output_weight + net * p.transformed() * p.width2, scaled,
             p.output_bias + net * p.transformed(), output);
   }

@@ -1,17 +1,9 @@
-// The shapes that the kernels rely on: a tensor that is too small would be read past its end.
+// The shapes that the kernels rely on.
 #pragma once
 
-#include <ATen/ATen.h>
-
-#include <optional>
-#include <vector>
+#include "../native/tensors.h"
 
 namespace nfkern {
-
-inline void check_shape(const char* name, const at::Tensor& tensor, at::IntArrayRef expected) {
-  TORCH_CHECK_VALUE(tensor.is_cpu() && tensor.sizes() == expected, name, ": expected shape ", expected,
-                    " on the CPU, got ", tensor.sizes(), " on ", tensor.device());
-}
 
 // Parameters in the order of `CouplingParameters`.
 inline void check_parameters(const std::vector<std::optional<at::Tensor>>& parameters, int64_t blocks,

@@ -7,6 +7,7 @@ namespace nfkern {
 
 void bind_runtime(pybind11::module_& module);
 void bind_base(pybind11::module_& module);
+void bind_linear(pybind11::module_& module);
 void bind_plu(pybind11::module_& module);
 void bind_coupling(pybind11::module_& module);
 void bind_acting(pybind11::module_& module);

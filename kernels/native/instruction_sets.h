@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../coupling/cpu.h"
+#include "../linear/cpu.h"
 
 namespace nfkern {
 
@@ -28,6 +29,8 @@ struct Kernels {
   // A step of a chunk's derivative; what `index` counts depends on it.
   void (*derive)(ChunkStep, const Coupling<T>&, const Derivative<T>&, ChunkRows<T>, int64_t block, int64_t index,
                  T* scratch);
+  int64_t (*linear_scratch)(const Linear<T>&);
+  void (*linear_rows)(const Linear<T>&, int64_t begin, int64_t end, T* scratch);
 };
 
 struct InstructionSet {

@@ -228,4 +228,52 @@ inline void bf16_dots_transposed(int64_t outputs, int64_t depth, const uint16_t*
 
 #endif
 
+// `PanelLayer` on one row.
+template <class T>
+struct RowLayer {
+  T* activation;
+  T mean, rstd;
+
+  Vec<T> normalized(int64_t unit) const { return (load(activation + unit) - mean) * rstd; }
+  T normalized_one(int64_t unit) const { return (activation[unit] - mean) * rstd; }
+
+  template <bool Leaky>
+  void normalize(int64_t width, T eps) {
+    constexpr int L = kLanes<T>;
+    const int64_t whole = width / L * L;
+    T* u = activation;
+    Vec<T> sums = {}, squares = {};
+    for (int64_t j = 0; j < whole; j += L) {
+      Vec<T> part = load(u + j);
+      if constexpr (Leaky) store(u + j, part = leaky_relu<T>(part));
+      sums += part;
+    }
+    T total = sum<T>(sums), square = 0;
+    for (int64_t j = whole; j < width; ++j) {
+      if (Leaky && !(u[j] > 0)) u[j] *= static_cast<T>(kNegativeSlope);
+      total += u[j];
+    }
+    mean = total / static_cast<T>(width);
+    for (int64_t j = 0; j < whole; j += L) {
+      const Vec<T> centred = load(u + j) - mean;
+      squares += centred * centred;
+    }
+    for (int64_t j = whole; j < width; ++j) square += (u[j] - mean) * (u[j] - mean);
+    rstd = T(1) / std::sqrt((sum<T>(squares) + square) / static_cast<T>(width) + eps);
+  }
+
+  void scale(int64_t width, const T* weight, const T* bias, T* scaled) const {
+    constexpr int L = kLanes<T>;
+    int64_t j = 0;
+    for (; j + L <= width; j += L) {
+      const Vec<T> unit = normalized(j);
+      store(scaled + j, weight ? unit * load(weight + j) + load(bias + j) : unit);
+    }
+    for (; j < width; ++j) {
+      const T unit = normalized_one(j);
+      scaled[j] = weight ? unit * weight[j] + bias[j] : unit;
+    }
+  }
+};
+
 }  // namespace nfkern::NFKERN_ISA

@@ -161,6 +161,18 @@ inline Vec<double> exponential(Vec<double> x) {
   return load(lanes);
 }
 
+// e^(sign * x), in blocks of vectors.
+template <class T>
+void exponentials(int64_t count, const T* x, T sign, T* result) {
+  constexpr int L = kLanes<T>;
+  int64_t i = 0;
+  for (; i + L <= count; i += L) store(result + i, exponential(load(x + i) * sign));
+  if (i < count) {
+    const int rest = static_cast<int>(count - i);
+    store_some(result + i, exponential(load_some(x + i, rest) * sign), rest);
+  }
+}
+
 // x / (1 + e^-x)
 template <class T>
 inline Vec<T> silu(Vec<T> x) {

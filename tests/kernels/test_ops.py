@@ -92,6 +92,7 @@ def op_cases(seed=0, folded=False, compute_dtype=None):
     return {
         "standard_normal_log_prob": (x,),
         "standard_normal_log_prob_backward": (rows, x),
+        "linear": (x, torch.randn(7, x.shape[1], dtype=x.dtype), torch.randn(7, dtype=x.dtype)),
         "plu_compose": (lu, flow.permutation, True),
         "plu_compose_backward": (mixing, log_det, lu, flow.permutation, True),
         "coupling_to_latent": (x, term, mixing, log_det, *parameters, *settings),
@@ -106,7 +107,7 @@ def test_every_op_has_a_case():
     assert set(op_cases()) == set(registry._ops)
 
 
-DIFFERENTIABLE = {"standard_normal_log_prob", "plu_compose", "coupling_to_latent", "coupling_to_data"}
+DIFFERENTIABLE = {"standard_normal_log_prob", "linear", "plu_compose", "coupling_to_latent", "coupling_to_data"}
 
 
 @pytest.mark.parametrize("variant", ["", "_reference"])

@@ -1,0 +1,18 @@
+// What the linear kernels are called with.
+#pragma once
+
+#include <cstdint>
+
+namespace nfkern {
+
+template <class T>
+struct Linear {
+  int64_t outputs, depth;
+  const T *x, *weight, *bias;  // (rows, depth), (outputs, depth), (outputs)
+  T* result;                   // (rows, outputs)
+
+  // Whether the weight is more than caches are likely to hold.
+  bool far() const { return outputs * depth * static_cast<int64_t>(sizeof(T)) > (int64_t{8} << 20); }
+};
+
+}  // namespace nfkern
