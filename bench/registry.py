@@ -10,15 +10,17 @@ Notes, prediction against measurement (`bench/results/cpu-2026-11-26.json`: AMD 
 - inverse, batch 1: predicted 48 us, the time in which the third cache gives the weights; measured 56 frozen, of which 4
   are Python and PyTorch and 44 are the floor. Eager 1140, the compiled reference 295, ONNX Runtime 137.
 - inverse, chunked, batch 1, bf16: predicted 0.4 ms at the third cache's rate; measured 2.3, because the hardware does
-  not foresee sixteen short rows side by side. Fetched ahead: 0.86.
+  not foresee sixteen short rows side by side. Fetched ahead: 0.86 to 0.93.
 - denoised_action, batch 1: predicted twice the inverse, because the second read of a block's weights comes from the
   second cache; measured 104 us against 400 of JAX, which differentiates.
-- inverse, batch 256: predicted 4.3 ms at the product's own rate; measured 5.2: passes over the hidden units and the
-  first layer take the rest. JAX 6.2, the products alone by torch.mm 6.5.
+- inverse, batch 256: predicted 4.3 ms at the product's own rate; measured 5.2, passes over the hidden units and the
+  first layer taking the rest. With a product's stretches in the first cache, 4.9. JAX 6.2, torch.mm's products 6.7.
+- inverse, chunked, batch 16: predicted 2.9 ms, measured 5.6: 24 rows of weights that lie 2 KiB apart evict each other
+  from the first cache. Eight at a time: 3.3.
 - training_step, batch 256: predicted 13 ms of products at the peak and 5 of all else. A first version took 24.5: a
   cycle count of each pass found the hidden weight's gradient at 65 % of the peak, waiting for its factors; autograd
   filling the kept units' gradient with zeros; memory mapped anew at each step; PLU in a dozen small calls. Mended,
-  24.7 became 20.0 alone in its process and 24.5 became 23.0 here; the fused AdamW for all flows made that 21.4.
+  24.5 became 23.0; the fused AdamW for all flows made that 21.4, stretches and tiles 20.3.
 - data_sampling: 0.147 ms on an earlier machine (`quick-cpu-2026-11-24.json`), 1.7 million transitions a second.
 """
 
