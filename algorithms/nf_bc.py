@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from nfkern import CouplingFlow, Encoder
+from nfkern import CausalFlow, CouplingFlow, Encoder, Flow
 from nfkern.algorithms.behavioral_cloning import BehavioralCloning, BehavioralCloningConfig
 from nfkern.algorithms.optimization import LossAndInfo, Noise
 
@@ -18,12 +18,24 @@ class NFBCConfig(BehavioralCloningConfig):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = 500
     weight_decay: float = 1e-6
+    flow: Literal["coupling", "causal"] = "coupling"
+    """A coupling flow over all actions of a chunk at once, or a causal one over them in turn."""
+    causal_token: Literal["action", "number"] = "action"
+    """What a causal flow takes in turn: the actions of a chunk, or every number of every action."""
     blocks: int = 12
     """Coupling blocks."""
     hidden: tuple[int, int] = (512, 512)
     """Hidden widths of the conditioners."""
     norm_eps: float = 1e-5
     """Epsilon of the conditioners' LayerNorm."""
+    causal_blocks: int = 4
+    """Blocks of a causal flow."""
+    causal_layers: int = 2
+    """Transformer layers of each of its blocks."""
+    causal_width: int = 256
+    """Width of its transformers."""
+    causal_context: Literal["prefix", "add"] = "prefix"
+    """Whether the encoding comes before its first action or is added to every one, as published for class labels."""
     representation: int = 256
     """Size of the encoding that conditions the flow."""
     encoder_width: int = 512
@@ -34,7 +46,8 @@ class NFBCConfig(BehavioralCloningConfig):
     """Act with one denoising step, action + noise_std^2 grad log p(action)."""
 
     def _least(self) -> dict[str, float]:
-        return {"blocks": 1, "representation": 1, "encoder_width": 1, "noise_std": 0}
+        least: dict[str, float] = {"blocks": 1, "representation": 1, "encoder_width": 1, "noise_std": 0}
+        return least | {"causal_blocks": 1, "causal_layers": 1, "causal_width": 1}
 
 
 class NFBC(BehavioralCloning):
@@ -49,33 +62,46 @@ class NFBC(BehavioralCloning):
 
     def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:
         config = self.config
-        return nn.ModuleDict(
-            {
-                "encoder": Encoder(inputs, config.representation, width=config.encoder_width),
-                "flow": CouplingFlow(
-                    outputs,
-                    config.representation,
-                    blocks=config.blocks,
-                    hidden=config.hidden,
-                    norm_eps=config.norm_eps,
-                ),
-            }
-        )
+        flow: Flow
+        if config.flow == "causal":
+            tokens = config.chunk if config.causal_token == "action" else outputs
+            if tokens < 2:
+                raise ValueError(
+                    f"chunk: expected more than one {config.causal_token} for a causal flow, which is a Gaussian over "
+                    f"a single one, got {config.chunk} of {outputs // config.chunk} numbers"
+                )
+            flow = CausalFlow(
+                tokens,
+                outputs // tokens,
+                config.representation,
+                blocks=config.causal_blocks,
+                layers=config.causal_layers,
+                width=config.causal_width,
+                context_mode=config.causal_context,
+                norm_eps=config.norm_eps,
+            )
+        else:
+            flow = CouplingFlow(
+                outputs, config.representation, blocks=config.blocks, hidden=config.hidden, norm_eps=config.norm_eps
+            )
+        encoder = Encoder(inputs, config.representation, width=config.encoder_width)
+        return nn.ModuleDict({"encoder": encoder, "flow": flow})
 
     def _draw(self, rows: int, width: int, **options: Any) -> Noise:
         return (torch.randn(rows, width, **options),)
 
     def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor, *noise: torch.Tensor) -> LossAndInfo:
         noised = actions + self.config.noise_std * noise[0]
-        log_prob = self.networks["flow"](noised, self.networks["encoder"](conditioning))
+        flow = self.networks["flow"]
+        log_prob = flow(noised.unflatten(1, flow.event_shape), self.networks["encoder"](conditioning))
         return -log_prob.mean(), {"log_prob": log_prob.mean()}
 
     def _sample(
         self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
     ) -> torch.Tensor:
-        noise = self._noise(len(conditioning), generator)
         flow, context = networks["flow"], networks["encoder"](conditioning)
-        assert isinstance(flow, CouplingFlow)
+        assert isinstance(flow, Flow)
+        noise = self._noise(len(conditioning), generator).unflatten(1, flow.event_shape)
         if not self.config.denoise:
-            return flow.sample((), context, noise=noise)
-        return flow.sample_denoised(self.config.noise_std, (), context, noise=noise)
+            return flow.sample((), context, noise=noise).flatten(1)
+        return flow.sample_denoised(self.config.noise_std, (), context, noise=noise).flatten(1)

@@ -19,6 +19,19 @@ class FlowCase:
 
 
 @dataclass(frozen=True)
+class CausalCase:
+    """The shape of a causal flow, in the terms of `nfkern.CausalFlow`."""
+
+    name: str
+    tokens: int
+    features: int
+    context_features: int
+    blocks: int = 4
+    layers: int = 2
+    width: int = 256
+
+
+@dataclass(frozen=True)
 class DataCase:
     """A synthetic offline dataset: `transitions` rows in trajectories of `trajectory_length` rows."""
 
@@ -29,7 +42,7 @@ class DataCase:
     trajectory_length: int
 
 
-Case = FlowCase | DataCase
+Case = FlowCase | CausalCase | DataCase
 
 _TABLE: tuple[Case, ...] = (
     FlowCase("ogbench", features=5, context_features=64),
@@ -41,6 +54,10 @@ _TABLE: tuple[Case, ...] = (
     # The largest that the Triton kernels take.
     FlowCase("widest", features=64, context_features=64, hidden=(1024, 1024), blocks=2),
     FlowCase("goal_density", features=2, context_features=64),
+    # An action chunk; and the same network over fewer and more tokens.
+    CausalCase("causal", tokens=16, features=7, context_features=256),
+    *(CausalCase(f"causal_{tokens}", tokens, features=7, context_features=256) for tokens in (2, 4, 8, 32, 256)),
+    CausalCase("causal_tiny", tokens=4, features=3, context_features=4, blocks=2, layers=1, width=16),
     # For trying the suite itself: odd features, unequal widths, milliseconds.
     FlowCase("tiny", features=3, context_features=4, hidden=(16, 8), blocks=2),
     DataCase("synthetic_100k", transitions=100_000, observation_size=29, action_size=8, trajectory_length=1000),

@@ -77,29 +77,26 @@ class FlowWork:
         """The first result that is not the reference's within the derived tolerance."""
         terms = self.terms(problem.case, problem.batch)
         found = self.results(implementation, problem.inputs)
-        if missing := problem.exact.keys() - found.keys():
-            return f"results missing: {', '.join(sorted(missing))}"
-        for name, exact in problem.exact.items():
-            reason = gate.disagreement(name, found[name], exact, problem.single[name], gate.EPSILON[precision], terms)
-            if reason:
-                return reason
-        return None
+        return gate.first_disagreement(found, problem.exact, problem.single, precision, terms)
 
 
-def _density(implementation: Implementation, inputs: Any) -> Results:
+def batch_of_densities(implementation: Implementation, inputs: Any) -> Results:
+    """Log-densities of all sets of inputs."""
     return {"log_prob": torch.stack([implementation(*pair) for pair in inputs])}
 
 
-def _inverse(implementation: Implementation, inputs: Any) -> Results:
+def batch_of_inverses(implementation: Implementation, inputs: Any) -> Results:
+    """Data and log-determinants of all sets of inputs."""
     x, log_det = zip(*(implementation(*pair) for pair in inputs), strict=True)
     return {"x": torch.stack(x), "log_det": torch.stack(log_det)}
 
 
-def _action(implementation: Implementation, inputs: Any) -> Results:
+def batch_of_actions(implementation: Implementation, inputs: Any) -> Results:
+    """Actions of all sets of inputs."""
     return {"action": torch.stack([implementation(*pair) for pair in inputs])}
 
 
-def _training(implementation: Implementation, inputs: Any) -> Results:
+def training_results(implementation: Implementation, inputs: Any) -> Results:
     """Gradients of the first step, and the losses of all: they tell whether the parameters moved as they should."""
     assert implementation.gradients is not None
     losses = [implementation(*inputs[0])]
@@ -119,9 +116,9 @@ def _batch_terms(case: FlowCase, batch: int) -> int:
 
 
 FLOW_WORKS = (
-    FlowWork("log_prob", "inference", False, torch.inference_mode, _density, _event_terms),
-    FlowWork("inverse", "inference", False, torch.inference_mode, _inverse, _event_terms),
+    FlowWork("log_prob", "inference", False, torch.inference_mode, batch_of_densities, _event_terms),
+    FlowWork("inverse", "inference", False, torch.inference_mode, batch_of_inverses, _event_terms),
     # no_grad, not inference_mode: the baselines' score comes from autograd.
-    FlowWork("denoised_action", "inference", True, torch.no_grad, _action, _event_terms),
-    FlowWork("training_step", "training", True, nullcontext, _training, _batch_terms),
+    FlowWork("denoised_action", "inference", True, torch.no_grad, batch_of_actions, _event_terms),
+    FlowWork("training_step", "training", True, nullcontext, training_results, _batch_terms),
 )

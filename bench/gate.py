@@ -10,6 +10,7 @@ sum in 16 bits would let zeros pass.
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 
@@ -52,3 +53,19 @@ def disagreement(
     if error <= allowed:
         return None
     return f"{name}: error {error:.3g} exceeds the derived tolerance {allowed:.3g}"
+
+
+def first_disagreement(
+    found: Mapping[str, torch.Tensor],
+    exact: Mapping[str, torch.Tensor],
+    single: Mapping[str, torch.Tensor],
+    precision: Precision,
+    terms: int,
+) -> str | None:
+    """Why results by name cannot stand for those of the reference, or None."""
+    if missing := exact.keys() - found.keys():
+        return f"results missing: {', '.join(sorted(missing))}"
+    for name, wanted in exact.items():
+        if reason := disagreement(name, found[name], wanted, single[name], EPSILON[precision], terms):
+            return reason
+    return None

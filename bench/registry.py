@@ -27,10 +27,13 @@ Notes, prediction against measurement (`bench/results/cpu-2026-11-26.json`: AMD 
 from nfkern.bench import control_loop
 from nfkern.bench.baselines import (
     compiled,
+    compiled_causal,
     eager,
+    eager_causal,
     eager_plu_once,
     floors,
     frozen,
+    jax_causal,
     jax_jit,
     onnxruntime,
     sampling,
@@ -38,13 +41,16 @@ from nfkern.bench.baselines import (
     zuko,
 )
 from nfkern.bench.cases import BATCHES
+from nfkern.bench.causal_works import CAUSAL_WORKS
 from nfkern.bench.data_works import DataSampling
 from nfkern.bench.declarations import Benchmark, Variant, Work
 from nfkern.bench.flow_works import FLOW_WORKS
 
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 
-WORKS: dict[str, Work] = {work.name: work for work in (*FLOW_WORKS, control_loop.ControlLoop(), DataSampling())}
+WORKS: dict[str, Work] = {
+    work.name: work for work in (*FLOW_WORKS, *CAUSAL_WORKS, control_loop.ControlLoop(), DataSampling())
+}
 
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
@@ -52,10 +58,15 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             "eager",
             "naive flow, a module per block, eager PyTorch",
-            {**eager.BUILDERS, "control_loop": control_loop.BUILDERS["eager"]},
+            {**eager.BUILDERS, **eager_causal.BUILDERS, "control_loop": control_loop.BUILDERS["eager"]},
         ),
         Variant("eager_plu_once", "the naive flow, matrices composed beforehand", eager_plu_once.BUILDERS),
-        Variant("eager_compile", "the naive flow under torch.compile", compiled.EAGER_BUILDERS, compiles=True),
+        Variant(
+            "eager_compile",
+            "the naive flow under torch.compile",
+            {**compiled.EAGER_BUILDERS, **compiled_causal.BUILDERS},
+            compiles=True,
+        ),
         Variant(
             "reference_compile", "the stacked reference under torch.compile", compiled.REFERENCE_BUILDERS, compiles=True
         ),
@@ -90,7 +101,12 @@ VARIANTS: dict[str, Variant] = {
             compiles=True,
             requires=_ONNX,
         ),
-        Variant("jax_jit", "the flow in JAX, jitted; optax's AdamW", jax_jit.BUILDERS, requires=("jax", "optax")),
+        Variant(
+            "jax_jit",
+            "the flow in JAX, jitted; optax's AdamW",
+            {**jax_jit.BUILDERS, **jax_causal.BUILDERS},
+            requires=("jax", "optax"),
+        ),
         Variant("zuko", "zuko's coupling flow of this size", zuko.BUILDERS, requires=("zuko",), standing="same_size"),
         Variant("weights_read", "reading the weights once", floors.READING_BUILDERS, standing="floor"),
         Variant(
@@ -118,6 +134,7 @@ _ACTING = ("eager", "eager_plu_once", *_FROZEN)
 _FLOWS = ("eager", "eager_plu_once", "eager_compile", "reference_compile", "nfkern_reference", *_FROZEN)
 _TRAINING = ("eager", "eager_compile", "reference_compile", "nfkern_reference", "nfkern")
 _SAMPLERS = ("row_loop", "nfkern")
+_CAUSAL_WORKS = tuple(work.name for work in CAUSAL_WORKS)
 _INFERENCE = tuple(work.name for work in FLOW_WORKS if work.name != "training_step")
 
 _RIVALS = ("onnxruntime", "jax_jit", "zuko")
@@ -161,6 +178,23 @@ _FULL = (
     Benchmark("data_sampling", ("synthetic_100k",), (256, 4096), _SAMPLERS, threads=("one",)),
 )
 
+# Compiling the unrolled inverse takes minutes: at 256 tokens it is left out, and ONNX Runtime has no loop with a cache.
+_CAUSAL_INVERSE = ("eager", "eager_compile", "nfkern_reference", "nfkern", "jax_jit")
+_CAUSAL = (
+    Benchmark("causal_inverse", ("causal",), BATCHES, _CAUSAL_INVERSE),
+    Benchmark("causal_inverse", ("causal_2", "causal_4", "causal_8", "causal_32"), (1,), _CAUSAL_INVERSE, ("one",)),
+    Benchmark("causal_inverse", ("causal_256",), (1,), ("eager", "nfkern_reference", "nfkern", "jax_jit"), ("one",)),
+    Benchmark(
+        "causal_log_prob",
+        ("causal",),
+        BATCHES,
+        ("eager", "eager_compile", "nfkern_reference", "nfkern", "onnxruntime", "jax_jit"),
+    ),
+    Benchmark(
+        "causal_training_step", ("causal",), (256,), ("eager", "eager_compile", "nfkern_reference", "nfkern", "jax_jit")
+    ),
+)
+
 _CONTROL = (
     Benchmark("control_loop", ("ogbench", "ogbench_jax", "chunked"), (1,), ("eager", *_FROZEN), threads=("one",)),
 )
@@ -169,6 +203,7 @@ _SMOKE = (
     *(Benchmark(work, ("tiny",), (1, 4), _ACTING, threads=("one",)) for work in _INFERENCE),
     Benchmark("training_step", ("tiny",), (1, 4), _UNCOMPILED, threads=("one",)),
     Benchmark("control_loop", ("tiny",), (1, 4), ("eager", *_FROZEN), threads=("one",)),
+    *(Benchmark(work, ("causal_tiny",), (1, 4), _UNCOMPILED, threads=("one",)) for work in _CAUSAL_WORKS),
     Benchmark("data_sampling", ("synthetic_tiny",), (16,), _SAMPLERS, threads=("one",)),
 )
 
@@ -176,6 +211,7 @@ SUITES: dict[str, tuple[Benchmark, ...]] = {
     "smoke": _SMOKE,
     "quick": _QUICK,
     "cpu": _CPU,
+    "causal": _CAUSAL,
     "control": _CONTROL,
     "full": _FULL,
 }

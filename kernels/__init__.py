@@ -9,6 +9,8 @@ if __name__ != "nfkern.kernels":
 
 from nfkern.kernels import cpu_registration, triton_registration
 from nfkern.kernels.base import standard_normal_log_prob
+from nfkern.kernels.causal import CausalParameters
+from nfkern.kernels.causal_affine import causal_affine
 from nfkern.kernels.coupling import CouplingParameters
 from nfkern.kernels.linear import linear
 from nfkern.kernels.plu import compose
@@ -18,8 +20,10 @@ cpu_registration.register()
 triton_registration.register()
 
 __all__ = [
+    "CausalParameters",
     "CouplingParameters",
     "backend_reasons",
+    "causal_affine",
     "compose",
     "linear",
     "registered_backends",

@@ -118,6 +118,16 @@ def over_seeds(function: Callable[..., Any], rank: int | None) -> Callable[..., 
     return looped
 
 
+def gathered(function: Callable[..., Any], before: int, kind: Any) -> Callable[..., Any]:
+    """A schema is flat: gather what follows the first `before` arguments into the named tuple that `function` takes."""
+    after = before + len(kind._fields)
+
+    def call(*args: Any) -> Any:
+        return function(*args[:before], kind(*args[before:after]), *args[after:])
+
+    return call
+
+
 def _fake_over_seeds(fake: Callable[..., Any], rank: int | None) -> Callable[..., Any]:
     """`over_seeds` for a fake kernel: every seed's results have the first one's shapes."""
 

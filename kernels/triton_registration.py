@@ -16,16 +16,17 @@ MAX_FEATURES, MAX_WIDTH = 64, 1024
 HIDDEN_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16)
 
 
+def any_size(tensor: torch.Tensor) -> list[str]:
+    """Why no Triton kernel takes a tensor of any size; empty if they do."""
+    reasons = [] if tensor.dtype == torch.float32 else [f"{tensor.dtype}: the kernels take float32"]
+    return reasons if tensor.numel() else [*reasons, "no rows"]
+
+
 def tensor_reasons(tensor: torch.Tensor) -> list[str]:
     """Why no Triton kernel takes a tensor, (..., features); empty if they do."""
-    reasons = []
-    if tensor.dtype != torch.float32:
-        reasons.append(f"{tensor.dtype}: the kernels take float32")
-    if tensor.shape[-1] > MAX_FEATURES:
-        reasons.append(f"{tensor.shape[-1]} features: the kernels hold up to {MAX_FEATURES}")
-    if not tensor.numel():
-        reasons.append("no rows")
-    return reasons
+    if tensor.shape[-1] <= MAX_FEATURES:
+        return any_size(tensor)
+    return [f"{tensor.shape[-1]} features: the kernels hold up to {MAX_FEATURES}", *any_size(tensor)]
 
 
 def coupling_reasons(x: torch.Tensor, parameters: CouplingParameters, compute_dtype: torch.dtype | None) -> list[str]:
@@ -65,11 +66,11 @@ def _coupling(module: str, function: str, tensors: int) -> Native:
     return Native(load_known, device_reasons, reasons)
 
 
-def _simple(module: str, function: str, place: int) -> Native:
+def _simple(
+    module: str, function: str, place: int, reasons: Callable[[torch.Tensor], list[str]] = tensor_reasons
+) -> Native:
     """A kernel whose argument number `place` decides."""
-    return Native(
-        _loader(f"{module}.triton_launch", function), device_reasons, lambda *args: tensor_reasons(args[place])
-    )
+    return Native(_loader(f"{module}.triton_launch", function), device_reasons, lambda *args: reasons(args[place]))
 
 
 def _loader(module: str, function: str, tensors: int | None = None) -> Callable[[], Callable[..., Any]]:
@@ -88,6 +89,8 @@ def register() -> None:
     kernels = {
         "standard_normal_log_prob": _simple("base", "standard_normal_log_prob", 0),
         "standard_normal_log_prob_backward": _simple("base", "standard_normal_log_prob_backward", 1),
+        "causal_affine": _simple("causal_affine", "causal_affine", 0, any_size),
+        "causal_affine_backward": _simple("causal_affine", "causal_affine_backward", 0, any_size),
         "plu_compose": _simple("plu", "compose", 0),
         "plu_compose_backward": _simple("plu", "compose_backward", 2),
         "coupling_to_latent": _coupling("triton_launch", "to_latent", 4),

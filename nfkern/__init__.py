@@ -4,20 +4,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nfkern.causal import CausalFlow
     from nfkern.coupling import CouplingFlow
     from nfkern.distribution import FlowDistribution
     from nfkern.encoder import Encoder
     from nfkern.flow import Flow
     from nfkern.frozen import FrozenFlow
+    from nfkern.frozen_causal import FrozenCausalFlow
     from nfkern.kernels import use_reference
     from nfkern.normalizer import Normalizer
 
 __version__ = "0.1.0"
 __all__ = [
+    "CausalFlow",
     "CouplingFlow",
     "Encoder",
     "Flow",
     "FlowDistribution",
+    "FrozenCausalFlow",
     "FrozenFlow",
     "Normalizer",
     "__version__",
@@ -26,10 +30,12 @@ __all__ = [
 
 # Imported on first use: torch takes seconds, which the command line and worker processes need not always pay.
 _HOMES = {
+    "CausalFlow": "nfkern.causal",
     "CouplingFlow": "nfkern.coupling",
     "Encoder": "nfkern.encoder",
     "Flow": "nfkern.flow",
     "FlowDistribution": "nfkern.distribution",
+    "FrozenCausalFlow": "nfkern.frozen_causal",
     "FrozenFlow": "nfkern.frozen",
     "Normalizer": "nfkern.normalizer",
     "use_reference": "nfkern.kernels",

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from nfkern.coupling_maps import CouplingMaps
 from nfkern.encoder import Encoder
 from nfkern.flow import readable
 from nfkern.kernels.native_extension import device_reasons, load
 from nfkern.kernels.registry import reference_forced
 
 if TYPE_CHECKING:
-    from nfkern.frozen import FrozenFlow
+    from nfkern.frozen_base import Frozen
 
 _MAPS = {
     "_rows_log_prob": "log_prob",
@@ -34,7 +35,7 @@ class NativeCalls:
     def __reduce__(self) -> tuple[Any, ...]:
         return (NativeCalls, ())
 
-    def of(self, flow: "FrozenFlow") -> Any:
+    def of(self, flow: "Frozen") -> Any:
         """The native flow, or None where this flow or machine has none, or `use_reference()` is in force."""
         if self._reasons is None:
             self._reasons = tuple(native_reasons(flow))
@@ -42,7 +43,7 @@ class NativeCalls:
                 self._flow = _gather(flow)
         return None if reference_forced() else self._flow
 
-    def run(self, flow: "FrozenFlow", rows_map: str, events: Any, context: Any) -> tuple[torch.Tensor, ...] | None:
+    def run(self, flow: "Frozen", rows_map: str, events: Any, context: Any) -> tuple[torch.Tensor, ...] | None:
         """Results of a map of rows, if its arguments are plain tensors with the same batch shape; else None."""
         name = _MAPS.get(rows_map)
         if name is None or type(events) is not torch.Tensor or not readable(events):
@@ -55,7 +56,7 @@ class NativeCalls:
 
     def act(
         self,
-        flow: "FrozenFlow",
+        flow: "Frozen",
         observations: np.ndarray,
         sigma: float,
         temperature: float,
@@ -69,8 +70,10 @@ class NativeCalls:
         return actions
 
 
-def native_reasons(flow: "FrozenFlow") -> list[str]:
+def native_reasons(flow: "Frozen") -> list[str]:
     """Why the extension cannot run a frozen flow's calls as a whole; empty if it can."""
+    if not isinstance(flow, CouplingMaps):
+        return [f"{type(flow).__name__}: it takes coupling flows"]
     device = flow._like.device
     if device.type != "cpu":
         return [f"on {device}: it runs on the CPU"]
@@ -86,7 +89,8 @@ def native_reasons(flow: "FrozenFlow") -> list[str]:
     return reasons
 
 
-def _gather(flow: "FrozenFlow") -> Any:
+def _gather(flow: "Frozen") -> Any:
+    assert isinstance(flow, CouplingMaps)
     layers = [] if flow.encoder is None else _encoder_layers(flow.encoder)
     return load().ActingFlow(
         list(flow._parameters_tuple),

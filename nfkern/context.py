@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
+
+from nfkern.kernels import linear
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,13 @@ class Arrangement:
     def _in_order(self) -> bool:
         return self.order == tuple(range(len(self.order)))
 
-    def rows(self, events: torch.Tensor) -> torch.Tensor:
-        """(*event_batch, features) -> (rows, features)."""
-        if self._in_order and events.shape[:-1] == self.batch_shape:
-            return events.reshape(math.prod(self.batch_shape), events.shape[-1])
-        expanded = events.expand(*self.batch_shape, events.shape[-1])
-        return expanded.permute([*self.order, -1]).reshape(math.prod(self.batch_shape), events.shape[-1])
+    def rows(self, events: torch.Tensor, event_rank: int = 1) -> torch.Tensor:
+        """(*event_batch, *event) -> (rows, *event)."""
+        event_shape = events.shape[-event_rank:]
+        if not self._in_order or events.shape[:-event_rank] != self.batch_shape:
+            expanded = events.expand(*self.batch_shape, *event_shape)
+            events = expanded.permute([*self.order, *range(-event_rank, 0)])
+        return events.reshape(math.prod(self.batch_shape), *event_shape)
 
     def restore(self, rows: torch.Tensor) -> torch.Tensor:
         """(rows, ...) -> (*batch_shape, ...)."""
@@ -64,3 +68,27 @@ class Arrangement:
         ordered = rows.reshape([*(self.batch_shape[i] for i in self.order), *rows.shape[1:]])
         back = sorted(range(len(self.order)), key=self.order.__getitem__)
         return ordered.permute([*back, *range(len(back), ordered.ndim)])
+
+
+def project(context: torch.Tensor | None, weight: torch.Tensor | None, bias: torch.Tensor) -> torch.Tensor:
+    """One product for all blocks: (groups, C), weight (*shape, C), bias (*shape) -> (groups, *shape).
+
+    Without a context or a weight, the bias alone, (1, *shape).
+    """
+    if context is None or weight is None:
+        return bias.unsqueeze(0)
+    flat = weight.flatten(0, -2)
+    if torch.is_autocast_enabled(context.device.type):
+        # Only the product drops precision: the bias is added in the parameters' dtype.
+        return functional.linear(context, flat).to(bias.dtype).view(context.shape[0], *bias.shape) + bias
+    # On other devices PyTorch's own is as good, and `torch.vmap` knows how to batch it.
+    product = linear if context.device.type == "cpu" else functional.linear
+    return product(context, flat, bias.flatten()).view(context.shape[0], *bias.shape)
+
+
+def autocast_dtype(like: torch.Tensor) -> torch.dtype | None:
+    """Of a flow's hidden products, where its tensors are like this one: what autocast says, or None for their own."""
+    # As PyTorch's own layers do, autocast leaves float64 alone.
+    if like.dtype != torch.float32 or not torch.is_autocast_enabled(like.device.type):
+        return None
+    return torch.get_autocast_dtype(like.device.type)

@@ -72,7 +72,7 @@ class CouplingFlow(CouplingMaps):
         bounds: Literal["tanh"] | None = None,
         context_dropout: float = 0.0,
     ) -> None:
-        super().__init__(features, context_features, bounds=bounds, context_dropout=context_dropout)
+        super().__init__((features,), context_features, bounds=bounds, context_dropout=context_dropout)
         _check_options(features, blocks, hidden, norm_eps, mixing, scale_bound)
         self.blocks = blocks
         self.hidden = (hidden[0], hidden[1])
@@ -189,8 +189,10 @@ class CouplingFlow(CouplingMaps):
 def _check_options(
     features: int, blocks: int, hidden: tuple[int, int], norm_eps: float, mixing: str, scale_bound: float | None
 ) -> None:
-    if features < 2:
-        raise ValueError(f"features: expected at least 2, got {features}: a coupling flow keeps half of the features")
+    if not isinstance(features, int) or features < 2:
+        raise ValueError(
+            f"features: expected an int >= 2, got {features!r}: a coupling flow keeps half of the features"
+        )
     if not isinstance(blocks, int) or blocks < 1:
         raise ValueError(f"blocks: expected an int >= 1, got {blocks!r}")
     if (

@@ -4,10 +4,10 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from torch.nn import functional
 
+from nfkern.context import autocast_dtype, project
 from nfkern.flow import Flow
-from nfkern.kernels import CouplingParameters, coupling, linear
+from nfkern.kernels import CouplingParameters, coupling
 from nfkern.kernels.coupling.op import TakeFactors
 
 
@@ -36,10 +36,7 @@ class CouplingMaps(Flow):
 
     @property
     def _compute_dtype(self) -> torch.dtype | None:
-        device_type = self.input_bias.device.type
-        # As PyTorch's own layers do, autocast leaves float64 alone.
-        autocast = torch.is_autocast_enabled(device_type) and self.input_bias.dtype == torch.float32
-        return torch.get_autocast_dtype(device_type) if autocast else None
+        return autocast_dtype(self.input_bias)
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -47,15 +44,7 @@ class CouplingMaps(Flow):
 
     def _project_rows(self, context: torch.Tensor | None) -> torch.Tensor:
         """(groups, C) -> (groups, K, 2, h1): one product for all blocks and both networks."""
-        if context is None or self.context_weight is None:
-            return self.input_bias.unsqueeze(0)
-        weight, bias = self.context_weight.flatten(0, 2), self.input_bias
-        if torch.is_autocast_enabled(context.device.type):
-            # Only the product drops precision: the bias is added in the parameters' dtype.
-            return functional.linear(context, weight).to(bias.dtype).view(context.shape[0], *bias.shape) + bias
-        # On other devices PyTorch's own is as good, and `torch.vmap` knows how to batch it.
-        product = linear if context.device.type == "cpu" else functional.linear
-        return product(context, weight, bias.flatten()).view(context.shape[0], *bias.shape)
+        return project(context, self.context_weight, self.input_bias)
 
     def _map_to_latent(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         function = coupling.to_data if self.inverted else coupling.to_latent

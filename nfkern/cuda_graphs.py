@@ -96,21 +96,24 @@ class CapturedCalls:
             return
         self._calls[name, inputs[0].shape[0]] = CapturedCall(function, inputs, self._capture)
 
-    def replay(self, name: str, events: Any, context: Any) -> Tensors | None:
+    def replay(self, name: str, events: Any, context: Any, event_rank: int = 1) -> Tensors | None:
         """Results of the captured call `name`, if there is one for such inputs, else None.
 
-        Any batch shape will do, as long as events and context have the same.
+        Any batch shape will do, as long as events (*batch, *event) and context (*batch, C) have the same.
         """
-        if torch.compiler.is_compiling() or not self._calls or not isinstance(events, torch.Tensor) or not events.ndim:
+        if torch.compiler.is_compiling() or not self._calls or not isinstance(events, torch.Tensor):
             return None
-        given = (events,) if context is None else (events, context)
-        batch = events.shape[:-1]
-        if not all(isinstance(tensor, torch.Tensor) and tensor.shape[:-1] == batch for tensor in given):
+        if events.ndim < event_rank:
+            return None
+        given, ranks = ((events,), (event_rank,)) if context is None else ((events, context), (event_rank, 1))
+        batch = events.shape[:-event_rank]
+        pairs = list(zip(given, ranks, strict=True))
+        if not all(isinstance(tensor, torch.Tensor) and tensor.shape[:-rank] == batch for tensor, rank in pairs):
             return None
         call = self._calls.get((name, batch.numel()))
         if call is None:
             return None
-        rows = tuple(tensor.reshape(-1, tensor.shape[-1]) for tensor in given)
+        rows = tuple(tensor.reshape(-1, *tensor.shape[-rank:]) for tensor, rank in pairs)
         # Inside someone else's capture a replay is an error, and the plain call is right.
         if not call.matches(rows) or (events.is_cuda and torch.cuda.is_current_stream_capturing()):
             return None

@@ -18,30 +18,29 @@ class FlowDistribution(Distribution):
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_rsample = True
 
     def __init__(self, flow: "Flow", projected: ProjectedContext) -> None:
-        super().__init__(torch.Size(projected.batch_shape), torch.Size((flow.features,)), validate_args=False)
+        super().__init__(torch.Size(projected.batch_shape), torch.Size(flow.event_shape), validate_args=False)
         self.flow = flow
+        self.has_rsample = flow.reparameterized
         self.projected = projected
 
     @property
     def support(self) -> constraints.Constraint:
-        """Real vectors, or the box of a bounded flow."""
-        if self.flow.bounds is None:
-            return constraints.real_vector
-        return constraints.independent(constraints.interval(-1.0, 1.0), 1)
+        """Real numbers, or the box of a bounded flow."""
+        each = constraints.real if self.flow.bounds is None else constraints.interval(-1.0, 1.0)
+        return constraints.independent(each, len(self.flow.event_shape))
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """Log-density in nats: (*batch, features) -> (*batch)."""
+        """Log-density in nats: (*batch, *event) -> (*batch)."""
         return self.flow.log_prob(value, self.projected)
 
     def score(self, value: torch.Tensor) -> torch.Tensor:
-        """Gradient of the log-density: (*batch, features) -> (*batch, features)."""
+        """Gradient of the log-density: (*batch, *event) -> (*batch, *event)."""
         return self.flow.score(value, self.projected)
 
     def sample(self, sample_shape: tuple[int, ...] = (), **options: Any) -> torch.Tensor:  # type: ignore[override]
-        """Samples without gradient, sample_shape + batch_shape + (features,); options of `Flow.rsample`."""
+        """Samples without gradient, sample_shape + batch_shape + event_shape; options of `Flow.rsample`."""
         return self.flow.sample(tuple(sample_shape), self.projected, **options)
 
     def rsample(self, sample_shape: tuple[int, ...] = (), **options: Any) -> torch.Tensor:  # type: ignore[override]

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
-from torch.nn.functional import softplus
 
+from nfkern import box
 from nfkern.checkpoint import Pretrained
 from nfkern.context import Arrangement, ProjectedContext
 from nfkern.distribution import FlowDistribution
@@ -21,24 +21,32 @@ Context = torch.Tensor | ProjectedContext | None
 class Flow(Pretrained, nn.Module, ABC):
     """Base of the flows. A subclass brings its parameters and the four maps between rows of data and noise.
 
-    Shape law: everything is `sample_shape + batch_shape + (features,)`; batch shapes of events and contexts broadcast.
-    The base density is N(0, I); log-determinants and log-probabilities are in nats, summed over features.
+    Shape law: everything is `sample_shape + batch_shape + event_shape`, and the event is (features,) or, of a flow over
+    tokens, (tokens, features); batch shapes of events and contexts broadcast. The base density is N(0, I);
+    log-determinants and log-probabilities are in nats, summed over the event.
     """
 
     dtypes: ClassVar = (torch.float32, torch.float64)
+    reparameterized: ClassVar[bool] = True
+    """Whether samples have gradients."""
 
     def __init__(
-        self, features: int, context_features: int, *, bounds: Literal["tanh"] | None, context_dropout: float
+        self,
+        event_shape: tuple[int, ...],
+        context_features: int,
+        *,
+        bounds: Literal["tanh"] | None,
+        context_dropout: float,
     ) -> None:
         super().__init__()
-        for name, value, least in (("features", features, 1), ("context_features", context_features, 0)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: expected an int >= {least}, got {value!r}")
+        if not isinstance(context_features, int) or context_features < 0:
+            raise ValueError(f"context_features: expected an int >= 0, got {context_features!r}")
         if bounds not in (None, "tanh"):
             raise ValueError(f"bounds: expected None or 'tanh', got {bounds!r}")
         if not 0 <= context_dropout < 1:
             raise ValueError(f"context_dropout: expected a probability in [0, 1), got {context_dropout!r}")
-        self.features = features
+        self.event_shape = event_shape
+        self.features = event_shape[-1]
         self.context_features = context_features
         self.bounds = bounds
         self.context_dropout = context_dropout
@@ -53,7 +61,7 @@ class Flow(Pretrained, nn.Module, ABC):
         In training mode each context is dropped (replaced by none) with probability `context_dropout`.
 
         Args:
-            x: (*batch, features).
+            x: (*batch, *event).
             context: (*batch, context_features), broadcasting against x; None for an unconditional flow, or for the
                 marginal of a flow trained with `context_dropout`.
 
@@ -68,17 +76,17 @@ class Flow(Pretrained, nn.Module, ABC):
         return log_prob
 
     def to_latent(self, x: torch.Tensor, context: Context = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Data to noise: z (*batch, features) and log|det dz/dx| (*batch); arguments and errors of `log_prob`."""
+        """Data to noise: z (*batch, *event) and log|det dz/dx| (*batch); arguments and errors of `log_prob`."""
         z, log_det = self._run(self._rows_to_latent, "x", x, context)
         return z, log_det
 
     def to_data(self, z: torch.Tensor, context: Context = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Noise to data: x (*batch, features) and log|det dx/dz| (*batch); arguments and errors of `log_prob`."""
+        """Noise to data: x (*batch, *event) and log|det dx/dz| (*batch); arguments and errors of `log_prob`."""
         x, log_det = self._run(self._rows_to_data, "z", z, context)
         return x, log_det
 
     def score(self, x: torch.Tensor, context: Context = None) -> torch.Tensor:
-        """grad_x log p(x), (*batch, features): analytic, needs no autograd and is not differentiable."""
+        """grad_x log p(x), (*batch, *event): analytic, needs no autograd and is not differentiable."""
         with torch.no_grad():
             (score,) = self._run(self._rows_score, "x", x, context)
         return score
@@ -94,14 +102,15 @@ class Flow(Pretrained, nn.Module, ABC):
         Args:
             sample_shape: leading shape of the result, a tuple; one sample per context by default.
             context: as in `log_prob`.
-            **options: `noise` (sample_shape + batch_shape + (features,)) instead of fresh noise; `generator`;
+            **options: `noise` (sample_shape + batch_shape + event_shape) instead of fresh noise; `generator`;
                 `temperature` (1.0), the standard deviation of fresh noise; `deterministic` (False), decode z = 0, which
                 is not the mode.
 
         Returns:
-            sample_shape + batch_shape + (features,).
+            sample_shape + batch_shape + event_shape.
         """
-        return self.to_data(self._noise(sample_shape, context, **options), context)[0]
+        z, options = self._noise(sample_shape, context, **options)
+        return self.to_data(z, context, **options)[0]
 
     def rsample_and_log_prob(
         self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any
@@ -109,11 +118,11 @@ class Flow(Pretrained, nn.Module, ABC):
         """Samples and their log-probability in one pass, differentiable in both; arguments of `rsample`.
 
         Returns:
-            sample_shape + batch_shape + (features,), and sample_shape + batch_shape in nats.
+            sample_shape + batch_shape + event_shape, and sample_shape + batch_shape in nats.
         """
-        z = self._noise(sample_shape, context, **options)
-        x, log_det = self.to_data(z, context)
-        return x, standard_normal_log_prob(z) - log_det
+        z, options = self._noise(sample_shape, context, **options)
+        x, log_det = self.to_data(z, context, **options)
+        return x, standard_normal_log_prob(z.flatten(-len(self.event_shape))) - log_det
 
     @torch.no_grad()
     def sample_denoised(
@@ -122,7 +131,7 @@ class Flow(Pretrained, nn.Module, ABC):
         """Samples moved by one denoising step, `x + sigma^2 grad_x log p(x)`: the paper's action at test time.
 
         The posterior mean of clean data under a flow trained on data with N(0, sigma^2) noise (Tweedie). Arguments of
-        `rsample`; sigma in the units of x.
+        `rsample`; sigma in the units of x. With guidance the step is that of the flow without it, as published.
 
         Raises:
             ValueError: sigma is negative, or the flow has `bounds`: noise leaves the box, so there is no such mean.
@@ -131,15 +140,19 @@ class Flow(Pretrained, nn.Module, ABC):
             raise ValueError(f"bounds: expected None for denoising, got {self.bounds!r}: noised data leave the box")
         if not 0 <= sigma < math.inf:
             raise ValueError(f"sigma: expected a finite number >= 0, got {sigma!r}")
-        z = self._noise(sample_shape, context, **options)
-        x, _, score = self._run(self._map_to_data_with_score, "z", z, context)
+        z, options = self._noise(sample_shape, context, **options)
+        if options:
+            x, _ = self.to_data(z, context, **options)
+            score = self.score(x, context)
+        else:
+            x, _, score = self._run(self._map_to_data_with_score, "z", z, context)
         return torch.add(x, score, alpha=sigma**2)
 
     def condition(self, context: Context = None) -> FlowDistribution:
         """p(. | context) as a `torch.distributions.Distribution`; the context is projected once."""
         return FlowDistribution(self, self._project(context))
 
-    # What a subclass brings, on rows (rows, features) and a projected context's term.
+    # What a subclass brings, on rows (rows, *event) and a projected context's term.
 
     @property
     @abstractmethod
@@ -168,23 +181,26 @@ class Flow(Pretrained, nn.Module, ABC):
     def _rows_to_latent(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.bounds is None:
             return self._map_to_latent(x, term)
-        u = _atanh(x)
+        u = box.inverse(x)
         z, log_det = self._map_to_latent(u, term)
-        return z, log_det - _log_det_tanh(u)
+        return z, log_det - box.log_det(u)
 
     def _rows_log_prob(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor]:
         z, log_det = self._rows_to_latent(x, term)
-        return (standard_normal_log_prob(z) + log_det,)
+        return (standard_normal_log_prob(z.flatten(1)) + log_det,)
 
     def _rows_to_data(self, z: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x, log_det = self._map_to_data(z, term)
-        return (x, log_det) if self.bounds is None else (torch.tanh(x), log_det + _log_det_tanh(x))
+        return self._boxed(*self._map_to_data(z, term))
+
+    def _boxed(self, x: torch.Tensor, log_det: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Data and log-det of the map without the box -> those with it."""
+        return (x, log_det) if self.bounds is None else (torch.tanh(x), log_det + box.log_det(x))
 
     def _rows_score(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor]:
         if self.bounds is None:
             return (self._map_score(x, term),)
-        u = _atanh(x)
-        return (_score_tanh(u, self._map_score(u, term)),)
+        u = box.inverse(x)
+        return (box.score(u, self._map_score(u, term)),)
 
     def _run(
         self,
@@ -196,9 +212,9 @@ class Flow(Pretrained, nn.Module, ABC):
     ) -> tuple[torch.Tensor, ...]:
         """Apply a map of rows to events of any batch shape."""
         p = self._project(context, dropout)
-        events = self._checked(name, events, self.features)
-        arrangement = Arrangement.of(tuple(events.shape[:-1]), p.batch_shape)
-        results = rows_map(arrangement.rows(events), p.term)
+        events = self._events(name, events)
+        arrangement = Arrangement.of(tuple(events.shape[: -len(self.event_shape)]), p.batch_shape)
+        results = rows_map(arrangement.rows(events, len(self.event_shape)), p.term)
         self._explain_nan(results)
         return tuple(arrangement.restore(result) for result in results)
 
@@ -214,7 +230,7 @@ class Flow(Pretrained, nn.Module, ABC):
             return ProjectedContext(self._project_rows(None), ())
         if not self.context_features:
             raise ValueError(f"context: this flow has context_features=0, got shape {shape_of(context)}")
-        context = self._checked("context", context, self.context_features)
+        context = self._checked("context", context, (self.context_features,))
         if dropout and self.context_dropout:
             keep = torch.rand(context.shape[:-1], device=context.device) >= self.context_dropout
             context = context * keep.unsqueeze(-1)
@@ -227,42 +243,49 @@ class Flow(Pretrained, nn.Module, ABC):
         self,
         sample_shape: tuple[int, ...],
         context: Context,
+        event_shape: tuple[int, ...] | None = None,
         *,
         noise: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
         deterministic: bool = False,
-    ) -> torch.Tensor:
+        **options: Any,
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """What samples are made of, and the options that are not about it."""
         if not isinstance(sample_shape, tuple):
             raise TypeError(f"sample_shape: expected a tuple of ints, got {type(sample_shape).__name__}")
         if not all(isinstance(size, int | torch.SymInt) and size >= 0 for size in sample_shape):
             raise ValueError(f"sample_shape: expected ints >= 0, got {sample_shape}")
         batch_shape = context.batch_shape if isinstance(context, ProjectedContext) else shape_of(context)[:-1]
-        shape = (*sample_shape, *batch_shape, self.features)
+        shape = (*sample_shape, *batch_shape, *(event_shape or self.event_shape))
         like = self._like
         if noise is not None:
             if not isinstance(noise, torch.Tensor):
                 raise TypeError(f"noise: expected a torch.Tensor, got {type(noise).__name__}")
             if tuple(noise.shape) != shape:
                 raise ValueError(f"noise: expected shape {shape}, got {tuple(noise.shape)}")
-            return noise
+            return noise, options
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature: expected a finite number >= 0, got {temperature!r}")
         if deterministic:
-            return torch.zeros(shape, dtype=like.dtype, device=like.device)
+            return torch.zeros(shape, dtype=like.dtype, device=like.device), options
         # Even generator=None picks the overload that takes no symbolic shapes, which torch.compile needs.
         source: dict[str, Any] = {} if generator is None else {"generator": generator}
-        return temperature * torch.randn(shape, **source, dtype=like.dtype, device=like.device)
+        return temperature * torch.randn(shape, **source, dtype=like.dtype, device=like.device), options
 
-    def _checked(self, name: str, tensor: torch.Tensor, features: int) -> torch.Tensor:
-        """The tensor in the parameters' dtype, if it fits."""
+    def _events(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Events in the parameters' dtype, if they fit."""
+        return self._checked(name, tensor, self.event_shape)
+
+    def _checked(self, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        """The tensor in the parameters' dtype, if its last dimensions have this shape."""
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
         like = self._like
         if like.dtype not in self.dtypes:
             raise TypeError(f"parameters: expected float32 or float64, got {like.dtype}; use autocast for 16 bits")
-        if tensor.ndim < 1 or tensor.shape[-1] != features:
-            raise ValueError(f"{name}: expected shape (..., {features}), got {shape_of(tensor)}")
+        if tensor.ndim < len(shape) or tensor.shape[-len(shape) :] != shape:
+            raise ValueError(f"{name}: expected shape (..., {', '.join(map(str, shape))}), got {shape_of(tensor)}")
         if tensor.device != like.device:
             raise TypeError(f"{name}: expected a tensor on {like.device} as the parameters, got {tensor.device}")
         if tensor.dtype == like.dtype:
@@ -292,19 +315,3 @@ def readable(tensor: torch.Tensor) -> bool:
 def shape_of(tensor: Any) -> tuple[int, ...]:
     """Its shape, () where it has none: for messages about whatever was passed."""
     return tuple(getattr(tensor, "shape", ()))
-
-
-def _atanh(x: torch.Tensor) -> torch.Tensor:
-    """Inverse of tanh; the faces of the box, where it is infinite, are moved inside by one rounding step."""
-    limit = 1 - torch.finfo(x.dtype).eps
-    return torch.atanh(x.clamp(-limit, limit))
-
-
-def _log_det_tanh(u: torch.Tensor) -> torch.Tensor:
-    """`sum log(1 - tanh(u)^2)` over features, without cancellation."""
-    return 2 * (math.log(2) - u - softplus(-2 * u)).sum(-1)
-
-
-def _score_tanh(u: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
-    """Score of tanh(u): `(score_u + 2 tanh u) / (1 - tanh(u)^2)`."""
-    return (score + 2 * torch.tanh(u)) * torch.cosh(u).square()

@@ -1,30 +1,15 @@
-"""A flow for acting: weights folded once, matrices composed once, no autograd."""
+"""A coupling flow for acting: weights folded once, matrices composed once."""
 
-import copy
-import math
-from collections.abc import Callable, Iterable
-from functools import partial
-from itertools import chain
-from pathlib import Path
-from typing import Any, Self
-
-import numpy as np
 import torch
 from torch import nn
 
-from nfkern.acting import NativeCalls
-from nfkern.context import ProjectedContext
 from nfkern.coupling import CouplingFlow
 from nfkern.coupling_maps import CouplingMaps
-from nfkern.cuda_graphs import CapturedCalls
-from nfkern.encoder import Encoder, lower_hidden
-from nfkern.flow import Context, shape_of
+from nfkern.frozen_base import Frozen, rounded
 from nfkern.kernels import CouplingParameters, compose, coupling
 
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-
-class FrozenFlow(CouplingMaps):
+class FrozenFlow(Frozen, CouplingMaps):
     """A copy of a coupling flow for acting, with the calls of `Flow`; make one with `flow.freeze()`.
 
     LayerNorm is folded into the products that follow it and mixing is composed, both in float64, once. Nothing is
@@ -52,244 +37,18 @@ class FrozenFlow(CouplingMaps):
     def __init__(self, flow: CouplingFlow, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> None:
         if not isinstance(flow, CouplingFlow):
             raise TypeError(f"flow: expected a CouplingFlow, got {type(flow).__name__}")
-        super().__init__(flow.features, flow.context_features, bounds=flow.bounds, context_dropout=flow.context_dropout)
-        self.dtype = flow.input_bias.dtype if dtype is None else dtype
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype: expected one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
-        _check_encoder(encoder, flow.context_features)
+        super().__init__(flow, dtype, encoder)
         self.norm_eps, self.inverted, self.scale_bound = flow.norm_eps, flow.inverted, flow.scale_bound
-        # Out of inference mode, so that the buffers are ordinary tensors.
-        with torch.inference_mode(False), torch.no_grad():
-            for name, tensor in _frozen_tensors(flow, self.dtype).items():
-                self.register_buffer(name, tensor)
-            self.encoder = None if encoder is None else _frozen_encoder(encoder, self.dtype)
-        self._calls = CapturedCalls()
-        self._native = NativeCalls()
-        self.eval()
-
-    def extra_repr(self) -> str:
-        """Sizes and dtype."""
-        return f"features={self.features}, context_features={self.context_features}, dtype={self.dtype}"
-
-    def train(self, mode: bool = True) -> Self:
-        """Nothing: a frozen flow is always in evaluation mode."""
-        return super().train(False)
-
-    def warmup(self, batch_sizes: Iterable[int], observation: torch.Tensor | None = None) -> Self:
-        """Get ready for calls with so many rows: once through each call, captured as a CUDA graph on a GPU.
-
-        Later calls of `log_prob`, `to_data`, `sample` and `sample_denoised` with one of these numbers of rows, and a
-        context or observation for each row, replay the graph. All others run as without warm-up.
-
-        Args:
-            batch_sizes: numbers of rows.
-            observation: (in_features,), an example; only for an encoder that is no `nfkern.Encoder`.
-
-        Returns:
-            The flow itself.
-
-        Raises:
-            ValueError: a batch size below 1, or an example that is missing or unwanted.
-        """
-        example = self._example(observation)
-        maps: list[tuple[Callable[..., Any], str]] = [(self._rows_log_prob, "x"), (self._rows_to_data, "z")]
-        if self.bounds is None:
-            maps.append((self._map_to_data_with_score, "z"))
-        for rows in batch_sizes:
-            if not isinstance(rows, int) or rows < 1:
-                raise ValueError(f"batch_sizes: expected ints >= 1, got {rows!r}")
-            events = self._like.new_zeros(rows, self.features)
-            inputs = (events,) if example is None else (events, example.expand(rows, -1))
-            for rows_map, name in maps:
-                self._calls.add(rows_map.__name__, partial(super()._run, rows_map, name), inputs)
-        return self
-
-    def act(
-        self,
-        observations: np.ndarray,
-        sigma: float = 0.0,
-        *,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> np.ndarray:
-        """An action for each observation, numpy to numpy: `sample`, or `sample_denoised` where sigma is above 0.
-
-        On a CPU, encoder, flow and denoising are one step of native code, which gives the interpreter free meanwhile.
-
-        Args:
-            observations: (*batch, in_features), or contexts (*batch, context_features) without an encoder.
-            sigma: as in `sample_denoised`, in the units of actions.
-            temperature: standard deviation of the noise.
-            generator: of the noise; the global one if None.
-
-        Returns:
-            (*batch, features), float32.
-
-        Raises:
-            ValueError: a shape that does not fit, a number out of range, or a flow without context.
-            TypeError: observations are no array of numbers.
-        """
-        if not isinstance(observations, np.ndarray) or observations.dtype.kind not in "fiu":
-            kind = observations.dtype if isinstance(observations, np.ndarray) else type(observations).__name__
-            raise TypeError(f"observations: expected a numpy array of numbers, got {kind}")
-        if not self.context_features:
-            raise ValueError("observations: this flow has context_features=0; use `sample`")
-        for name, value in (("sigma", sigma), ("temperature", temperature)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
-        actions = self._native.act(self, observations, sigma, temperature, generator)
-        if actions is not None:
-            return actions
-        context = torch.from_numpy(np.ascontiguousarray(observations)).to(self._like)
-        options = {"temperature": temperature, "generator": generator}
-        result = self.sample_denoised(sigma, (), context, **options) if sigma else self.sample((), context, **options)
-        return result.float().cpu().numpy()
-
-    def rsample(self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any) -> torch.Tensor:
-        """As `sample`; only where no gradient is recorded, which would not come."""
-        self._refuse_gradient("rsample")
-        return super().rsample(sample_shape, context, **options)
-
-    def rsample_and_log_prob(
-        self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Samples and their log-probability in one pass; only where no gradient is recorded, which would not come."""
-        self._refuse_gradient("rsample_and_log_prob")
-        return super().rsample_and_log_prob(sample_shape, context, **options)
-
-    def freeze(self, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> "FrozenFlow":
-        """Refused: folded weights have no way back, and no second way forth."""
-        raise TypeError("flow: expected a flow with parameters, got a FrozenFlow; freeze the flow it came from")
-
-    def save_pretrained(self, path: str | Path) -> None:
-        """Refused: a saved flow can be trained on and frozen in any dtype, a frozen one cannot."""
-        raise TypeError("FrozenFlow: save the flow it came from, and freeze that once loaded: it takes milliseconds")
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
-        """Refused, as `save_pretrained`."""
-        raise TypeError("FrozenFlow: load the flow it came from with CouplingFlow.from_pretrained, and freeze that")
 
     def _compose(self, inverse: bool) -> tuple[torch.Tensor, torch.Tensor]:
         return (self.inverse_mixing, self.inverse_log_det) if inverse else (self.mixing, self.mixing_log_det)
 
-    @property
-    def _compute_dtype(self) -> torch.dtype | None:
-        # Chosen when the flow was frozen: autocast has no say.
-        return None if self.dtype == self._like.dtype else self.dtype
-
-    def _run(
-        self,
-        rows_map: Callable[..., tuple[torch.Tensor, ...]],
-        name: str,
-        events: torch.Tensor,
-        context: Context = None,
-        dropout: bool = False,
-    ) -> tuple[torch.Tensor, ...]:
-        found = self._native.run(self, rows_map.__name__, events, context)
-        if found is None:
-            found = self._calls.replay(rows_map.__name__, events, context)
-        if found is not None:
-            return found
-        with torch.no_grad():
-            return super()._run(rows_map, name, events, context)
-
-    @torch.no_grad()
-    def _project(self, context: Context, dropout: bool = False) -> ProjectedContext:
-        if self.encoder is None or context is None or isinstance(context, ProjectedContext):
-            return super()._project(context)
-        if isinstance(self.encoder, Encoder):
-            context = self._checked("context", context, self.encoder.config["in_features"])
-        if not isinstance(context, torch.Tensor):
-            raise TypeError(f"context: expected a torch.Tensor of observations, got {type(context).__name__}")
-        encoded = self.encoder(context)
-        wanted, found = (*context.shape[:-1], self.context_features), shape_of(encoded)
-        if found != wanted:
-            raise ValueError(
-                f"encoder: expected contexts of shape {wanted} for observations {shape_of(context)}, got {found}"
-            )
-        return super()._project(encoded)
-
-    def _project_rows(self, context: torch.Tensor | None) -> torch.Tensor:
-        if not torch.is_autocast_enabled(self._like.device.type):
-            return super()._project_rows(context)
-        with torch.autocast(self._like.device.type, enabled=False):
-            return super()._project_rows(context)
-
-    def _example(self, observation: torch.Tensor | None) -> torch.Tensor | None:
-        """One row of what the calls take as context."""
-        if self.encoder is not None and not isinstance(self.encoder, Encoder):
-            if observation is None or observation.ndim != 1:
-                got = None if observation is None else shape_of(observation)
-                raise ValueError(f"observation: expected an example of shape (in_features,), got {got}")
-            return observation
-        if observation is not None:
-            raise ValueError(f"observation: expected None, its shape is known, got shape {shape_of(observation)}")
-        features = self.context_features if self.encoder is None else self.encoder.config["in_features"]
-        return self._like.new_zeros(features) if features else None
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """What `to`, `cuda` and `half` come down to: moving is fine, casting would undo what was chosen."""
-        device = self._like.device
-        for dtype in {t.dtype for t in chain(self.parameters(), self.buffers()) if t.is_floating_point()}:
-            if (cast := fn(torch.empty(0, dtype=dtype, device=device)).dtype) != dtype:
-                raise TypeError(f"dtype: expected {dtype} as frozen, got {cast}; freeze the flow it came from again")
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._native = NativeCalls()
-        if self._like.device != device:
-            self._calls = CapturedCalls()
-        return self
-
-    def _refuse_gradient(self, name: str) -> None:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                f"{name}: a frozen flow has no gradients; use torch.no_grad() or the flow that it came from"
-            )
-
-
-def _check_encoder(encoder: nn.Module | None, context_features: int) -> None:
-    if encoder is None:
-        return
-    if not isinstance(encoder, nn.Module):
-        raise TypeError(f"encoder: expected a torch.nn.Module, got {type(encoder).__name__}")
-    if not context_features:
-        raise ValueError("encoder: expected None for a flow with context_features=0, got a module")
-    if isinstance(encoder, Encoder) and encoder.config["out_features"] != context_features:
-        raise ValueError(
-            f"encoder: expected out_features={context_features} as the flow's context_features, "
-            f"got {encoder.config['out_features']}"
-        )
-
-
-def _other_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of everything but hidden weights."""
-    return torch.float32 if dtype.itemsize == 2 else dtype
-
-
-def _frozen_tensors(flow: CouplingFlow, dtype: torch.dtype) -> dict[str, torch.Tensor | None]:
-    """Folded weights and composed matrices, computed in float64 and then rounded; nothing shared with the flow."""
-    lu, other = flow.mixing_lu.double(), _other_dtype(dtype)
-    exact: dict[str, torch.Tensor | None] = {"context_weight": flow.context_weight, "input_bias": flow.input_bias}
-    parameters = CouplingParameters._make(p.double() for p in flow._parameters_tuple if p is not None)
-    exact |= coupling.fold(parameters)._asdict()
-    exact["mixing"], exact["mixing_log_det"] = compose(lu, flow.permutation)
-    exact["inverse_mixing"], exact["inverse_log_det"] = compose(lu, flow.permutation, inverse=True)
-    rounded = {
-        name: None if tensor is None else tensor.to(dtype if name == "hidden_weight" else other, copy=True).contiguous()
-        for name, tensor in exact.items()
-    }
-    for name, tensor in rounded.items():
-        if tensor is not None and not tensor.isfinite().all():
-            raise ValueError(
-                f"{name}: not finite when frozen in {tensor.dtype}: the flow has NaN, infinite or too large parameters"
-            )
-    return rounded
-
-
-def _frozen_encoder(encoder: nn.Module, dtype: torch.dtype) -> nn.Module:
-    # An Encoder's LayerNorms stay as they are: SiLU stands between their weights and the next product.
-    copied = copy.deepcopy(encoder).to(_other_dtype(dtype)).requires_grad_(False)
-    copied.zero_grad(set_to_none=True)
-    if isinstance(copied, Encoder) and dtype.itemsize == 2:
-        lower_hidden(copied, dtype)
-    return copied
+    def _tensors(self, flow: CouplingFlow) -> dict[str, torch.Tensor | None]:
+        """Folded weights and composed matrices, computed in float64 and then rounded."""
+        lu = flow.mixing_lu.double()
+        exact: dict[str, torch.Tensor | None] = {"context_weight": flow.context_weight, "input_bias": flow.input_bias}
+        parameters = CouplingParameters._make(p.double() for p in flow._parameters_tuple if p is not None)
+        exact |= coupling.fold(parameters)._asdict()
+        exact["mixing"], exact["mixing_log_det"] = compose(lu, flow.permutation)
+        exact["inverse_mixing"], exact["inverse_log_det"] = compose(lu, flow.permutation, inverse=True)
+        return rounded(exact, self.dtype, {"hidden_weight"})

@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -28,6 +29,9 @@ PRECISIONS: dict[str, torch.dtype | None] = {
 }
 
 
+FlowType = TypeVar("FlowType", bound=Flow)
+
+
 @dataclass(frozen=True)
 class Errors:
     """Largest errors over rows and features against float64.
@@ -45,12 +49,14 @@ class Errors:
 
 
 @torch.no_grad()
-def perturb(flow: CouplingFlow, generator: torch.Generator) -> CouplingFlow:
+def perturb(flow: FlowType, generator: torch.Generator) -> FlowType:
     """Make every parameter of a new flow do something, in place, with log_scales of about 0.3; returns the flow."""
-    # LayerNorm makes the last layer's inputs of order one: 0.3 / sqrt(width) keeps log_scale near 0.3.
-    flow.output_weight.normal_(0, 0.3 / math.sqrt(flow.hidden[1]), generator=generator)
-    for parameter in (flow.norm1_weight, flow.norm1_bias, flow.norm2_weight, flow.norm2_bias, flow.output_bias):
-        parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    weight = flow.get_parameter("output_weight")
+    # The last layer's inputs are of order one: 0.3 / sqrt(width) keeps log_scale near 0.3.
+    weight.normal_(0, 0.3 / math.sqrt(weight.shape[-1]), generator=generator)
+    for name, parameter in flow.named_parameters():
+        if "norm" in name or name in ("output_bias", "position"):
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
     return flow
 
 

@@ -24,26 +24,26 @@ from nfkern.kernels.coupling import reference as coupling
 from nfkern.kernels.plu import reference as plu
 
 
-def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+def compile_whole(function: Callable[..., Any]) -> Callable[..., Any]:
     """One shape, one graph: fullgraph makes a silent fall-back to eager an error."""
     return torch.compile(function, dynamic=False, fullgraph=True)
 
 
 def eager_log_prob(problem: FlowProblem) -> Implementation:
     """The naive density, compiled."""
-    return Implementation(_compile(EagerFlow.like(problem.flow).requires_grad_(False).log_prob))
+    return Implementation(compile_whole(EagerFlow.like(problem.flow).requires_grad_(False).log_prob))
 
 
 def eager_inverse(problem: FlowProblem) -> Implementation:
     """The naive inverse, compiled."""
-    return Implementation(_compile(EagerFlow.like(problem.flow).requires_grad_(False).to_data))
+    return Implementation(compile_whole(EagerFlow.like(problem.flow).requires_grad_(False).to_data))
 
 
 def eager_denoised_action(problem: FlowProblem) -> Implementation:
     """Inverse and density compiled, autograd through the latter's compiled backward."""
     flow = EagerFlow.like(problem.flow).requires_grad_(False)
-    to_data = _compile(flow.to_data)
-    total = _compile(lambda x, context: flow.log_prob(x, context).sum())
+    to_data = compile_whole(flow.to_data)
+    total = compile_whole(lambda x, context: flow.log_prob(x, context).sum())
 
     def act(noise: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         x = to_data(noise, context)[0]
@@ -59,14 +59,14 @@ def eager_denoised_action(problem: FlowProblem) -> Implementation:
 def eager_training_step(problem: FlowProblem) -> Implementation:
     """Forward and backward compiled, the optimiser as everywhere."""
     flow = EagerFlow.like(problem.flow)
-    loss = _compile(lambda x, context: -flow.log_prob(x, context).mean())
+    loss = compile_whole(lambda x, context: -flow.log_prob(x, context).mean())
     return Implementation(AdamWStep(flow.parameters(), loss), flow.gradients)
 
 
 def reference_log_prob(problem: FlowProblem, compute_dtype: torch.dtype | None = None) -> Implementation:
     """The stacked density, compiled."""
     flow, matrices = problem.flow, _composed(problem.flow, inverse=False)
-    return Implementation(_compile(lambda x, context: _log_prob(flow, matrices, x, context, compute_dtype)))
+    return Implementation(compile_whole(lambda x, context: _log_prob(flow, matrices, x, context, compute_dtype)))
 
 
 def reference_inverse(problem: FlowProblem, compute_dtype: torch.dtype | None = None) -> Implementation:
@@ -79,12 +79,12 @@ def reference_inverse(problem: FlowProblem, compute_dtype: torch.dtype | None = 
         )
         return x, log_det
 
-    return Implementation(_compile(to_data))
+    return Implementation(compile_whole(to_data))
 
 
 def reference_denoised_action(problem: FlowProblem, compute_dtype: torch.dtype | None = None) -> Implementation:
     """The stacked one-sweep sample and score, compiled."""
-    return Implementation(_compile(one_sweep(problem.flow, compute_dtype)))
+    return Implementation(compile_whole(one_sweep(problem.flow, compute_dtype)))
 
 
 def one_sweep(flow: CouplingFlow, compute_dtype: torch.dtype | None = None) -> Callable[..., torch.Tensor]:
@@ -109,7 +109,7 @@ def reference_training_step(problem: FlowProblem, compute_dtype: torch.dtype | N
         matrices = plu.compose(flow.mixing_lu, flow.permutation, False)
         return -_log_prob(flow, matrices, x, context, compute_dtype).mean()
 
-    return Implementation(AdamWStep(flow.parameters(), _compile(loss)), lambda: stacked_gradients(flow))
+    return Implementation(AdamWStep(flow.parameters(), compile_whole(loss)), lambda: stacked_gradients(flow))
 
 
 def _log_prob(

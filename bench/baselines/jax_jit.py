@@ -14,6 +14,7 @@ rival (measured 2026-11, inverse at batch 1: 183 us, against 382 us by way of th
 import contextlib
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ _FIRST_MOMENT_DECAY = 0.9
 
 Tree = Any
 Array = Any
+Named = dict[str, torch.Tensor]
 
 
 def start_client(threads: int) -> None:
@@ -167,7 +169,8 @@ def _to_torch(result: Any) -> Any:
     return jax.tree.map(lambda array: torch.from_numpy(np.array(array)), result)
 
 
-def _inference(function: Callable[..., Any], *weights: Tree) -> Implementation:
+def inference(function: Callable[..., Any], *weights: Tree) -> Implementation:
+    """A function of weights and inputs, jitted."""
     import jax
 
     jitted = jax.jit(function)
@@ -180,14 +183,14 @@ def log_prob(problem: FlowProblem) -> Implementation:
     """The density, jitted."""
     start_client(torch.get_num_threads())
     density, _ = _functions(problem.flow)
-    return _inference(density, _parameters(problem.flow), _composed(problem.flow, inverse=False))
+    return inference(density, _parameters(problem.flow), _composed(problem.flow, inverse=False))
 
 
 def inverse(problem: FlowProblem) -> Implementation:
     """The inverse, jitted."""
     start_client(torch.get_num_threads())
     _, to_data = _functions(problem.flow)
-    return _inference(to_data, _parameters(problem.flow), _composed(problem.flow, inverse=True))
+    return inference(to_data, _parameters(problem.flow), _composed(problem.flow, inverse=True))
 
 
 def denoised_action(problem: FlowProblem) -> Implementation:
@@ -202,7 +205,7 @@ def denoised_action(problem: FlowProblem) -> Implementation:
         return x + SIGMA**2 * jax.grad(lambda x: density(blocks, mixings, x, context).sum())(x)
 
     matrices = (_composed(problem.flow, inverse) for inverse in (False, True))
-    return _inference(act, _parameters(problem.flow), *matrices)
+    return inference(act, _parameters(problem.flow), *matrices)
 
 
 def _matrix(value: torch.Tensor) -> torch.Tensor:
@@ -211,27 +214,30 @@ def _matrix(value: torch.Tensor) -> torch.Tensor:
 
 
 class _Training:
-    """Parameters and optimiser state that one jitted, donating function carries forward."""
+    """Parameters and optimiser state that one jitted, donating function carries forward.
 
-    def __init__(self, flow: CouplingFlow) -> None:
+    Args:
+        blocks: the parameters.
+        density: (blocks, x, context) -> log_prob.
+        named: from a tree like the parameters to tensors under nfkern's names and in its shapes.
+    """
+
+    def __init__(self, blocks: Tree, density: Callable[..., Array], named: Callable[[Tree], Named]) -> None:
         import jax
         import optax
 
-        density, _ = _functions(flow)
-        permutation = flow.permutation.numpy()
         optimizer = optax.adamw(LEARNING_RATE, b1=_FIRST_MOMENT_DECAY, weight_decay=WEIGHT_DECAY)
 
         def loss(blocks: Tree, x: Array, context: Array) -> Array:
-            return -density(blocks, _mixings(blocks, permutation), x, context).mean()
+            return -density(blocks, x, context).mean()
 
         def step(blocks: Tree, state: Tree, x: Array, context: Array) -> tuple[Tree, Tree, Array]:
             value, gradients = jax.value_and_grad(loss)(blocks, x, context)
             updates, state = optimizer.update(gradients, state, blocks)
             return optax.apply_updates(blocks, updates), state, value
 
-        self.kept, self.with_context = (flow.features + 1) // 2, flow.context_weight is not None
         self.step = jax.jit(step, donate_argnums=(0, 1))
-        self.blocks = _parameters(flow)
+        self.blocks, self.named = blocks, named
         self.state = jax.jit(optimizer.init)(self.blocks)
         self.steps = 0
 
@@ -248,23 +254,39 @@ class _Training:
         """What the first step was taken with: AdamW's first moment is then a multiple of the gradient."""
         if self.steps != 1:
             raise ValueError(f"gradients: expected one step, got {self.steps}")
-        blocks = _to_torch(self.state[0].mu)
-        found = {"mixing_lu": torch.stack([block["lu"] for block in blocks])}
-        for name in _LAYERS:
-            for part in ("weight", "bias"):
-                pairs = [torch.stack([_matrix(b[net][name][part]) for net in ("log_scale", "shift")]) for b in blocks]
-                found[f"{name}_{part}"] = torch.stack(pairs)
-        if self.with_context:
-            found["context_weight"] = found["input_weight"][..., self.kept :]
-            found["input_weight"] = found["input_weight"][..., : self.kept]
-        return {name: moment / (1 - _FIRST_MOMENT_DECAY) for name, moment in found.items()}
+        moments = self.named(_to_torch(self.state[0].mu))
+        return {name: moment / (1 - _FIRST_MOMENT_DECAY) for name, moment in moments.items()}
+
+
+def _named(flow: CouplingFlow, blocks: Tree) -> Named:
+    """A tree like the parameters, in PyTorch's tensors, under nfkern's names and in its shapes."""
+    found, kept = {"mixing_lu": torch.stack([block["lu"] for block in blocks])}, (flow.features + 1) // 2
+    for name in _LAYERS:
+        for part in ("weight", "bias"):
+            pairs = [torch.stack([_matrix(b[net][name][part]) for net in ("log_scale", "shift")]) for b in blocks]
+            found[f"{name}_{part}"] = torch.stack(pairs)
+    if flow.context_weight is not None:
+        found["context_weight"] = found["input_weight"][..., kept:]
+        found["input_weight"] = found["input_weight"][..., :kept]
+    return found
 
 
 def training_step(problem: FlowProblem) -> Implementation:
     """Value, gradient and AdamW in one jitted function."""
     start_client(torch.get_num_threads())
-    training = _Training(problem.flow)
-    return Implementation(training, training.gradients, arguments=_to_jax, result=_to_torch)
+    density, _ = _functions(problem.flow)
+    permutation = problem.flow.permutation.numpy()
+
+    def mixed(blocks: Tree, x: Array, context: Array) -> Array:
+        return density(blocks, _mixings(blocks, permutation), x, context)
+
+    return training(_parameters(problem.flow), mixed, partial(_named, problem.flow))
+
+
+def training(blocks: Tree, density: Callable[..., Array], named: Callable[[Tree], Named]) -> Implementation:
+    """Steps of a density (blocks, x, context) -> log_prob; see `_Training`."""
+    steps = _Training(blocks, density, named)
+    return Implementation(steps, steps.gradients, arguments=_to_jax, result=_to_torch)
 
 
 BUILDERS: Mapping[str, Builder] = {

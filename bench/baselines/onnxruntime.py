@@ -21,6 +21,8 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from nfkern.bench.baselines import compiled, eager_plu_once
+from nfkern.bench.baselines.eager_causal import EagerCausalFlow
+from nfkern.bench.causal_problem import CausalProblem
 from nfkern.bench.declarations import Builder, Implementation
 from nfkern.bench.flow_problem import SIGMA, FlowProblem
 
@@ -59,7 +61,7 @@ def session(model: nn.Module, example: tuple[torch.Tensor, ...], threads: int) -
     return onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
 
 
-def _implementation(problem: FlowProblem, model: nn.Module, as_tuple: bool = False) -> Implementation:
+def _implementation(problem: FlowProblem | CausalProblem, model: nn.Module, as_tuple: bool = False) -> Implementation:
     import onnxruntime
 
     made = session(model, problem.inputs[0], torch.get_num_threads())
@@ -85,10 +87,10 @@ def _implementation(problem: FlowProblem, model: nn.Module, as_tuple: bool = Fal
     return Implementation(run, arguments=bound, result=result)
 
 
-def _outside_inference_mode(build: Callable[[FlowProblem], Implementation]) -> Builder:
+def _outside_inference_mode(build: Builder) -> Builder:
     """The exporter traces with autograd's machinery, which tensors made in inference mode cannot enter."""
 
-    def builder(problem: FlowProblem) -> Implementation:
+    def builder(problem: Any) -> Implementation:
         with torch.inference_mode(False), torch.no_grad():
             return build(problem)
 
@@ -97,6 +99,11 @@ def _outside_inference_mode(build: Callable[[FlowProblem], Implementation]) -> B
 
 def _log_prob(problem: FlowProblem) -> Implementation:
     flow = eager_plu_once.fixed_flow(problem)
+    return _implementation(problem, _Exported(flow, flow.log_prob))
+
+
+def _causal_log_prob(problem: CausalProblem) -> Implementation:
+    flow = EagerCausalFlow.like(problem.flow)
     return _implementation(problem, _Exported(flow, flow.log_prob))
 
 
@@ -125,6 +132,7 @@ BUILDERS: Mapping[str, Builder] = {
     "log_prob": _outside_inference_mode(_log_prob),
     "inverse": _outside_inference_mode(_inverse),
     "denoised_action": _outside_inference_mode(_denoised_action),
+    "causal_log_prob": _outside_inference_mode(_causal_log_prob),
 }
 
 ONE_SWEEP_BUILDERS: Mapping[str, Builder] = {"denoised_action": _outside_inference_mode(_one_sweep)}

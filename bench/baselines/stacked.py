@@ -49,6 +49,9 @@ BUILDERS: Mapping[str, Builder] = {
     "inverse": inverse,
     "denoised_action": denoised_action,
     "training_step": training_step,
+    "causal_log_prob": log_prob,
+    "causal_inverse": inverse,
+    "causal_training_step": training_step,
 }
 
 

@@ -7,6 +7,7 @@ import torch
 
 from nfkern.kernels.coupling.conditioner import kept_panels
 from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.registry import gathered
 
 PARAMETER_COUNT = len(CouplingParameters._fields)
 _NORMS = tuple(name for name in CouplingParameters._fields if name.startswith("norm"))
@@ -15,13 +16,8 @@ SETTINGS = "float norm_eps, float? scale_bound, ScalarType? compute_dtype"
 
 
 def unflattened(function: Callable[..., Any], tensors: int) -> Callable[..., Any]:
-    """A schema is flat: gather the parameters that follow the first `tensors` arguments."""
-
-    def call(*args: Any) -> Any:
-        parameters = CouplingParameters(*args[tensors : tensors + PARAMETER_COUNT])
-        return function(*args[:tensors], parameters, *args[tensors + PARAMETER_COUNT :])
-
-    return call
+    """Gather the parameters that follow the first `tensors` arguments."""
+    return gathered(function, tensors, CouplingParameters)
 
 
 def fake(x: torch.Tensor, context_term: torch.Tensor, mixing: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:

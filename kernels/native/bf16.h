@@ -65,20 +65,21 @@ inline void widen(int64_t count, const uint16_t* from, float* to) {
   }
 }
 
-// weight (rows, columns) in bfloat16 times panel (columns, N vectors), plus bias; scratch: rows * columns floats.
+// [result] + bias + weight (rows, columns) in bfloat16 times panel (columns, N vectors); scratch: rows * columns
+// floats.
 template <int N>
 void bf16_product(int64_t rows, int64_t columns, const uint16_t* weight, const float* panel, float* result,
-                  int64_t result_row, const float* bias, float* scratch) {
+                  int64_t result_row, const float* bias, float* scratch, bool add = false) {
 #if defined(NFKERN_BF16_DOT)
   if (columns % 2 == 0) {
     pair_panel<N>(columns, panel, reinterpret_cast<int32_t*>(scratch));
     multiply<float, Bf16Pair, N>(rows, columns / 2, reinterpret_cast<const Bf16Pair*>(weight), columns / 2, 1, scratch,
-                                 result, result_row, bias, false);
+                                 result, result_row, bias, add);
     return;
   }
 #endif
   widen(rows * columns, weight, scratch);
-  multiply<float, float, N>(rows, columns, scratch, columns, 1, panel, result, result_row, bias, false);
+  multiply<float, float, N>(rows, columns, scratch, columns, 1, panel, result, result_row, bias, add);
 }
 
 // And its transpose (columns, rows) times panel (rows, N vectors); scratch: rows * (columns + P) floats.

@@ -1,6 +1,8 @@
 // One table of kernels for each instruction set; the machine's best is chosen at run time.
 #pragma once
 
+#include "../causal/cpu.h"
+#include "../causal_affine/cpu.h"
 #include "../coupling/cpu.h"
 #include "../linear/cpu.h"
 
@@ -31,6 +33,11 @@ struct Kernels {
                  T* scratch);
   int64_t (*linear_scratch)(const Linear<T>&);
   void (*linear_rows)(const Linear<T>&, int64_t begin, int64_t end, T* scratch);
+  void (*causal_affine_rows)(const CausalAffine<T>&, int64_t begin, int64_t end);
+  void (*causal_affine_backward_rows)(const CausalAffine<T>&, int64_t begin, int64_t end);
+  int64_t (*causal_scratch)(const Causal<T>&, bool to_data);
+  void (*causal_rows)(bool to_data, const Causal<T>&, const T* x, const CausalResults<T>&, int64_t begin, int64_t end,
+                      T* scratch);
 };
 
 struct InstructionSet {

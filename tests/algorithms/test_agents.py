@@ -18,8 +18,10 @@ SMALL = {
     "gaussian_bc": {"hidden": (32, 32)},
     "flow_matching_bc": {"hidden": (32, 32)},
 }
+CAUSAL = {"flow": "causal", "causal_token": "number", "causal_blocks": 4, "causal_layers": 1, "causal_width": 16}
+SMALL["nf_bc_causal"] = SMALL["nf_bc"] | CAUSAL
 SMALL |= {name.replace("_bc", "_gcbc"): settings for name, settings in SMALL.items()}
-every_agent = pytest.mark.parametrize("name", list(AGENTS))
+every_agent = pytest.mark.parametrize("name", [*AGENTS, "nf_bc_causal", "nf_gcbc_causal"])
 
 
 def make_batch(config, rows=64, seed=0):
@@ -37,8 +39,9 @@ def make_batch(config, rows=64, seed=0):
 def make_agent(name, seed=0, **options):
     torch.manual_seed(seed)
     defaults = {"steps": 100, "warmup_steps": 5, "observation_normalization": "none", "learning_rate": 1e-3}
-    config = AGENTS[name].config_class(**(SMALL[name] | defaults | options))
-    return AGENTS[name].create(config, make_batch(config))
+    agent = AGENTS[name.removesuffix("_causal")]
+    config = agent.config_class(**(SMALL[name] | defaults | options))
+    return agent.create(config, make_batch(config))
 
 
 def act(agent, rows=5, seed=0):
@@ -114,17 +117,18 @@ def test_flows_keep_two_modes_where_the_gaussian_averages():
     actions = np.concatenate([side, 0.3 * np.ones_like(side)], 1) + 0.02 * rng.normal(size=(512, 2))
     batch = {"observations": np.zeros((512, 3), np.float32), "actions": actions.astype(np.float32)}
     samples = {}
-    for name in ("nf_bc", "gaussian_bc", "flow_matching_bc"):
+    for name in ("nf_bc", "nf_bc_causal", "gaussian_bc", "flow_matching_bc"):
         torch.manual_seed(0)
-        config = AGENTS[name].config_class(
+        kind = AGENTS[name.removesuffix("_causal")]
+        config = kind.config_class(
             **SMALL[name], steps=400, observation_normalization="none", learning_rate=3e-3, warmup_steps=0
         )
-        agent = AGENTS[name].create(config, batch)
+        agent = kind.create(config, batch)
         for _ in range(400):
             agent.update(batch)
         samples[name] = agent.act(np.zeros((500, 1, 3), np.float32), None, torch.Generator().manual_seed(0))[:, 0]
     # After 400 steps ten Euler steps still leave a fifth of the samples on their way between the modes.
-    for name, share in (("nf_bc", 0.8), ("flow_matching_bc", 0.65)):
+    for name, share in (("nf_bc", 0.8), ("nf_bc_causal", 0.8), ("flow_matching_bc", 0.65)):
         near = np.abs(np.abs(samples[name][:, 0]) - 0.7) < 0.2
         assert near.mean() > share, name
         assert 0.3 < (samples[name][near, 0] > 0).mean() < 0.7, name
@@ -275,3 +279,16 @@ def test_presets_are_the_papers():
         for preset in presets.values():
             assert type(preset.config) is AGENTS[algorithm].config_class
             assert preset.source
+
+
+def test_a_causal_flow_over_one_action_is_refused():
+    with pytest.raises(
+        ValueError, match="chunk: expected more than one action for a causal flow.*, got 1 of 2 numbers"
+    ):
+        make_agent("nf_bc_causal", causal_token="action")
+
+
+def test_a_causal_flow_takes_actions_in_turn():
+    agent = make_agent("nf_bc_causal", causal_token="action", chunk=3, execute=2)
+    assert agent.networks["flow"].event_shape == (3, 2)
+    assert act(agent).shape == (5, 3, 2)

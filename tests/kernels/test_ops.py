@@ -5,17 +5,10 @@ import functools
 import flows
 import pytest
 import torch
+from op_cases import DIFFERENTIABLE, op_cases, op_cases_over_seeds, problem
 
 from nfkern.kernels import CouplingParameters, compose, coupling, registered_backends, registry, use_reference
 from nfkern.kernels import standard_normal_log_prob as base
-
-
-def problem(features=5, groups=3, per_group=2, dtype=torch.float64, bound=None, seed=0):
-    flow = flows.make_flow(features=features, dtype=dtype, seed=seed)
-    rows = groups * per_group
-    x = torch.randn(rows, features, dtype=dtype)
-    term = torch.randn(groups, flow.blocks, 2, flow.hidden[0], dtype=dtype)
-    return flow, x, term, {"scale_bound": bound, "norm_eps": 1e-5}
 
 
 def directed(flow, direction, settings):
@@ -79,35 +72,8 @@ def test_compose_gives_inverses_and_their_log_det(features):
     assert log_det == -inverse_log_det
 
 
-def op_cases(seed=0, folded=False, compute_dtype=None):
-    """name -> arguments, for each op of the library."""
-    flow, x, term, _ = problem(seed=seed)
-    parameters = [p.detach() for p in flow._parameters_tuple]
-    if folded:
-        parameters = coupling.fold(CouplingParameters(*parameters), compute_dtype)
-    lu, settings = flow.mixing_lu.detach(), (1e-5, 1.5, compute_dtype)
-    (mixing, log_det), (inverse, inverse_log_det) = (compose(lu, flow.permutation, i) for i in (False, True))
-    inputs, rows = torch.randn(flow.blocks, *x.shape, dtype=x.dtype), torch.randn(len(x), dtype=x.dtype)
-    backward = (x, rows, inputs, term, mixing, *parameters, *settings)
-    return {
-        "standard_normal_log_prob": (x,),
-        "standard_normal_log_prob_backward": (rows, x),
-        "linear": (x, torch.randn(7, x.shape[1], dtype=x.dtype), torch.randn(7, dtype=x.dtype)),
-        "plu_compose": (lu, flow.permutation, True),
-        "plu_compose_backward": (mixing, log_det, lu, flow.permutation, True),
-        "coupling_to_latent": (x, term, mixing, log_det, *parameters, *settings),
-        "coupling_to_latent_backward": (*backward, True),
-        "coupling_to_data": (x, term, inverse, inverse_log_det, *parameters, *settings, True),
-        "coupling_to_data_backward": (*backward, False),
-        "coupling_to_data_with_score": (x, term, mixing, inverse, inverse_log_det, *parameters, *settings),
-    }
-
-
 def test_every_op_has_a_case():
     assert set(op_cases()) == set(registry._ops)
-
-
-DIFFERENTIABLE = {"standard_normal_log_prob", "linear", "plu_compose", "coupling_to_latent", "coupling_to_data"}
 
 
 @pytest.mark.parametrize("variant", ["", "_reference"])
@@ -133,18 +99,6 @@ def test_opcheck_of_folded_parameters(name, parameter_grads, compute_dtype):
     elif name in DIFFERENTIABLE and parameter_grads:
         arguments[:4] = [a.clone().requires_grad_() for a in arguments[:4]]
     torch.library.opcheck(getattr(torch.ops.nfkern, name).default, tuple(arguments))
-
-
-def op_cases_over_seeds(seeds=2):
-    """`op_cases` with a leading seed dimension on every tensor."""
-    cases = [op_cases(seed) for seed in range(seeds)]
-    return {
-        name: tuple(
-            torch.stack(each) if isinstance(each[0], torch.Tensor) else each[0]
-            for each in zip(*(case[name] for case in cases), strict=True)
-        )
-        for name in cases[0]
-    }
 
 
 @pytest.mark.parametrize("name", list(op_cases()))

@@ -23,7 +23,7 @@ from coupling_problems import (
 )
 from interpreted import interpreted_kernels
 
-from nfkern.kernels import compose, coupling, use_reference
+from nfkern.kernels import causal_affine, compose, coupling, use_reference
 from nfkern.kernels import standard_normal_log_prob as base
 
 
@@ -235,3 +235,19 @@ def test_adamw(rows, dtype):
         for e, r, a in zip((*exact, grads[0]), (*single, grads[1]), (*actual, grads[2]), strict=True):
             allowed = 2 * (r.double() - e).abs().max() + 4 * torch.finfo(torch.float32).eps * rows**0.5 * e.abs().max()
             assert (a.double() - e).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("bound", [None, 0.8])
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize(("tokens", "features", "pairs"), [(5, 3, 5), (5, 3, 4), (2, 1, 1), (40, 33, 39)])
+def test_causal_affine(tokens, features, pairs, flipped, bound):
+    shapes = ((3, tokens, features), (3, pairs, 2, features), (3,))
+    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    grads = [torch.randn(shapes[0]), torch.randn(3)]
+    results = []
+    for reference in (True, False):
+        with use_reference(reference):
+            found = causal_affine(*inputs, flipped=flipped, scale_bound=bound)
+            results.append((*found, *torch.autograd.grad(found, inputs, grads)))
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=2e-6, atol=2e-6 * expected.abs().max().item())

@@ -12,8 +12,8 @@ import nfkern
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"features": 1}, "features: expected at least 2, got 1"),
-        ({"features": 2.5}, "features: expected an int >= 1, got 2.5"),
+        ({"features": 1}, "features: expected an int >= 2, got 1"),
+        ({"features": 2.5}, "features: expected an int >= 2, got 2.5"),
         ({"context_features": -1}, "context_features: expected an int >= 0, got -1"),
         ({"blocks": 0}, "blocks: expected an int >= 1, got 0"),
         ({"hidden": (8,)}, r"hidden: expected two widths >= 1, got \(8,\)"),

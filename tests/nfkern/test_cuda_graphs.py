@@ -30,7 +30,7 @@ def capture(log, function, inputs):
 
 def warmed_up(name="paper", sizes=(1, 4), encoder=None, observation=None, dtype=torch.float64):
     """A frozen flow that captures on the CPU, its eager twin, and the log of what happens."""
-    flow = flows.make_flow(name, dtype)
+    flow = flows.make(name, dtype)
     frozen, eager = flow.freeze(encoder=encoder), flow.freeze(encoder=encoder)
     log = []
     frozen._calls = CapturedCalls(functools.partial(capture, log), "cpu")
@@ -41,7 +41,7 @@ def warmed_up(name="paper", sizes=(1, 4), encoder=None, observation=None, dtype=
     return frozen, eager, log
 
 
-@pytest.mark.parametrize("name", list(flows.OPTIONS))
+@pytest.mark.parametrize("name", flows.EVERY)
 @pytest.mark.parametrize("batch", [(4,), (2, 2), (1,), ()])
 def test_replays_are_the_eager_results(name, batch):
     frozen, eager, log = warmed_up(name)

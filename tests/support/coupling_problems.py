@@ -64,8 +64,8 @@ def single(value):
     """Float64 tensors, however nested, in float32."""
     if isinstance(value, torch.Tensor):
         return value.float() if value.is_floating_point() else value
-    if isinstance(value, CouplingParameters):
-        return CouplingParameters(*map(single, value))
+    if hasattr(value, "_make"):
+        return value._make(map(single, value))
     return type(value)(map(single, value)) if isinstance(value, tuple | list) else value
 
 

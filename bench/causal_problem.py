@@ -1,0 +1,43 @@
+"""A causal flow with random weights and inputs: what every work on causal flows is given."""
+
+from dataclasses import dataclass
+
+import torch
+
+from nfkern import CausalFlow
+from nfkern.bench.cases import CausalCase
+from nfkern.bench.flow_problem import SEED, Results
+from nfkern.numerics import perturb
+
+
+@dataclass(frozen=True)
+class CausalProblem:
+    """As `FlowProblem`; inputs are pairs (batch, tokens, features), (batch, context_features)."""
+
+    case: CausalCase
+    batch: int
+    flow: CausalFlow
+    inputs: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    exact: Results
+    single: Results
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained parameters."""
+        return sum(parameter.numel() for parameter in self.flow.parameters())
+
+
+def random_causal_flow(case: CausalCase) -> CausalFlow:
+    """A flow of this shape, the same at every call, in which every parameter does something."""
+    # The constructor draws from the global generator.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        flow = CausalFlow(
+            case.tokens,
+            case.features,
+            case.context_features,
+            blocks=case.blocks,
+            layers=case.layers,
+            width=case.width,
+        )
+    return perturb(flow, torch.Generator().manual_seed(SEED))

@@ -1,0 +1,113 @@
+// The causal flow's kernels as functions on tensors. Arguments are those of the ops (see `op.py`), which has checked
+// shapes, dtypes and devices; `cpu_registration.py` has sent elsewhere what is not supported.
+#include "cpu.h"
+
+#include <ATen/ATen.h>
+#include <pybind11/stl.h>
+
+#include "../native/bindings.h"
+#include "../native/runtime.h"
+#include "../native/tensors.h"
+
+namespace nfkern {
+namespace {
+
+using at::Tensor;
+
+// In the order of `CausalParameters`.
+constexpr size_t kParameters = 16;
+using Parameters = std::vector<Tensor>;
+
+template <class T>
+struct CausalProblem : Pointers<T> {
+  Causal<T> sizes{};
+
+  CausalProblem(const Tensor& x, const Tensor& context_term, const Parameters& parameters, int64_t heads, bool prefix,
+                double norm_eps, std::optional<double> scale_bound) {
+    TORCH_CHECK_VALUE(parameters.size() == kParameters, "parameters: expected ", kParameters, ", got ",
+                      parameters.size());
+    Causal<T>& p = sizes;
+    const Tensor &position = parameters[1], &up = parameters[10];
+    TORCH_CHECK_VALUE(position.dim() == 3 && up.dim() == 4, "position, up_weight: expected 3 and 4 dimensions, got ",
+                      position.dim(), " and ", up.dim());
+    p.rows = x.size(0), p.tokens = x.size(1), p.features = x.size(2);
+    p.blocks = position.size(0), p.positions = position.size(1), p.width = position.size(2);
+    p.layers = up.size(1), p.heads = heads, p.prefix = prefix;
+    TORCH_CHECK_VALUE(p.tokens <= p.positions, "x: expected at most ", p.positions, " tokens, got ", p.tokens);
+    TORCH_CHECK_VALUE(heads > 0 && p.width % heads == 0, "heads: expected a divisor of ", p.width, ", got ", heads);
+    TORCH_CHECK_VALUE(context_term.dim() == 3 && context_term.size(0) > 0 && p.rows % context_term.size(0) == 0,
+                      "context_term: expected groups that divide ", p.rows, " rows, got ", context_term.sizes());
+    p.groups = context_term.size(0);
+    p.context_term = whole("context_term", context_term, {p.groups, p.blocks, p.width});
+    const int64_t hidden = up.size(2);
+    p.input_weight = whole("input_weight", parameters[0], {p.blocks, p.width, p.features});
+    p.position = whole("position", position, {p.blocks, p.positions, p.width});
+    p.attention_norm_weight = of_layers("attention_norm_weight", parameters[2], {p.width});
+    p.attention_norm_bias = of_layers("attention_norm_bias", parameters[3], {p.width});
+    p.qkv = product("qkv", parameters[4], parameters[5], 3 * p.width, p.width);
+    p.projection = product("projection", parameters[6], parameters[7], p.width, p.width);
+    p.mlp_norm_weight = of_layers("mlp_norm_weight", parameters[8], {p.width});
+    p.mlp_norm_bias = of_layers("mlp_norm_bias", parameters[9], {p.width});
+    p.up = product("up", up, parameters[11], hidden, p.width);
+    p.down = product("down", parameters[12], parameters[13], p.width, hidden);
+    const auto lowered = [](const LayerProduct<T>& each) { return each.bf16 != nullptr; };
+    TORCH_CHECK_VALUE(lowered(p.qkv) == lowered(p.projection) && lowered(p.qkv) == lowered(p.up) &&
+                          lowered(p.qkv) == lowered(p.down) && (sizeof(T) == sizeof(float) || !lowered(p.qkv)),
+                      "parameters: expected the layers' weights all in bfloat16, for float32, or none");
+    p.output_weight = whole("output_weight", parameters[14], {p.blocks, 2, p.features, p.width});
+    p.output_bias = whole("output_bias", parameters[15], {p.blocks, 2, p.features});
+    p.norm_eps = static_cast<T>(norm_eps), p.scale_bound = static_cast<T>(scale_bound.value_or(0));
+  }
+
+ private:
+  const T* whole(const char* name, const Tensor& tensor, std::vector<int64_t> shape) {
+    check_shape(name, tensor, shape);
+    return this->pointer(tensor);
+  }
+
+  const T* of_layers(const char* name, const Tensor& tensor, std::vector<int64_t> shape) {
+    shape.insert(shape.begin(), {sizes.blocks, sizes.layers});
+    return whole(name, tensor, shape);
+  }
+
+  LayerProduct<T> product(const char* name, const Tensor& weight, const Tensor& bias, int64_t outputs, int64_t depth) {
+    check_shape(name, weight, {sizes.blocks, sizes.layers, outputs, depth});
+    const uint16_t* bf16 = this->bf16_pointer(weight);
+    return {outputs, depth, bf16 ? nullptr : this->pointer(weight), bf16, of_layers(name, bias, {outputs})};
+  }
+};
+
+using Mapped = std::tuple<Tensor, Tensor, Tensor>;
+
+template <class T>
+Mapped map_of(bool to_data, const Tensor& x, const Tensor& context_term, const Parameters& parameters, int64_t heads,
+              bool prefix, double norm_eps, std::optional<double> scale_bound) {
+  CausalProblem<T> problem(x, context_term, parameters, heads, prefix, norm_eps, scale_bound);
+  const Causal<T>& p = problem.sizes;
+  Tensor result = at::empty(x.sizes(), x.options()), log_det = at::empty({p.rows}, x.options());
+  Tensor inputs = at::empty({p.blocks, p.rows, p.tokens, p.features}, x.options());
+  const CausalResults<T> results{result.data_ptr<T>(), log_det.data_ptr<T>(), inputs.data_ptr<T>()};
+  const T* from = problem.pointer(x);
+  {
+    const pybind11::gil_scoped_release unlocked;
+    const InstructionSet& set = instruction_set();
+    const Kernels<T>& k = kernels<T>(set);
+    const int64_t size = k.causal_scratch(p, to_data);
+    over_rows(p.rows, set.vector_bytes / static_cast<int64_t>(sizeof(T)), [&](int64_t begin, int64_t end) {
+      k.causal_rows(to_data, p, from, results, begin, end, memory<T>(Scratch::kRows, size));
+    });
+  }
+  return {result, log_det, inputs};
+}
+
+Mapped map(bool to_data, const Tensor& x, const Tensor& context_term, const Parameters& parameters, int64_t heads,
+           bool prefix, double norm_eps, std::optional<double> scale_bound) {
+  const auto run = x.scalar_type() == at::kDouble ? map_of<double> : map_of<float>;
+  return run(to_data, x, context_term, parameters, heads, prefix, norm_eps, scale_bound);
+}
+
+}  // namespace
+
+void bind_causal(pybind11::module_& module) { module.def("causal_map", map); }
+
+}  // namespace nfkern

@@ -1,0 +1,136 @@
+// The causal flow's maps over a range of rows. See `reference.py` and `sampling.py`, whose formulas these are.
+#pragma once
+
+#include "../native/affine.h"
+#include "../native/instruction_sets.h"
+#include "cpu_transformer.h"
+
+namespace nfkern::NFKERN_ISA {
+
+// Rows whose keys and values are held at a time: enough to fill panels, of rows or of all their positions.
+template <class T>
+int64_t rows_together(const Causal<T>& p, bool to_data) {
+  const int64_t length = p.length() ? p.length() : 1, columns = 8 * kWidestPanel<T>;
+  const int64_t rows = to_data ? kWidestPanel<T> : columns > length ? columns / length : 1;
+  return rows < p.rows ? rows : p.rows;
+}
+
+// Elements of scratch that `causal_rows` needs for any number of rows.
+template <class T>
+int64_t causal_scratch(const Causal<T>& p, bool to_data) {
+  TransformerScratch<T> scratch;
+  constexpr int64_t P = kWidestPanel<T>;
+  return place<T>(p, nullptr, scratch) + KeyValueCache<T>::size(p, rows_together(p, to_data)) + 3 * p.features * P +
+         4 * kLanes<T>;
+}
+
+template <class T>
+struct Blocks {
+  const Causal<T>& p;
+  const CausalResults<T>& out;
+  TransformerScratch<T> scratch;
+  KeyValueCache<T> cache;
+  T *pairs, *factor;  // (2, features, P), (features, P)
+
+  void transform_all(int64_t block, const Positions<T>& at, const T* tokens) {
+    const auto run = at.vectors == 2   ? transform<T, Columns<T, 2>>
+                     : at.vectors == 1 ? transform<T, Columns<T, 1>>
+                                       : transform<T, Columns<T, 0>>;
+    run(p, block, at, tokens, cache, scratch, pairs);
+    const int64_t count = p.features * columns_of<T>(at.vectors);
+    bound_log_scale(p.scale_bound, count, pairs);
+  }
+
+  // What the columns' pairs move, the token after each; from and to (rows, tokens, features).
+  void move(bool to_data, int64_t block, const Positions<T>& at, const T* from, T* to) {
+    const int64_t P = columns_of<T>(at.vectors), count = p.features * P;
+    exponentials<T>(count, pairs, to_data ? T(1) : T(-1), factor);
+    for (int64_t c = 0; c < at.count; ++c) {
+      const int64_t token = p.place(block, at.position[c] + (p.prefix ? 0 : 1));
+      const int64_t first = (at.row[c] * p.tokens + token) * p.features;
+      T total = 0;
+      for (int64_t d = 0; d < p.features; ++d) {
+        const T log_scale = pairs[d * P + c], shift = pairs[count + d * P + c], scale = factor[d * P + c];
+        to[first + d] = to_data ? from[first + d] * scale + shift : (from[first + d] - shift) * scale;
+        total += log_scale;
+      }
+      out.log_det[at.row[c]] += to_data ? total : -total;
+    }
+  }
+
+  // All columns of rows [begin, end), position after position of each.
+  void density(int64_t block, int64_t begin, int64_t end, const T* from, T* to) {
+    const int64_t length = p.length(), total = (end - begin) * length;
+    if (!p.prefix) {
+      const int64_t first = p.place(block, 0) * p.features;
+      for (int64_t row = begin; row < end; ++row)
+        for (int64_t d = 0; d < p.features; ++d) {
+          const int64_t i = row * p.tokens * p.features + first + d;
+          to[i] = from[i];
+        }
+    }
+    for (int64_t column = 0; column < total;) {
+      Positions<T> at;
+      at.vectors = next_vectors<T>(total - column, false);
+      const int64_t most = columns_of<T>(at.vectors);
+      at.count = total - column < most ? total - column : most;
+      for (int64_t c = 0; c < at.count; ++c) {
+        at.row[c] = begin + (column + c) / length;
+        at.position[c] = (column + c) % length;
+      }
+      transform_all(block, at, from);
+      move(false, block, at, from, to);
+      column += at.count;
+    }
+  }
+
+  // Rows [begin, end) token by token, in place.
+  void sample(int64_t block, int64_t begin, int64_t end, T* tokens) {
+    for (int64_t position = 0; position < p.length(); ++position)
+      for (int64_t row = begin; row < end;) {
+        Positions<T> at;
+        at.vectors = next_vectors<T>(end - row, false);
+        const int64_t most = columns_of<T>(at.vectors);
+        at.count = end - row < most ? end - row : most;
+        for (int64_t c = 0; c < at.count; ++c) at.row[c] = row + c, at.position[c] = position;
+        transform_all(block, at, tokens);
+        move(true, block, at, tokens, tokens);
+        row += at.count;
+      }
+  }
+};
+
+// Rows [begin, end) through all blocks.
+template <class T>
+void causal_rows(bool to_data, const Causal<T>& p, const T* x, const CausalResults<T>& out, int64_t begin, int64_t end,
+                 T* memory) {
+  TransformerScratch<T> scratch;
+  T* rest = memory + place(p, memory, scratch);
+  const int64_t together = rows_together(p, to_data), size = p.tokens * p.features;
+  T* cache = rest;
+  rest += KeyValueCache<T>::size(p, together);
+  Blocks<T> blocks{p, out, scratch, {cache, 0}, rest, rest + 2 * p.features * kWidestPanel<T>};
+  for (; begin < end; begin += together) {
+    const int64_t last = begin + together < end ? begin + together : end;
+    blocks.cache.first_row = begin;
+    for (int64_t row = begin; row < last; ++row) out.log_det[row] = 0;
+    const auto copy = [&](const T* from, T* to) {
+      for (int64_t i = begin * size; i < last * size; ++i) to[i] = from[i];
+    };
+    if (to_data) {
+      copy(x, out.result);
+      for (int64_t block = p.blocks - 1; block >= 0; --block) {
+        blocks.sample(block, begin, last, out.result);
+        copy(out.result, out.inputs + block * p.rows * size);
+      }
+    } else {
+      copy(x, out.inputs);
+      for (int64_t block = 0; block < p.blocks; ++block) {
+        T* next = block + 1 < p.blocks ? out.inputs + (block + 1) * p.rows * size : out.result;
+        blocks.density(block, begin, last, out.inputs + block * p.rows * size, next);
+      }
+    }
+  }
+}
+
+}  // namespace nfkern::NFKERN_ISA

@@ -1,0 +1,266 @@
+"""The causal flow's ops: checks, registration, gradients and public functions."""
+
+import math
+from typing import Any
+
+import torch
+
+from nfkern.kernels.causal import reference, sampling
+from nfkern.kernels.causal.parameters import CausalParameters
+from nfkern.kernels.causal.schema import PARAMETER_COUNT, PARAMETERS, SETTINGS, fake, fake_backward, unflattened
+from nfkern.kernels.causal_affine.op import check_scale_bound
+from nfkern.kernels.registry import define, refuse_gradient
+
+METHODS = ("auto", "cached", "jacobi")
+TOLERANCE = 1e-6
+"""Largest change of a row in a Jacobi iteration's last step, relative to its largest token, in float32."""
+
+_to_latent_backward = define(
+    "causal_flow_to_latent_backward",
+    f"(Tensor grad, Tensor grad_log_det, Tensor inputs, Tensor context_term, {PARAMETERS}, {SETTINGS}, "
+    f"bool parameter_grads) -> ({', '.join(['Tensor'] * (2 + PARAMETER_COUNT))})",
+    rank=3,
+    reference=unflattened(reference.to_latent_backward, 4),
+    fake=fake_backward,
+    backward=refuse_gradient("the gradient of causal_flow to_latent (double backward)"),
+)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+    _, context_term, *rest = inputs
+    ctx.settings = rest[PARAMETER_COUNT:]
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[2], context_term, *rest[:PARAMETER_COUNT])
+
+
+def _backward(
+    ctx: Any, grad: torch.Tensor | None, grad_log_det: torch.Tensor | None, *_: torch.Tensor | None
+) -> tuple[Any, ...]:
+    parameter_grads = any(ctx.needs_input_grad[1:])
+    inputs, context_term, *parameters = ctx.saved_tensors
+    grad = torch.zeros_like(inputs.select(-4, 0)) if grad is None else grad
+    grad_log_det = grad.new_zeros(grad.shape[:-2]) if grad_log_det is None else grad_log_det
+    grad_x, grad_term, *rest = _to_latent_backward(
+        grad, grad_log_det, inputs, context_term, *parameters, *ctx.settings, parameter_grads
+    )
+    settings = (None,) * len(ctx.settings)
+    if not parameter_grads:
+        return grad_x, None, *((None,) * PARAMETER_COUNT), *settings
+    return grad_x, grad_term, *rest, *settings
+
+
+_to_latent = define(
+    "causal_flow_to_latent",
+    f"(Tensor x, Tensor context_term, {PARAMETERS}, {SETTINGS}) -> (Tensor, Tensor, Tensor)",
+    rank=3,
+    reference=unflattened(reference.to_latent, 2),
+    fake=fake,
+    backward=_backward,
+    setup_context=_setup_context,
+)
+_to_data = define(
+    "causal_flow_to_data",
+    f"(Tensor z, Tensor context_term, {PARAMETERS}, {SETTINGS}, Tensor? unconditional_term, float guidance, "
+    "bool annealed, float? tolerance) -> (Tensor, Tensor)",
+    rank=3,
+    reference=unflattened(sampling.to_data, 2),
+    fake=lambda z, *_: (z.new_empty(z.shape), z.new_empty(z.shape[:1])),
+    backward=refuse_gradient("sampling from a causal flow"),
+)
+_to_data_with_score = define(
+    "causal_flow_to_data_with_score",
+    f"(Tensor z, Tensor context_term, {PARAMETERS}, {SETTINGS}) -> (Tensor, Tensor, Tensor)",
+    rank=3,
+    reference=unflattened(sampling.to_data_with_score, 2),
+    fake=lambda z, *_: (z.new_empty(z.shape), z.new_empty(z.shape[:1]), z.new_empty(z.shape)),
+    backward=refuse_gradient("the score of a causal flow"),
+)
+
+
+def to_latent(
+    x: torch.Tensor,
+    context_term: torch.Tensor,
+    parameters: CausalParameters,
+    *,
+    heads: int,
+    prefix: bool = False,
+    norm_eps: float = 1e-5,
+    scale_bound: float | None = None,
+    compute_dtype: torch.dtype | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Map data to noise through all blocks of a causal flow, all tokens at once.
+
+    Args:
+        x: (rows, tokens, features), with at most as many tokens as there are positions.
+        context_term: (groups, blocks, width), each first layer's bias with the context projected into it; row r sees
+            group `r // (rows / groups)`.
+        parameters: the stacked transformers.
+        heads: of every attention; a divisor of the width.
+        prefix: whether the context term is a position before the first token instead of being added to every token.
+        norm_eps: LayerNorm's epsilon.
+        scale_bound: bound of |log_scale|, smooth (tanh); None for none.
+        compute_dtype: dtype of the layers' products; None for that of x. Everything else stays in the dtype of x.
+
+    Returns:
+        z (rows, tokens, features) and the map's log-determinant (rows), summed over tokens and features, in nats.
+
+    Raises:
+        ValueError: shapes that do not fit; the message names the argument.
+        TypeError: dtypes or devices that differ from those of x.
+    """
+    _check(x, context_term, parameters, "x", heads, prefix, scale_bound, compute_dtype)
+    z, log_det, _ = _to_latent(x, context_term, *parameters, heads, prefix, norm_eps, scale_bound, compute_dtype)
+    return z, log_det
+
+
+def to_data(
+    z: torch.Tensor,
+    context_term: torch.Tensor,
+    parameters: CausalParameters,
+    *,
+    heads: int,
+    prefix: bool = False,
+    norm_eps: float = 1e-5,
+    scale_bound: float | None = None,
+    compute_dtype: torch.dtype | None = None,
+    method: str = "auto",
+    tolerance: float | None = None,
+    guidance: float = 0.0,
+    unconditional_term: torch.Tensor | None = None,
+    annealed: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Map noise to data, the inverse of `to_latent`, one token after the other.
+
+    Args:
+        z: (rows, tokens, features).
+        context_term: as in `to_latent`.
+        parameters: as in `to_latent`.
+        heads: as in `to_latent`.
+        prefix: as in `to_latent`.
+        norm_eps: as in `to_latent`.
+        scale_bound: as in `to_latent`.
+        compute_dtype: as in `to_latent`.
+        method: "cached" keeps every token's keys and values; "jacobi" guesses all tokens at once and repeats until they
+            stay; "auto" is "cached", which no iteration has been measured to beat.
+        tolerance: where a Jacobi iteration stops: a row's largest change over its largest token, in every row. None for
+            the precision's.
+        guidance: how far to lean away from the flow without context: pairs become
+            `conditional + guidance * (conditional - unconditional)`; 0 for none.
+        unconditional_term: (1, blocks, width), the term of no context, where there is guidance.
+        annealed: whether guidance grows linearly over the tokens, to its full value at the last.
+
+    Returns:
+        x (rows, tokens, features) and the map's log-determinant (rows), with guidance that of the guided map.
+    """
+    _check(z, context_term, parameters, "z", heads, prefix, scale_bound, compute_dtype)
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance: expected a finite number >= 0, got {tolerance!r}")
+    if not 0 <= guidance < math.inf:
+        raise ValueError(f"guidance: expected a finite number >= 0, got {guidance!r}")
+    if guidance:
+        if unconditional_term is None:
+            raise ValueError(f"unconditional_term: expected the term of no context for guidance={guidance}, got None")
+        blocks, _, width = parameters.position.shape
+        _check_term("unconditional_term", unconditional_term, blocks, width, z)
+        if unconditional_term.shape[0] != 1:
+            raise ValueError(f"unconditional_term: expected one group, got {unconditional_term.shape[0]}")
+    if method == "jacobi":
+        tolerance = TOLERANCE * torch.finfo(z.dtype).eps / 2**-23 if tolerance is None else tolerance
+    elif tolerance is not None:
+        raise ValueError(f"tolerance: expected None for method={method!r}, got {tolerance!r}")
+    x, log_det = _to_data(
+        z,
+        context_term,
+        *parameters,
+        heads,
+        prefix,
+        norm_eps,
+        scale_bound,
+        compute_dtype,
+        unconditional_term if guidance else None,
+        guidance,
+        annealed,
+        tolerance,
+    )
+    return x, log_det
+
+
+def to_data_with_score(
+    z: torch.Tensor,
+    context_term: torch.Tensor,
+    parameters: CausalParameters,
+    *,
+    heads: int,
+    prefix: bool = False,
+    norm_eps: float = 1e-5,
+    scale_bound: float | None = None,
+    compute_dtype: torch.dtype | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Map noise to data and carry the score along: x, its log-determinant (rows) and grad_x log p(x), in one sweep.
+
+    Arguments and errors as in `to_latent`. The base is N(0, I). Not differentiable.
+    """
+    _check(z, context_term, parameters, "z", heads, prefix, scale_bound, compute_dtype)
+    settings = (heads, prefix, norm_eps, scale_bound, compute_dtype)
+    x, log_det, score = _to_data_with_score(z, context_term, *parameters, *settings)
+    return x, log_det, score
+
+
+def score(
+    x: torch.Tensor,
+    context_term: torch.Tensor,
+    parameters: CausalParameters,
+    *,
+    heads: int,
+    prefix: bool = False,
+    norm_eps: float = 1e-5,
+    scale_bound: float | None = None,
+    compute_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """grad_x log p(x), (rows, tokens, features), for the base N(0, I): the map's gradient, without autograd.
+
+    Arguments and errors as in `to_latent`. Not differentiable.
+    """
+    _check(x, context_term, parameters, "x", heads, prefix, scale_bound, compute_dtype)
+    settings = (heads, prefix, norm_eps, scale_bound, compute_dtype)
+    x, context_term = x.detach(), context_term.detach()
+    detached = [parameter.detach() for parameter in parameters]
+    z, log_det, inputs = _to_latent(x, context_term, *detached, *settings)
+    ones = torch.ones_like(log_det)
+    grad: torch.Tensor = _to_latent_backward(-z, ones, inputs, context_term, *detached, *settings, False)[0]
+    return grad
+
+
+def _check(
+    x: torch.Tensor,
+    context_term: torch.Tensor,
+    parameters: CausalParameters,
+    name: str,
+    heads: int,
+    prefix: bool,
+    scale_bound: float | None,
+    compute_dtype: torch.dtype | None,
+) -> None:
+    parameters.check(x, compute_dtype)
+    blocks, positions, width = parameters.position.shape
+    features, least = parameters.input_weight.shape[-1], 1 if prefix else 2
+    if x.ndim != 3 or x.shape[2] != features or not least <= x.shape[1] <= positions:
+        raise ValueError(
+            f"{name}: expected shape (rows, {least} to {positions} tokens, {features}), got {tuple(x.shape)}"
+        )
+    if heads < 1 or width % heads:
+        raise ValueError(f"heads: expected a divisor of the width {width}, got {heads}")
+    check_scale_bound(scale_bound)
+    _check_term("context_term", context_term, blocks, width, x)
+    groups = context_term.shape[0]
+    if x.shape[0] % groups if groups else x.shape[0]:
+        raise ValueError(f"context_term: expected groups that divide {x.shape[0]} rows, got {groups}")
+
+
+def _check_term(name: str, term: torch.Tensor, blocks: int, width: int, x: torch.Tensor) -> None:
+    if term.ndim != 3 or term.shape[1:] != (blocks, width):
+        raise ValueError(f"{name}: expected shape (groups, {blocks}, {width}), got {tuple(term.shape)}")
+    if term.dtype != x.dtype or term.device != x.device:
+        raise TypeError(f"{name}: expected {x.dtype} on {x.device} as the events, got {term.dtype} on {term.device}")

@@ -1,0 +1,176 @@
+"""The causal flow from noise to data: its definition, token by token with cached keys and values, or by iteration."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from nfkern.kernels.causal.parameters import CausalParameters, LayerParameters
+from nfkern.kernels.causal.reference import (
+    Settings,
+    Tensors,
+    block_backward,
+    embed,
+    embed_tokens,
+    in_order,
+    output,
+    positions,
+    term_of,
+    transformer,
+)
+from nfkern.kernels.causal.transformer import Cache, layer
+from nfkern.kernels.causal_affine.reference import bounded
+
+
+class Guidance(NamedTuple):
+    """How far samples lean away from the flow without context.
+
+    The pairs become `conditional + weight * (conditional - unconditional)`; `annealed` lets the weight grow linearly
+    over the positions, up to its full value at the last.
+    """
+
+    term: torch.Tensor  # (1, K, width), of no context
+    weight: float
+    annealed: bool
+
+    def mix(self, pairs: torch.Tensor, start: int, length: int) -> torch.Tensor:
+        """(2 rows, S, 2, D) -> (rows, S, 2, D): pairs of positions from `start` on, of `length` in all."""
+        conditional, unconditional = pairs.chunk(2)
+        positions = torch.arange(start + 1, start + 1 + pairs.shape[1], device=pairs.device, dtype=pairs.dtype)
+        growth = (positions / length if self.annealed else torch.ones_like(positions))[:, None, None]
+        return conditional + self.weight * growth * (conditional - unconditional)
+
+
+def to_data(
+    z: torch.Tensor,
+    context_term: torch.Tensor,
+    parameters: CausalParameters,
+    settings: Settings,
+    unconditional_term: torch.Tensor | None = None,
+    guidance: float = 0.0,
+    annealed: bool = False,
+    tolerance: float | None = None,
+) -> Tensors:
+    """(rows, T, D) -> data (rows, T, D) and log-det (rows).
+
+    Token by token, or with a tolerance by Jacobi iteration: see `_iterated`.
+    """
+    leaning = None if unconditional_term is None else Guidance(unconditional_term, guidance, annealed)
+    x, log_det, _ = _blocks(z, context_term, parameters, settings, leaning, tolerance)
+    return x, log_det
+
+
+def to_data_with_score(
+    z: torch.Tensor, context_term: torch.Tensor, parameters: CausalParameters, settings: Settings
+) -> Tensors:
+    """(rows, T, D) -> data, its log-det (rows), and grad_x log p(x) (rows, T, D), block by block in one sweep.
+
+    Once a block's tokens are known, the score of N(0, I) takes the same block's derivative, over all tokens at once.
+    """
+    x, log_det, results = _blocks(z, context_term, parameters, settings)
+    return x, log_det, carried_score(z, results, context_term, parameters, settings)
+
+
+def carried_score(
+    z: torch.Tensor,
+    results: Sequence[torch.Tensor],
+    context_term: torch.Tensor,
+    parameters: CausalParameters,
+    settings: Settings,
+) -> torch.Tensor:
+    """grad_x log p(x), (rows, T, D), from noise and what each block made of it on the way to data."""
+    score, ones = -z, z.new_ones(z.shape[0])
+    for k, block in reversed(list(enumerate(parameters.blocks()))):
+        score, _ = block_backward(score, ones, results[k], context_term, block, k, settings, False)
+    return score
+
+
+def _blocks(
+    z: torch.Tensor,
+    context_term: torch.Tensor,
+    parameters: CausalParameters,
+    settings: Settings,
+    guidance: Guidance | None = None,
+    tolerance: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Data, log-det, and each block's result, (rows, T, D) in the data's order."""
+    results, log_det, z = [], z.new_zeros(z.shape[0]), z.contiguous()
+    for k, block in reversed(list(enumerate(parameters.blocks()))):
+        noise, term = in_order(z, k), _terms(context_term, guidance, k, z.shape[0])
+        if tolerance is None:
+            seen, log_scale = _token_by_token(noise, term, block, k, settings, guidance)
+        else:
+            seen, log_scale = _iterated(noise, term, block, k, settings, guidance, tolerance)
+        z, log_det = in_order(seen, k), log_det + log_scale.sum((1, 2))
+        results.append(z)
+    return z, log_det, results[::-1]
+
+
+def _terms(context_term: torch.Tensor, guidance: Guidance | None, k: int, rows: int) -> torch.Tensor:
+    """Block k's term of each row, (rows, 1, width); with guidance, (2 rows, 1, width)."""
+    term = term_of(context_term, k, rows)
+    return term if guidance is None else torch.cat([term, term_of(guidance.term, k, rows)])
+
+
+def _token_by_token(
+    noise: torch.Tensor,
+    term: torch.Tensor,
+    block: CausalParameters,
+    k: int,
+    settings: Settings,
+    guidance: Guidance | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise in the block's order (rows, T, D) -> tokens and log_scale in that order, (rows, T, D) each.
+
+    Keys and values of earlier positions are kept, so that a position costs the same wherever it is.
+    """
+    s, (rows, tokens, _), layers = settings, noise.shape, LayerParameters.of(block)
+    length, copies = tokens - 1 + s.prefix, 1 if guidance is None else 2
+    head = (copies * rows, s.heads, length, block.position.shape[-1] // s.heads)
+    caches = [Cache(noise.new_empty(head), noise.new_empty(head)) for _ in layers]
+    seen, log_scale, places = noise.clone(), torch.zeros_like(noise), positions(block, tokens, k)
+    for i in range(length):
+        known = i - s.prefix
+        hidden = term
+        if known >= 0:
+            read = seen[:, known : known + 1].repeat(copies, 1, 1)
+            hidden = embed_tokens(read, places[known : known + 1], term, block, s)
+        for p, cache in zip(layers, caches, strict=True):
+            hidden, _ = layer(hidden, p, s.heads, s.norm_eps, s.compute_dtype, cache, i)
+        pairs = output(hidden, block)
+        pairs = pairs if guidance is None else guidance.mix(pairs, i, length)
+        t, log_scale_t = i + 1 - s.prefix, bounded(pairs[:, 0, 0], s.scale_bound)
+        log_scale[:, t] = log_scale_t
+        seen[:, t] = noise[:, t] * torch.exp(log_scale_t) + pairs[:, 0, 1]
+    return seen, log_scale
+
+
+def _iterated(
+    noise: torch.Tensor,
+    term: torch.Tensor,
+    block: CausalParameters,
+    k: int,
+    settings: Settings,
+    guidance: Guidance | None,
+    tolerance: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`_token_by_token` by Jacobi iteration: all tokens at once from the last guess, until all rows' stay in tolerance.
+
+    After i iterations the first i tokens that move are exact, so that there are at most as many iterations as such
+    tokens. A guess that is not finite would spoil even the tokens before it (0 times NaN in a masked attention): then
+    the block goes token by token.
+    """
+    s, first = settings, 1 - settings.prefix
+    seen, log_scale, moving = noise.clone(), torch.zeros_like(noise), noise[:, first:]
+    for _ in range(moving.shape[1]):
+        pairs, _ = transformer(embed(seen if guidance is None else seen.repeat(2, 1, 1), term, block, k, s), block, s)
+        pairs = pairs if guidance is None else guidance.mix(pairs, 0, moving.shape[1])
+        log_scale[:, first:] = bounded(pairs[:, :, 0], s.scale_bound)
+        moved = moving * torch.exp(log_scale[:, first:]) + pairs[:, :, 1]
+        before, seen = seen, torch.cat([noise[:, :first], moved], 1)
+        if not torch.isfinite(seen).all():
+            return _token_by_token(noise, term, block, k, s, guidance)
+        change, largest = ((seen - before).abs().flatten(1), seen.abs().flatten(1))
+        if (change.amax(1) <= tolerance * largest.amax(1)).all():
+            break
+    return seen, log_scale

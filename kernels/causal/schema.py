@@ -1,0 +1,38 @@
+"""The causal flow's ops' schemas, which are flat, and their results' shapes without data."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from nfkern.kernels.causal.parameters import CausalParameters
+from nfkern.kernels.causal.reference import Settings
+from nfkern.kernels.registry import gathered
+
+PARAMETER_COUNT = len(CausalParameters._fields)
+PARAMETERS = ", ".join(f"Tensor {name}" for name in CausalParameters._fields)
+SETTINGS = "int heads, bool prefix, float norm_eps, float? scale_bound, ScalarType? compute_dtype"
+
+
+def unflattened(function: Callable[..., Any], tensors: int) -> Callable[..., Any]:
+    """Gather the parameters that follow the first `tensors` arguments, and the settings that follow them."""
+    return gathered(gathered(function, tensors + 1, Settings), tensors, CausalParameters)
+
+
+def fake(x: torch.Tensor, context_term: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
+    """A map's results."""
+    blocks = CausalParameters(*rest[:PARAMETER_COUNT]).input_weight.shape[0]
+    return x.new_empty(x.shape), x.new_empty(x.shape[:1]), x.new_empty((blocks, *x.shape))
+
+
+def fake_backward(
+    grad: torch.Tensor,
+    grad_log_det: torch.Tensor,
+    inputs: torch.Tensor,
+    context_term: torch.Tensor,
+    *rest: Any,
+) -> tuple[torch.Tensor, ...]:
+    """The derivative's results."""
+    parameter_grads, others = rest[-1], (context_term, *rest[:PARAMETER_COUNT])
+    shapes = [other.shape if parameter_grads else (0,) for other in others]
+    return (grad.new_empty(grad.shape), *(grad.new_empty(shape) for shape in shapes))

@@ -1,0 +1,165 @@
+r"""The transformer of one block of a causal flow, and its derivative.
+
+Layers of the published form, with LayerNorm before attention and before the MLP:
+
+.. math:: h \leftarrow h + W_p \, \mathrm{attention}(W_{qkv} \mathrm{LN}(h)), \quad
+          h \leftarrow h + W_d \, \mathrm{GELU}(W_u \mathrm{LN}(h))
+
+each product with a bias. Position t attends to itself and what is before it. Only the four products may drop precision
+(`compute_dtype`); LayerNorm, softmax and sums do not.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import gelu
+
+from nfkern.kernels.causal.parameters import LayerParameters
+
+
+class Cache(NamedTuple):
+    """Keys and values of one layer, (rows, heads, positions, width / heads), filled from the first position on."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+class Saved(NamedTuple):
+    """What a layer's derivative needs of its forward pass."""
+
+    x: torch.Tensor  # (rows, S, width), its input
+    attention_norm: tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # LN(x), mean, rstd
+    queries: torch.Tensor  # (rows, heads, S, width / heads), and so on
+    keys: torch.Tensor
+    values: torch.Tensor
+    weights: torch.Tensor  # (rows, heads, S, S)
+    attended: torch.Tensor  # (rows, S, width)
+    middle: torch.Tensor  # (rows, S, width)
+    mlp_norm: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    up: torch.Tensor  # (rows, S, hidden)
+    activated: torch.Tensor  # (rows, S, hidden)
+
+
+def layer(
+    x: torch.Tensor,
+    parameters: LayerParameters,
+    heads: int,
+    norm_eps: float,
+    compute_dtype: torch.dtype | None,
+    cache: Cache | None = None,
+    start: int = 0,
+) -> tuple[torch.Tensor, Saved]:
+    """(rows, S, width) -> (rows, S, width).
+
+    With a cache, x holds positions from `start` on, attends to what the cache has of those before, and adds its own.
+    """
+    p, length = parameters, x.shape[1]
+    attention_norm = _layer_norm(x, p.attention_norm_weight, p.attention_norm_bias, norm_eps)
+    qkv = _product(attention_norm[0], p.qkv_weight.mT, compute_dtype) + p.qkv_bias
+    queries, keys, values = (_by_head(part, heads) for part in qkv.chunk(3, -1))
+    if cache is not None:
+        cache.keys[:, :, start : start + length] = keys
+        cache.values[:, :, start : start + length] = values
+        keys, values = (each[:, :, : start + length] for each in cache)
+    scores = (queries @ keys.mT) * queries.shape[-1] ** -0.5
+    later = torch.ones(length, start + length, dtype=torch.bool, device=x.device).triu(start + 1)
+    weights = torch.softmax(scores.masked_fill(later, -torch.inf), -1)
+    attended = _together(weights @ values)
+    middle = x + (_product(attended, p.projection_weight.mT, compute_dtype) + p.projection_bias)
+    mlp_norm = _layer_norm(middle, p.mlp_norm_weight, p.mlp_norm_bias, norm_eps)
+    up = _product(mlp_norm[0], p.up_weight.mT, compute_dtype) + p.up_bias
+    activated = gelu(up)
+    result = middle + (_product(activated, p.down_weight.mT, compute_dtype) + p.down_bias)
+    saved = Saved(x, attention_norm, queries, keys, values, weights, attended, middle, mlp_norm, up, activated)
+    return result, saved
+
+
+def layer_backward(
+    grad: torch.Tensor,
+    saved: Saved,
+    parameters: LayerParameters,
+    compute_dtype: torch.dtype | None,
+    parameter_grads: bool,
+) -> tuple[torch.Tensor, LayerParameters | None]:
+    """Gradients of a layer's input, without a cache, and of its parameters."""
+    p, s, aten = parameters, saved, torch.ops.aten
+    grad_up = aten.gelu_backward(_product(grad, p.down_weight, compute_dtype), s.up)
+    grad_normed = _product(grad_up, p.up_weight, compute_dtype)
+    through, *mlp_norm_grads = _layer_norm_backward(
+        grad_normed, s.middle, s.mlp_norm, p.mlp_norm_weight, p.mlp_norm_bias, parameter_grads
+    )
+    grad_middle = grad + through
+    grad_attended = _by_head(_product(grad_middle, p.projection_weight, compute_dtype), s.queries.shape[1])
+    grad_scores = aten._softmax_backward_data(grad_attended @ s.values.mT, s.weights, -1, s.weights.dtype)
+    grad_scores = grad_scores * s.queries.shape[-1] ** -0.5
+    by_head = (grad_scores @ s.keys, grad_scores.mT @ s.queries, s.weights.mT @ grad_attended)
+    grad_qkv = torch.cat([_together(part) for part in by_head], -1)
+    grad_normed = _product(grad_qkv, p.qkv_weight, compute_dtype)
+    through, *attention_norm_grads = _layer_norm_backward(
+        grad_normed, s.x, s.attention_norm, p.attention_norm_weight, p.attention_norm_bias, parameter_grads
+    )
+    grad_x = grad_middle + through
+    if not parameter_grads:
+        return grad_x, None
+
+    def outer(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return _product(left.flatten(0, 1).mT, right.flatten(0, 1), compute_dtype)
+
+    def bias(grads: torch.Tensor) -> torch.Tensor:
+        return grads.sum((0, 1))
+
+    return grad_x, LayerParameters(
+        attention_norm_weight=attention_norm_grads[0],
+        attention_norm_bias=attention_norm_grads[1],
+        qkv_weight=outer(grad_qkv, s.attention_norm[0]),
+        qkv_bias=bias(grad_qkv),
+        projection_weight=outer(grad_middle, s.attended),
+        projection_bias=bias(grad_middle),
+        mlp_norm_weight=mlp_norm_grads[0],
+        mlp_norm_bias=mlp_norm_grads[1],
+        up_weight=outer(grad_up, s.mlp_norm[0]),
+        up_bias=bias(grad_up),
+        down_weight=outer(grad, s.activated),
+        down_bias=bias(grad),
+    )
+
+
+def _layer_norm(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """LayerNorm, the mean and 1 / the standard deviation."""
+    normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], weight, bias, eps)
+    return normed, mean, rstd
+
+
+def _layer_norm_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    norm: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    parameter_grads: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of LayerNorm's input, weight and bias."""
+    backward = torch.ops.aten.native_layer_norm_backward
+    wanted = [True, parameter_grads, parameter_grads]
+    grad_x, grad_weight, grad_bias = backward(grad, x, x.shape[-1:], norm[1], norm[2], weight, bias, wanted)
+    return grad_x, grad_weight, grad_bias
+
+
+def _by_head(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """(rows, S, width) -> (rows, heads, S, width / heads)."""
+    by_head: torch.Tensor = x.unflatten(-1, (heads, -1))
+    return by_head.transpose(1, 2)
+
+
+def _together(x: torch.Tensor) -> torch.Tensor:
+    """The inverse of `_by_head`."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def _product(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """A product in `dtype`, given back in the operands' own."""
+    if dtype is None or dtype == left.dtype:
+        return left @ right
+    return (left.to(dtype) @ right.to(dtype)).to(left.dtype)

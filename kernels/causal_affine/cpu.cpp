@@ -1,0 +1,78 @@
+// Causal affine coupling on tensors. Arguments are those of the ops (see `op.py`), which has checked them.
+#include <ATen/ATen.h>
+#include <pybind11/stl.h>
+
+#include "../native/bindings.h"
+#include "../native/runtime.h"
+#include "../native/tensors.h"
+
+namespace nfkern {
+namespace {
+
+using at::Tensor;
+
+template <class T>
+struct Affine : Pointers<T> {
+  CausalAffine<T> p{};
+  int64_t rows;
+
+  Affine(const Tensor& x, const Tensor& pairs, bool flipped, std::optional<double> scale_bound) : rows(x.size(0)) {
+    p.tokens = x.size(1), p.features = x.size(2), p.given = pairs.size(1), p.flipped = flipped;
+    TORCH_CHECK_VALUE(p.given == p.tokens || p.given == p.tokens - 1, "pairs: expected ", p.tokens,
+                      " or one less per row, got ", p.given);
+    check_shape("pairs", pairs, {rows, p.given, 2, p.features});
+    p.scale_bound = static_cast<T>(scale_bound.value_or(0));
+    p.x = this->pointer(x), p.pairs = this->pointer(pairs);
+  }
+
+  void run(void (*kernel)(const CausalAffine<T>&, int64_t, int64_t)) {
+    const pybind11::gil_scoped_release unlocked;
+    over_rows(rows, 64, [&](int64_t begin, int64_t end) { kernel(p, begin, end); });
+  }
+};
+
+template <class T>
+std::tuple<Tensor, Tensor> forward_of(const Tensor& x, const Tensor& pairs, const Tensor& log_det, bool flipped,
+                                      std::optional<double> scale_bound) {
+  Affine<T> affine(x, pairs, flipped, scale_bound);
+  check_shape("log_det", log_det, {affine.rows});
+  Tensor z = at::empty(x.sizes(), x.options()), total = at::empty(log_det.sizes(), x.options());
+  affine.p.log_det = affine.pointer(log_det);
+  affine.p.z = z.template data_ptr<T>(), affine.p.total = total.template data_ptr<T>();
+  affine.run(kernels<T>().causal_affine_rows);
+  return {z, total};
+}
+
+template <class T>
+std::tuple<Tensor, Tensor> backward_of(const Tensor& grad, const Tensor& grad_log_det, const Tensor& x,
+                                       const Tensor& pairs, bool flipped, std::optional<double> scale_bound) {
+  Affine<T> affine(x, pairs, flipped, scale_bound);
+  check_shape("grad", grad, x.sizes());
+  check_shape("grad_log_det", grad_log_det, {affine.rows});
+  Tensor grad_x = at::empty(x.sizes(), x.options()), grad_pairs = at::empty(pairs.sizes(), x.options());
+  affine.p.grad = affine.pointer(grad), affine.p.grad_total = affine.pointer(grad_log_det);
+  affine.p.grad_x = grad_x.template data_ptr<T>(), affine.p.grad_pairs = grad_pairs.template data_ptr<T>();
+  affine.run(kernels<T>().causal_affine_backward_rows);
+  return {grad_x, grad_pairs};
+}
+
+std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& pairs, const Tensor& log_det, bool flipped,
+                                   std::optional<double> scale_bound) {
+  const auto run = x.scalar_type() == at::kDouble ? forward_of<double> : forward_of<float>;
+  return run(x, pairs, log_det, flipped, scale_bound);
+}
+
+std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& grad_log_det, const Tensor& x,
+                                    const Tensor& pairs, bool flipped, std::optional<double> scale_bound) {
+  const auto run = x.scalar_type() == at::kDouble ? backward_of<double> : backward_of<float>;
+  return run(grad, grad_log_det, x, pairs, flipped, scale_bound);
+}
+
+}  // namespace
+
+void bind_causal_affine(pybind11::module_& module) {
+  module.def("causal_affine", forward);
+  module.def("causal_affine_backward", backward);
+}
+
+}  // namespace nfkern

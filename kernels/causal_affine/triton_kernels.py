@@ -1,0 +1,68 @@
+"""Causal affine coupling on a GPU: device code."""
+
+import triton
+import triton.language as tl
+
+from nfkern.kernels.coupling.triton_kernels import bounded
+
+# Argument lists stay together.
+# fmt: off
+
+
+@triton.jit
+def _pair_of(element, row, TOKENS: tl.constexpr, FEATURES: tl.constexpr, UNMOVED: tl.constexpr, FLIPPED: tl.constexpr):
+    """Where the log_scale of an element of a row's tokens lies, and whether it has one; its shift is FEATURES on."""
+    token = element // FEATURES
+    seen = TOKENS - 1 - token if FLIPPED else token
+    pair = seen - UNMOVED
+    at = ((row * (TOKENS - UNMOVED) + pair) * 2) * FEATURES + element % FEATURES
+    return at, (element < TOKENS * FEATURES) & (pair >= 0)
+
+
+@triton.jit
+def causal_affine_kernel(
+    x, pairs, log_det, z, total, bound,
+    TOKENS: tl.constexpr, FEATURES: tl.constexpr, UNMOVED: tl.constexpr, FLIPPED: tl.constexpr, BOUNDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """A row of tokens: z, and the running log-determinant with this map's added."""
+    row, size = tl.program_id(0).to(tl.int64), TOKENS * FEATURES
+    change = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, size, BLOCK):
+        element = start + tl.arange(0, BLOCK)
+        at, moved = _pair_of(element, row, TOKENS, FEATURES, UNMOVED, FLIPPED)
+        log_scale = tl.load(pairs + at, mask=moved, other=0.0)
+        shift = tl.load(pairs + at + FEATURES, mask=moved, other=0.0)
+        if BOUNDED:
+            log_scale = bounded(log_scale, bound)
+        values = tl.load(x + row * size + element, mask=element < size, other=0.0)
+        tl.store(z + row * size + element, (values - shift) * tl.exp(-log_scale), mask=element < size)
+        change += log_scale
+    tl.store(total + row, tl.load(log_det + row) - tl.sum(change, 0))
+
+
+@triton.jit
+def causal_affine_backward_kernel(
+    grad, grad_log_det, x, pairs, grad_x, grad_pairs, bound,
+    TOKENS: tl.constexpr, FEATURES: tl.constexpr, UNMOVED: tl.constexpr, FLIPPED: tl.constexpr, BOUNDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Gradients of a row of tokens and of its pairs."""
+    row, size = tl.program_id(0).to(tl.int64), TOKENS * FEATURES
+    through = tl.load(grad_log_det + row)
+    for start in range(0, size, BLOCK):
+        element = start + tl.arange(0, BLOCK)
+        at, moved = _pair_of(element, row, TOKENS, FEATURES, UNMOVED, FLIPPED)
+        log_scale = tl.load(pairs + at, mask=moved, other=0.0)
+        shift = tl.load(pairs + at + FEATURES, mask=moved, other=0.0)
+        if BOUNDED:
+            log_scale = bounded(log_scale, bound)
+        inside = element < size
+        values = tl.load(x + row * size + element, mask=inside, other=0.0)
+        result = tl.load(grad + row * size + element, mask=inside, other=0.0) * tl.exp(-log_scale)
+        tl.store(grad_x + row * size + element, result, mask=inside)
+        grad_log_scale = -result * (values - shift) - through
+        if BOUNDED:
+            grad_log_scale *= 1.0 - (log_scale / bound) * (log_scale / bound)
+        tl.store(grad_pairs + at, grad_log_scale, mask=moved)
+        tl.store(grad_pairs + at + FEATURES, -result, mask=moved)

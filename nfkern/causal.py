@@ -1,0 +1,159 @@
+"""The causal flow over a sequence of tokens: transformer blocks, all of them in one op per direction."""
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from nfkern.causal_maps import CausalMaps
+from nfkern.kernels.causal.parameters import shapes
+
+if TYPE_CHECKING:
+    from nfkern.frozen_causal import FrozenCausalFlow
+
+
+class CausalFlow(CausalMaps):
+    r"""Autoregressive flow over tokens, the model of Zhai et al. (2024) ("TarFlow"), for action chunks and the like.
+
+    Each of K blocks reads the tokens in order with a causal transformer and moves every token by what the tokens before
+    it say, :math:`z_t = (x_t - t_t) \, e^{-s_t}`; odd blocks read from the last token to the first. Densities take one
+    pass over all tokens, samples one token after the other. Events are (tokens, features). The features of a token move
+    each on its own: only from token to token is the flow more than a Gaussian. Beside the options of `rsample`, samples
+    take `tokens`, their length, and those of `to_data`.
+
+    Parameters are stacked over blocks (axis 0) and layers (axis 1), in the order of `CausalParameters`; before them
+    `context_weight` (K, width, C) and `input_bias` (K, width). The last layers start at zero.
+
+    Args:
+        tokens: T, the longest sequence; shorter ones have their own density and samples.
+        features: D, of each token.
+        context_features: C; 0 for an unconditional flow.
+        blocks: K.
+        layers: of each block's transformer.
+        width: of the transformer.
+        heads: of each attention, a divisor of the width; None for heads 64 wide, as published, or one.
+        expansion: of the MLPs, their hidden width over `width`.
+        context_mode: "add" projects the context and adds it to every token, the published form for class embeddings;
+            "prefix" makes it a position before the first token. With "add" the first token of each block stays as it
+            is, so that one block is not enough and a single token cannot be modelled.
+        norm_eps: LayerNorm's epsilon.
+        scale_bound: smooth bound of |log_scale| per block, `bound * tanh(raw / bound)`; None for the published exp.
+        bounds: "tanh" for data in the box (-1, 1)^(T x D), with the exact density; data outside count as on its face.
+        context_dropout: probability of dropping a context in training, so that the flow also learns the marginal, which
+            guidance needs.
+
+    Raises:
+        ValueError: an argument out of range; the message names it.
+
+    References:
+        Zhai et al., "Normalizing Flows are Capable Generative Models", 2024, https://arxiv.org/abs/2412.06329.
+
+    Example:
+        >>> import torch
+        >>> flow = CausalFlow(tokens=16, features=7, context_features=256, width=64)
+        >>> x, context = torch.randn(32, 16, 7), torch.randn(32, 256)
+        >>> flow(x, context).shape
+        torch.Size([32])
+        >>> flow.sample((10,), context).shape
+        torch.Size([10, 32, 16, 7])
+    """
+
+    def __init__(
+        self,
+        tokens: int,
+        features: int,
+        context_features: int = 0,
+        *,
+        blocks: int = 4,
+        layers: int = 2,
+        width: int = 256,
+        heads: int | None = None,
+        expansion: int = 4,
+        context_mode: Literal["add", "prefix"] = "add",
+        norm_eps: float = 1e-5,
+        scale_bound: float | None = None,
+        bounds: Literal["tanh"] | None = None,
+        context_dropout: float = 0.0,
+    ) -> None:
+        if context_mode not in ("add", "prefix"):
+            raise ValueError(f"context_mode: expected 'add' or 'prefix', got {context_mode!r}")
+        least = {"tokens": 1 if context_mode == "prefix" else 2}
+        sizes = {"features": features, "blocks": blocks, "layers": layers, "width": width, "expansion": expansion}
+        for name, value in ({"tokens": tokens} | sizes).items():
+            if not isinstance(value, int) or value < least.get(name, 1):
+                raise ValueError(f"{name}: expected an int >= {least.get(name, 1)}, got {value!r}")
+        heads = (width // 64 if width % 64 == 0 else 1) if heads is None else heads
+        if not isinstance(heads, int) or heads < 1 or width % heads:
+            raise ValueError(f"heads: expected a divisor of the width {width}, got {heads!r}")
+        if not norm_eps > 0:
+            raise ValueError(f"norm_eps: expected a number > 0, got {norm_eps!r}")
+        if scale_bound is not None and not (math.isfinite(scale_bound) and scale_bound > 0):
+            raise ValueError(f"scale_bound: expected None or a number > 0, got {scale_bound!r}")
+        super().__init__((tokens, features), context_features, bounds=bounds, context_dropout=context_dropout)
+        self.heads, self.context_mode = heads, context_mode
+        self.norm_eps, self.scale_bound = norm_eps, scale_bound
+        self.config: dict[str, Any] = {
+            "tokens": tokens,
+            "features": features,
+            "context_features": context_features,
+            "blocks": blocks,
+            "layers": layers,
+            "width": width,
+            "heads": heads,
+            "expansion": expansion,
+            "context_mode": context_mode,
+            "norm_eps": norm_eps,
+            "scale_bound": scale_bound,
+            "bounds": bounds,
+            "context_dropout": context_dropout,
+        }
+        self.context_weight = nn.Parameter(torch.empty(blocks, width, context_features)) if context_features else None
+        self.input_bias = nn.Parameter(torch.empty(blocks, width))
+        for name, shape in shapes(tokens, features, blocks, layers, width, width * expansion).items():
+            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+        self._reset_parameters()
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.config.items())
+
+    def freeze(self, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> "FrozenCausalFlow":
+        """A `FrozenCausalFlow` for acting: the same calls without autograd.
+
+        Args:
+            dtype: of the layers' weights, float32, bfloat16, float16 or float64; None for the flow's own. With 16 bits
+                all else is float32.
+            encoder: a module from observations (*batch, in_features) to contexts; the frozen flow then takes
+                observations.
+
+        Raises:
+            ValueError: another dtype, an encoder that does not fit, or weights that are not finite in `dtype`.
+            TypeError: `encoder` is no module.
+        """
+        from nfkern.frozen_causal import FrozenCausalFlow
+
+        return FrozenCausalFlow(self, dtype, encoder)
+
+    def _reset_parameters(self) -> None:
+        """torch.nn.Linear's default; positions N(0, 0.01^2) and last layers zero, as published."""
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith("norm_weight"):
+                    parameter.fill_(1)
+                elif name.endswith("norm_bias") or name.startswith("output"):
+                    parameter.zero_()
+                elif name == "position":
+                    parameter.normal_(0, 0.01)
+                else:
+                    parameter.uniform_(-1, 1).mul_(1 / math.sqrt(self._fan_in(name)))
+
+    def _fan_in(self, name: str) -> int:
+        """The first layer's counts the context where that is added; a bias has its weight's."""
+        prefix = self.context_mode == "prefix"
+        if name in ("input_weight", "input_bias", "context_weight"):
+            together = self.features + self.context_features
+            alone = self.features if name == "input_weight" else max(self.context_features, 1)
+            return alone if prefix else together
+        weight: torch.Tensor = getattr(self, name.replace("bias", "weight"))
+        return weight.shape[-1]

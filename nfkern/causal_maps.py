@@ -1,0 +1,144 @@
+"""What a causal flow and its frozen copy share: the maps of rows from stacked weights, and sequences of any length."""
+
+from typing import Any, Literal
+
+import torch
+
+from nfkern.context import autocast_dtype, project
+from nfkern.flow import Context, Flow, shape_of
+from nfkern.kernels import CausalParameters, causal
+
+Method = Literal["auto", "cached", "jacobi"]
+_DEFAULTS = {"method": "auto", "tolerance": None, "guidance": 0.0, "annealed": False}
+
+
+class CausalMaps(Flow):
+    """A flow that runs the causal ops; a subclass brings the tensors, as parameters or as buffers.
+
+    Samples have no gradients: what differentiates them is an error.
+    """
+
+    reparameterized = False
+
+    heads: int
+    context_mode: str
+    norm_eps: float
+    scale_bound: float | None
+    input_bias: torch.Tensor
+    context_weight: torch.Tensor | None
+
+    @property
+    def tokens(self) -> int:
+        """Length of the longest sequence."""
+        return self.event_shape[0]
+
+    def to_data(
+        self,
+        z: torch.Tensor,
+        context: Context = None,
+        *,
+        method: Method = "auto",
+        tolerance: float | None = None,
+        guidance: float = 0.0,
+        annealed: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noise to data: x (*batch, tokens, features) and log|det dx/dz| (*batch). Not differentiable.
+
+        Args:
+            z: (*batch, tokens, features).
+            context: as in `log_prob`.
+            method: "cached" goes token by token with the keys and values of those before; "jacobi" guesses all tokens
+                at once and repeats until they stay; "auto" is "cached", which no iteration has been measured to beat.
+            tolerance: where "jacobi" stops: a row's largest change over its largest token, in every row; None for the
+                precision's.
+            guidance: how far to lean away from the flow without context, 0 for not at all; needs `context_dropout`.
+            annealed: whether guidance grows linearly over the tokens, to its full value at the last.
+
+        Raises:
+            ValueError: as `log_prob`; an unknown method; guidance without a context or of a flow that never dropped it.
+        """
+        options = {"method": method, "tolerance": tolerance, "guidance": guidance, "annealed": annealed}
+        if options == _DEFAULTS:
+            # What a frozen flow may have captured.
+            return super().to_data(z, context)
+        unconditional = None
+        if guidance > 0:
+            if context is None or not self.context_dropout:
+                what = "no context" if context is None else "context_dropout=0"
+                raise ValueError(f"guidance: expected 0 for a flow with {what}, got {guidance!r}")
+            unconditional = self._project_rows(None)
+
+        def rows_to_data(z: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self._boxed(*self._map_to_data(z, term, unconditional_term=unconditional, **options))
+
+        x, log_det = self._run(rows_to_data, "z", z, context)
+        return x, log_det
+
+    @property
+    def _like(self) -> torch.Tensor:
+        return self.input_bias
+
+    @property
+    def _parameters_tuple(self) -> CausalParameters:
+        return CausalParameters(*(getattr(self, name) for name in CausalParameters._fields))
+
+    @property
+    def _compute_dtype(self) -> torch.dtype | None:
+        return autocast_dtype(self.input_bias)
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "heads": self.heads,
+            "prefix": self.context_mode == "prefix",
+            "norm_eps": self.norm_eps,
+            "scale_bound": self.scale_bound,
+            "compute_dtype": self._compute_dtype,
+        }
+
+    def _project_rows(self, context: torch.Tensor | None) -> torch.Tensor:
+        """(groups, C) -> (groups, K, width)."""
+        return project(context, self.context_weight, self.input_bias)
+
+    def _map_to_latent(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return causal.to_latent(x, term, self._parameters_tuple, **self._settings)
+
+    def _map_to_data(self, z: torch.Tensor, term: torch.Tensor, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return causal.to_data(z, term, self._parameters_tuple, **self._settings, **options)
+
+    def _map_score(self, x: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
+        return causal.score(x, term, self._parameters_tuple, **self._settings)
+
+    def _map_to_data_with_score(
+        self, z: torch.Tensor, term: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return causal.to_data_with_score(z, term, self._parameters_tuple, **self._settings)
+
+    def _noise(  # type: ignore[override]
+        self,
+        sample_shape: tuple[int, ...],
+        context: Context,
+        *,
+        tokens: int | None = None,
+        noise: torch.Tensor | None = None,
+        **options: Any,
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """As every flow's; `tokens` is the samples' length, which `noise` has already."""
+        if tokens is None:
+            tokens = noise.shape[-2] if isinstance(noise, torch.Tensor) and noise.ndim > 1 else self.tokens
+        elif not isinstance(tokens, int) or not self._least_tokens <= tokens <= self.tokens:
+            raise ValueError(f"tokens: expected an int from {self._least_tokens} to {self.tokens}, got {tokens!r}")
+        return super()._noise(sample_shape, context, (tokens, self.features), noise=noise, **options)
+
+    @property
+    def _least_tokens(self) -> int:
+        return 1 if self.context_mode == "prefix" else 2
+
+    def _events(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        shape = shape_of(tensor)
+        if isinstance(tensor, torch.Tensor) and not (
+            len(shape) >= 2 and self._least_tokens <= shape[-2] <= self.tokens and shape[-1] == self.features
+        ):
+            lengths = f"{self._least_tokens} to {self.tokens} tokens"
+            raise ValueError(f"{name}: expected shape (..., {lengths}, {self.features}), got {shape}")
+        return self._checked(name, tensor, shape[-2:])

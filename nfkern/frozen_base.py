@@ -1,0 +1,281 @@
+"""What every flow that was frozen for acting shares: buffers instead of parameters, no autograd, numpy to numpy."""
+
+import copy
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from nfkern.acting import NativeCalls
+from nfkern.context import ProjectedContext
+from nfkern.cuda_graphs import CapturedCalls
+from nfkern.encoder import Encoder, lower_hidden
+from nfkern.flow import Context, Flow, shape_of
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class Frozen(Flow):
+    """Base of frozen flows; beside it a subclass has the maps of the flow that it came from.
+
+    Args:
+        flow: what is frozen; left as it is.
+        dtype: of the hidden weights and their products; with 16 bits, all else is float32. None for the flow's own.
+        encoder: from observations (*batch, in_features) to contexts (*batch, context_features).
+    """
+
+    def __init__(self, flow: Flow, dtype: torch.dtype | None, encoder: nn.Module | None) -> None:
+        super().__init__(
+            flow.event_shape, flow.context_features, bounds=flow.bounds, context_dropout=flow.context_dropout
+        )
+        self.dtype = flow._like.dtype if dtype is None else dtype
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: expected one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
+        _check_encoder(encoder, flow.context_features)
+        # Out of inference mode, so that the buffers are ordinary tensors.
+        with torch.inference_mode(False), torch.no_grad():
+            for name, tensor in self._tensors(flow).items():
+                self.register_buffer(name, tensor)
+            self.encoder = None if encoder is None else _frozen_encoder(encoder, self.dtype)
+        self._calls = CapturedCalls()
+        self._native = NativeCalls()
+        self.eval()
+
+    @abstractmethod
+    def _tensors(self, flow: Any) -> Mapping[str, torch.Tensor | None]:
+        """The buffers; nothing shared with the flow."""
+
+    def extra_repr(self) -> str:
+        """Sizes and dtype."""
+        return f"event_shape={self.event_shape}, context_features={self.context_features}, dtype={self.dtype}"
+
+    def train(self, mode: bool = True) -> Self:
+        """Nothing: a frozen flow is always in evaluation mode."""
+        return super().train(False)
+
+    def warmup(self, batch_sizes: Iterable[int], observation: torch.Tensor | None = None) -> Self:
+        """Get ready for calls with so many rows: once through each call, captured as a CUDA graph on a GPU.
+
+        Later calls of `log_prob`, `to_data`, `sample` and `sample_denoised` with one of these numbers of rows, and a
+        context or observation for each row, replay the graph. All others run as without warm-up.
+
+        Args:
+            batch_sizes: numbers of rows.
+            observation: (in_features,), an example; only for an encoder that is no `nfkern.Encoder`.
+
+        Returns:
+            The flow itself.
+
+        Raises:
+            ValueError: a batch size below 1, or an example that is missing or unwanted.
+        """
+        example = self._example(observation)
+        maps: list[tuple[Callable[..., Any], str]] = [(self._rows_log_prob, "x"), (self._rows_to_data, "z")]
+        if self.bounds is None:
+            maps.append((self._map_to_data_with_score, "z"))
+        for rows in batch_sizes:
+            if not isinstance(rows, int) or rows < 1:
+                raise ValueError(f"batch_sizes: expected ints >= 1, got {rows!r}")
+            events = self._like.new_zeros(rows, *self.event_shape)
+            inputs = (events,) if example is None else (events, example.expand(rows, -1))
+            for rows_map, name in maps:
+                self._calls.add(rows_map.__name__, partial(super()._run, rows_map, name), inputs)
+        return self
+
+    def act(
+        self,
+        observations: np.ndarray,
+        sigma: float = 0.0,
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> np.ndarray:
+        """An action for each observation, numpy to numpy: `sample`, or `sample_denoised` where sigma is above 0.
+
+        On a CPU, encoder, coupling flow and denoising are one step of native code, which leaves the interpreter free.
+
+        Args:
+            observations: (*batch, in_features), or contexts (*batch, context_features) without an encoder.
+            sigma: as in `sample_denoised`, in the units of actions.
+            temperature: standard deviation of the noise.
+            generator: of the noise; the global one if None.
+
+        Returns:
+            (*batch, *event), float32.
+
+        Raises:
+            ValueError: a shape that does not fit, a number out of range, or a flow without context.
+            TypeError: observations are no array of numbers.
+        """
+        if not isinstance(observations, np.ndarray) or observations.dtype.kind not in "fiu":
+            kind = observations.dtype if isinstance(observations, np.ndarray) else type(observations).__name__
+            raise TypeError(f"observations: expected a numpy array of numbers, got {kind}")
+        if not self.context_features:
+            raise ValueError("observations: this flow has context_features=0; use `sample`")
+        for name, value in (("sigma", sigma), ("temperature", temperature)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
+        actions = self._native.act(self, observations, sigma, temperature, generator)
+        if actions is not None:
+            return actions
+        context = torch.from_numpy(np.ascontiguousarray(observations)).to(self._like)
+        options = {"temperature": temperature, "generator": generator}
+        result = self.sample_denoised(sigma, (), context, **options) if sigma else self.sample((), context, **options)
+        return result.float().cpu().numpy()
+
+    def rsample(self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any) -> torch.Tensor:
+        """As `sample`; only where no gradient is recorded, which would not come."""
+        self._refuse_gradient("rsample")
+        return super().rsample(sample_shape, context, **options)
+
+    def rsample_and_log_prob(
+        self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Samples and their log-probability in one pass; only where no gradient is recorded, which would not come."""
+        self._refuse_gradient("rsample_and_log_prob")
+        return super().rsample_and_log_prob(sample_shape, context, **options)
+
+    def freeze(self, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> "Frozen":
+        """Refused: rounded weights have no way back, and no second way forth."""
+        raise TypeError(
+            f"flow: expected a flow with parameters, got a {type(self).__name__}; freeze the flow it came from"
+        )
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Refused: a saved flow can be trained on and frozen in any dtype, a frozen one cannot."""
+        raise TypeError(
+            f"{type(self).__name__}: save the flow it came from, and freeze that once loaded: it takes milliseconds"
+        )
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
+        """Refused, as `save_pretrained`."""
+        raise TypeError(f"{cls.__name__}: load the flow it came from with its class's from_pretrained, and freeze that")
+
+    @property
+    def _compute_dtype(self) -> torch.dtype | None:
+        # Chosen when the flow was frozen: autocast has no say.
+        return None if self.dtype == self._like.dtype else self.dtype
+
+    def _run(
+        self,
+        rows_map: Callable[..., tuple[torch.Tensor, ...]],
+        name: str,
+        events: torch.Tensor,
+        context: Context = None,
+        dropout: bool = False,
+    ) -> tuple[torch.Tensor, ...]:
+        found = self._native.run(self, rows_map.__name__, events, context)
+        if found is None:
+            found = self._calls.replay(rows_map.__name__, events, context, len(self.event_shape))
+        if found is not None:
+            return found
+        with torch.no_grad():
+            return super()._run(rows_map, name, events, context)
+
+    @torch.no_grad()
+    def _project(self, context: Context, dropout: bool = False) -> ProjectedContext:
+        if self.encoder is None or context is None or isinstance(context, ProjectedContext):
+            return super()._project(context)
+        if isinstance(self.encoder, Encoder):
+            context = self._checked("context", context, (self.encoder.config["in_features"],))
+        if not isinstance(context, torch.Tensor):
+            raise TypeError(f"context: expected a torch.Tensor of observations, got {type(context).__name__}")
+        encoded = self.encoder(context)
+        wanted, found = (*context.shape[:-1], self.context_features), shape_of(encoded)
+        if found != wanted:
+            raise ValueError(
+                f"encoder: expected contexts of shape {wanted} for observations {shape_of(context)}, got {found}"
+            )
+        return super()._project(encoded)
+
+    def _project_rows(self, context: torch.Tensor | None) -> torch.Tensor:
+        # The maps, beside this class in every subclass, have what it calls here.
+        if not torch.is_autocast_enabled(self._like.device.type):
+            return super()._project_rows(context)  # type: ignore[safe-super]
+        with torch.autocast(self._like.device.type, enabled=False):
+            return super()._project_rows(context)  # type: ignore[safe-super]
+
+    def _example(self, observation: torch.Tensor | None) -> torch.Tensor | None:
+        """One row of what the calls take as context."""
+        if self.encoder is not None and not isinstance(self.encoder, Encoder):
+            if observation is None or observation.ndim != 1:
+                got = None if observation is None else shape_of(observation)
+                raise ValueError(f"observation: expected an example of shape (in_features,), got {got}")
+            return observation
+        if observation is not None:
+            raise ValueError(f"observation: expected None, its shape is known, got shape {shape_of(observation)}")
+        features = self.context_features if self.encoder is None else self.encoder.config["in_features"]
+        return self._like.new_zeros(features) if features else None
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """What `to`, `cuda` and `half` come down to: moving is fine, casting would undo what was chosen."""
+        device = self._like.device
+        for dtype in {t.dtype for t in chain(self.parameters(), self.buffers()) if t.is_floating_point()}:
+            if (cast := fn(torch.empty(0, dtype=dtype, device=device)).dtype) != dtype:
+                raise TypeError(f"dtype: expected {dtype} as frozen, got {cast}; freeze the flow it came from again")
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._native = NativeCalls()
+        if self._like.device != device:
+            self._calls = CapturedCalls()
+        return self
+
+    def _refuse_gradient(self, name: str) -> None:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                f"{name}: a frozen flow has no gradients; use torch.no_grad() or the flow that it came from"
+            )
+
+
+def _check_encoder(encoder: nn.Module | None, context_features: int) -> None:
+    if encoder is None:
+        return
+    if not isinstance(encoder, nn.Module):
+        raise TypeError(f"encoder: expected a torch.nn.Module, got {type(encoder).__name__}")
+    if not context_features:
+        raise ValueError("encoder: expected None for a flow with context_features=0, got a module")
+    if isinstance(encoder, Encoder) and encoder.config["out_features"] != context_features:
+        raise ValueError(
+            f"encoder: expected out_features={context_features} as the flow's context_features, "
+            f"got {encoder.config['out_features']}"
+        )
+
+
+def other_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of everything but hidden weights."""
+    return torch.float32 if dtype.itemsize == 2 else dtype
+
+
+def rounded(
+    tensors: Mapping[str, torch.Tensor | None], dtype: torch.dtype, hidden: Collection[str]
+) -> dict[str, torch.Tensor | None]:
+    """Copies of all tensors, those of `hidden` in `dtype` and the others as `other_dtype` says.
+
+    Raises:
+        ValueError: a tensor is not finite then.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        wanted = dtype if name in hidden else other_dtype(dtype)
+        copied = found[name] = None if tensor is None else tensor.to(wanted, copy=True).contiguous()
+        if copied is not None and not copied.isfinite().all():
+            raise ValueError(
+                f"{name}: not finite when frozen in {wanted}: the flow has NaN, infinite or too large parameters"
+            )
+    return found
+
+
+def _frozen_encoder(encoder: nn.Module, dtype: torch.dtype) -> nn.Module:
+    # An Encoder's LayerNorms stay as they are: SiLU stands between their weights and the next product.
+    copied = copy.deepcopy(encoder).to(other_dtype(dtype)).requires_grad_(False)
+    copied.zero_grad(set_to_none=True)
+    if isinstance(copied, Encoder) and dtype.itemsize == 2:
+        lower_hidden(copied, dtype)
+    return copied

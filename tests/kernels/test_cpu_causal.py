@@ -1,0 +1,129 @@
+"""The causal flow's native CPU kernels against the reference, with every instruction set that this machine has."""
+
+import flows
+import pytest
+import torch
+from coupling_problems import compare, compare_in_float64, single
+
+from nfkern.kernels import CausalParameters, causal, native_extension, use_reference
+
+pytestmark = pytest.mark.usefixtures("_poisoned", "_native")
+NAMES = ("result", "log_det", "score")
+
+
+def problem(name="published", rows=5, groups=5, length=None, **options):
+    """Float64 arguments of the maps: events of `length` tokens, context term, parameters; and settings."""
+    flow = flows.make_causal(name, **options)
+    x = torch.randn(rows, length or flow.tokens, flow.features, dtype=torch.float64)
+    term = torch.randn(groups, flow.config["blocks"], flow.config["width"], dtype=torch.float64)
+    parameters = CausalParameters(*(p.detach() for p in flow._parameters_tuple))
+    settings = {name: value for name, value in flow._settings.items() if name != "compute_dtype"}
+    return (x, term, parameters), settings
+
+
+def calls(settings):
+    """Each map as a function of tensors and of the products' dtype."""
+
+    def call(function):
+        return lambda *arguments, compute_dtype=None: function(*arguments, **settings, compute_dtype=compute_dtype)
+
+    return [call(function) for function in (causal.to_latent, causal.to_data, causal.to_data_with_score)]
+
+
+def compare_all(compute_dtype=None, terms=64, **options):
+    arguments, settings = problem(**options)
+    for call, count in zip(calls(settings), (2, 2, 3), strict=True):
+        compare(call, arguments, NAMES[:count], terms, compute_dtype)
+        if compute_dtype is None:
+            compare_in_float64(call, arguments, NAMES[:count], terms)
+
+
+@pytest.mark.parametrize("name", list(flows.CAUSAL_OPTIONS))
+def test_named_flows(name, instruction_set):
+    compare_all(name=name)
+
+
+SHAPES = {
+    "one_row": {"rows": 1, "groups": 1},
+    "one_context": {"rows": 40, "groups": 1},
+    "shared_contexts": {"rows": 24, "groups": 4},
+    "panels_and_a_row": {"rows": 33, "groups": 33},
+    "panels_and_rows": {"rows": 70, "groups": 70, "length": 3},
+    "shorter": {"length": 3},
+    "shorter_prefix": {"name": "prefix", "length": 2, "rows": 9, "groups": 3},
+    "one_token": {"name": "prefix", "length": 1, "rows": 18, "groups": 18},
+    "long": {"tokens": 40, "rows": 2, "groups": 2, "blocks": 2},
+    "odd_widths": {"width": 33, "heads": 3, "expansion": 1, "rows": 9, "groups": 9},
+    "narrow": {"width": 3, "heads": 1, "rows": 20, "groups": 20},
+    "many_features": {"features": 33, "rows": 3, "groups": 3},
+    "one_layer": {"layers": 1, "rows": 17, "groups": 17},
+    "prefix": {"name": "prefix", "rows": 19, "groups": 19},
+}
+
+
+@pytest.mark.parametrize("shape", list(SHAPES))
+def test_shapes(shape, instruction_set):
+    compare_all(**SHAPES[shape])
+
+
+@pytest.mark.parametrize("shape", ["one_row", "shared_contexts", "odd_widths", "prefix"])
+def test_maps_in_bfloat16(shape, instruction_set):
+    compare_all(torch.bfloat16, **SHAPES[shape])
+
+
+@pytest.mark.parametrize("mode", ["add", "prefix"])
+def test_any_number_of_rows(mode, instruction_set):
+    """Columns are cut into panels and single ones, and each is right wherever the cuts fall."""
+    (x, term, parameters), settings = problem(rows=40, groups=40, context_mode=mode)
+    for call in calls(settings):
+        with use_reference():
+            exact, reference = call(x, term, parameters), call(*single((x, term, parameters)))
+        allowed = [
+            2 * (r.double() - e).abs().max() + 2**-21 * e.abs().max() for r, e in zip(reference, exact, strict=True)
+        ]
+        narrow = single((x, term, parameters))
+        for rows in range(1, 41):
+            actual = call(narrow[0][-rows:], narrow[1][-rows:], narrow[2])
+            for a, e, bound in zip(actual, exact, allowed, strict=True):
+                assert (a.double() - e[-rows:]).abs().max() <= bound, rows
+
+
+def test_an_event_that_is_not_finite_stays_alone(instruction_set):
+    arguments, settings = problem(rows=20, groups=20)
+    x, term, parameters = single(arguments)
+    spoiled = x.clone()
+    spoiled[7, 1, 1] = float("nan")
+    others = torch.arange(20) != 7
+    for call in calls(settings):
+        with use_reference():
+            expected = call(spoiled, term, parameters)
+        for a, clean, e in zip(call(spoiled, term, parameters), call(x, term, parameters), expected, strict=True):
+            assert torch.equal(a[others], clean[others])
+            assert torch.equal(a.isnan(), e.isnan())
+
+
+def test_threads_change_nothing_but_rounding(instruction_set):
+    arguments, settings = problem(rows=70, groups=70)
+    before = torch.get_num_threads()
+    try:
+        for call in calls(settings):
+            torch.set_num_threads(1)
+            alone = call(*single(arguments))
+            torch.set_num_threads(2)
+            first, second = call(*single(arguments)), call(*single(arguments))
+            for a, b, expected in zip(first, second, alone, strict=True):
+                assert torch.equal(a, b)
+                assert (a - expected).abs().max() <= 1e-5 * expected.abs().max()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_guidance_and_iteration_run_on_the_reference():
+    from nfkern.kernels.causal.cpu_kernels import sampling_reasons
+    from nfkern.kernels.causal.reference import Settings
+
+    x, settings = torch.zeros(1, 5, 3), Settings(2, False, 1e-5, None, None)
+    assert sampling_reasons(x, settings, None, 0.0, False, None) == []
+    assert "guidance" in sampling_reasons(x, settings, torch.zeros(1, 3, 16), 1.0, False, None)[0]
+    assert "jacobi" in sampling_reasons(x, settings, None, 0.0, False, 1e-6)[0]
+    assert native_extension.instruction_sets()
