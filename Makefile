@@ -42,7 +42,7 @@ SANITIZERS := ASAN_OPTIONS=detect_leaks=0:max_malloc_fill_size=1000000000:malloc
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)"
 
-sanitize: $(BIN)/.nfkern-dev ## test the CPU kernels under AddressSanitizer and UBSan (about 4 minutes)
+sanitize: $(BIN)/.nfkern-dev ## test the CPU kernels under AddressSanitizer and UBSan (about 8 minutes)
 	mkdir -p $(SANITIZED)
 	find $(SANITIZED) -mindepth 1 -maxdepth 1 ! -name build -exec rm -r {} +
 	git ls-files -coz --exclude-standard | xargs -0 cp --parents --no-dereference --preserve=timestamps --target-directory=$(SANITIZED)
@@ -50,7 +50,7 @@ sanitize: $(BIN)/.nfkern-dev ## test the CPU kernels under AddressSanitizer and 
 	cd $(SANITIZED) && $(SANITIZERS) $(CURDIR)/$(BIN)/python -c \
 		'import nfkern.kernels as k; k.native_extension.load().__file__.index("$(SANITIZED)")'
 	cd $(SANITIZED) && $(SANITIZERS) $(CURDIR)/$(BIN)/python -m pytest -q --capture=sys -p no:cacheprovider \
-		tests/kernels/test_cpu_*.py
+		tests/kernels/test_cpu_*.py tests/kernels/test_linear.py tests/kernels/test_causal_affine.py
 
 clean: ## remove the environment and caches; data and runs stay
 	rm -rf .venv build kernels/_native*.so *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
