@@ -5,6 +5,8 @@
 #include <ATen/ATen.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "../native/bindings.h"
 #include "../native/runtime.h"
 #include "../native/tensors.h"
@@ -59,6 +61,11 @@ struct CausalProblem : Pointers<T> {
     p.norm_eps = static_cast<T>(norm_eps), p.scale_bound = static_cast<T>(scale_bound.value_or(0));
   }
 
+  void guide(const Tensor& unconditional_term, double guidance, bool annealed) {
+    sizes.unconditional_term = whole("unconditional_term", unconditional_term, {1, sizes.blocks, sizes.width});
+    sizes.guidance = static_cast<T>(guidance), sizes.annealed = annealed;
+  }
+
  private:
   const T* whole(const char* name, const Tensor& tensor, std::vector<int64_t> shape) {
     check_shape(name, tensor, shape);
@@ -77,12 +84,24 @@ struct CausalProblem : Pointers<T> {
   }
 };
 
+// Threads that few rows go through the blocks on together. Each step of each layer ends with a wait for all, so that
+// every member must have enough to read.
+template <class T>
+int64_t members_worth_it(const Causal<T>& p) {
+  constexpr int64_t kBytesEach = int64_t{1} << 20;
+  const int64_t weights = p.layers * p.width * (4 * p.width + 2 * p.up.outputs);
+  const int64_t bytes = weights * static_cast<int64_t>(p.qkv.bf16 ? sizeof(uint16_t) : sizeof(T));
+  return std::clamp<int64_t>(bytes / kBytesEach, 1, team_size());
+}
+
 using Mapped = std::tuple<Tensor, Tensor, Tensor>;
 
 template <class T>
 Mapped map_of(bool to_data, const Tensor& x, const Tensor& context_term, const Parameters& parameters, int64_t heads,
-              bool prefix, double norm_eps, std::optional<double> scale_bound) {
+              bool prefix, double norm_eps, std::optional<double> scale_bound,
+              const std::optional<Tensor>& unconditional_term, double guidance, bool annealed) {
   CausalProblem<T> problem(x, context_term, parameters, heads, prefix, norm_eps, scale_bound);
+  if (unconditional_term) problem.guide(*unconditional_term, guidance, annealed);
   const Causal<T>& p = problem.sizes;
   Tensor result = at::empty(x.sizes(), x.options()), log_det = at::empty({p.rows}, x.options());
   Tensor inputs = at::empty({p.blocks, p.rows, p.tokens, p.features}, x.options());
@@ -92,18 +111,29 @@ Mapped map_of(bool to_data, const Tensor& x, const Tensor& context_term, const P
     const pybind11::gil_scoped_release unlocked;
     const InstructionSet& set = instruction_set();
     const Kernels<T>& k = kernels<T>(set);
-    const int64_t size = k.causal_scratch(p, to_data);
-    over_rows(p.rows, set.vector_bytes / static_cast<int64_t>(sizeof(T)), [&](int64_t begin, int64_t end) {
-      k.causal_rows(to_data, p, from, results, begin, end, memory<T>(Scratch::kRows, size));
-    });
+    const int64_t vector = set.vector_bytes / static_cast<int64_t>(sizeof(T));
+    // Rows that fill a panel: one column of each, or all.
+    const int64_t smallest = to_data ? vector : std::max<int64_t>(1, vector / p.length());
+    const int64_t members = p.rows > smallest ? 1 : members_worth_it(p);
+    const int64_t size = k.causal_scratch(p, to_data, members);
+    if (members > 1) {
+      T* shared = memory<T>(Scratch::kRows, size);
+      as_team(members, [&](const Team& team) { k.causal_rows(to_data, p, from, results, 0, p.rows, shared, team); });
+    } else {
+      over_rows(p.rows, smallest, [&](int64_t begin, int64_t end) {
+        k.causal_rows(to_data, p, from, results, begin, end, memory<T>(Scratch::kRows, size), {});
+      });
+    }
   }
   return {result, log_det, inputs};
 }
 
 Mapped map(bool to_data, const Tensor& x, const Tensor& context_term, const Parameters& parameters, int64_t heads,
-           bool prefix, double norm_eps, std::optional<double> scale_bound) {
+           bool prefix, double norm_eps, std::optional<double> scale_bound,
+           const std::optional<Tensor>& unconditional_term, double guidance, bool annealed) {
   const auto run = x.scalar_type() == at::kDouble ? map_of<double> : map_of<float>;
-  return run(to_data, x, context_term, parameters, heads, prefix, norm_eps, scale_bound);
+  return run(to_data, x, context_term, parameters, heads, prefix, norm_eps, scale_bound, unconditional_term, guidance,
+             annealed);
 }
 
 }  // namespace

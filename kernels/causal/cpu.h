@@ -28,7 +28,10 @@ struct Causal {
   LayerProduct<T> up, down;
   const T *output_weight, *output_bias;
   T norm_eps;
-  T scale_bound;  // 0 for none
+  T scale_bound;                // 0 for none
+  const T* unconditional_term;  // (blocks, width), null without guidance
+  T guidance;
+  bool annealed;
 
   // Positions that the transformer sees: nobody reads the last token.
   int64_t length() const { return tokens - (prefix ? 0 : 1); }

@@ -5,6 +5,7 @@
 #include "../native/bf16.h"
 #include "../native/panels.h"
 #include "../native/rows.h"
+#include "../native/team.h"
 #include "cpu.h"
 
 namespace nfkern::NFKERN_ISA {
@@ -37,12 +38,15 @@ template <class T, int N>
 struct Columns {
   static constexpr int L = kLanes<T>, P = N * L;
 
-  // result (outputs, P) = [result] + bias + weight (outputs, depth) x (depth, P), of one layer. scratch: the weight's
-  // size and depth * P, where it is in bfloat16.
+  // result (outputs, P) = [result] + bias + weight (outputs, depth) x (depth, P), of one layer: the member's share of
+  // the outputs. scratch: the weight's size and depth * P, where it is in bfloat16.
   template <bool Add>
-  static void product(const LayerProduct<T>& product, int64_t layer, const T* x, T* result, T* scratch) {
-    const int64_t outputs = product.outputs, depth = product.depth;
-    const T* bias = product.bias + layer * outputs;
+  static void product(const Team& team, const LayerProduct<T>& product, int64_t layer, const T* x, T* result,
+                      T* scratch) {
+    const auto [first, outputs] = team.share(product.outputs, L);
+    const int64_t depth = product.depth, at = layer * product.outputs + first;
+    const T* bias = product.bias + at;
+    result += first * P;
     if (Add) {
       for (int64_t j = 0; j < outputs; ++j)
         for (int n = 0; n < N; ++n) store(result + j * P + n * L, load(result + j * P + n * L) + bias[j]);
@@ -50,9 +54,8 @@ struct Columns {
     }
     if constexpr (sizeof(T) == sizeof(float))
       if (product.bf16)
-        return bf16_product<N>(outputs, depth, product.bf16 + layer * outputs * depth, x, result, P, bias, scratch,
-                               Add);
-    multiply<T, T, N>(outputs, depth, product.weight + layer * outputs * depth, depth, 1, x, result, P, bias, Add);
+        return bf16_product<N>(outputs, depth, product.bf16 + at * depth, x, result, P, bias, scratch, Add);
+    multiply<T, T, N>(outputs, depth, product.weight + at * depth, depth, 1, x, result, P, bias, Add);
   }
 
   template <bool Add>
@@ -66,13 +69,15 @@ struct Columns {
     layer.scale(width, weight, bias, result);
   }
 
-  static void activate(int64_t width, T* x) {
-    for (int64_t i = 0; i < width * P; i += L) store(x + i, gelu(load(x + i)));
+  static void activate(const Team& team, int64_t width, T* x) {
+    const auto [first, count] = team.share(width, L);
+    for (int64_t i = first * P; i < (first + count) * P; i += L) store(x + i, gelu(load(x + i)));
   }
 
-  // From columns one after the other, (P, width), to side by side, and back.
-  static const T* side_by_side(int64_t width, const T* columns, T* panel) {
-    gather_rows<T, N>(width, [&](int64_t i) { return columns + i * width; }, panel, P);
+  // From columns one after the other, (count, width), to side by side, and back. Columns past the last repeat it, so
+  // that what they give is as finite.
+  static const T* side_by_side(int64_t width, int64_t count, const T* columns, T* panel) {
+    gather_rows<T, N>(width, [&](int64_t i) { return columns + (i < count ? i : count - 1) * width; }, panel, P);
     return panel;
   }
   static const T* one_by_one(int64_t width, const T* panel, T* columns) {
@@ -86,15 +91,18 @@ struct Columns<T, 0> {
   static constexpr int L = kLanes<T>, P = 1;
 
   template <bool Add>
-  static void product(const LayerProduct<T>& product, int64_t layer, const T* x, T* result, T* scratch) {
-    const int64_t outputs = product.outputs, depth = product.depth;
-    const T* bias = product.bias + layer * outputs;
+  static void product(const Team& team, const LayerProduct<T>& product, int64_t layer, const T* x, T* result,
+                      T* scratch) {
+    const auto [first, outputs] = team.share(product.outputs, L);
+    const int64_t depth = product.depth, at = layer * product.outputs + first;
+    const T* bias = product.bias + at;
+    result += first;
     T* to = Add ? scratch : result;
     bool done = false;
     if constexpr (sizeof(T) == sizeof(float))
       if ((done = product.bf16 != nullptr))
-        bf16_dots(outputs, depth, product.bf16 + layer * outputs * depth, x, bias, to, scratch + outputs + L);
-    if (!done) dots<T>(outputs, depth, product.weight + layer * outputs * depth, x, bias, to);
+        bf16_dots(outputs, depth, product.bf16 + at * depth, x, bias, to, scratch + outputs + L);
+    if (!done) dots<T>(outputs, depth, product.weight + at * depth, x, bias, to);
     if (Add)
       for (int64_t i = 0; i < outputs; ++i) result[i] += to[i];
   }
@@ -110,16 +118,18 @@ struct Columns<T, 0> {
     layer.scale(width, weight, bias, result);
   }
 
-  static void activate(int64_t width, T* x) {
-    int64_t i = 0;
-    for (; i + L <= width; i += L) store(x + i, gelu(load(x + i)));
-    if (i < width) {
-      const int rest = static_cast<int>(width - i);
+  static void activate(const Team& team, int64_t width, T* x) {
+    const auto [first, count] = team.share(width, L);
+    const int64_t end = first + count;
+    int64_t i = first;
+    for (; i + L <= end; i += L) store(x + i, gelu(load(x + i)));
+    if (i < end) {
+      const int rest = static_cast<int>(end - i);
       store_some(x + i, gelu(load_some(x + i, rest)), rest);
     }
   }
 
-  static const T* side_by_side(int64_t, const T* columns, T*) { return columns; }
+  static const T* side_by_side(int64_t, int64_t, const T* columns, T*) { return columns; }
   static const T* one_by_one(int64_t, const T* panel, T*) { return panel; }
 };
 

@@ -33,8 +33,6 @@ def sampling_reasons(
 ) -> list[str]:
     """The same for `to_data`."""
     found = reasons(z, settings)
-    if unconditional_term is not None:
-        found.append("guidance: the kernels sample without")
     if tolerance is not None:
         found.append("method jacobi: the kernels go token by token")
     return found
@@ -46,10 +44,17 @@ def to_latent(x: torch.Tensor, context_term: torch.Tensor, parameters: CausalPar
 
 
 def to_data(
-    z: torch.Tensor, context_term: torch.Tensor, parameters: CausalParameters, settings: Settings, *_: object
+    z: torch.Tensor,
+    context_term: torch.Tensor,
+    parameters: CausalParameters,
+    settings: Settings,
+    unconditional_term: torch.Tensor | None = None,
+    guidance: float = 0.0,
+    annealed: bool = False,
+    tolerance: float | None = None,
 ) -> Tensors:
     """Noise to data, token by token."""
-    return _map(True, z, context_term, parameters, settings)[:2]
+    return _map(True, z, context_term, parameters, settings, unconditional_term, guidance, annealed)[:2]
 
 
 def to_data_with_score(
@@ -61,10 +66,19 @@ def to_data_with_score(
 
 
 def _map(
-    to_data: bool, x: torch.Tensor, context_term: torch.Tensor, parameters: CausalParameters, settings: Settings
+    to_data: bool,
+    x: torch.Tensor,
+    context_term: torch.Tensor,
+    parameters: CausalParameters,
+    settings: Settings,
+    unconditional_term: torch.Tensor | None = None,
+    guidance: float = 0.0,
+    annealed: bool = False,
 ) -> Tensors:
     heads, prefix, norm_eps, scale_bound, compute_dtype = settings
     if compute_dtype == BF16:
         parameters = parameters._replace(**{name: getattr(parameters, name).to(BF16) for name in HIDDEN})
-    results: Tensors = load().causal_map(to_data, x, context_term, parameters, heads, prefix, norm_eps, scale_bound)
+    settled = (heads, prefix, norm_eps, scale_bound)
+    leaning = (unconditional_term, guidance, annealed)
+    results: Tensors = load().causal_map(to_data, x, context_term, parameters, *settled, *leaning)
     return results

@@ -15,35 +15,79 @@ int64_t rows_together(const Causal<T>& p, bool to_data) {
   return rows < p.rows ? rows : p.rows;
 }
 
-// Elements of scratch that `causal_rows` needs for any number of rows.
+// What a range of rows needs beside the transformer's scratch; all members of a team share it.
 template <class T>
-int64_t causal_scratch(const Causal<T>& p, bool to_data) {
-  TransformerScratch<T> scratch;
-  constexpr int64_t P = kWidestPanel<T>;
-  return place<T>(p, nullptr, scratch) + KeyValueCache<T>::size(p, rows_together(p, to_data)) + 3 * p.features * P +
-         4 * kLanes<T>;
+struct BlocksScratch {
+  T *keys_values, *unconditional_keys_values;
+  T *pairs, *unconditional_pairs;  // (2, features, P)
+  T* factor;                       // (features, P)
+};
+
+// Elements of scratch that `causal_rows` needs for any number of rows, all members of a team together. With memory,
+// fills what is given.
+template <class T>
+int64_t place(const Causal<T>& p, bool to_data, T* memory, const Team& team, TransformerScratch<T>& transformer,
+              BlocksScratch<T>& blocks) {
+  int64_t used = place<T>(p, memory, team.index, team.size, transformer);
+  const auto take = [&](T*& pointer, int64_t size) {
+    pointer = memory ? memory + used : nullptr;
+    used += size;
+  };
+  const int64_t cached = KeyValueCache<T>::size(p, rows_together(p, to_data)), pairs = 2 * p.features * kWidestPanel<T>;
+  const bool guided = p.unconditional_term != nullptr;
+  take(blocks.keys_values, cached);
+  take(blocks.pairs, pairs);
+  take(blocks.factor, pairs);
+  take(blocks.unconditional_keys_values, guided ? cached : 0);
+  take(blocks.unconditional_pairs, guided ? pairs : 0);
+  return used + kLanes<T>;
 }
 
 template <class T>
+int64_t causal_scratch(const Causal<T>& p, bool to_data, int64_t members) {
+  TransformerScratch<T> transformer;
+  BlocksScratch<T> blocks;
+  return place<T>(p, to_data, nullptr, {0, static_cast<int>(members), nullptr}, transformer, blocks);
+}
+
+// The leader moves tokens; the other members only help with the transformer.
+template <class T>
 struct Blocks {
+  const Team& team;
   const Causal<T>& p;
+  const Causal<T> unconditional;
   const CausalResults<T>& out;
-  TransformerScratch<T> scratch;
-  KeyValueCache<T> cache;
-  T *pairs, *factor;  // (2, features, P), (features, P)
+  const TransformerScratch<T> scratch;
+  const BlocksScratch<T> own;
+  int64_t first_row;
 
   void transform_all(int64_t block, const Positions<T>& at, const T* tokens) {
     const auto run = at.vectors == 2   ? transform<T, Columns<T, 2>>
                      : at.vectors == 1 ? transform<T, Columns<T, 1>>
                                        : transform<T, Columns<T, 0>>;
-    run(p, block, at, tokens, cache, scratch, pairs);
-    const int64_t count = p.features * columns_of<T>(at.vectors);
-    bound_log_scale(p.scale_bound, count, pairs);
+    run(team, p, block, at, tokens, {own.keys_values, first_row}, scratch, own.pairs);
+    if (!p.unconditional_term) return;
+    run(team, unconditional, block, at, tokens, {own.unconditional_keys_values, first_row}, scratch,
+        own.unconditional_pairs);
+    if (team.leads()) lean(at);
+  }
+
+  // Pairs lean away from those without context.
+  void lean(const Positions<T>& at) {
+    const int64_t P = columns_of<T>(at.vectors);
+    for (int64_t c = 0; c < at.count; ++c) {
+      const T growth = p.annealed ? static_cast<T>(at.position[c] + 1) / static_cast<T>(p.length()) : T(1);
+      for (int64_t i = c; i < 2 * p.features * P; i += P)
+        own.pairs[i] += p.guidance * growth * (own.pairs[i] - own.unconditional_pairs[i]);
+    }
   }
 
   // What the columns' pairs move, the token after each; from and to (rows, tokens, features).
   void move(bool to_data, int64_t block, const Positions<T>& at, const T* from, T* to) {
+    if (!team.leads()) return;
     const int64_t P = columns_of<T>(at.vectors), count = p.features * P;
+    T *pairs = own.pairs, *factor = own.factor;
+    bound_log_scale(p.scale_bound, count, pairs);
     exponentials<T>(count, pairs, to_data ? T(1) : T(-1), factor);
     for (int64_t c = 0; c < at.count; ++c) {
       const int64_t token = p.place(block, at.position[c] + (p.prefix ? 0 : 1));
@@ -61,7 +105,7 @@ struct Blocks {
   // All columns of rows [begin, end), position after position of each.
   void density(int64_t block, int64_t begin, int64_t end, const T* from, T* to) {
     const int64_t length = p.length(), total = (end - begin) * length;
-    if (!p.prefix) {
+    if (!p.prefix && team.leads()) {
       const int64_t first = p.place(block, 0) * p.features;
       for (int64_t row = begin; row < end; ++row)
         for (int64_t d = 0; d < p.features; ++d) {
@@ -103,18 +147,21 @@ struct Blocks {
 // Rows [begin, end) through all blocks.
 template <class T>
 void causal_rows(bool to_data, const Causal<T>& p, const T* x, const CausalResults<T>& out, int64_t begin, int64_t end,
-                 T* memory) {
+                 T* memory, const Team& team) {
   TransformerScratch<T> scratch;
-  T* rest = memory + place(p, memory, scratch);
+  BlocksScratch<T> own;
+  place(p, to_data, memory, team, scratch, own);
+  Causal<T> unconditional = p;
+  unconditional.context_term = p.unconditional_term, unconditional.groups = 1;
+  Blocks<T> blocks{team, p, unconditional, out, scratch, own, begin};
   const int64_t together = rows_together(p, to_data), size = p.tokens * p.features;
-  T* cache = rest;
-  rest += KeyValueCache<T>::size(p, together);
-  Blocks<T> blocks{p, out, scratch, {cache, 0}, rest, rest + 2 * p.features * kWidestPanel<T>};
   for (; begin < end; begin += together) {
     const int64_t last = begin + together < end ? begin + together : end;
-    blocks.cache.first_row = begin;
-    for (int64_t row = begin; row < last; ++row) out.log_det[row] = 0;
+    blocks.first_row = begin;
+    if (team.leads())
+      for (int64_t row = begin; row < last; ++row) out.log_det[row] = 0;
     const auto copy = [&](const T* from, T* to) {
+      if (!team.leads()) return;
       for (int64_t i = begin * size; i < last * size; ++i) to[i] = from[i];
     };
     if (to_data) {

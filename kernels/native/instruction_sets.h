@@ -5,6 +5,7 @@
 #include "../causal_affine/cpu.h"
 #include "../coupling/cpu.h"
 #include "../linear/cpu.h"
+#include "team.h"
 
 namespace nfkern {
 
@@ -35,9 +36,9 @@ struct Kernels {
   void (*linear_rows)(const Linear<T>&, int64_t begin, int64_t end, T* scratch);
   void (*causal_affine_rows)(const CausalAffine<T>&, int64_t begin, int64_t end);
   void (*causal_affine_backward_rows)(const CausalAffine<T>&, int64_t begin, int64_t end);
-  int64_t (*causal_scratch)(const Causal<T>&, bool to_data);
+  int64_t (*causal_scratch)(const Causal<T>&, bool to_data, int64_t members);
   void (*causal_rows)(bool to_data, const Causal<T>&, const T* x, const CausalResults<T>&, int64_t begin, int64_t end,
-                      T* scratch);
+                      T* scratch, const Team&);
 };
 
 struct InstructionSet {

@@ -3,6 +3,10 @@
 #include <ATen/Parallel.h>
 #include <pthread.h>
 #include <pybind11/stl.h>
+#include <sched.h>
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 
 #include <atomic>
 #include <set>
@@ -83,6 +87,49 @@ void over_rows(int64_t rows, int64_t smallest, c10::function_ref<void(int64_t, i
   if (parts <= 1) return part(0, rows);
   const int64_t each = (vectors + parts - 1) / parts * smallest;
   over_parts((rows + each - 1) / each, [&](int64_t i) { part(i * each, std::min(rows, (i + 1) * each)); });
+}
+
+class Meeting {
+ public:
+  // A member may have lost its processor to someone else: after a while the others give theirs.
+  void wait(int members) {
+    const uint32_t now = round.load(std::memory_order_relaxed);
+    if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == members) {
+      arrived.store(0, std::memory_order_relaxed);
+      return round.store(now + 1, std::memory_order_release);
+    }
+    for (int tries = 0; round.load(std::memory_order_acquire) == now; ++tries)
+      if (tries > kTries) sched_yield();
+  }
+
+ private:
+  static constexpr int kTries = 2000;
+  alignas(64) std::atomic<int> arrived{0};
+  alignas(64) std::atomic<uint32_t> round{0};
+};
+
+void Team::wait() const {
+  if (size > 1) meeting->wait(size);
+}
+
+int64_t team_size() {
+#if defined(_OPENMP)
+  return usable_threads();
+#else
+  return 1;
+#endif
+}
+
+void as_team(int64_t members, c10::function_ref<void(const Team&)> work) {
+#if defined(_OPENMP)
+  if (members > 1) {
+    Meeting meeting;
+#pragma omp parallel num_threads(static_cast<int>(members))
+    work({omp_get_thread_num(), omp_get_num_threads(), &meeting});
+    return;
+  }
+#endif
+  work({});
 }
 
 // How many threads a call's parts really run on now.

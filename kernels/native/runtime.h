@@ -4,6 +4,7 @@
 #include <c10/util/FunctionRef.h>
 
 #include "instruction_sets.h"
+#include "team.h"
 
 namespace nfkern {
 
@@ -14,6 +15,12 @@ void over_parts(int64_t count, c10::function_ref<void(int64_t)> part);
 
 // Calls `part(begin, end)` for ranges of rows, in parallel if torch has several threads and the rows are worth it.
 void over_rows(int64_t rows, int64_t smallest, c10::function_ref<void(int64_t, int64_t)> part);
+
+// How many members a team may have now.
+int64_t team_size();
+
+// Calls `work` once for every member of a team of up to `members`, all at the same time. It must not throw.
+void as_team(int64_t members, c10::function_ref<void(const Team&)> work);
 
 template <class T>
 const Kernels<T>& kernels(const InstructionSet& set = instruction_set()) {

@@ -88,6 +88,21 @@ def test_any_number_of_rows(mode, instruction_set):
                 assert (a.double() - e[-rows:]).abs().max() <= bound, rows
 
 
+@pytest.mark.parametrize("annealed", [False, True])
+@pytest.mark.parametrize("shape", ["one_row", "shared_contexts", "panels_and_a_row", "shorter_prefix"])
+def test_guided_sampling(shape, annealed, instruction_set):
+    (x, term, parameters), settings = problem(**SHAPES[shape])
+    unconditional = torch.randn_like(term[:1])
+
+    def call(x, term, unconditional, parameters, compute_dtype=None):
+        options = {"guidance": 1.5, "unconditional_term": unconditional, "annealed": annealed}
+        return causal.to_data(x, term, parameters, **settings, **options, compute_dtype=compute_dtype)
+
+    for compute_dtype in (None, torch.bfloat16):
+        compare(call, (x, term, unconditional, parameters), NAMES[:2], 64, compute_dtype)
+    compare_in_float64(call, (x, term, unconditional, parameters), NAMES[:2], 64)
+
+
 def test_an_event_that_is_not_finite_stays_alone(instruction_set):
     arguments, settings = problem(rows=20, groups=20)
     x, term, parameters = single(arguments)
@@ -100,6 +115,26 @@ def test_an_event_that_is_not_finite_stays_alone(instruction_set):
         for a, clean, e in zip(call(spoiled, term, parameters), call(x, term, parameters), expected, strict=True):
             assert torch.equal(a[others], clean[others])
             assert torch.equal(a.isnan(), e.isnan())
+
+
+@pytest.mark.parametrize("compute_dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("heads", [1, 4])
+def test_few_rows_are_shared_by_threads(heads, compute_dtype, instruction_set):
+    """Each output is one thread's, and its sum the same whosever it is. These blocks are large enough to share."""
+    (x, term, parameters), settings = problem(rows=4, width=260, heads=heads, blocks=2, layers=1, expansion=4)
+    arguments = single((x, term[:1], parameters))
+    to_latent, to_data, _ = calls(settings)
+    before = torch.get_num_threads()
+    try:
+        for call, rows in ((to_latent, 1), (to_data, 1), (to_data, 4)):
+            torch.set_num_threads(1)
+            alone = call(arguments[0][:rows], *arguments[1:], compute_dtype=compute_dtype)
+            for threads in (2, 3):
+                torch.set_num_threads(threads)
+                together = call(arguments[0][:rows], *arguments[1:], compute_dtype=compute_dtype)
+                assert all(map(torch.equal, together, alone))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_threads_change_nothing_but_rounding(instruction_set):
@@ -118,12 +153,12 @@ def test_threads_change_nothing_but_rounding(instruction_set):
         torch.set_num_threads(before)
 
 
-def test_guidance_and_iteration_run_on_the_reference():
+def test_iteration_runs_on_the_reference():
     from nfkern.kernels.causal.cpu_kernels import sampling_reasons
     from nfkern.kernels.causal.reference import Settings
 
     x, settings = torch.zeros(1, 5, 3), Settings(2, False, 1e-5, None, None)
     assert sampling_reasons(x, settings, None, 0.0, False, None) == []
-    assert "guidance" in sampling_reasons(x, settings, torch.zeros(1, 3, 16), 1.0, False, None)[0]
+    assert sampling_reasons(x, settings, torch.zeros(1, 3, 16), 1.0, False, None) == []
     assert "jacobi" in sampling_reasons(x, settings, None, 0.0, False, 1e-6)[0]
     assert native_extension.instruction_sets()
