@@ -19,11 +19,12 @@ from nfkern.bench.report import described, duration, standing_note, to_html
 from nfkern.bench.runner import measure
 from nfkern.errors import UsageError, UserError
 
-Suite = Literal["smoke", "quick", "cpu", "control", "full"]
+Suite = Literal["smoke", "quick", "cpu", "causal", "control", "full"]
 BUDGETS = {
     "smoke": timing.SMOKE,
     "quick": timing.QUICK,
     "cpu": timing.QUICK,
+    "causal": timing.QUICK,
     "control": timing.CONTROL,
     "full": timing.FULL,
 }
@@ -41,7 +42,8 @@ class Run:
     """File of the records, one JSON object a line."""
     suite: Suite = "quick"
     """smoke: seconds, to try the suite itself; quick: under five minutes on two cores; cpu: everything a CPU could run
-    instead, hours; control: numpy to numpy, 100 000 times, minutes; full: nfkern and PyTorch for longer, hours."""
+    instead, hours; causal: the same for the autoregressive flow; control: numpy to numpy, 100 000 times, minutes;
+    full: nfkern and PyTorch for longer, hours."""
     device: str = "cpu"
     """cpu or cuda."""
     match: str = ""

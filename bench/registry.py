@@ -86,6 +86,7 @@ VARIANTS: dict[str, Variant] = {
             {**frozen.BF16_BUILDERS, "control_loop": control_loop.BUILDERS["nfkern_frozen_bf16"]},
             precision="bf16",
         ),
+        Variant("nfkern_jacobi", "nfkern's inverse by Jacobi iteration", stacked.JACOBI_BUILDERS),
         Variant("nfkern_reference", "nfkern on its reference backend", stacked.REFERENCE_BUILDERS),
         Variant(
             "onnxruntime",
@@ -134,7 +135,6 @@ _ACTING = ("eager", "eager_plu_once", *_FROZEN)
 _FLOWS = ("eager", "eager_plu_once", "eager_compile", "reference_compile", "nfkern_reference", *_FROZEN)
 _TRAINING = ("eager", "eager_compile", "reference_compile", "nfkern_reference", "nfkern")
 _SAMPLERS = ("row_loop", "nfkern")
-_CAUSAL_WORKS = tuple(work.name for work in CAUSAL_WORKS)
 _INFERENCE = tuple(work.name for work in FLOW_WORKS if work.name != "training_step")
 
 _RIVALS = ("onnxruntime", "jax_jit", "zuko")
@@ -179,19 +179,32 @@ _FULL = (
 )
 
 # Compiling the unrolled inverse takes minutes: at 256 tokens it is left out, and ONNX Runtime has no loop with a cache.
-_CAUSAL_INVERSE = ("eager", "eager_compile", "nfkern_reference", "nfkern", "jax_jit")
+_CAUSAL_ACTING = ("eager", "eager_compile", "nfkern_reference", *_FROZEN, "jax_jit")
+_CAUSAL_INVERSE = (*_CAUSAL_ACTING, "nfkern_jacobi")
 _CAUSAL = (
-    Benchmark("causal_inverse", ("causal",), BATCHES, _CAUSAL_INVERSE),
-    Benchmark("causal_inverse", ("causal_2", "causal_4", "causal_8", "causal_32"), (1,), _CAUSAL_INVERSE, ("one",)),
-    Benchmark("causal_inverse", ("causal_256",), (1,), ("eager", "nfkern_reference", "nfkern", "jax_jit"), ("one",)),
+    Benchmark("causal_inverse", ("causal",), (1,), (*_CAUSAL_INVERSE, *_READING)),
+    Benchmark("causal_inverse", ("causal",), BATCHES[1:], (*_CAUSAL_INVERSE, *_FLOORS)),
     Benchmark(
-        "causal_log_prob",
-        ("causal",),
-        BATCHES,
-        ("eager", "eager_compile", "nfkern_reference", "nfkern", "onnxruntime", "jax_jit"),
+        "causal_inverse",
+        ("causal_2", "causal_4", "causal_8", "causal_32"),
+        (1,),
+        (*_CAUSAL_INVERSE, *_READING),
+        threads=("one",),
     ),
     Benchmark(
-        "causal_training_step", ("causal",), (256,), ("eager", "eager_compile", "nfkern_reference", "nfkern", "jax_jit")
+        "causal_inverse",
+        ("causal_256",),
+        (1,),
+        ("eager", "nfkern_reference", *_FROZEN, "jax_jit", *_READING),
+        threads=("one",),
+    ),
+    Benchmark("causal_log_prob", ("causal",), (1,), (*_CAUSAL_ACTING, "onnxruntime", *_READING)),
+    Benchmark("causal_log_prob", ("causal",), BATCHES[1:], (*_CAUSAL_ACTING, "onnxruntime", *_FLOORS)),
+    Benchmark(
+        "causal_training_step",
+        ("causal",),
+        (256,),
+        ("eager", "eager_compile", "nfkern_reference", "nfkern", "jax_jit", *_FLOORS),
     ),
 )
 
@@ -203,7 +216,9 @@ _SMOKE = (
     *(Benchmark(work, ("tiny",), (1, 4), _ACTING, threads=("one",)) for work in _INFERENCE),
     Benchmark("training_step", ("tiny",), (1, 4), _UNCOMPILED, threads=("one",)),
     Benchmark("control_loop", ("tiny",), (1, 4), ("eager", *_FROZEN), threads=("one",)),
-    *(Benchmark(work, ("causal_tiny",), (1, 4), _UNCOMPILED, threads=("one",)) for work in _CAUSAL_WORKS),
+    Benchmark("causal_inverse", ("causal_tiny",), (1, 4), ("eager", *_FROZEN, "nfkern_jacobi", "gemm"), ("one",)),
+    Benchmark("causal_log_prob", ("causal_tiny",), (1, 4), ("eager", *_FROZEN, *_READING), ("one",)),
+    Benchmark("causal_training_step", ("causal_tiny",), (1, 4), (*_UNCOMPILED, "gemm"), ("one",)),
     Benchmark("data_sampling", ("synthetic_tiny",), (16,), _SAMPLERS, threads=("one",)),
 )
 

@@ -6,7 +6,7 @@ tensors, more than a whole native inverse at batch 1.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,6 +158,19 @@ def _vmap_rule(qualified: str) -> Callable[..., Any]:
         return results, tree_map_only(torch.Tensor, lambda _: 0, results)
 
     return rule
+
+
+def may_differentiate(arguments: Iterable[Any]) -> bool:
+    """Whether autograd may want gradients of such a call; a tensor under `torch.vmap` does not tell."""
+
+    def may(argument: Any) -> bool:
+        if not isinstance(argument, torch.Tensor):
+            return False
+        if argument.requires_grad:
+            return True
+        return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(argument)
+
+    return torch.is_grad_enabled() and any(map(may, arguments))
 
 
 def refuse_gradient(what: str) -> Callable[..., Any]:

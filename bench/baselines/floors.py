@@ -11,17 +11,24 @@ In turns with other variants the weights come from the caches, as the flow's own
 both networks at once. An acting flow does them once, a score does their input gradients too, a training step the
 weights' gradients as well. Mixing is left out. It is a floor of PyTorch's own products: a library whose products are
 faster may lie below it.
+
+A causal flow's inverse reads a block's weights once for each token that moves, and multiplies a batch of single tokens
+as often; its density does both once, with all tokens in the batch. Attention is left out.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 
+from nfkern.bench.causal_problem import CausalProblem
 from nfkern.bench.declarations import Builder, Implementation
 from nfkern.bench.flow_problem import SEED, FlowProblem
+from nfkern.kernels import CausalParameters
+from nfkern.kernels.causal.parameters import HIDDEN
 
 
-def _finite(implementation: Implementation, problem: FlowProblem) -> str | None:
+def _finite(implementation: Implementation, problem: FlowProblem | CausalProblem) -> str | None:
     """Nothing is right or wrong about a floor, but denormals and NaN would take other times."""
     results = implementation(*problem.inputs[0])
     return None if all(bool(result.isfinite().all()) for result in results) else "a floor that is not finite"
@@ -34,21 +41,51 @@ def weights_read(problem: FlowProblem, dtype: torch.dtype) -> Implementation:
     return Implementation(lambda *_: (torch.amax(words),), check=lambda it: _finite(it, problem))
 
 
-def gemm(problem: FlowProblem, dtype: torch.dtype, passes: int) -> Implementation:
-    """The products; 1 pass forward, 2 with the inputs' gradients, 3 with the weights' gradients too."""
-    layers = [_with_gradients(*layer)[:passes] for layer in _layers(problem, dtype)]
-    products = [product for layer in layers for product in layer]
-    outputs = [torch.mm(left, right) for left, right in products]
+def causal_weights_read(problem: CausalProblem, dtype: torch.dtype, times: int) -> Implementation:
+    """The largest bits of each block's layers' weights, block after block, `times` in a row."""
+    blocks = []
+    for block in CausalParameters(*(getattr(problem.flow, name) for name in CausalParameters._fields)).blocks():
+        weights = torch.cat([getattr(block, name).detach().flatten().to(dtype) for name in HIDDEN])
+        blocks.append(weights.view(torch.int32))
 
     def run(*_: torch.Tensor) -> list[torch.Tensor]:
-        for (left, right), output in zip(products, outputs, strict=True):
-            torch.mm(left, right, out=output)
-        return outputs
+        return [torch.amax(words) for words in blocks for _ in range(times)]
 
     return Implementation(run, check=lambda it: _finite(it, problem))
 
 
 Product = tuple[torch.Tensor, torch.Tensor]
+
+
+def gemm(problem: FlowProblem, dtype: torch.dtype, passes: int) -> Implementation:
+    """The products; 1 pass forward, 2 with the inputs' gradients, 3 with the weights' gradients too."""
+    return _multiplied(problem, _layers(problem, dtype), passes, 1)
+
+
+def causal_gemm(problem: CausalProblem, dtype: torch.dtype, passes: int, by_token: bool) -> Implementation:
+    """The same of a causal flow's layers, of all tokens at once or of one after the other."""
+    moved, flow, generator = problem.case.tokens - 1, problem.flow, torch.Generator().manual_seed(SEED)
+    rows, times = (problem.batch, moved) if by_token else (problem.batch * moved, 1)
+
+    def layer(weight: torch.Tensor) -> Product:
+        inputs = torch.randn(rows, weight.shape[1], generator=generator).to(dtype)
+        return inputs, weight.detach().to(dtype).t()
+
+    weights = [flow.get_parameter(name)[k] for k in range(problem.case.blocks) for name in HIDDEN]
+    return _multiplied(problem, [layer(weight) for stacked in weights for weight in stacked], passes, times)
+
+
+def _multiplied(problem: FlowProblem | CausalProblem, layers: list[Product], passes: int, times: int) -> Implementation:
+    products = [product for layer in layers for product in _with_gradients(*layer)[:passes]]
+    outputs = [torch.mm(left, right) for left, right in products]
+
+    def run(*_: torch.Tensor) -> list[torch.Tensor]:
+        for _time in range(times):
+            for (left, right), output in zip(products, outputs, strict=True):
+                torch.mm(left, right, out=output)
+        return outputs
+
+    return Implementation(run, check=lambda it: _finite(it, problem))
 
 
 def _layers(problem: FlowProblem, dtype: torch.dtype) -> list[Product]:
@@ -76,21 +113,25 @@ def _with_gradients(inputs: torch.Tensor, weight: torch.Tensor) -> list[Product]
 
 
 _PASSES = {"log_prob": 1, "inverse": 1, "denoised_action": 2, "training_step": 3}
-
-
-def _gemm_builder(dtype: torch.dtype, passes: int) -> Builder:
-    return lambda problem: gemm(problem, dtype, passes)
+_CAUSAL_PASSES = {"causal_log_prob": 1, "causal_inverse": 1, "causal_training_step": 3}
 
 
 def _gemm_builders(dtype: torch.dtype) -> Mapping[str, Builder]:
-    return {work: _gemm_builder(dtype, passes) for work, passes in _PASSES.items()}
+    builders: dict[str, Builder] = {work: partial(gemm, dtype=dtype, passes=passes) for work, passes in _PASSES.items()}
+    for work, passes in _CAUSAL_PASSES.items():
+        builders[work] = partial(causal_gemm, dtype=dtype, passes=passes, by_token=work == "causal_inverse")
+    return builders
 
 
 def _reading_builders(dtype: torch.dtype) -> Mapping[str, Builder]:
-    def build(problem: FlowProblem) -> Implementation:
-        return weights_read(problem, dtype)
+    def by_token(problem: CausalProblem) -> Implementation:
+        return causal_weights_read(problem, dtype, problem.case.tokens - 1)
 
-    return dict.fromkeys(("log_prob", "inverse", "denoised_action"), build)
+    return {
+        **dict.fromkeys(("log_prob", "inverse", "denoised_action"), partial(weights_read, dtype=dtype)),
+        "causal_log_prob": partial(causal_weights_read, dtype=dtype, times=1),
+        "causal_inverse": by_token,
+    }
 
 
 GEMM_BUILDERS = _gemm_builders(torch.float32)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import torch
 
-from nfkern import FrozenFlow
+from nfkern import FrozenCausalFlow, FrozenFlow
+from nfkern.bench.causal_problem import CausalProblem
 from nfkern.bench.declarations import Builder, Implementation
 from nfkern.bench.flow_problem import SIGMA, FlowProblem
 
@@ -19,10 +20,17 @@ def _builders(dtype: torch.dtype) -> Mapping[str, Builder]:
         flow = frozen(problem)
         return Implementation(lambda noise, context: flow.sample_denoised(SIGMA, (), context, noise=noise))
 
+    def frozen_causal(problem: CausalProblem) -> FrozenCausalFlow:
+        flow = problem.flow.freeze(dtype)
+        # On a CPU nothing is captured, and the score of thousands of sequences takes long.
+        return flow.warmup([problem.batch]) if problem.flow.input_bias.is_cuda else flow
+
     return {
         "log_prob": lambda problem: Implementation(frozen(problem).log_prob),
         "inverse": lambda problem: Implementation(frozen(problem).to_data),
         "denoised_action": denoised_action,
+        "causal_log_prob": lambda problem: Implementation(frozen_causal(problem).log_prob),
+        "causal_inverse": lambda problem: Implementation(frozen_causal(problem).to_data),
     }
 
 

@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
 from nfkern import CouplingFlow
 from nfkern.bench.baselines.training import AdamWStep
+from nfkern.bench.causal_problem import CausalProblem
 from nfkern.bench.declarations import Builder, Implementation
 from nfkern.bench.flow_problem import SIGMA, FlowProblem
 from nfkern.kernels import use_reference
@@ -70,6 +72,12 @@ def _on_reference(builder: Builder) -> Builder:
     return build
 
 
+def iterated_inverse(problem: CausalProblem) -> Implementation:
+    """`flow.to_data` of a causal flow by Jacobi iteration."""
+    return Implementation(partial(problem.flow.to_data, method="jacobi"))
+
+
+JACOBI_BUILDERS: Mapping[str, Builder] = {"causal_inverse": iterated_inverse}
 REFERENCE_BUILDERS: Mapping[str, Builder] = {name: _on_reference(builder) for name, builder in BUILDERS.items()}
 
 

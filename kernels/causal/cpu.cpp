@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "../native/bindings.h"
+#include "../native/memory.h"
 #include "../native/runtime.h"
 #include "../native/tensors.h"
 
@@ -94,18 +95,21 @@ int64_t members_worth_it(const Causal<T>& p) {
   return std::clamp<int64_t>(bytes / kBytesEach, 1, team_size());
 }
 
-using Mapped = std::tuple<Tensor, Tensor, Tensor>;
+using Mapped = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 template <class T>
 Mapped map_of(bool to_data, const Tensor& x, const Tensor& context_term, const Parameters& parameters, int64_t heads,
               bool prefix, double norm_eps, std::optional<double> scale_bound,
-              const std::optional<Tensor>& unconditional_term, double guidance, bool annealed) {
+              const std::optional<Tensor>& unconditional_term, double guidance, bool annealed, bool keep_hidden) {
   CausalProblem<T> problem(x, context_term, parameters, heads, prefix, norm_eps, scale_bound);
   if (unconditional_term) problem.guide(*unconditional_term, guidance, annealed);
   const Causal<T>& p = problem.sizes;
   Tensor result = at::empty(x.sizes(), x.options()), log_det = at::empty({p.rows}, x.options());
   Tensor inputs = at::empty({p.blocks, p.rows, p.tokens, p.features}, x.options());
-  const CausalResults<T> results{result.data_ptr<T>(), log_det.data_ptr<T>(), inputs.data_ptr<T>()};
+  Tensor kept = keep_hidden ? recycled({p.blocks, p.layers, p.rows * p.length() * p.kept_width()}, x.options())
+                            : at::empty({0}, x.options());
+  const CausalResults<T> results{result.data_ptr<T>(), log_det.data_ptr<T>(), inputs.data_ptr<T>(),
+                                 keep_hidden ? kept.data_ptr<T>() : nullptr};
   const T* from = problem.pointer(x);
   {
     const pybind11::gil_scoped_release unlocked;
@@ -125,15 +129,15 @@ Mapped map_of(bool to_data, const Tensor& x, const Tensor& context_term, const P
       });
     }
   }
-  return {result, log_det, inputs};
+  return {result, log_det, inputs, kept};
 }
 
 Mapped map(bool to_data, const Tensor& x, const Tensor& context_term, const Parameters& parameters, int64_t heads,
            bool prefix, double norm_eps, std::optional<double> scale_bound,
-           const std::optional<Tensor>& unconditional_term, double guidance, bool annealed) {
+           const std::optional<Tensor>& unconditional_term, double guidance, bool annealed, bool keep_hidden) {
   const auto run = x.scalar_type() == at::kDouble ? map_of<double> : map_of<float>;
   return run(to_data, x, context_term, parameters, heads, prefix, norm_eps, scale_bound, unconditional_term, guidance,
-             annealed);
+             annealed, keep_hidden);
 }
 
 }  // namespace

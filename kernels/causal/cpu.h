@@ -36,6 +36,7 @@ struct Causal {
   // Positions that the transformer sees: nobody reads the last token.
   int64_t length() const { return tokens - (prefix ? 0 : 1); }
   int64_t head_width() const { return width / heads; }
+  int64_t kept_width() const { return 5 * width + up.outputs; }
   // From a token's place in a block's order to its place in the data, or back.
   int64_t place(int64_t block, int64_t token) const { return block % 2 ? tokens - 1 - token : token; }
 };
@@ -45,6 +46,7 @@ struct CausalResults {
   T* result;   // (rows, tokens, features)
   T* log_det;  // (rows)
   T* inputs;   // (blocks, rows, tokens, features): each block's side nearer to the data
+  T* kept;     // (blocks, layers, rows * length * kept_width()), see `Kept`, or null
 };
 
 }  // namespace nfkern

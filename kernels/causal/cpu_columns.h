@@ -84,6 +84,13 @@ struct Columns {
     scatter_rows<T, N>(width, P, panel, [&](int64_t i) { return columns + i * width; });
     return columns;
   }
+
+  // The first `count` columns of the member's share of a panel, column c to to(c).
+  template <class To>
+  static void copy(const Team& team, int64_t width, int64_t count, const T* panel, To to) {
+    const auto share = team.share(width, L);
+    scatter_rows<T, N>(share.count, count, panel + share.first * P, [&](int64_t c) { return to(c) + share.first; });
+  }
 };
 
 template <class T>
@@ -131,6 +138,12 @@ struct Columns<T, 0> {
 
   static const T* side_by_side(int64_t, int64_t, const T* columns, T*) { return columns; }
   static const T* one_by_one(int64_t, const T* panel, T*) { return panel; }
+
+  template <class To>
+  static void copy(const Team& team, int64_t width, int64_t, const T* column, To to) {
+    const auto share = team.share(width, L);
+    for (int64_t i = share.first; i < share.first + share.count; ++i) to(0)[i] = column[i];
+  }
 };
 
 }  // namespace nfkern::NFKERN_ISA

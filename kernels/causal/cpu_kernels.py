@@ -15,7 +15,7 @@ from nfkern.kernels.native_extension import call_reasons, load
 BF16 = torch.bfloat16
 
 
-def reasons(x: torch.Tensor, settings: Settings) -> list[str]:
+def reasons(x: torch.Tensor, settings: Settings, *_: object) -> list[str]:
     """Why a call of a causal op cannot run on the CPU kernels; empty if it can."""
     found, compute_dtype = call_reasons(x), settings.compute_dtype
     if compute_dtype not in (None, x.dtype) and (compute_dtype, x.dtype) != (BF16, torch.float32):
@@ -38,9 +38,15 @@ def sampling_reasons(
     return found
 
 
-def to_latent(x: torch.Tensor, context_term: torch.Tensor, parameters: CausalParameters, settings: Settings) -> Tensors:
+def to_latent(
+    x: torch.Tensor,
+    context_term: torch.Tensor,
+    parameters: CausalParameters,
+    settings: Settings,
+    keep_hidden: bool = False,
+) -> Tensors:
     """Data to noise."""
-    return _map(False, x, context_term, parameters, settings)
+    return _map(False, x, context_term, parameters, settings, keep_hidden=keep_hidden)
 
 
 def to_data(
@@ -61,7 +67,7 @@ def to_data_with_score(
     z: torch.Tensor, context_term: torch.Tensor, parameters: CausalParameters, settings: Settings
 ) -> Tensors:
     """Noise to data with the score."""
-    x, log_det, results = _map(True, z, context_term, parameters, settings)
+    x, log_det, results, _ = _map(True, z, context_term, parameters, settings)
     return x, log_det, sampling.carried_score(z, results.unbind(0), context_term, parameters, settings)
 
 
@@ -74,11 +80,12 @@ def _map(
     unconditional_term: torch.Tensor | None = None,
     guidance: float = 0.0,
     annealed: bool = False,
+    keep_hidden: bool = False,
 ) -> Tensors:
     heads, prefix, norm_eps, scale_bound, compute_dtype = settings
     if compute_dtype == BF16:
         parameters = parameters._replace(**{name: getattr(parameters, name).to(BF16) for name in HIDDEN})
     settled = (heads, prefix, norm_eps, scale_bound)
     leaning = (unconditional_term, guidance, annealed)
-    results: Tensors = load().causal_map(to_data, x, context_term, parameters, *settled, *leaning)
+    results: Tensors = load().causal_map(to_data, x, context_term, parameters, *settled, *leaning, keep_hidden)
     return results

@@ -65,10 +65,10 @@ struct Blocks {
     const auto run = at.vectors == 2   ? transform<T, Columns<T, 2>>
                      : at.vectors == 1 ? transform<T, Columns<T, 1>>
                                        : transform<T, Columns<T, 0>>;
-    run(team, p, block, at, tokens, {own.keys_values, first_row}, scratch, own.pairs);
+    run(team, p, block, at, tokens, {own.keys_values, first_row}, scratch, own.pairs, out.kept);
     if (!p.unconditional_term) return;
     run(team, unconditional, block, at, tokens, {own.unconditional_keys_values, first_row}, scratch,
-        own.unconditional_pairs);
+        own.unconditional_pairs, static_cast<T*>(nullptr));
     if (team.leads()) lean(at);
   }
 

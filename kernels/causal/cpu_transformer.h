@@ -112,10 +112,10 @@ void embed(const Causal<T>& p, int64_t block, const Positions<T>& at, const T* t
 
 // Block `block`'s transformer: tokens (rows, tokens, features) in the data's order, of which only those before a
 // column's position are read -> pairs (2, features, P), which the leader has. Keys and values of the columns are added
-// to the cache, in order. Only the leader reads tokens.
+// to the cache, in order. Only the leader reads tokens. kept: as in `CausalResults`.
 template <class T, class C>
 void transform(const Team& team, const Causal<T>& p, int64_t block, const Positions<T>& at, const T* tokens,
-               const KeyValueCache<T>& cache, const TransformerScratch<T>& s, T* pairs) {
+               const KeyValueCache<T>& cache, const TransformerScratch<T>& s, T* pairs, T* kept) {
   const int64_t width = p.width, size = p.head_width();
   const auto heads = team.share(p.heads, 1);
   if (team.leads()) embed<T, C>(p, block, at, tokens, s);
@@ -123,8 +123,17 @@ void transform(const Team& team, const Causal<T>& p, int64_t block, const Positi
   for (int64_t i = 0; i < p.layers; ++i) {
     const int64_t layer = block * p.layers + i;
     const auto of = [&](const T* vectors) { return vectors + layer * width; };
+    // What is kept lies one result after the other, each (rows, length, its width).
+    T* next = kept ? kept + layer * p.rows * p.length() * p.kept_width() : nullptr;
+    const auto keep = [&](int64_t count, const T* from) {
+      if (!kept) return;
+      C::copy(team, count, at.count, from,
+              [&](int64_t c) { return next + (at.row[c] * p.length() + at.position[c]) * count; });
+      next += p.rows * p.length() * count;
+    };
     C::layer_norm(width, s.hidden, of(p.attention_norm_weight), of(p.attention_norm_bias), p.norm_eps, s.normed);
     C::template product<false>(team, p.qkv, layer, s.normed, s.wide, s.product);
+    keep(3 * width, s.wide);
     team.wait();
     const T* columns = C::one_by_one(3 * width, s.wide, s.columns);
     for (int64_t c = 0; c < at.count; ++c) {
@@ -143,12 +152,15 @@ void transform(const Team& team, const Causal<T>& p, int64_t block, const Positi
     team.wait();
     const T* attended = C::side_by_side(width, at.count, s.attended, s.normed);
     C::template product<true>(team, p.projection, layer, attended, s.hidden, s.product);
+    keep(width, s.hidden);
     team.wait();
     C::layer_norm(width, s.hidden, of(p.mlp_norm_weight), of(p.mlp_norm_bias), p.norm_eps, s.normed);
     C::template product<false>(team, p.up, layer, s.normed, s.wide, s.product);
+    keep(p.up.outputs, s.wide);
     C::activate(team, p.up.outputs, s.wide);
     team.wait();
     C::template product<true>(team, p.down, layer, s.wide, s.hidden, s.product);
+    keep(width, s.hidden);
     team.wait();
   }
   if (team.leads())

@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import linear, pad
 
 from nfkern.kernels.causal.parameters import CausalParameters, LayerParameters
-from nfkern.kernels.causal.transformer import Saved, layer, layer_backward
+from nfkern.kernels.causal.transformer import Kept, Saved, layer, layer_backward
 from nfkern.kernels.causal_affine.reference import causal_affine, causal_affine_backward
 
 Tensors = tuple[torch.Tensor, ...]
@@ -41,15 +41,26 @@ class BlockGrads(NamedTuple):
     parameters: CausalParameters
 
 
-def to_latent(x: torch.Tensor, context_term: torch.Tensor, parameters: CausalParameters, settings: Settings) -> Tensors:
-    """(rows, T, D) -> noise (rows, T, D), log-det (rows), each block's input (K, rows, T, D)."""
-    inputs, log_det, x = [], x.new_zeros(x.shape[0]), x.contiguous()
+def to_latent(
+    x: torch.Tensor,
+    context_term: torch.Tensor,
+    parameters: CausalParameters,
+    settings: Settings,
+    keep_hidden: bool = False,
+) -> Tensors:
+    """(rows, T, D) -> noise (rows, T, D), log-det (rows), each block's input (K, rows, T, D).
+
+    The last is what the derivative may take instead of multiplying again: every layer's `Kept.flat`, (K, layers, ...);
+    empty without `keep_hidden`.
+    """
+    inputs, kept, log_det, x = [], [], x.new_zeros(x.shape[0]), x.contiguous()
     for k, block in enumerate(parameters.blocks()):
         inputs.append(x)
-        seen = in_order(x, k)
-        pairs, _ = transformer(embed(seen, term_of(context_term, k, x.shape[0]), block, k, settings), block, settings)
+        hidden, saved = embed(in_order(x, k), term_of(context_term, k, x.shape[0]), block, k, settings), list[Saved]()
+        pairs, _ = transformer(hidden, block, settings, saved if keep_hidden else None)
+        kept += [torch.stack([each.kept.flat() for each in saved])] if keep_hidden else []
         x, log_det = causal_affine(x, pairs, log_det, flipped(k), settings.scale_bound)
-    return x, log_det, torch.stack(inputs)
+    return x, log_det, torch.stack(inputs), torch.stack(kept) if keep_hidden else x.new_empty(0)
 
 
 def to_latent_backward(
@@ -60,11 +71,25 @@ def to_latent_backward(
     parameters: CausalParameters,
     settings: Settings,
     parameter_grads: bool,
+    kept: torch.Tensor | None = None,
 ) -> Tensors:
-    """Gradients of x, and with `parameter_grads` of the context term and of every parameter."""
+    """Gradients of x, and with `parameter_grads` of the context term and of every parameter.
+
+    `kept` is what the forward pass kept, or None.
+    """
     collected = list[BlockGrads]()
     for k, block in reversed(list(enumerate(parameters.blocks()))):
-        grad, found = block_backward(grad, grad_log_det, inputs[k], context_term, block, k, settings, parameter_grads)
+        grad, found = block_backward(
+            grad,
+            grad_log_det,
+            inputs[k],
+            context_term,
+            block,
+            k,
+            settings,
+            parameter_grads,
+            None if kept is None else kept[k],
+        )
         collected += [] if found is None else [found]
     collected.reverse()
     if not collected:
@@ -82,12 +107,13 @@ def block_backward(
     k: int,
     settings: Settings,
     parameter_grads: bool,
+    kept: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, BlockGrads | None]:
-    """Gradients of block k's input x (rows, T, D), and of its own arguments; hidden units are computed again."""
+    """Gradients of block k's input x (rows, T, D), and of its own arguments; what was not kept is computed again."""
     rows, s = x.shape[0], settings
     seen = in_order(x, k)
     hidden, saved = embed(seen, term_of(context_term, k, rows), block, k, s), list[Saved]()
-    pairs, hidden = transformer(hidden, block, s, saved)
+    pairs, hidden = transformer(hidden, block, s, saved, kept)
     grad_x, grad_pairs = causal_affine_backward(grad, grad_log_det, x, pairs, flipped(k), s.scale_bound)
     by_output, layers = grad_pairs.flatten(2), list[LayerParameters]()
     grad_hidden = by_output @ block.output_weight.flatten(0, 1)
@@ -153,12 +179,17 @@ def embed_tokens(
 
 
 def transformer(
-    hidden: torch.Tensor, block: CausalParameters, settings: Settings, saved: list[Saved] | None = None
+    hidden: torch.Tensor,
+    block: CausalParameters,
+    settings: Settings,
+    saved: list[Saved] | None = None,
+    kept: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows, S, width) -> the pairs (rows, S, 2, D), and the last layer's result (rows, S, width)."""
     s = settings
-    for p in LayerParameters.of(block):
-        hidden, found = layer(hidden, p, s.heads, s.norm_eps, s.compute_dtype)
+    for i, p in enumerate(LayerParameters.of(block)):
+        before = None if kept is None else Kept.of(kept[i], len(hidden), hidden.shape[-1], len(p.up_bias))
+        hidden, found = layer(hidden, p, s.heads, s.norm_eps, s.compute_dtype, kept=before)
         if saved is not None:
             saved.append(found)
     return output(hidden, block), hidden

@@ -20,9 +20,13 @@ def unflattened(function: Callable[..., Any], tensors: int) -> Callable[..., Any
 
 
 def fake(x: torch.Tensor, context_term: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
-    """A map's results."""
-    blocks = CausalParameters(*rest[:PARAMETER_COUNT]).input_weight.shape[0]
-    return x.new_empty(x.shape), x.new_empty(x.shape[:1]), x.new_empty((blocks, *x.shape))
+    """The results of `to_latent`."""
+    after = PARAMETER_COUNT + len(Settings._fields)
+    settings, keep_hidden = Settings(*rest[PARAMETER_COUNT:after]), any(rest[after:])
+    blocks, layers, hidden, width = CausalParameters(*rest[:PARAMETER_COUNT]).up_weight.shape
+    length = x.shape[1] - 1 + settings.prefix
+    kept = (blocks, layers, x.shape[0] * length * (5 * width + hidden)) if keep_hidden else (0,)
+    return x.new_empty(x.shape), x.new_empty(x.shape[:1]), x.new_empty((blocks, *x.shape)), x.new_empty(kept)
 
 
 def fake_backward(
@@ -33,6 +37,6 @@ def fake_backward(
     *rest: Any,
 ) -> tuple[torch.Tensor, ...]:
     """The derivative's results."""
-    parameter_grads, others = rest[-1], (context_term, *rest[:PARAMETER_COUNT])
+    parameter_grads, others = rest[PARAMETER_COUNT + len(Settings._fields)], (context_term, *rest[:PARAMETER_COUNT])
     shapes = [other.shape if parameter_grads else (0,) for other in others]
     return (grad.new_empty(grad.shape), *(grad.new_empty(shape) for shape in shapes))

@@ -24,9 +24,31 @@ class Cache(NamedTuple):
     values: torch.Tensor
 
 
+class Kept(NamedTuple):
+    """The products' results in a layer: with them, nothing is multiplied twice for the derivative."""
+
+    qkv: torch.Tensor  # (rows, S, 3 width)
+    middle: torch.Tensor  # (rows, S, width)
+    up: torch.Tensor  # (rows, S, hidden)
+    result: torch.Tensor  # (rows, S, width)
+
+    def flat(self) -> torch.Tensor:
+        """One after the other, (rows * S * (5 width + hidden))."""
+        return torch.cat([each.flatten() for each in self])
+
+    @classmethod
+    def of(cls, flat: torch.Tensor, rows: int, width: int, hidden: int) -> "Kept":
+        """The inverse of `flat`."""
+        sizes = (3 * width, width, hidden, width)
+        places = flat.numel() // sum(sizes)
+        parts = flat.split([places * size for size in sizes])
+        return cls(*(part.view(rows, -1, size) for part, size in zip(parts, sizes, strict=True)))
+
+
 class Saved(NamedTuple):
     """What a layer's derivative needs of its forward pass."""
 
+    kept: Kept
     x: torch.Tensor  # (rows, S, width), its input
     attention_norm: tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # LN(x), mean, rstd
     queries: torch.Tensor  # (rows, heads, S, width / heads), and so on
@@ -34,9 +56,7 @@ class Saved(NamedTuple):
     values: torch.Tensor
     weights: torch.Tensor  # (rows, heads, S, S)
     attended: torch.Tensor  # (rows, S, width)
-    middle: torch.Tensor  # (rows, S, width)
     mlp_norm: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-    up: torch.Tensor  # (rows, S, hidden)
     activated: torch.Tensor  # (rows, S, hidden)
 
 
@@ -48,14 +68,16 @@ def layer(
     compute_dtype: torch.dtype | None,
     cache: Cache | None = None,
     start: int = 0,
+    kept: Kept | None = None,
 ) -> tuple[torch.Tensor, Saved]:
     """(rows, S, width) -> (rows, S, width).
 
     With a cache, x holds positions from `start` on, attends to what the cache has of those before, and adds its own.
+    What has been kept is taken as it is.
     """
     p, length = parameters, x.shape[1]
     attention_norm = _layer_norm(x, p.attention_norm_weight, p.attention_norm_bias, norm_eps)
-    qkv = _product(attention_norm[0], p.qkv_weight.mT, compute_dtype) + p.qkv_bias
+    qkv = _product(attention_norm[0], p.qkv_weight.mT, compute_dtype) + p.qkv_bias if kept is None else kept.qkv
     queries, keys, values = (_by_head(part, heads) for part in qkv.chunk(3, -1))
     if cache is not None:
         cache.keys[:, :, start : start + length] = keys
@@ -65,13 +87,17 @@ def layer(
     later = torch.ones(length, start + length, dtype=torch.bool, device=x.device).triu(start + 1)
     weights = torch.softmax(scores.masked_fill(later, -torch.inf), -1)
     attended = _together(weights @ values)
-    middle = x + (_product(attended, p.projection_weight.mT, compute_dtype) + p.projection_bias)
+    if kept is None:
+        middle = x + (_product(attended, p.projection_weight.mT, compute_dtype) + p.projection_bias)
+    else:
+        middle = kept.middle
     mlp_norm = _layer_norm(middle, p.mlp_norm_weight, p.mlp_norm_bias, norm_eps)
-    up = _product(mlp_norm[0], p.up_weight.mT, compute_dtype) + p.up_bias
+    up = _product(mlp_norm[0], p.up_weight.mT, compute_dtype) + p.up_bias if kept is None else kept.up
     activated = gelu(up)
-    result = middle + (_product(activated, p.down_weight.mT, compute_dtype) + p.down_bias)
-    saved = Saved(x, attention_norm, queries, keys, values, weights, attended, middle, mlp_norm, up, activated)
-    return result, saved
+    if kept is None:
+        result = middle + (_product(activated, p.down_weight.mT, compute_dtype) + p.down_bias)
+        kept = Kept(qkv, middle, up, result)
+    return kept.result, Saved(kept, x, attention_norm, queries, keys, values, weights, attended, mlp_norm, activated)
 
 
 def layer_backward(
@@ -83,10 +109,10 @@ def layer_backward(
 ) -> tuple[torch.Tensor, LayerParameters | None]:
     """Gradients of a layer's input, without a cache, and of its parameters."""
     p, s, aten = parameters, saved, torch.ops.aten
-    grad_up = aten.gelu_backward(_product(grad, p.down_weight, compute_dtype), s.up)
+    grad_up = aten.gelu_backward(_product(grad, p.down_weight, compute_dtype), s.kept.up)
     grad_normed = _product(grad_up, p.up_weight, compute_dtype)
     through, *mlp_norm_grads = _layer_norm_backward(
-        grad_normed, s.middle, s.mlp_norm, p.mlp_norm_weight, p.mlp_norm_bias, parameter_grads
+        grad_normed, s.kept.middle, s.mlp_norm, p.mlp_norm_weight, p.mlp_norm_bias, parameter_grads
     )
     grad_middle = grad + through
     grad_attended = _by_head(_product(grad_middle, p.projection_weight, compute_dtype), s.queries.shape[1])

@@ -9,7 +9,7 @@ from nfkern.kernels.coupling import reference
 from nfkern.kernels.coupling.conditioner import HiddenFactors
 from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.coupling.schema import PARAMETER_COUNT, PARAMETERS, SETTINGS, fake, fake_backward, unflattened
-from nfkern.kernels.registry import Op, define, refuse_gradient
+from nfkern.kernels.registry import Op, define, may_differentiate, refuse_gradient
 
 TakeFactors = Callable[[HiddenFactors], None]
 
@@ -238,19 +238,10 @@ def _keeps_hidden(arguments: tuple[Any, ...], parameters: CouplingParameters) ->
     On a CPU it should while they stay in the last cache or near it: see `HIDDEN_BYTES`. A GPU's kernels recompute them.
     """
     x, _, mixing = arguments[:3]
-    if x.device.type != "cpu" or not torch.is_grad_enabled():
-        return False
-    if not any(isinstance(each, torch.Tensor) and _may_require_grad(each) for each in arguments):
+    if x.device.type != "cpu" or not may_differentiate(arguments):
         return False
     *_, width2, width1 = parameters.hidden_weight.shape
     return bool(x.shape[0] * mixing.shape[0] * 2 * (width1 + width2) * x.itemsize <= HIDDEN_BYTES)
-
-
-def _may_require_grad(tensor: torch.Tensor) -> bool:
-    """A tensor under `torch.vmap` does not tell."""
-    if tensor.requires_grad:
-        return True
-    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _check(

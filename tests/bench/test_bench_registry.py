@@ -1,8 +1,11 @@
 """Every declaration can be carried out."""
 
+from typing import get_args
+
 import pytest
 import torch
 
+from nfkern.bench import commands
 from nfkern.bench.cases import BATCHES, CASES, FlowCase
 from nfkern.bench.declarations import Benchmark, rows
 from nfkern.bench.flow_problem import random_flow
@@ -21,6 +24,10 @@ def test_every_flow_case_is_constructible(name):
         assert value.abs().max() > 0, key
     if name == "ogbench":
         assert sum(parameter.numel() for parameter in flow.parameters()) == pytest.approx(1.02e6, rel=0.01)
+
+
+def test_every_suite_can_be_run():
+    assert set(get_args(commands.Suite)) == set(commands.BUDGETS) == set(SUITES)
 
 
 @pytest.mark.parametrize("suite", SUITES)

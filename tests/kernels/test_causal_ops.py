@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nfkern.kernels import CausalParameters, causal
+from nfkern.kernels.causal import op
 from nfkern.kernels.causal.parameters import HIDDEN
 
 
@@ -25,6 +26,35 @@ def test_a_result_that_is_not_used_has_a_gradient_of_zeros(used):
     expected = torch.autograd.grad(results, leaves, gradients, retain_graph=True, materialize_grads=True)
     actual = torch.autograd.grad(results[used], leaves, gradients[used], materialize_grads=True)
     torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("rows", [2, 40])
+@pytest.mark.parametrize("forward", ["", "_reference"])
+def test_hidden_activations_that_were_kept_are_not_computed_again(forward, rows, prefix):
+    given = arguments()
+    x, term = torch.randn(rows, 4, 3).double(), given["context_term"]
+    options = (*given["parameters"], 2, prefix, 1e-5, 0.5, None)
+    to_latent = getattr(torch.ops.nfkern, f"causal_flow_to_latent{forward}").default
+    result, log_det, inputs, kept = to_latent(x, term, *options, True)
+    assert to_latent(x, term, *options)[3].shape == (0,)
+    backward = torch.ops.nfkern.causal_flow_to_latent_backward.default
+    expected = backward(result, log_det, inputs, term, *options, True)
+    torch.testing.assert_close(backward(result, log_det, inputs, term, *options, True, kept), expected)
+    assert not torch.allclose(backward(result, log_det, inputs, term, *options, True, 2 * kept)[0], expected[0])
+
+
+def test_they_are_kept_for_gradients_alone(monkeypatch):
+    kept, given = [], arguments()
+    monkeypatch.setattr(op, "_to_latent", lambda *arguments: (kept.append(arguments[-1]), *[None] * 3))
+    trained = given | {"context_term": given["context_term"].clone().requires_grad_()}
+    causal.to_latent(**trained)
+    with torch.no_grad():
+        causal.to_latent(**trained)
+    causal.to_latent(**given)
+    monkeypatch.setattr(op, "KEPT_BYTES", 1000)
+    causal.to_latent(**trained)
+    assert kept == [True, False, False, False]
 
 
 def changed(name, value):

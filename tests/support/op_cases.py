@@ -60,7 +60,7 @@ def _causal_cases(seed):
     return {
         "causal_affine": (x, pairs, log_det, True, 1.5),
         "causal_affine_backward": (x, log_det, x, pairs, True, 1.5),
-        "causal_flow_to_latent": (x, term, *parameters, *settings),
+        "causal_flow_to_latent": (x, term, *parameters, *settings, True),
         "causal_flow_to_latent_backward": (x, log_det, inputs, term, *parameters, *settings, True),
         "causal_flow_to_data": (x, term, *parameters, *settings, without, *annealed),
         "causal_flow_to_data_with_score": (x, term, *parameters, *settings),
