@@ -5,25 +5,28 @@ The host functions themselves are run on tensors without data, so that what is l
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import triton
 
-from nfkern.bench.cases import FlowCase
-from nfkern.kernels import CouplingParameters
+from nfkern.bench.cases import CausalCase, FlowCase
+from nfkern.bench.causal_problem import random_causal_flow
+from nfkern.kernels import CausalParameters, CouplingParameters
 from nfkern.kernels.adamw import AdamWSettings
 from nfkern.kernels.adamw import triton_launch as adamw
 from nfkern.kernels.base import triton_launch as base
+from nfkern.kernels.causal import triton_launch as causal
+from nfkern.kernels.causal.reference import Settings
+from nfkern.kernels.causal_affine import triton_launch as causal_affine
 from nfkern.kernels.coupling import triton_derivatives, triton_launch
 from nfkern.kernels.coupling.triton_launch import Arithmetic
 from nfkern.kernels.plu import triton_launch as plu
 from nfkern.kernels.triton_backend import recording
 
 ROWS = (1, 256, 600, 5000)
-"""Numbers of rows that between them use every entry of `LAUNCHES`."""
-
+"""Numbers of rows that between them use every entry of both `LAUNCHES`."""
 
 DTYPES = {
     "fp32": torch.float32,
@@ -33,6 +36,13 @@ DTYPES = {
     "i64": torch.int64,
 }
 """Triton's names."""
+
+
+FLAGS = (
+    "CHAIN", "SAVE", "STORE", "BOUNDED", "INVERSE", "NORM", "GELU", "RESIDUAL", "PREFIX", "GUIDED", "MOVE", "EMBED",
+    "FLIPPED",
+)  # fmt: skip
+"""Constants that switch something on in a kernel."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +79,7 @@ class Compilation:
         words = [constants["MODE"]] if "MODE" in constants else []
         if "TO_DATA" in constants:
             words.append("to_data" if constants["TO_DATA"] else "to_latent")
-        flags = ("CHAIN", "SAVE", "STORE", "BOUNDED", "INVERSE")
-        return " ".join([*words, *(flag.lower() for flag in flags if constants.get(flag))])
+        return " ".join([*words, *(flag.lower() for flag in FLAGS if constants.get(flag))])
 
     @property
     def launch(self) -> str:
@@ -87,12 +96,15 @@ class Compilation:
 
 
 def compilations(
-    cases: tuple[FlowCase, ...], arithmetics: tuple[Arithmetic, ...], rows: tuple[int, ...] = ROWS, pdl: bool = False
+    cases: tuple[FlowCase | CausalCase, ...],
+    arithmetics: tuple[Arithmetic, ...],
+    rows: tuple[int, ...] = ROWS,
+    pdl: bool = False,
 ) -> list[Compilation]:
     """Every kernel that flows of these shapes need, once each.
 
     Args:
-        cases: shapes; of the first, flows with bounded log_scale too.
+        cases: shapes; of the first, and of causal flows, flows with bounded log_scale too.
         arithmetics: of the products.
         rows: numbers of rows.
         pdl: as on hardware with programmatic dependent launch.
@@ -102,12 +114,15 @@ def compilations(
         for arithmetic in arithmetics:
             with recording() as starts, _arithmetic(arithmetic):
                 for count in rows:
+                    if isinstance(case, CausalCase):
+                        _run_causal(case, arithmetic, count)
+                        continue
                     for bound in (None, 2.0) if case is cases[0] else (None,):
                         _run_everything(case, arithmetic, count, bound)
             for start in starts:
                 options = dict(start.options)
                 if pdl and "PDL" in options:
-                    # As `triton_launch.dependent` says on a GPU that has it.
+                    # As `triton_backend.dependent` says on a GPU that has it.
                     options |= {"PDL": True, "launch_pdl": True}
                 each = _compilation(start.kernel, start.args, options, arithmetic, case.name)
                 found.setdefault(each.key, each)
@@ -144,6 +159,23 @@ def _run_everything(case: FlowCase, arithmetic: Arithmetic, rows: int, bound: fl
         plu.compose_backward(matrices, one, matrices, permutation, inverse)
     base.standard_normal_log_prob(x)
     base.standard_normal_log_prob_backward(states, x)
+
+
+def _run_causal(case: CausalCase, arithmetic: Arithmetic, rows: int) -> None:
+    # Two blocks, one of them flipped, of one layer start what all blocks and layers start.
+    flow = random_causal_flow(replace(case, blocks=2, layers=1)).to("meta")
+    parameters = CausalParameters(*(getattr(flow, name).detach() for name in CausalParameters._fields))
+    x, term, states = (
+        torch.empty(shape, device="meta") for shape in ((rows, case.tokens, case.features), (rows, 2, case.width), rows)
+    )
+    for prefix, bound in ((False, None), (True, 2.0)):
+        settings = Settings(flow.heads, prefix, 1e-5, bound, torch.bfloat16 if arithmetic == "half" else None)
+        causal.to_latent(x, term, parameters, settings)
+        causal.to_data(x, term, parameters, settings)
+        causal.to_data(x, term, parameters, settings, term[:1], 1.5, True)
+        pairs = torch.empty(rows, case.tokens - 1 + prefix, 2, case.features, device="meta")
+        for flipped in (False, True):
+            causal_affine.causal_affine_backward(x, states, x, pairs, flipped, bound)
 
 
 def _compilation(

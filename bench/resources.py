@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from nfkern.bench.binaries import TARGETS, Usage, usage
-from nfkern.bench.cases import CASES, FlowCase
+from nfkern.bench.cases import CASES, CausalCase, FlowCase
 from nfkern.bench.kernel_starts import Compilation, compilations
 from nfkern.errors import UserError
 from nfkern.kernels.coupling.triton_launch import Arithmetic
@@ -21,7 +21,9 @@ from nfkern.progress import progress_bar
 
 ARITHMETICS: tuple[Arithmetic, ...] = ("ieee", "tf32", "half")
 FLOW_CASES = tuple(
-    case for name in ("ogbench", "ogbench_jax", "chunked", "widest") if isinstance(case := CASES[name], FlowCase)
+    case
+    for name in ("ogbench", "ogbench_jax", "chunked", "widest", "causal")
+    if isinstance(case := CASES[name], FlowCase | CausalCase)
 )
 
 

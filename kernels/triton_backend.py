@@ -69,6 +69,12 @@ def recording() -> Iterator[list[Start]]:
         _recording = before
 
 
+def dependent(device: torch.device) -> dict[str, Any]:
+    """Programmatic dependent launch, as a launch's arguments, where the hardware has it."""
+    able = device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 9
+    return {"PDL": able, "launch_pdl": True} if able else {"PDL": False}
+
+
 def padded(width: int) -> int:
     """A power of two, at least the 16 that a product wants."""
     return max(16, 1 << (width - 1).bit_length())

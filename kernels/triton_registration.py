@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 
+from nfkern.kernels.causal.parameters import CausalParameters
+from nfkern.kernels.causal.reference import Settings
+from nfkern.kernels.causal.schema import unflattened as causal_unflattened
 from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.coupling.schema import unflattened
-from nfkern.kernels.registry import Native, implement
+from nfkern.kernels.registry import Native, implement, over_seeds
 from nfkern.kernels.triton_backend import device_reasons, on_its_device
 
-MAX_FEATURES, MAX_WIDTH = 64, 1024
+MAX_FEATURES, MAX_WIDTH, MAX_HEAD = 64, 1024, 256
 HIDDEN_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -37,13 +40,36 @@ def coupling_reasons(x: torch.Tensor, parameters: CouplingParameters, compute_dt
         parameters: the stacked conditioners.
         compute_dtype: of the hidden products.
     """
-    reasons = tensor_reasons(x)
-    if compute_dtype not in HIDDEN_DTYPES:
-        reasons.append(f"compute_dtype {compute_dtype}: the kernels take float32, bfloat16 and float16")
+    reasons = [*tensor_reasons(x), *_dtype_reasons(compute_dtype)]
     widths = tuple(parameters.hidden_weight.shape[-2:])
     if max(widths) > MAX_WIDTH:
         reasons.append(f"hidden widths {widths}: the kernels hold up to {MAX_WIDTH}")
     return reasons
+
+
+def causal_reasons(
+    x: torch.Tensor, parameters: CausalParameters, settings: Settings, tolerance: float | None = None
+) -> list[str]:
+    """The same for a causal op.
+
+    Args:
+        x: (rows, tokens, features), or with seeds in front as everything else then has.
+        parameters: the stacked transformers.
+        settings: of the maps.
+        tolerance: where a Jacobi iteration stops; None for none.
+    """
+    reasons, size = [*tensor_reasons(x), *_dtype_reasons(settings.compute_dtype)], parameters.position.shape[-1]
+    if size // settings.heads > MAX_HEAD:
+        reasons.append(f"heads of {size // settings.heads}: the kernels hold up to {MAX_HEAD}")
+    if tolerance is not None:
+        reasons.append("method jacobi: the host decides after each iteration, and the kernels go token by token")
+    return reasons
+
+
+def _dtype_reasons(compute_dtype: torch.dtype | None) -> list[str]:
+    if compute_dtype in HIDDEN_DTYPES:
+        return []
+    return [f"compute_dtype {compute_dtype}: the kernels take float32, bfloat16 and float16"]
 
 
 def _coupling(module: str, function: str, tensors: int) -> Native:
@@ -55,7 +81,7 @@ def _coupling(module: str, function: str, tensors: int) -> Native:
     def reasons(*args: Any) -> list[str]:
         return coupling_reasons(args[0], CouplingParameters(*args[tensors:after]), args[after + 2])
 
-    load = _loader(f"coupling.{module}", function, tensors)
+    load = _loader(f"coupling.{module}", function, functools.partial(unflattened, tensors=tensors))
 
     def load_known() -> Callable[..., Any]:
         kernel = load()
@@ -66,6 +92,20 @@ def _coupling(module: str, function: str, tensors: int) -> Native:
     return Native(load_known, device_reasons, reasons)
 
 
+def _causal(function: str) -> Native:
+    """A kernel that takes an event, the context term, parameters and settings; seeds go one after the other."""
+    after = 2 + len(CausalParameters._fields)
+
+    def reasons(*args: Any) -> list[str]:
+        settings = Settings(*args[after : after + len(Settings._fields)])
+        # Only `to_data` has more: guidance in three arguments, then the tolerance.
+        return causal_reasons(args[0], CausalParameters(*args[2:after]), settings, *args[after + len(settings) + 3 :])
+
+    gather = functools.partial(causal_unflattened, tensors=2)
+    load = _loader("causal.triton_launch", function, gather)
+    return Native(lambda: over_seeds(load(), 3), device_reasons, reasons)
+
+
 def _simple(
     module: str, function: str, place: int, reasons: Callable[[torch.Tensor], list[str]] = tensor_reasons
 ) -> Native:
@@ -73,13 +113,15 @@ def _simple(
     return Native(_loader(f"{module}.triton_launch", function), device_reasons, lambda *args: reasons(args[place]))
 
 
-def _loader(module: str, function: str, tensors: int | None = None) -> Callable[[], Callable[..., Any]]:
-    """Triton is imported when a kernel first runs, never with the package."""
+def _loader(
+    module: str, function: str, gather: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda found: found
+) -> Callable[[], Callable[..., Any]]:
+    """Triton is imported when a kernel first runs, never with the package; `gather` makes flat arguments fit."""
 
     @functools.cache
     def load() -> Callable[..., Any]:
         found = getattr(importlib.import_module(f"nfkern.kernels.{module}"), function)
-        return on_its_device(found if tensors is None else unflattened(found, tensors))
+        return on_its_device(gather(found))
 
     return load
 
@@ -98,6 +140,9 @@ def register() -> None:
         "coupling_to_latent_backward": _coupling("triton_derivatives", "to_latent_backward", 5),
         "coupling_to_data_backward": _coupling("triton_derivatives", "to_data_backward", 5),
         "coupling_to_data_with_score": _coupling("triton_derivatives", "to_data_with_score", 5),
+        "causal_flow_to_latent": _causal("to_latent"),
+        "causal_flow_to_data": _causal("to_data"),
+        "causal_flow_to_data_with_score": _causal("to_data_with_score"),
     }
     for name, native in kernels.items():
         implement(name, "cuda", native)

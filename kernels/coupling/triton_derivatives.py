@@ -17,13 +17,12 @@ from nfkern.kernels.coupling.triton_launch import (
     ForwardChain,
     Hidden,
     Problem,
-    dependent,
     problem,
     seeded,
     tiles,
     unseeded,
 )
-from nfkern.kernels.triton_backend import start
+from nfkern.kernels.triton_backend import dependent, start
 
 SCRATCH_BYTES = 1 << 30
 """A derivative takes so many blocks at a time that its scratch stays below this, but at least one."""
@@ -121,8 +120,8 @@ class _Derivative:
             grad, grad_log_det, self.inputs, p.term, self.mixing, *p.folded, self.mixed, *h.tensors,
             self.pending, self.parts, self.mixed_grad, result, *self.factors,
             p.rows, p.groups, *p.numbers, self.first, self.span, step,
-            **p.constants, **tiles(h.launch, p), **dependent(p), MODE=self.mode, STORE=self.factors.grad1.numel() > 0,
-            SLICES=h.slices, SLICES1=self.slices,
+            **p.constants, **tiles(h.launch, p), **dependent(p.term.device), MODE=self.mode,
+            STORE=self.factors.grad1.numel() > 0, SLICES=h.slices, SLICES1=self.slices,
         )  # fmt: skip
 
 
@@ -184,8 +183,8 @@ def _recompute(p: Problem, mode: str, states: torch.Tensor, mixed: torch.Tensor,
         triton_step_kernels.forward_step_kernel, grid,
         states, p.term, p.mixing, states, *p.folded, states, mixed, states, states, states, *h.tensors,
         p.rows, p.groups, *p.numbers, first, span, 0,
-        **p.constants, **tiles(h.launch, p), **dependent(p), TO_DATA=mode == "to_data", CHAIN=False, SAVE=True,
-        SLICES=h.slices,
+        **p.constants, **tiles(h.launch, p), **dependent(p.term.device), TO_DATA=mode == "to_data", CHAIN=False,
+        SAVE=True, SLICES=h.slices,
     )  # fmt: skip
     return h
 

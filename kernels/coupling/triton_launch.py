@@ -11,7 +11,7 @@ import triton
 
 from nfkern.kernels.coupling import triton_kernels, triton_step_kernels
 from nfkern.kernels.coupling.parameters import CouplingParameters
-from nfkern.kernels.triton_backend import padded, start
+from nfkern.kernels.triton_backend import dependent, padded, start
 
 Arithmetic = Literal["ieee", "tf32", "half"]
 
@@ -136,8 +136,8 @@ class ForwardChain:
             triton_step_kernels.forward_step_kernel, grid,
             self.source, p.term, p.mixing, self.log_det_in, *p.folded, self.inputs, self.mixed, self.changes,
             self.result, self.log_det, *h.tensors, p.rows, p.groups, *p.numbers, 0, blocks, step,
-            **p.constants, **tiles(h.launch, p), **dependent(p), TO_DATA=self.to_data, CHAIN=True, SAVE=self.save,
-            SLICES=h.slices,
+            **p.constants, **tiles(h.launch, p), **dependent(p.term.device), TO_DATA=self.to_data, CHAIN=True,
+            SAVE=self.save, SLICES=h.slices,
         )  # fmt: skip
 
 
@@ -246,13 +246,6 @@ def tiles(launch: Launch, p: Problem) -> dict[str, Any]:
         "num_warps": launch.warps,
         "num_stages": launch.stages,
     }
-
-
-def dependent(p: Problem) -> dict[str, Any]:
-    """Programmatic dependent launch where the hardware has it."""
-    device = p.term.device
-    able = device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 9
-    return {"PDL": able, "launch_pdl": True} if able else {"PDL": False}
 
 
 def seeded(tensor: torch.Tensor, rank: int) -> torch.Tensor:

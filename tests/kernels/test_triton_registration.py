@@ -8,9 +8,18 @@ import torch
 
 pytest.importorskip("triton", reason="the launches need Triton")
 
-from nfkern.kernels import CouplingParameters, backend_reasons, compose, coupling, registry, use_reference
+from nfkern.kernels import (
+    CausalParameters,
+    CouplingParameters,
+    backend_reasons,
+    compose,
+    coupling,
+    registry,
+    use_reference,
+)
+from nfkern.kernels.causal.reference import Settings
 from nfkern.kernels.triton_backend import recording
-from nfkern.kernels.triton_registration import coupling_reasons, tensor_reasons
+from nfkern.kernels.triton_registration import causal_reasons, coupling_reasons, tensor_reasons
 
 
 def launches(rows, call):
@@ -32,6 +41,28 @@ def test_launch_counts():
     assert launches(4096, triton_launch.to_latent) == [*folds, "flow_kernel"]
 
 
+@pytest.mark.parametrize("prefix", [False, True])
+def test_launch_counts_of_a_causal_flow(prefix):
+    from nfkern.kernels.causal import triton_launch
+
+    rows, tokens, blocks, layers = 3, 5, 3, 2
+    flow = flows.make_causal("prefix" if prefix else "published", torch.float32).to("meta")
+    parameters = CausalParameters(*(p.detach() for p in flow._parameters_tuple))
+    x, term = torch.empty(rows, tokens, 3, device="meta"), torch.empty(rows, blocks, 16, device="meta")
+    settings = Settings(flow.heads, prefix, 1e-5, None, None)
+    started = {}
+    for name in ("to_latent", "to_data", "to_data_with_score"):
+        with recording() as starts:
+            getattr(triton_launch, name)(x, term, parameters, settings)
+        started[name] = [start.kernel.__name__ for start in starts]
+    products = ["product_kernel"] * 4
+    assert started["to_latent"] == [*products * layers, "causal_affine_kernel"] * blocks
+    layer = [products[0], "attention_kernel", *products[1:]]
+    position = ["token_kernel", *layer * layers]
+    assert started["to_data"] == [*position * (tokens - 1 + prefix), "token_kernel"] * blocks
+    assert started["to_data_with_score"] == started["to_data"]
+
+
 def test_reasons():
     flow = flows.make_flow("paper", torch.float32)
     x = torch.randn(3, flow.features)
@@ -43,6 +74,18 @@ def test_reasons():
     assert tensor_reasons(torch.empty(0, 5)) == ["no rows"]
     wide = parameters._replace(hidden_weight=torch.empty(3, 2, 8, 2000))
     assert coupling_reasons(x, wide, None) == ["hidden widths (8, 2000): the kernels hold up to 1024"]
+
+
+def test_reasons_of_causal_ops():
+    flow = flows.make_causal(dtype=torch.float32)
+    x, settings = torch.randn(3, 5, 3), Settings(flow.heads, False, 1e-5, None, torch.bfloat16)
+    parameters = CausalParameters(*(p.detach() for p in flow._parameters_tuple))
+    assert causal_reasons(x, parameters, settings) == []
+    assert causal_reasons(x.double(), parameters, settings) == ["torch.float64: the kernels take float32"]
+    assert "compute_dtype torch.int8" in causal_reasons(x, parameters, settings._replace(compute_dtype=torch.int8))[0]
+    wide = parameters._replace(position=torch.empty(3, 5, 1024))
+    assert causal_reasons(x, wide, settings) == ["heads of 512: the kernels hold up to 256"]
+    assert "jacobi" in causal_reasons(x, parameters, settings, 1e-6)[0]
 
 
 def test_a_call_with_a_reason_runs_on_the_reference():
@@ -63,8 +106,8 @@ def test_a_call_with_a_reason_runs_on_the_reference():
 def test_doctor_has_a_reason_for_every_op_without_a_gpu():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    # On a GPU flows call PyTorch's own product, and causal flows run their reference.
-    without = {name for name in registry._ops if name == "linear" or name.startswith("causal_flow")}
+    # On a GPU flows call PyTorch's own product, and so does the causal flow's derivative.
+    without = {"linear", "causal_flow_to_latent_backward"}
     for name in without:
         assert backend_reasons(name, "cuda") == ["this version has no native kernel for it"]
     for name in registry._ops.keys() - without:
