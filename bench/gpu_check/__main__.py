@@ -1,6 +1,6 @@
 """`python -m nfkern.bench.gpu_check`: 0 if all is right, 1 if something is wrong, 2 without a GPU.
 
-`--small` checks one small problem and nothing else.
+`--small` checks a small problem of either kind of flow and nothing else.
 """
 
 import os
@@ -46,8 +46,9 @@ def main(arguments: list[str]) -> int:
         + ", ".join(f"{name} {version}" for name, version in environment.versions.items())
     )
     if "--small" in arguments:
-        problem, _ = next(each for each in correctness.problems() if each[0].case.name == "tiny")
-        session.collect(problem.name, correctness.check(problem, ("ieee",), session.maps, device))
+        for name in ("tiny", "causal_tiny"):
+            problem, _ = next(each for each in correctness.problems() if each[0].case.name == name)
+            session.collect(problem.name, correctness.check(problem, ("ieee",), session.maps_of(problem), device))
         return 1 if session.findings.failures else 0
     plan.carry_out(session, plan.Plan())
     folders = [RESULTS, *([Path(os.environ["OUT"])] if os.environ.get("OUT") else [])]

@@ -15,22 +15,22 @@ for K blocks, whose roundings add up. The reference itself, in bf16 on a CPU, ta
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from nfkern.bench import gate
-from nfkern.bench.cases import CASES, FlowCase
+from nfkern.bench.cases import CASES, CausalCase, FlowCase
+from nfkern.bench.gpu_check.causal_problems import CausalProblem
 from nfkern.bench.gpu_check.problems import (
     ARITHMETICS,
+    AnyProblem,
     Arithmetic,
-    Inputs,
     Maps,
     Problem,
     Results,
-    States,
     Tensors,
     matmul_precision,
-    ops,
 )
 from nfkern.cuda_graphs import Capture
 
@@ -51,12 +51,22 @@ def _case(name: str) -> FlowCase:
     return case
 
 
-def problems() -> Iterator[tuple[Problem, tuple[Arithmetic, ...]]]:
+def _causal_case(name: str) -> CausalCase:
+    case = CASES[name]
+    assert isinstance(case, CausalCase)
+    return case
+
+
+def problems() -> Iterator[tuple[AnyProblem, tuple[Arithmetic, ...]]]:
     """What is checked, in which arithmetic, the most used first."""
     ogbench, chunked = _case("ogbench"), _case("chunked")
     for case in (ogbench, chunked):
         for rows in (1, 7, 256, 600, 5000):
             yield Problem(case, rows, rows), ARITHMETICS
+    causal = _causal_case("causal")
+    for rows in (1, 256, 5000):
+        yield CausalProblem(causal, rows, rows), ARITHMETICS
+    yield CausalProblem(causal, 600, 3, prefix=True, bound=2.0), ARITHMETICS
     yield Problem(ogbench, 600, 3, bound=2.0), ARITHMETICS
     yield Problem(ogbench, 256, 1, bound=0.5), ("ieee", "bf16")
     yield Problem(ogbench, 256, 256, seeds=3), ("ieee", "bf16")
@@ -64,15 +74,17 @@ def problems() -> Iterator[tuple[Problem, tuple[Arithmetic, ...]]]:
     for name in ("ogbench_jax", "ogbench_features_8", "ogbench_features_21", "goal_density", "widest", "tiny"):
         for rows in (7, 600):
             yield Problem(_case(name), rows, rows), ("ieee", "tf32", "bf16")
+    for name in ("causal_2", "causal_8", "causal_256", "causal_tiny"):
+        yield CausalProblem(_causal_case(name), 7, 7), ("ieee", "bf16")
 
 
-def check(problem: Problem, arithmetics: tuple[Arithmetic, ...], maps: Maps, device: torch.device) -> Iterator[str]:
+def check(problem: AnyProblem, arithmetics: tuple[Arithmetic, ...], maps: Any, device: torch.device) -> Iterator[str]:
     """What is wrong with the results of `maps`, one line each."""
     inputs = problem.inputs(device)
     double = inputs.map(torch.Tensor.double)
-    exact = problem.run(ops("_reference"), double, "ieee")
-    states = States(exact.states.latent.float(), exact.states.data.float())
-    single = problem.run(ops("_reference"), inputs, "ieee", states)
+    exact = problem.run(problem.maps("_reference"), double, "ieee")
+    states = exact.states.float()
+    single = problem.run(problem.maps("_reference"), inputs, "ieee", states)
     for arithmetic in arithmetics:
         name = f"{problem.name} {arithmetic}"
         results = problem.run(maps, inputs, arithmetic, states)
@@ -85,7 +97,9 @@ def check(problem: Problem, arithmetics: tuple[Arithmetic, ...], maps: Maps, dev
                 yield f"{name}: {key}: a second run, in memory filled with NaN, gives other bits"
 
 
-def judge(problem: Problem, arithmetic: Arithmetic, results: Results, exact: Results, single: Results) -> Iterator[str]:
+def judge(
+    problem: AnyProblem, arithmetic: Arithmetic, results: Results, exact: Results, single: Results
+) -> Iterator[str]:
     """Which results are beyond their tolerance."""
     epsilon = EPSILON[arithmetic]
     for key, wanted in exact.found.items():
@@ -131,14 +145,14 @@ def nan_filled() -> Iterator[None]:
 
 
 def check_graphs(
-    problem: Problem, arithmetics: tuple[Arithmetic, ...], maps: Maps, device: torch.device, capture: Capture
+    problem: AnyProblem, arithmetics: tuple[Arithmetic, ...], maps: Any, device: torch.device, capture: Capture
 ) -> Iterator[str]:
     """What differs when a captured graph is replayed on fresh inputs."""
     for arithmetic in arithmetics:
         first, fresh = (problem.inputs(device, seed) for seed in (1, 2))
         static = first.map(torch.clone)
 
-        def function(*_: torch.Tensor, static: Inputs = static, arithmetic: Arithmetic = arithmetic) -> Tensors:
+        def function(*_: torch.Tensor, static: Any = static, arithmetic: Arithmetic = arithmetic) -> Tensors:
             return tuple(problem.run(maps, static, arithmetic).found.values())
 
         replay, outputs = capture(function, (static.x,))
@@ -185,7 +199,9 @@ def check_addresses(rows: int, part: int, maps: Maps, device: torch.device) -> I
                     yield f"{rows} rows: {key}: rows {start} to {start + part} differ from the same rows alone"
 
 
-def graph_problems() -> Iterator[Problem]:
+def graph_problems() -> Iterator[AnyProblem]:
     """Where graphs are checked: each regime of the launch table."""
     for rows in (1, 256, 5000):
         yield Problem(_case("ogbench"), rows, rows)
+    for rows in (1, 256):
+        yield CausalProblem(_causal_case("causal"), rows, rows)

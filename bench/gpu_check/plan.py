@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from nfkern.bench.gpu_check import correctness, steps, timing
-from nfkern.bench.gpu_check.problems import Arithmetic, Problem
+from nfkern.bench.gpu_check.problems import AnyProblem, Arithmetic
 from nfkern.bench.timing import Budget
 
 BUDGET_S = 480.0
@@ -23,8 +23,8 @@ class Plan:
         limits_size, limits_bytes: of the device's own matrix products and copies.
     """
 
-    problems: Callable[[], Iterable[tuple[Problem, tuple[Arithmetic, ...]]]] = correctness.problems
-    graphs: Callable[[], Iterable[Problem]] = correctness.graph_problems
+    problems: Callable[[], Iterable[tuple[AnyProblem, tuple[Arithmetic, ...]]]] = correctness.problems
+    graphs: Callable[[], Iterable[AnyProblem]] = correctness.graph_problems
     rows: int = 1 << 20
     part: int = 1 << 16
     timings: tuple[tuple[str, str, int], ...] = timing.ROWS

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 
@@ -72,6 +72,35 @@ class Inputs(NamedTuple):
         return Inputs._make([*map(function, self[:-1]), CouplingParameters._make(parameters)])
 
 
+class AnyProblem(Protocol):
+    """What the checks need of a problem of either kind of flow: its inputs and states go from one call to another."""
+
+    @property
+    def case(self) -> Any:
+        """The flow's shape."""
+
+    @property
+    def rows(self) -> int:
+        """Events in a call."""
+
+    @property
+    def name(self) -> str:
+        """With what is unusual about it."""
+
+    @property
+    def terms(self) -> int:
+        """How many terms a row's log-density sums."""
+
+    def maps(self, suffix: str) -> Any:
+        """Its ops through PyTorch's dispatcher; suffix "_reference" for the reference."""
+
+    def inputs(self, device: torch.device, seed: int = 0) -> Any:
+        """A named tuple of random tensors, the parameters last."""
+
+    def run(self, maps: Any, inputs: Any, arithmetic: Arithmetic, states: Any = None) -> "Results":
+        """All ops on `inputs`; derivatives start from `states`, or from what the forward gave."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is computed; `seeds` 0 for tensors without a seed dimension."""
@@ -94,6 +123,10 @@ class Problem:
     def terms(self) -> int:
         """How many terms a row's log-density sums."""
         return self.case.features * (self.case.blocks + 1)
+
+    def maps(self, suffix: str) -> Maps:
+        """See `ops`."""
+        return ops(suffix)
 
     def inputs(self, device: torch.device, seed: int = 0) -> Inputs:
         """Random tensors, float32, away from the kinks of LeakyReLUs so that rounding decides about none."""
@@ -180,12 +213,16 @@ class States(NamedTuple):
     latent: torch.Tensor
     data: torch.Tensor
 
+    def float(self) -> "States":
+        """Rounded to float32."""
+        return States(self.latent.float(), self.data.float())
+
 
 class Results(NamedTuple):
-    """What the ops gave, by name."""
+    """What the ops gave, by name, and each block's input."""
 
     found: dict[str, torch.Tensor]
-    states: States
+    states: Any
 
 
 @contextmanager

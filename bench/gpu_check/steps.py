@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,8 @@ from triton.errors import TritonError
 
 from nfkern.bench.declarations import Variant
 from nfkern.bench.gpu_check import correctness, limits, optimizer, timing
-from nfkern.bench.gpu_check.problems import Arithmetic, Maps, Problem, matmul_precision
+from nfkern.bench.gpu_check.causal_problems import CausalMaps, CausalProblem, causal_ops
+from nfkern.bench.gpu_check.problems import AnyProblem, Arithmetic, Maps, matmul_precision
 from nfkern.bench.gpu_check.report import Findings, summary
 from nfkern.bench.timing import Budget
 from nfkern.cuda_graphs import Capture
@@ -58,6 +59,11 @@ class Session:
     capture: Capture
     clock: Clock
     findings: Findings
+    causal_maps: CausalMaps = field(default_factory=causal_ops)
+
+    def maps_of(self, problem: AnyProblem) -> Maps | CausalMaps:
+        """The ops that a problem calls."""
+        return self.causal_maps if isinstance(problem, CausalProblem) else self.maps
 
     def collect(self, title: str, found: Iterable[str]) -> None:
         """Carry out checks that yield what is wrong."""
@@ -84,10 +90,10 @@ class Session:
 def check_backends(s: Session) -> None:
     """Every op must run its kernel, or the rest would compare the reference with itself.
 
-    Some have none: on a GPU flows call PyTorch's own product, and causal flows run their reference.
+    Two have none: on a GPU flows call PyTorch's own product, and so does the causal flow's derivative.
     """
     for name, backend in registered_backends(s.device).items():
-        if backend != "native" and name != "linear" and not name.startswith("causal_flow"):
+        if backend != "native" and name not in ("linear", "causal_flow_to_latent_backward"):
             s.findings.failures.append(f"{name} runs its reference: {'; '.join(backend_reasons(name, s.device))}")
             s.clock.say(s.findings.failures[-1])
 
@@ -116,20 +122,20 @@ def compile_one(each: Any) -> None:
     warm_up(each)
 
 
-def check_ops(s: Session, problems: Iterable[tuple[Problem, tuple[Arithmetic, ...]]], reserve: float) -> None:
+def check_ops(s: Session, problems: Iterable[tuple[AnyProblem, tuple[Arithmetic, ...]]], reserve: float) -> None:
     """Every op on every problem, against float64."""
     count = 0
     for problem, arithmetics in s.within("problems", problems, reserve, s.findings.failures):
         title = f"{problem.name}: {', '.join(arithmetics)}"
-        s.collect(title, correctness.check(problem, arithmetics, s.maps, s.device))
+        s.collect(title, correctness.check(problem, arithmetics, s.maps_of(problem), s.device))
         count += len(arithmetics)
-    s.findings.checked.append(f"{count} problems (shape, rows, arithmetic), five ops each, two runs bit for bit")
+    s.findings.checked.append(f"{count} problems (shape, rows, arithmetic), every op, two runs bit for bit")
 
 
-def check_graphs(s: Session, problems: Iterable[Problem], reserve: float) -> None:
+def check_graphs(s: Session, problems: Iterable[AnyProblem], reserve: float) -> None:
     """Captured once, replayed on fresh inputs."""
     for problem in s.within("graphs", problems, reserve, s.findings.failures):
-        wrong = correctness.check_graphs(problem, ("ieee", "bf16"), s.maps, s.device, s.capture)
+        wrong = correctness.check_graphs(problem, ("ieee", "bf16"), s.maps_of(problem), s.device, s.capture)
         s.collect(f"graph of {problem.name}", wrong)
         s.findings.checked.append(f"graphs of {problem.name}, replayed on fresh inputs")
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-from nfkern.bench.baselines import compiled, eager, frozen, stacked
+from nfkern.bench.baselines import compiled, eager, eager_causal, frozen, stacked
 from nfkern.bench.cases import CASES
-from nfkern.bench.declarations import Row, Variant
+from nfkern.bench.causal_works import CAUSAL_WORKS
+from nfkern.bench.declarations import Row, Variant, Work
 from nfkern.bench.environment import Environment
 from nfkern.bench.flow_works import FLOW_WORKS
 from nfkern.bench.records import Record
@@ -27,7 +28,11 @@ OURS = (
     Variant("nfkern_frozen", "nfkern frozen for acting", frozen.BUILDERS),
     Variant("nfkern_frozen_bf16", "nfkern frozen, hidden products in bf16", frozen.BF16_BUILDERS, precision="bf16"),
     Variant("nfkern_bf16", "nfkern trained under autocast", stacked.BF16_BUILDERS, precision="bf16"),
-    Variant("eager", "naive flow, a module per block, eager PyTorch", eager.BUILDERS),
+    Variant(
+        "eager",
+        "naive flow, a module per block, eager PyTorch",
+        {**eager.BUILDERS, **eager_causal.BUILDERS},
+    ),
 )
 COMPILED = (
     Variant("reference_compile", "the stacked reference compiled", compiled.REFERENCE_BUILDERS, compiles=True),
@@ -46,10 +51,15 @@ ROWS = (
     ("denoised_action", "ogbench", 1),
     ("training_step", "ogbench", 256),
     ("inverse", "ogbench", 4096),
+    ("causal_inverse", "causal", 1),
+    ("causal_inverse", "causal", 256),
     ("inverse", "chunked", 1),
     ("inverse", "chunked", 256),
     ("training_step", "ogbench", 4096),
     ("training_step", "chunked", 256),
+    ("causal_log_prob", "causal", 256),
+    ("causal_training_step", "causal", 256),
+    ("causal_inverse", "causal", 4096),
     ("inverse", "ogbench", 65536),
 )
 """Work, case and batch; the most wanted first."""
@@ -65,7 +75,7 @@ class Measured:
 
 def row(work: str, case: str, batch: int, variants: Sequence[Variant]) -> Row:
     """A row of the suite for those of `variants` that do this work."""
-    works = {each.name: each for each in FLOW_WORKS}
+    works: dict[str, Work] = {each.name: each for each in (*FLOW_WORKS, *CAUSAL_WORKS)}
     return Row(works[work], CASES[case], batch, 1, tuple(v for v in variants if work in v.builders))
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from bench_records import ENVIRONMENT
+from interpreted import interpreted_kernels
 
 pytest.importorskip("triton", reason="its errors are among those that a step survives")
 
 from nfkern.bench import records as storage
 from nfkern.bench.cases import CASES, FlowCase
 from nfkern.bench.gpu_check import correctness, optimizer, steps, timing
+from nfkern.bench.gpu_check.causal_problems import CausalMaps, CausalProblem, causal_ops
 from nfkern.bench.gpu_check.plan import Plan, carry_out
 from nfkern.bench.gpu_check.problems import Maps, Problem, ops
 from nfkern.bench.gpu_check.report import Findings, markdown, write
@@ -22,7 +24,7 @@ from nfkern.kernels import use_reference
 from nfkern.kernels.adamw import adamw_from_factors
 
 ROOT = Path(__file__).parent.parent.parent
-CPU, TINY = torch.device("cpu"), CASES["tiny"]
+CPU, TINY, CAUSAL = torch.device("cpu"), CASES["tiny"], CASES["causal_tiny"]
 
 
 def session(maps=None, seconds=1e6, now=lambda: 0.0):
@@ -36,11 +38,20 @@ def test_a_dry_run_writes_records_and_a_page(tmp_path, monkeypatch):
     # No clock that ticks: the reserves are for a whole check's minutes.
     s = session()
     tiny = Plan(
-        problems=lambda: [(Problem(TINY, 6, 2, 0.5, 2), ("ieee", "bf16")), (Problem(TINY, 1, 1), ("fp16",))],
-        graphs=lambda: [Problem(TINY, 3, 3)],
+        problems=lambda: [
+            (Problem(TINY, 6, 2, 0.5, 2), ("ieee", "bf16")),
+            (Problem(TINY, 1, 1), ("fp16",)),
+            (CausalProblem(CAUSAL, 6, 2, True, 0.5), ("ieee", "bf16")),
+        ],
+        graphs=lambda: [Problem(TINY, 3, 3), CausalProblem(CAUSAL, 3, 3)],
         rows=8,
         part=8,
-        timings=(("inverse", "tiny", 4), ("denoised_action", "tiny", 1), ("training_step", "tiny", 4)),
+        timings=(
+            ("inverse", "tiny", 4),
+            ("denoised_action", "tiny", 1),
+            ("training_step", "tiny", 4),
+            ("causal_inverse", "causal_tiny", 4),
+        ),
         budget=SMOKE,
         limits_size=16,
         limits_bytes=1 << 12,
@@ -60,13 +71,15 @@ def test_a_dry_run_writes_records_and_a_page(tmp_path, monkeypatch):
     assert [r.variant for r in records if r.work == "training_step"] == [
         "nfkern", "nfkern_bf16", "eager", "nfkern_graph", "nfkern_bf16_graph", *compiled,
     ]  # fmt: skip
+    causal = [r.variant for r in records if r.work == "causal_inverse"]
+    assert causal == ["nfkern", "eager", "nfkern_graph", *compiled]
     for r in records:
         assert r.quantiles is not None, r
         assert (r.quantiles.device_median_s is None) == (not r.variant.endswith("_graph"))
     page = written[1].read_text()
     assert "| tiny inverse | 4 | nfkern_frozen_graph | fp32 |" in page
     assert "## Limits of the device" in page
-    assert "- 3 problems (shape, rows, arithmetic)" in page
+    assert "- 5 problems (shape, rows, arithmetic)" in page
 
 
 @pytest.mark.parametrize("field", range(len(Maps._fields)))
@@ -82,6 +95,32 @@ def test_an_error_in_any_op_is_found(field, arithmetic):
     found = list(correctness.check(Problem(TINY, 9, 9), (arithmetic,), maps, CPU))
     named = Maps._fields[field].replace("to_data_with_score", "score")
     assert any(line.startswith(f"tiny-9 {arithmetic}: {named} ") for line in found), found
+
+
+@pytest.mark.parametrize("field", range(len(CausalMaps._fields)))
+@pytest.mark.parametrize("arithmetic", ["ieee", "bf16"])
+def test_an_error_in_any_causal_op_is_found(field, arithmetic):
+    right, problem = causal_ops(), CausalProblem(CAUSAL, 9, 9)
+
+    def wrong(*args):
+        first, *rest = right[field](*args)
+        return (first * 1.5, *rest)
+
+    assert list(correctness.check(problem, (arithmetic,), right, CPU)) == []
+    maps = right._replace(**{CausalMaps._fields[field]: wrong})
+    found = list(correctness.check(problem, (arithmetic,), maps, CPU))
+    named = CausalMaps._fields[field].replace("to_data_with_score", "score")
+    assert any(line.startswith(f"causal_tiny-9 {arithmetic}: {named} ") for line in found), found
+
+
+@pytest.mark.slow
+def test_the_causal_kernels_pass():
+    """Under Triton's interpreter, as the other kind's below."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU: `make gpu-check` runs the compiled kernels")
+    with interpreted_kernels():
+        problem = CausalProblem(CAUSAL, 4, 2, True, 0.5)
+        assert list(correctness.check(problem, ("ieee", "fp16"), causal_ops(), CPU)) == []
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from nfkern.bench.binaries import TARGETS, Usage, read_amd, read_nvidia
 from nfkern.bench.cases import CASES
 from nfkern.bench.kernel_starts import compilations
 from nfkern.errors import UserError
+from nfkern.kernels.causal.triton_launch import LAUNCHES as CAUSAL_LAUNCHES
 from nfkern.kernels.coupling.triton_launch import LAUNCHES
 
 ROOT = Path(__file__).parent.parent.parent
@@ -117,8 +118,9 @@ def test_a_broken_budget_is_exit_code_1(monkeypatch, tmp_path, capsys, ogbench):
 
 
 def test_every_entry_of_the_launch_table_is_compiled():
-    found = compilations((CASES["widest"],), ("ieee", "tf32", "half"))
-    for (kernel, arithmetic), entries in LAUNCHES.items():
+    found = compilations((CASES["widest"], CASES["causal"]), ("ieee", "tf32", "half"))
+    products = {("product", arithmetic): entries for arithmetic, entries in CAUSAL_LAUNCHES.items()}
+    for (kernel, arithmetic), entries in (LAUNCHES | products).items():
         for _, launch in entries:
             tiles = f"{launch.tile}x{launch.chunk1}x{launch.chunk2} {launch.warps}w {launch.stages}s"
             assert any(
@@ -142,6 +144,20 @@ def test_modes_and_types(ogbench):
     assert not any(dict(c.constants).get("PDL") for c in compilations((CASES["ogbench"],), ("ieee",), (1,)))
 
 
+def test_a_causal_flow_needs_few_kernels():
+    """One for all positions, blocks and layers: only the width, the heads and what is switched on make another."""
+    found = compilations((CASES["causal"],), ("ieee",), (1,), pdl=True)
+    assert {c.mode for c in found if c.kernel == "product_kernel"} == {"norm", "residual", "norm gelu"}
+    assert len([c for c in found if c.kernel == "attention_kernel"]) == 1
+    tokens = [c for c in found if c.kernel == "token_kernel"]
+    assert len(tokens) == 12
+    assert all(dict(c.signature)["place"] == "i32" for c in tokens)
+    longer = compilations((CASES["causal_32"],), ("ieee",), (1,), pdl=True)
+    assert {c.key for c in longer if c.kernel in ("product_kernel", "token_kernel")} == {
+        c.key for c in found if c.kernel in ("product_kernel", "token_kernel")
+    }
+
+
 def test_the_switch_for_tf32_is_restored():
     before = torch.backends.cuda.matmul.fp32_precision
     compilations((CASES["ogbench"],), ("tf32",), (1,))
@@ -161,12 +177,13 @@ from nfkern.bench.cases import CASES
 from nfkern.bench.kernel_starts import compilations
 from nfkern.bench.resources import ARITHMETICS, BUDGETS, broken, title
 chosen = {{}}
-for each in compilations((CASES["ogbench"],), ARITHMETICS, pdl={target in ("sm_90", "sm_100")}):
+for each in compilations((CASES["ogbench"], CASES["causal"]), ARITHMETICS, pdl={target in ("sm_90", "sm_100")}):
     key = (each.kernel, each.arithmetic, each.launch)
-    if key not in chosen or "store" in each.mode:
+    if key not in chosen or any(word in each.mode for word in ("store", "gelu", "move embed")):
         chosen[key] = each
 kernels = {{each.kernel for each in chosen.values()}}
 assert {{"flow_kernel", "forward_step_kernel", "backward_step_kernel", "compose_kernel", "adamw_kernel"}} <= kernels
+assert {{"product_kernel", "attention_kernel", "token_kernel", "causal_affine_backward_kernel"}} <= kernels
 for each in chosen.values():
     used = usage(each, "{target}")
     assert not broken(each, used, BUDGETS["{target}"]), (title(each), used)
@@ -192,9 +209,9 @@ driver.set_active(SimpleNamespace(
     get_current_target=lambda: target, get_current_device=lambda: 0, get_current_stream=lambda device: 0,
 ))
 first = {}
-for each in compilations((CASES["ogbench"],), ("half",), (1,), pdl=True):
+for each in compilations((CASES["ogbench"], CASES["causal"]), ("half",), (1,), pdl=True):
     first.setdefault(each.kernel, each)
-assert {"forward_step_kernel", "backward_step_kernel"} <= set(first)
+assert {"forward_step_kernel", "backward_step_kernel", "product_kernel", "attention_kernel"} <= set(first)
 for each in first.values():
     ours, theirs = compile_kernel(each, target), warm_up(each)
     assert ours.asm["ptx"] == theirs.asm["ptx"], each.kernel
