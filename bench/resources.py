@@ -127,12 +127,12 @@ class Resources:
 def title(each: Compilation) -> str:
     """Kernel, mode, arithmetic, shape and launch in columns."""
     name = each.kernel.removesuffix("_kernel")
-    return f"{name:17} {each.mode:24} {each.arithmetic:5} {each.case:12} {each.launch:18}"
+    return f"{name:22} {each.mode:32} {each.arithmetic:5} {each.case:12} {each.launch:18}"
 
 
 def table(lines: Sequence[Line]) -> list[str]:
     """The lines with a head, one target's."""
-    head = f"{'kernel':17} {'mode':24} {'arith':5} {'shape':12} {'launch':18}"
+    head = f"{'kernel':22} {'mode':32} {'arith':5} {'shape':12} {'launch':18}"
     return [
         f"{lines[0].target}\n{head}  regs stack spills  shared   FFMA  matrix",
         *(

@@ -162,7 +162,7 @@ class Chain:
         start(
             triton_kernels.attention_kernel, (count, heads),
             cache, self.attended, position, length, WIDTH=width, HEADS=heads, PADDED=size,
-            KEYS=min(padded(length), max(16, ATTENTION_HELD // size)), **dependent(cache.device),
+            KEYS=min(padded(length), ATTENTION_HELD // size), **dependent(cache.device),
         )  # fmt: skip
         return self.attended
 
