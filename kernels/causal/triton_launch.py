@@ -45,6 +45,9 @@ HELD = 8192
 ATTENTION_HELD = 2048
 """So many elements of keys, and of values, a program holds at once."""
 
+ATTENTION_ROWS = 65535
+"""PyTorch's attention kernels lay rows along a grid axis that has no more programs (pytorch issues 142228, 146704)."""
+
 TOKEN_TILE, TOKEN_CHUNK = 16, 64
 """Rows of a program between two positions, and the part of the width that it takes at once."""
 
@@ -223,10 +226,13 @@ def _transformer(hidden: torch.Tensor, block: CausalParameters, network: Network
     (rows, length, width), heads = hidden.shape, network.settings.heads
     flat, qkv = hidden.flatten(0, 1), network.new(rows * length, 3 * width)
     by_head = qkv.view(rows, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
-    queries, keys, values = by_head.unbind(0)
 
     def attend() -> torch.Tensor:
-        attended = scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        parts = [
+            scaled_dot_product_attention(part[0], part[1], part[2], is_causal=True)
+            for part in by_head.split(ATTENTION_ROWS, 1)
+        ]
+        attended = parts[0] if len(parts) == 1 else torch.cat(parts)
         return attended.transpose(1, 2).reshape(flat.shape)
 
     for p in LayerParameters.of(block):
