@@ -97,9 +97,10 @@ def _causal(function: str) -> Native:
     after = 2 + len(CausalParameters._fields)
 
     def reasons(*args: Any) -> list[str]:
-        settings = Settings(*args[after : after + len(Settings._fields)])
-        # Only `to_data` has more: guidance in three arguments, then the tolerance.
-        return causal_reasons(args[0], CausalParameters(*args[2:after]), settings, *args[after + len(settings) + 3 :])
+        settings, more = Settings(*args[after : after + len(Settings._fields)]), args[after + len(Settings._fields) :]
+        # Of `to_latent`, whether to keep hidden activations; of `to_data`, guidance in three arguments, the tolerance.
+        found = causal_reasons(args[0], CausalParameters(*args[2:after]), settings, *more[3:])
+        return [*found, "keep_hidden: the kernels keep nothing"] if function == "to_latent" and any(more) else found
 
     gather = functools.partial(causal_unflattened, tensors=2)
     load = _loader("causal.triton_launch", function, gather)

@@ -170,15 +170,17 @@ class Chain:
         return self.attended
 
 
-def to_latent(x: torch.Tensor, context_term: torch.Tensor, parameters: CausalParameters, settings: Settings) -> Tensors:
-    """Data to noise; see the reference."""
+def to_latent(
+    x: torch.Tensor, context_term: torch.Tensor, parameters: CausalParameters, settings: Settings, *_: object
+) -> Tensors:
+    """Data to noise; see the reference. Nothing is kept for the derivative."""
     network, inputs, log_det, x = Network.of(parameters, settings), [], x.new_zeros(x.shape[0]), x.contiguous()
     for k, block in enumerate(network.parameters.blocks()):
         inputs.append(x)
         hidden = reference.embed(in_order(x, k), term_of(context_term, k, x.shape[0]), block, k, settings).contiguous()
         _transformer(hidden, block, network)
         x, log_det = causal_affine(x, reference.output(hidden, block), log_det, flipped(k), settings.scale_bound)
-    return x, log_det, torch.stack(inputs)
+    return x, log_det, torch.stack(inputs), x.new_empty(0)
 
 
 def to_data(

@@ -6,7 +6,7 @@ import torch
 from causal_problems import NAMES, calls, problem
 from coupling_problems import compare, compare_in_float64, single
 
-from nfkern.kernels import native_extension, use_reference
+from nfkern.kernels import causal, native_extension, use_reference
 
 pytestmark = pytest.mark.usefixtures("_poisoned", "_native")
 
