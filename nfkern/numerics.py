@@ -2,24 +2,23 @@
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
 
+from nfkern.causal import CausalFlow
 from nfkern.coupling import CouplingFlow
 from nfkern.flow import Flow
 
-SHAPES: dict[str, dict[str, object]] = {
-    "D 5, context 64, hidden 256 x 256, 6 blocks": {"features": 5, "context_features": 64},
-    "D 42, context 256, hidden 512 x 512, 12 blocks": {
-        "features": 42,
-        "context_features": 256,
-        "hidden": (512, 512),
-        "blocks": 12,
-    },
+SHAPES: dict[str, Callable[[], CouplingFlow | CausalFlow]] = {
+    "D 5, context 64, hidden 256 x 256, 6 blocks": partial(CouplingFlow, 5, 64),
+    "D 42, context 256, hidden 512 x 512, 12 blocks": partial(CouplingFlow, 42, 256, hidden=(512, 512), blocks=12),
+    "causal, T 16, D 7, context 256, width 256, 4 blocks": partial(CausalFlow, 16, 7, 256),
 }
-"""The paper's flow for one action, and for chunks of actions."""
+"""The paper's flow for one action and for chunks of actions, and the causal flow for these."""
 
 PRECISIONS: dict[str, torch.dtype | None] = {
     "training float32": None,
@@ -34,7 +33,7 @@ FlowType = TypeVar("FlowType", bound=Flow)
 
 @dataclass(frozen=True)
 class Errors:
-    """Largest errors over rows and features against float64.
+    """Largest errors over rows, tokens and features against float64.
 
     Attributes:
         x: of samples, relative to the largest entry.
@@ -61,7 +60,7 @@ def perturb(flow: FlowType, generator: torch.Generator) -> FlowType:
 
 
 @torch.no_grad()
-def errors(flow: CouplingFlow, rows: int = 256, seed: int = 0) -> dict[str, Errors]:
+def errors(flow: CouplingFlow | CausalFlow, rows: int = 256, seed: int = 0) -> dict[str, Errors]:
     """Errors of a float32 flow and of its frozen copies on random contexts and noise, by precision.
 
     Args:
@@ -70,7 +69,7 @@ def errors(flow: CouplingFlow, rows: int = 256, seed: int = 0) -> dict[str, Erro
         seed: of contexts and noise.
     """
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(rows, flow.features, generator=generator)
+    noise = torch.randn(rows, *flow.event_shape, generator=generator)
     context = torch.randn(rows, flow.context_features, generator=generator) if flow.context_features else None
     exact = copy.deepcopy(flow).double().eval()
     # The samples themselves are rounded first, so that all densities are asked for at the same points.
@@ -89,10 +88,10 @@ def errors(flow: CouplingFlow, rows: int = 256, seed: int = 0) -> dict[str, Erro
 def table(rows: int = 256) -> list[str]:
     """Lines of the error table for random flows of the paper's shapes."""
     lines = []
-    for title, options in SHAPES.items():
+    for title, make in SHAPES.items():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            flow = perturb(CouplingFlow(**options), torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+            flow = perturb(make(), torch.Generator().manual_seed(0))
         lines.append(f"{title}, {rows} rows, largest errors against float64")
         lines.append(f"  {'':<16} {'x, relative':>12} {'log p, nats':>12} {'score, rel.':>12}")
         for name, found in errors(flow, rows).items():

@@ -78,7 +78,7 @@ def layer(
     p, length = parameters, x.shape[1]
     attention_norm = _layer_norm(x, p.attention_norm_weight, p.attention_norm_bias, norm_eps)
     qkv = _product(attention_norm[0], p.qkv_weight.mT, compute_dtype) + p.qkv_bias if kept is None else kept.qkv
-    queries, keys, values = (_by_head(part, heads) for part in qkv.chunk(3, -1))
+    queries, keys, values = _by_head(qkv.unflatten(-1, (3, -1)).movedim(-2, 0), heads).unbind(0)
     if cache is not None:
         cache.keys[:, :, start : start + length] = keys
         cache.values[:, :, start : start + length] = values
@@ -119,7 +119,7 @@ def layer_backward(
     grad_scores = aten._softmax_backward_data(grad_attended @ s.values.mT, s.weights, -1, s.weights.dtype)
     grad_scores = grad_scores * s.queries.shape[-1] ** -0.5
     by_head = (grad_scores @ s.keys, grad_scores.mT @ s.queries, s.weights.mT @ grad_attended)
-    grad_qkv = torch.cat([_together(part) for part in by_head], -1)
+    grad_qkv = torch.stack([part.transpose(1, 2) for part in by_head], 2).flatten(2)
     grad_normed = _product(grad_qkv, p.qkv_weight, compute_dtype)
     through, *attention_norm_grads = _layer_norm_backward(
         grad_normed, s.x, s.attention_norm, p.attention_norm_weight, p.attention_norm_bias, parameter_grads
@@ -174,9 +174,9 @@ def _layer_norm_backward(
 
 
 def _by_head(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """(rows, S, width) -> (rows, heads, S, width / heads)."""
+    """(..., S, width) -> (..., heads, S, width / heads), copied once: every product that it takes part in would."""
     by_head: torch.Tensor = x.unflatten(-1, (heads, -1))
-    return by_head.transpose(1, 2)
+    return by_head.transpose(-2, -3).contiguous()
 
 
 def _together(x: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,8 @@
 #include "memory.h"
 
 #include <ATen/EmptyTensor.h>
-#include <sys/mman.h>
 
 #include <atomic>
-#include <cstdint>
 #include <cstdlib>
 #include <memory>
 
@@ -20,40 +18,17 @@ constexpr bool kExact = false;
 constexpr int64_t kScratchStep = 4096;
 #endif
 
-// Asks for large pages before anything is written. To write 283 MB first takes 28 ms instead of 117 (Zen 4, 2026-11),
-// and longer once, while the system clears a place for them.
-void with_large_pages(void* memory, size_t bytes) {
-#if defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kPage = 4096;
-  const uintptr_t first = (reinterpret_cast<uintptr_t>(memory) + kPage - 1) / kPage * kPage;
-  const uintptr_t last = (reinterpret_cast<uintptr_t>(memory) + bytes) / kPage * kPage;
-  // Without them it is only slower.
-  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
-}
-
-// Where freed memory waits: no more than kSlots blocks of kSmallest to kLargest bytes, older ones giving way. Without
-// locks, which a fork could leave held.
+// Where freed memory waits: no more than kSlots blocks of kSmallest to kSmall bytes, older ones giving way, and one of
+// up to kLargest. Without locks, which a fork could leave held.
 class Recycling final : public c10::Allocator {
  public:
-  static constexpr size_t kSmallest = size_t{1} << 18, kLargest = size_t{1} << 25;
+  static constexpr size_t kSmallest = size_t{1} << 18, kSmall = size_t{1} << 25, kLargest = size_t{1} << 29;
 
   c10::DataPtr allocate(size_t bytes) override {
     c10::Allocator* source = c10::GetAllocator(c10::kCPU);
-    if (kExact || bytes < kSmallest || bytes > kLargest) {
-      c10::DataPtr data = source->allocate(bytes);
-      if (bytes > kLargest) with_large_pages(data.get(), bytes);
-      return data;
-    }
-    std::unique_ptr<Block> found;
-    for (std::atomic<Block*>& slot : slots_) {
-      std::unique_ptr<Block> block(slot.exchange(nullptr));
-      if (block && bytes <= block->bytes && block->bytes <= 2 * bytes) {
-        found = std::move(block);
-        break;
-      }
-      if (block) wait(std::move(block));
-    }
+    if (kExact || bytes < kSmallest || bytes > kLargest) return source->allocate(bytes);
+    std::unique_ptr<Block> found = bytes > kSmall ? take(large_, bytes) : nullptr;
+    for (unsigned i = 0; i < kSlots && bytes <= kSmall && !found; ++i) found = take(slots_[i], bytes);
     if (!found) found = std::make_unique<Block>(Block{source->allocate(bytes), bytes});
     void* data = found->data.get();
     return {data, found.release(), &release, c10::kCPU};
@@ -66,19 +41,32 @@ class Recycling final : public c10::Allocator {
     c10::DataPtr data;
     size_t bytes;
   };
+  using Slot = std::atomic<Block*>;
 
   static constexpr unsigned kSlots = 8;
-  static inline std::atomic<Block*> slots_[kSlots] = {};
+  static inline Slot slots_[kSlots] = {}, large_{nullptr};
   static inline std::atomic<unsigned> oldest_{0};
+
+  // What waits there, if it is of about the size.
+  static std::unique_ptr<Block> take(Slot& slot, size_t bytes) {
+    std::unique_ptr<Block> block(slot.exchange(nullptr));
+    if (block && bytes <= block->bytes && block->bytes <= 2 * bytes) return block;
+    if (block) wait(std::move(block));
+    return nullptr;
+  }
 
   static void release(void* block) { wait(std::unique_ptr<Block>(static_cast<Block*>(block))); }
 
   static void wait(std::unique_ptr<Block> block) {
-    for (std::atomic<Block*>& slot : slots_) {
+    if (block->bytes > kSmall) {
+      const std::unique_ptr<Block> given_up(large_.exchange(block.release()));
+      return;
+    }
+    for (Slot& slot : slots_) {
       Block* expected = nullptr;
       if (slot.compare_exchange_strong(expected, block.get())) return static_cast<void>(block.release());
     }
-    std::unique_ptr<Block> given_up(slots_[oldest_++ % kSlots].exchange(block.release()));
+    const std::unique_ptr<Block> given_up(slots_[oldest_++ % kSlots].exchange(block.release()));
   }
 };
 

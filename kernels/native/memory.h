@@ -10,8 +10,7 @@ namespace nfkern {
 enum class Scratch { kRows, kChunk };
 void* scratch(Scratch which, int64_t bytes);
 
-// As at::empty; a large tensor's memory, once freed, serves the next one of about its size. That of an even larger one
-// goes back, but comes in large pages.
+// As at::empty; a large tensor's memory, once freed, serves the next one of about its size.
 at::Tensor recycled(at::IntArrayRef sizes, const at::TensorOptions& options);
 
 }  // namespace nfkern

@@ -1,5 +1,8 @@
 """Calls of the causal flow: shapes, types, compilers, what is refused, and what an interrupted one leaves behind."""
 
+import subprocess
+import sys
+
 import flows
 import naive_causal
 import pytest
@@ -49,6 +52,32 @@ def test_an_interrupted_call_leaves_nothing_behind(monkeypatch):
         assert flow.__dict__ == state
         assert torch.equal(noise, before)
         assert torch.equal(flow.to_data(noise, context)[0], expected)
+
+
+# In a process of its own, whose highest point these calls alone decide.
+SAMPLING_ALONE = """
+import resource
+import torch
+import nfkern
+
+flow = nfkern.CausalFlow(4, 2, 3, blocks=2, layers=1, width=8, context_dropout=0.1)
+flows, contexts = (flow, flow.freeze(torch.bfloat16)), torch.randn(5, 3)
+
+@torch.no_grad()
+def highest_after(calls):
+    for i in range(calls):
+        flows[i % 2].sample((), contexts[: 1 + i % 5], guidance=float(i % 3 == 0))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+before = highest_after(1000)
+print(highest_after(10_000) - before)
+"""
+
+
+def test_memory_does_not_grow():
+    done = subprocess.run([sys.executable, "-c", SAMPLING_ALONE], capture_output=True, text=True, check=True)
+    # 512 KiB: 50 bytes a call, less than any tensor.
+    assert int(done.stdout) < 512
 
 
 @pytest.mark.parametrize(
