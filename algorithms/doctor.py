@@ -30,7 +30,7 @@ class Doctor:
     """Where datasets lie."""
 
     numerics: bool = False
-    """Measure rounding errors of this installation, training and frozen in each precision (a minute)."""
+    """Measure rounding errors of this installation, training and frozen in each precision (minutes)."""
 
     def run(self) -> int:
         """Print the sections; 1 if something that the package needs is missing."""

@@ -21,6 +21,13 @@ Notes, prediction against measurement (`bench/results/cpu-2026-11-26.json`: AMD 
   cycle count of each pass found the hidden weight's gradient at 65 % of the peak, waiting for its factors; autograd
   filling the kept units' gradient with zeros; memory mapped anew at each step; PLU in a dozen small calls. Mended,
   24.5 became 23.0; the fused AdamW for all flows made that 21.4, stretches and tiles 20.3.
+- causal_inverse, batch 1 (`causal-cpu-2026-11-26.json`): predicted 4.1 ms, 377 MB at the third cache's rate; measured
+  8.1, with sixteen rows side by side again. Row after row, 6.7: a block's first token finds its weights in memory, and
+  fetching the next block's ahead cost more than that. Shared by two threads, predicted half, measured 3.9.
+- causal_inverse, batch 32: predicted 51 ms of products at the peak, measured 73: weights 4 KiB apart evicted each other
+  from the first cache. Copied tile by tile: 63.
+- causal_training_step, batch 256: predicted 1.6 s of products; 2.5 at first, because the derivative multiplied again
+  what the forward pass had. Kept: 2.1; with heads laid out once and memory that is not mapped anew: 1.86.
 - data_sampling: 0.147 ms on an earlier machine (`quick-cpu-2026-11-24.json`), 1.7 million transitions a second.
 """
 
