@@ -1,30 +1,13 @@
 """A causal flow with random weights and inputs: what every work on causal flows is given."""
 
-from dataclasses import dataclass
-
 import torch
 
 from nfkern import CausalFlow
 from nfkern.bench.cases import CausalCase
-from nfkern.bench.flow_problem import SEED, Results
+from nfkern.bench.flow_problem import SEED, Problem
 from nfkern.numerics import perturb
 
-
-@dataclass(frozen=True)
-class CausalProblem:
-    """As `FlowProblem`; inputs are pairs (batch, tokens, features), (batch, context_features)."""
-
-    case: CausalCase
-    batch: int
-    flow: CausalFlow
-    inputs: tuple[tuple[torch.Tensor, torch.Tensor], ...]
-    exact: Results
-    single: Results
-
-    @property
-    def parameters(self) -> int:
-        """Number of trained parameters."""
-        return sum(parameter.numel() for parameter in self.flow.parameters())
+CausalProblem = Problem[CausalCase, CausalFlow]
 
 
 def random_causal_flow(case: CausalCase) -> CausalFlow:

@@ -5,8 +5,10 @@ errors from the gate.
 """
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
+from torch import nn
 
 from nfkern import CouplingFlow
 from nfkern.bench.cases import FlowCase
@@ -19,21 +21,24 @@ SEED = 0
 
 Results = dict[str, torch.Tensor]
 
+CaseType = TypeVar("CaseType")
+FlowType = TypeVar("FlowType", bound=nn.Module)
+
 
 @dataclass(frozen=True)
-class FlowProblem:
+class Problem(Generic[CaseType, FlowType]):
     """A flow with random weights, sets of random inputs, and the right results.
 
     Attributes:
-        flow: `nfkern.CouplingFlow`, float32; builders copy it, never change it.
-        inputs: pairs (batch, features), (batch, context_features).
+        flow: float32; builders copy it, never change it.
+        inputs: pairs (batch, *event_shape), (batch, context_features).
         exact: the reference's results in float64.
         single: the same in float32.
     """
 
-    case: FlowCase
+    case: CaseType
     batch: int
-    flow: CouplingFlow
+    flow: FlowType
     inputs: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     exact: Results
     single: Results
@@ -42,6 +47,9 @@ class FlowProblem:
     def parameters(self) -> int:
         """Number of trained parameters."""
         return sum(parameter.numel() for parameter in self.flow.parameters())
+
+
+FlowProblem = Problem[FlowCase, CouplingFlow]
 
 
 def random_flow(case: FlowCase) -> CouplingFlow:

@@ -8,6 +8,7 @@ from torch import nn
 
 from nfkern.causal_maps import CausalMaps
 from nfkern.kernels.causal.parameters import shapes
+from nfkern.kernels.causal_affine.op import check_scale_bound
 
 if TYPE_CHECKING:
     from nfkern.frozen_causal import FrozenCausalFlow
@@ -88,8 +89,7 @@ class CausalFlow(CausalMaps):
             raise ValueError(f"heads: expected a divisor of the width {width}, got {heads!r}")
         if not norm_eps > 0:
             raise ValueError(f"norm_eps: expected a number > 0, got {norm_eps!r}")
-        if scale_bound is not None and not (math.isfinite(scale_bound) and scale_bound > 0):
-            raise ValueError(f"scale_bound: expected None or a number > 0, got {scale_bound!r}")
+        check_scale_bound(scale_bound)
         super().__init__((tokens, features), context_features, bounds=bounds, context_dropout=context_dropout)
         self.heads, self.context_mode = heads, context_mode
         self.norm_eps, self.scale_bound = norm_eps, scale_bound

@@ -9,6 +9,7 @@ from torch import nn
 from nfkern.coupling_maps import CouplingMaps
 from nfkern.flow import readable
 from nfkern.kernels import compose
+from nfkern.kernels.causal_affine.op import check_scale_bound
 
 if TYPE_CHECKING:
     from nfkern.frozen import FrozenFlow
@@ -205,5 +206,4 @@ def _check_options(
         raise ValueError(f"mixing: expected 'plu', 'permute' or 'none', got {mixing!r}")
     if not norm_eps > 0:
         raise ValueError(f"norm_eps: expected a number > 0, got {norm_eps!r}")
-    if scale_bound is not None and not (math.isfinite(scale_bound) and scale_bound > 0):
-        raise ValueError(f"scale_bound: expected None or a number > 0, got {scale_bound!r}")
+    check_scale_bound(scale_bound)

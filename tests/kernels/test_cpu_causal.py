@@ -101,8 +101,8 @@ def test_an_event_that_is_not_finite_stays_alone(instruction_set):
 @pytest.mark.parametrize("compute_dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("heads", [1, 4])
 def test_few_rows_are_shared_by_threads(heads, compute_dtype, instruction_set):
-    """Each output is one thread's, and its sum the same whosever it is. These blocks are large enough to share."""
-    (x, term, parameters), settings = problem(rows=4, width=260, heads=heads, blocks=2, layers=1, expansion=4)
+    """Each output is one thread's, and its sum the same whosever it is. In bfloat16 too a block has 3 MiB to share."""
+    (x, term, parameters), settings = problem(rows=4, width=260, heads=heads, blocks=2, layers=2, expansion=4)
     arguments = single((x, term[:1], parameters))
     to_latent, to_data, _ = calls(settings)
     before = torch.get_num_threads()
