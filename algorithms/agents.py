@@ -7,21 +7,33 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from nfkern.algorithms.behavioral_cloning import BehavioralCloning
+from nfkern.algorithms.agent import Agent
+from nfkern.algorithms.diffusion_bc import DiffusionBC
+from nfkern.algorithms.diffusion_gcbc import DiffusionGCBC
+from nfkern.algorithms.diffusion_ql import DiffusionQL
 from nfkern.algorithms.flow_matching_bc import FlowMatchingBC
 from nfkern.algorithms.flow_matching_gcbc import FlowMatchingGCBC
+from nfkern.algorithms.fql import FQL
 from nfkern.algorithms.gaussian_bc import GaussianBC
 from nfkern.algorithms.gaussian_gcbc import GaussianGCBC
+from nfkern.algorithms.ifql import IFQL
+from nfkern.algorithms.iql import IQL
 from nfkern.algorithms.nf_bc import NFBC
 from nfkern.algorithms.nf_gcbc import NFGCBC
+from nfkern.algorithms.nf_rlbc import NFRLBC
+from nfkern.algorithms.rebrac import ReBRAC
 from nfkern.checkpoint import FORMAT_VERSION, read_json, read_tensors, write_json
 
-AGENTS: dict[str, type[BehavioralCloning]] = {
-    agent.name: agent for agent in (NFBC, NFGCBC, GaussianBC, GaussianGCBC, FlowMatchingBC, FlowMatchingGCBC)
+AGENTS: dict[str, type[Agent]] = {
+    agent.name: agent
+    for agent in (
+        *(NFBC, NFGCBC, GaussianBC, GaussianGCBC, FlowMatchingBC, FlowMatchingGCBC, DiffusionBC, DiffusionGCBC),
+        *(NFRLBC, FQL, IFQL, IQL, ReBRAC, DiffusionQL),
+    )
 }
 
 
-def save_agent(agent: BehavioralCloning, folder: Path) -> None:
+def save_agent(agent: Agent, folder: Path) -> None:
     """Write an agent into an existing folder: `config.json` and `agent.safetensors`, normalisers included."""
     header = {
         "format_version": FORMAT_VERSION,
@@ -36,7 +48,7 @@ def save_agent(agent: BehavioralCloning, folder: Path) -> None:
     )
 
 
-def load_agent(folder: str | Path, device: torch.device | str = "cpu") -> BehavioralCloning:
+def load_agent(folder: str | Path, device: torch.device | str = "cpu") -> Agent:
     """Restore an agent from `save_agent`'s folder.
 
     Raises:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import nfkern
-from nfkern.algorithms.behavioral_cloning import BehavioralCloningConfig
+from nfkern.algorithms.agent import AgentConfig
 from nfkern.algorithms.datasets.recipes import data_name
 from nfkern.algorithms.run_settings import RunSettings
 from nfkern.algorithms.runs import checkpoints
@@ -20,7 +20,7 @@ from nfkern.checkpoint import read_json, write_json
 from nfkern.errors import UserError
 
 
-def claim(run_dirs: Mapping[int, Path], algorithm: str, config: BehavioralCloningConfig, settings: RunSettings) -> int:
+def claim(run_dirs: Mapping[int, Path], algorithm: str, config: AgentConfig, settings: RunSettings) -> int:
     """Claim the folders of all seeds, or of none: the step from which they continue, 0 for the start.
 
     Raises:
@@ -59,7 +59,7 @@ def _common_step(run_dirs: list[Path], checkpoint_interval: int) -> int:
     return common
 
 
-def _header(seed: int, algorithm: str, config: BehavioralCloningConfig, settings: RunSettings) -> dict[str, Any]:
+def _header(seed: int, algorithm: str, config: AgentConfig, settings: RunSettings) -> dict[str, Any]:
     return {
         "algorithm": algorithm,
         "env_name": settings.env_name,

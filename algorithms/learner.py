@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nfkern.algorithms.behavioral_cloning import Batch, BehavioralCloning
+from nfkern.algorithms.agent import Agent, Batch
 from nfkern.algorithms.cuda_graph import Capture, CapturedStep
 from nfkern.algorithms.datasets import BatchSampler, DeviceBatchSampler
 from nfkern.algorithms.optimization import Info, Noise, Tensors, gradient_step
@@ -38,7 +38,7 @@ class Learner:
 
     def __init__(
         self,
-        agents: Sequence[BehavioralCloning],
+        agents: Sequence[Agent],
         streams: Sequence[Streams],
         *,
         captured: bool = False,

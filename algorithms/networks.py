@@ -1,27 +1,98 @@
-"""The multi-layer perceptron of the baselines."""
+"""The networks of the baselines."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import nn
 
+# Flax's epsilon, with which the sources of the settings were run.
+LAYER_NORM_EPS = 1e-6
 
-def mlp(in_features: int, out_features: int, hidden: Sequence[int]) -> nn.Sequential:
+
+def mlp(
+    in_features: int, out_features: int, hidden: Sequence[int], *, layer_norm: bool = False, last_gain: float = 1.0
+) -> nn.Sequential:
     """Linear layers with GELU between them, initialised as in OGBench (Glorot uniform, zero bias).
 
     Args:
         in_features: size of the input.
         out_features: size of the output.
         hidden: widths of the hidden layers.
+        layer_norm: follow each GELU by LayerNorm.
+        last_gain: makes the last layer's initial weights smaller.
 
     Returns:
         (*batch, in_features) -> (*batch, out_features).
     """
     sizes = [in_features, *hidden, out_features]
+    gains = [1.0] * len(hidden) + [last_gain]
     layers: list[nn.Module] = []
-    for size, following in pairwise(sizes):
+    for (size, following), gain in zip(pairwise(sizes), gains, strict=True):
         linear = nn.Linear(size, following)
-        nn.init.xavier_uniform_(linear.weight)
+        nn.init.xavier_uniform_(linear.weight, gain)
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.GELU()]
-    return nn.Sequential(*layers[:-1])
+        if layer_norm:
+            layers.append(nn.LayerNorm(following, eps=LAYER_NORM_EPS))
+    return nn.Sequential(*layers[: -2 if layer_norm else -1])
+
+
+class EnsembleMLP(nn.Module):
+    """Several `mlp`s with LayerNorm as one stacked network: each layer is one batched product.
+
+    Args:
+        members: how many.
+        in_features: size of the input, which all members share.
+        hidden: widths of the hidden layers.
+    """
+
+    def __init__(self, members: int, in_features: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        sizes = list(pairwise([in_features, *hidden, 1]))
+        self.weights = nn.ParameterList(torch.empty(members, size, following) for size, following in sizes)
+        self.biases = nn.ParameterList(torch.zeros(members, 1, following) for _, following in sizes)
+        self.scales = nn.ParameterList(torch.ones(members, 1, width) for width in hidden)
+        self.shifts = nn.ParameterList(torch.zeros(members, 1, width) for width in hidden)
+        for weight in self.weights:
+            for member in weight:
+                nn.init.xavier_uniform_(member)
+
+    def forward(self, inputs: torch.Tensor, frozen: bool = False) -> torch.Tensor:
+        """What every member says.
+
+        Args:
+            inputs: (batch, in_features).
+            frozen: let gradients reach the inputs alone, as an actor's loss wants it of a critic.
+
+        Returns:
+            (members, batch).
+        """
+        x = inputs.expand(len(self.weights[0]), *inputs.shape)
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if frozen:
+                weight, bias = weight.detach(), bias.detach()
+            x = torch.baddbmm(bias, x, weight)
+            if layer < len(self.scales):
+                scale, shift = self.scales[layer], self.shifts[layer]
+                if frozen:
+                    scale, shift = scale.detach(), shift.detach()
+                x = nn.functional.layer_norm(nn.functional.gelu(x), x.shape[-1:], eps=LAYER_NORM_EPS)
+                x = torch.addcmul(shift, x, scale)
+        return x.squeeze(-1)
+
+
+def sinusoidal_embedding(positions: torch.Tensor, width: int) -> torch.Tensor:
+    """Sines, then cosines, of positions at wavelengths from 2 pi to 20,000 pi (Vaswani et al., 2017).
+
+    Args:
+        positions: (*batch,), such as the step of a diffusion.
+        width: even, at least 4.
+
+    Returns:
+        (*batch, width), in the positions' dtype, float32 for integers.
+    """
+    rates = torch.arange(width // 2, device=positions.device) * (-math.log(10_000) / (width // 2 - 1))
+    angles = positions[..., None] * rates.exp()
+    return torch.cat([angles.sin(), angles.cos()], -1)

@@ -46,7 +46,7 @@ class NFBCConfig(BehavioralCloningConfig):
     """Act with one denoising step, action + noise_std^2 grad log p(action)."""
 
     def _least(self) -> dict[str, float]:
-        least: dict[str, float] = {"blocks": 1, "representation": 1, "encoder_width": 1, "noise_std": 0}
+        least = super()._least() | {"blocks": 1, "representation": 1, "encoder_width": 1, "noise_std": 0}
         return least | {"causal_blocks": 1, "causal_layers": 1, "causal_width": 1}
 
 

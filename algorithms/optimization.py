@@ -8,7 +8,7 @@ from torch.optim import lr_scheduler
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 if TYPE_CHECKING:
-    from nfkern.algorithms.behavioral_cloning import BehavioralCloningConfig
+    from nfkern.algorithms.agent import AgentConfig
 
 Tensors = dict[str, torch.Tensor]
 Noise = tuple[torch.Tensor, ...]
@@ -50,14 +50,14 @@ def move_average(averages: Iterable[torch.Tensor], values: Iterable[torch.Tensor
 
 
 def optimization(
-    parameters: Iterable[torch.Tensor], config: "BehavioralCloningConfig"
+    parameters: Iterable[torch.Tensor], config: "AgentConfig"
 ) -> tuple[torch.optim.AdamW, lr_scheduler.LRScheduler]:
     """The optimiser of parameters, and its schedule."""
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     return optimizer, _schedule(optimizer, config)
 
 
-def _schedule(optimizer: torch.optim.Optimizer, config: "BehavioralCloningConfig") -> lr_scheduler.LRScheduler:
+def _schedule(optimizer: torch.optim.Optimizer, config: "AgentConfig") -> lr_scheduler.LRScheduler:
     """Linear warm-up, then constant or cosine, from PyTorch's own schedules."""
     after = max(1, config.steps - config.warmup_steps)
     main: lr_scheduler.LRScheduler

@@ -1,14 +1,23 @@
 """Settings by name, each with its source."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
-from nfkern.algorithms.behavioral_cloning import BehavioralCloningConfig
+from nfkern.algorithms.agent import AgentConfig
+from nfkern.algorithms.diffusion_bc import DiffusionBCConfig
+from nfkern.algorithms.diffusion_gcbc import DiffusionGCBCConfig
+from nfkern.algorithms.diffusion_ql import DiffusionQLConfig
 from nfkern.algorithms.flow_matching_bc import FlowMatchingBCConfig
 from nfkern.algorithms.flow_matching_gcbc import FlowMatchingGCBCConfig
+from nfkern.algorithms.fql import FQLConfig
 from nfkern.algorithms.gaussian_bc import GaussianBCConfig
 from nfkern.algorithms.gaussian_gcbc import GaussianGCBCConfig
+from nfkern.algorithms.ifql import IFQLConfig
+from nfkern.algorithms.iql import IQLConfig
 from nfkern.algorithms.nf_bc import NFBCConfig
 from nfkern.algorithms.nf_gcbc import NFGCBCConfig
+from nfkern.algorithms.nf_rlbc import NFRLBCConfig
+from nfkern.algorithms.rebrac import ReBRACConfig
 from nfkern.errors import UsageError
 
 
@@ -16,7 +25,7 @@ from nfkern.errors import UsageError
 class Preset:
     """An agent's settings, and where they come from."""
 
-    config: BehavioralCloningConfig
+    config: AgentConfig
     source: str
 
 
@@ -56,6 +65,83 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "flow_matching_gcbc": {
         "fql": Preset(FlowMatchingGCBCConfig(observation_normalization="none"), "FQL's BC flow, with NF-GCBC's goals")
     },
+    "diffusion_bc": {
+        "diffusion_policy": Preset(
+            DiffusionBCConfig(
+                history=2, chunk=16, execute=8, observation_normalization="min_max", action_normalization="min_max"
+            ),
+            "Diffusion Policy's state-based settings, its network replaced by a multi-layer perceptron",
+        )
+    },
+    "diffusion_gcbc": {
+        "diffusion_policy": Preset(
+            DiffusionGCBCConfig(observation_normalization="min_max", action_normalization="min_max"),
+            "Diffusion Policy's state-based settings with NF-GCBC's goals, for single actions",
+        )
+    },
+}
+
+
+# What differs between the environments of the offline RL tasks. NF-RLBC: README of the paper's code. FQL: README of its
+# code. IQL, ReBRAC: task-specific settings of the FQL paper's appendix, with the discount of FQL.
+_OFFLINE_RL: dict[str, dict[str, dict[str, Any]]] = {
+    "puzzle-3x3-play": {
+        "nf_rlbc": {"alpha": 10.0},
+        "fql": {"alpha": 1000.0},
+        "iql": {"alpha": 10.0},
+        "rebrac": {"actor_weight": 0.3, "critic_weight": 0.01},
+    },
+    "scene-play": {
+        "nf_rlbc": {"alpha": 10.0},
+        "fql": {"alpha": 300.0},
+        "iql": {"alpha": 10.0},
+        "rebrac": {"actor_weight": 0.1, "critic_weight": 0.01},
+    },
+    "cube-single-play": {
+        "nf_rlbc": {"alpha": 10.0},
+        "fql": {"alpha": 300.0},
+        "iql": {"alpha": 1.0},
+        "rebrac": {"actor_weight": 1.0, "critic_weight": 0.0},
+    },
+    "antmaze-large-navigate": {
+        "nf_rlbc": {"alpha": 1.0},
+        "fql": {"alpha": 10.0, "q_aggregation": "min"},
+        "iql": {"alpha": 10.0},
+        "rebrac": {"actor_weight": 0.003, "critic_weight": 0.01},
+    },
+    "humanoidmaze-medium-navigate": {
+        "nf_rlbc": {"alpha": 1.0},
+        "fql": {"alpha": 30.0, "gamma": 0.995},
+        "iql": {"alpha": 10.0, "gamma": 0.995},
+        "rebrac": {"actor_weight": 0.01, "critic_weight": 0.01, "gamma": 0.995},
+        "ifql": {"gamma": 0.995},
+    },
+    "antsoccer-arena-navigate": {
+        "nf_rlbc": {"alpha": 1.0, "q_aggregation": "mean"},
+        "fql": {"alpha": 10.0, "gamma": 0.995},
+        "iql": {"alpha": 1.0, "gamma": 0.995},
+        "rebrac": {"actor_weight": 0.01, "critic_weight": 0.01, "gamma": 0.995},
+        "ifql": {"gamma": 0.995},
+    },
+}
+_OFFLINE_RL_BASES: dict[str, Preset] = {
+    "nf_rlbc": Preset(NFRLBCConfig(norm_eps=1e-6), "paper's JAX code for offline RL, and its README"),
+    "fql": Preset(FQLConfig(), "FQL's code, and its README"),
+    "ifql": Preset(IFQLConfig(), "FQL's code (IFQL); task-specific settings of its paper's appendix"),
+    "iql": Preset(IQLConfig(), "FQL's code (IQL); task-specific settings of its paper's appendix"),
+    "rebrac": Preset(ReBRACConfig(), "FQL's code (ReBRAC); task-specific settings of its paper's appendix"),
+}
+for _algorithm, _base in _OFFLINE_RL_BASES.items():
+    PRESETS[_algorithm] = {
+        environment: Preset(
+            replace(_base.config, observation_normalization="none", **settings.get(_algorithm, {})), _base.source
+        )
+        for environment, settings in _OFFLINE_RL.items()
+    }
+PRESETS["diffusion_ql"] = {
+    "ogbench": Preset(
+        DiffusionQLConfig(observation_normalization="none"), "Diffusion-QL's five steps, FQL's settings for all else"
+    )
 }
 
 

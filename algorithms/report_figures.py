@@ -11,8 +11,8 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from nfkern.algorithms.agent import Agent
 from nfkern.algorithms.agents import load_agent
-from nfkern.algorithms.behavioral_cloning import BehavioralCloning
 from nfkern.algorithms.datasets import BatchSampler, TransitionDataset
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def paths(groups: "Sequence[Group]", episodes: int = 10) -> bytes | None:
     return _png(figure)
 
 
-def _act(agent: BehavioralCloning, batch: dict[str, np.ndarray], rows: np.ndarray, samples: int) -> np.ndarray:
+def _act(agent: Agent, batch: dict[str, np.ndarray], rows: np.ndarray, samples: int) -> np.ndarray:
     """Actions (rows, samples, action_size): the first of each chunk."""
     observations = batch["observations"].reshape(len(batch["observations"]), -1, agent.sizes["observation_size"])
     observations = observations[rows, -agent.history :].repeat(samples, 0)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from nfkern.algorithms.agent import Agent
 from nfkern.algorithms.agents import load_agent, save_agent
-from nfkern.algorithms.behavioral_cloning import BehavioralCloning
 from nfkern.checkpoint import atomic_folder, read_json, read_tensors
 from nfkern.errors import UserError
 
@@ -85,7 +85,7 @@ def evaluation_path(run_dir: Path, step: int, seed: int) -> Path:
 def save_checkpoint(
     run_dir: Path,
     step: int,
-    agent: BehavioralCloning,
+    agent: Agent,
     sampler_states: Mapping[str, Any],
     generator: torch.Generator = torch.default_generator,
 ) -> Path:
@@ -129,7 +129,7 @@ def drop_old_checkpoints(run_dir: Path, keep: int) -> None:
 
 def load_checkpoint(
     path: Path, device: torch.device, generator: torch.Generator = torch.default_generator
-) -> tuple[BehavioralCloning, int, dict[str, Any]]:
+) -> tuple[Agent, int, dict[str, Any]]:
     """Restore agent, optimiser, schedule and the generator's state: the agent, its step, and the samplers' states."""
     agent = load_agent(path, device)
     state = read_json(path / "training.json")

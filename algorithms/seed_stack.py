@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.func import functional_call, stack_module_state
 
-from nfkern.algorithms.behavioral_cloning import Batch, BehavioralCloning
+from nfkern.algorithms.agent import Agent, Batch
 from nfkern.algorithms.optimization import LossAndInfo, Noise, Tensors, move_average, optimization
 
 
@@ -25,7 +25,7 @@ class SeedStack:
         agents: they hold the state as of the last `synchronise`.
     """
 
-    def __init__(self, agents: Sequence[BehavioralCloning]) -> None:
+    def __init__(self, agents: Sequence[Agent]) -> None:
         self.agents = agents
         self.config = agents[0].config
         self._parameters, self._buffers = stack_module_state([agent.networks for agent in agents])
@@ -34,30 +34,33 @@ class SeedStack:
             if theirs[0]:
                 self.optimizer.state[mine] = {name: _stack([state[name] for state in theirs]) for name in theirs[0]}
         _copy_schedule(agents[0], self)
-        averages = [list(agent.ema.module.parameters()) for agent in agents if agent.ema is not None]
-        self._averages = [torch.stack(each).detach() for each in zip(*averages, strict=True)]
+        averages = [dict(agent.ema.module.named_parameters()) for agent in agents if agent.ema is not None]
+        names = averages[0] if averages else ()
+        self._averages = {name: torch.stack([each[name] for each in averages]).detach() for name in names}
 
     def __call__(self, batch: Tensors, noise: Noise) -> LossAndInfo:
         """The losses (seeds,) and their parts, each (seeds,); arguments as `inputs` gives them."""
 
-        def one(parameters: Tensors, buffers: Tensors, batch: Tensors, noise: Noise) -> Any:
-            state = {f"networks.{name}": tensor for name, tensor in (parameters | buffers).items()}
+        def one(weights: Tensors, averages: Tensors, batch: Tensors, noise: Noise) -> Any:
+            state = {f"networks.{name}": tensor for name, tensor in weights.items()}
+            state |= {f"ema.module.{name}": tensor for name, tensor in averages.items()}
             return functional_call(self.agents[0], state, (batch, noise))
 
-        losses, info = torch.vmap(one)(self._parameters, self._buffers, batch, noise)
+        losses, info = torch.vmap(one)(self._parameters | self._buffers, self._averages, batch, noise)
         return losses, info
 
     def inputs(self, batch: Batch, generators: Sequence[torch.Generator]) -> tuple[Tensors, Noise]:
-        """`BehavioralCloning.inputs` of every seed, stacked: a batch (seeds, batch, ...), one generator per seed."""
+        """`Agent.inputs` of every seed, stacked: a batch (seeds, batch, ...), one generator per seed."""
         tensors = self.agents[0].tensors(batch)
         noise = [self.agents[0].draw(tensors, generator) for generator in generators]
         return tensors, tuple(torch.stack(each) for each in zip(*noise, strict=True))
 
     def average(self) -> None:
-        """`BehavioralCloning.average` of every seed."""
+        """`Agent.average` of every seed."""
         if self._averages:
             first = self.scheduler.last_epoch == 0
-            move_average(self._averages, self._parameters.values(), self.config.ema_decay, first)
+            values = [self._parameters[name] for name in self._averages]
+            move_average(self._averages.values(), values, self.config.average_decay(), first)
 
     @torch.no_grad()
     def synchronise(self) -> None:
@@ -70,13 +73,13 @@ class SeedStack:
                     for name, tensor in self.optimizer.state[mine].items()
                 }
             if agent.ema is not None:
-                for average, stacked in zip(agent.ema.module.parameters(), self._averages, strict=True):
+                for average, stacked in zip(agent.ema.module.parameters(), self._averages.values(), strict=True):
                     average.copy_(stacked[index])
                 agent.ema.n_averaged.fill_(self.scheduler.last_epoch)
             _copy_schedule(self, agent)
 
 
-def _optimizer_states(agent: BehavioralCloning) -> list[Mapping[str, torch.Tensor]]:
+def _optimizer_states(agent: Agent) -> list[Mapping[str, torch.Tensor]]:
     return [agent.optimizer.state.get(parameter, {}) for parameter in agent.networks.parameters()]
 
 
@@ -85,7 +88,7 @@ def _stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack(list(tensors)) if tensors[0].ndim else tensors[0].clone()
 
 
-def _copy_schedule(source: BehavioralCloning | SeedStack, target: BehavioralCloning | SeedStack) -> None:
+def _copy_schedule(source: Agent | SeedStack, target: Agent | SeedStack) -> None:
     settings = {key: value for key, value in source.optimizer.param_groups[0].items() if key != "params"}
     target.optimizer.param_groups[0].update(copy.deepcopy(settings))
     target.scheduler.load_state_dict(copy.deepcopy(source.scheduler.state_dict()))

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nfkern.algorithms.agent import Agent, AgentConfig
 from nfkern.algorithms.agents import AGENTS
-from nfkern.algorithms.behavioral_cloning import BehavioralCloning, BehavioralCloningConfig
 from nfkern.algorithms.claims import claim
 from nfkern.algorithms.datasets import BatchSampler, DeviceBatchSampler, DeviceDataset, TransitionDataset
+from nfkern.algorithms.datasets.task_rewards import RELABEL_COLUMNS, with_task_rewards
 from nfkern.algorithms.interrupts import deferred_signals
 from nfkern.algorithms.learner import Learner, Sampler, Streams
 from nfkern.algorithms.metrics import MetricLog
@@ -42,7 +43,7 @@ class _Run:
     log: MetricLog
 
 
-def train(algorithm: str, config: BehavioralCloningConfig, settings: RunSettings) -> Path:
+def train(algorithm: str, config: AgentConfig, settings: RunSettings) -> Path:
     """Train an agent on an offline dataset, with one seed or several.
 
     Args:
@@ -59,9 +60,8 @@ def train(algorithm: str, config: BehavioralCloningConfig, settings: RunSettings
         Interrupted: SIGINT or SIGTERM came; the newest checkpoint continues the run exactly.
     """
     run_dirs = settings.run_dirs(algorithm)
-    splits = {
-        name: TransitionDataset.load(settings.env_name, settings.dataset_dir, split=name) for name in ("train", "val")
-    }
+    needs_rewards = "rewards" in AGENTS[algorithm].batch_keys
+    splits = {name: _load(settings, name, needs_rewards) for name in ("train", "val")}
     with contextlib.ExitStack() as locks:
         for run_dir in run_dirs.values():
             locks.enter_context(locked(run_dir))
@@ -69,10 +69,18 @@ def train(algorithm: str, config: BehavioralCloningConfig, settings: RunSettings
     return next(iter(run_dirs.values())) if settings.seeds is None else next(iter(run_dirs.values())).parent
 
 
+def _load(settings: RunSettings, split: str, needs_rewards: bool) -> TransitionDataset:
+    extras = RELABEL_COLUMNS if needs_rewards else ()
+    dataset = TransitionDataset.load(settings.env_name, settings.dataset_dir, split=split, extras=extras)
+    if needs_rewards and dataset.rewards is None:
+        return with_task_rewards(dataset, settings.env_name)
+    return dataset
+
+
 def _train(
     run_dirs: Mapping[int, Path],
     algorithm: str,
-    config: BehavioralCloningConfig,
+    config: AgentConfig,
     settings: RunSettings,
     splits: Mapping[str, TransitionDataset],
 ) -> None:
@@ -84,7 +92,7 @@ def _train(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     statistics = splits["train"].statistics()
-    example = BatchSampler(splits["train"], 1, None, config.history, config.chunk).sample()
+    example = BatchSampler(splits["train"], **config.batches() | {"batch_size": 1}).sample()
     make_sampler = _sampler_maker(config, splits, device if captured else None)
     agents, streams = [], []
     for seed in run_dirs:
@@ -107,14 +115,14 @@ def _train(
 
 
 def _sampler_maker(
-    config: BehavioralCloningConfig, splits: Mapping[str, TransitionDataset], device: torch.device | None
+    config: AgentConfig, splits: Mapping[str, TransitionDataset], device: torch.device | None
 ) -> Callable[[str, tuple[int, int]], Sampler]:
     """Makes a sampler of a split from its seed: on the host, or on a device where all of them share the data."""
-    shape = (config.batch_size, config.goal_sampling(), config.history, config.chunk)
+    batches = config.batches()
     if device is None:
-        return lambda split, seed: BatchSampler(splits[split], *shape, seed=seed)
+        return lambda split, seed: BatchSampler(splits[split], **batches, seed=seed)
     data = {split: DeviceDataset(dataset, device) for split, dataset in splits.items()}
-    return lambda split, seed: DeviceBatchSampler(data[split], *shape, seed=seed)
+    return lambda split, seed: DeviceBatchSampler(data[split], **batches, seed=seed)
 
 
 def _generator_after_creation(seed: int, device: torch.device) -> torch.Generator:
@@ -125,7 +133,7 @@ def _generator_after_creation(seed: int, device: torch.device) -> torch.Generato
     return generator.manual_seed(seed)
 
 
-def _restore(checkpoint: Path, device: torch.device, streams: Streams) -> BehavioralCloning:
+def _restore(checkpoint: Path, device: torch.device, streams: Streams) -> Agent:
     agent, _, states = load_checkpoint(checkpoint, device, streams.generator)
     for name, state in states.items():
         try:
@@ -198,7 +206,7 @@ def _evaluation_due(step: int, run_dir: Path, settings: RunSettings, steps: int)
     return not evaluation_path(run_dir, step, settings.eval_seed).exists()
 
 
-def _evaluate(agent: BehavioralCloning, step: int, run: _Run, settings: RunSettings) -> None:
+def _evaluate(agent: Agent, step: int, run: _Run, settings: RunSettings) -> None:
     from nfkern.algorithms.evaluation import evaluate
 
     path = evaluation_path(run.path, step, settings.eval_seed)

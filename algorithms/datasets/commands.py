@@ -11,6 +11,7 @@ from nfkern.errors import UsageError, UserError
 from .checks import verify
 from .manifest import DEFAULT_DATASET_DIR, DatasetFiles, Manifest
 from .recipes import data_name, find_recipe
+from .task_rewards import RELABEL_COLUMNS
 from .transitions import TransitionDataset
 
 INTERRUPTED = 130
@@ -153,7 +154,7 @@ class Info:
         name = data_name(self.name)
         files = DatasetFiles(self.dataset_dir.expanduser(), name)
         splits = {
-            split: TransitionDataset.load(name, files.directory, split=split, extras=("qpos", "button_states"))
+            split: TransitionDataset.load(name, files.directory, split=split, extras=RELABEL_COLUMNS)
             for split in files.splits
         }
         for line in describe(files, Manifest.read(files.manifest), splits, self.every_dimension):

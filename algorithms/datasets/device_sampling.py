@@ -14,7 +14,7 @@ from .transitions import TransitionDataset
 
 
 class DeviceDataset:
-    """A dataset's observations, actions and episode borders as tensors on a device; for any number of samplers.
+    """A dataset's observations, actions, rewards and episode borders as tensors on a device, for any samplers.
 
     Args:
         dataset: Where the transitions come from.
@@ -30,6 +30,8 @@ class DeviceDataset:
             # Copies, because the arrays may be read-only maps of a file.
             self.observations = torch.tensor(dataset.observations, device=device)
             self.actions = torch.tensor(dataset.actions, device=device)
+            known = {"rewards": dataset.rewards, "masks": dataset.masks}
+            self.outcomes = {key: torch.tensor(each, device=device) for key, each in known.items() if each is not None}
             self.first_rows = torch.tensor(dataset.episode_starts, device=device)
             self.last_rows = torch.tensor(dataset.episode_ends, device=device)
             self._transitions_until = torch.tensor(np.cumsum(dataset.episode_lengths), device=device)
@@ -45,7 +47,7 @@ class DeviceDataset:
 
 
 class DeviceBatchSampler:
-    """`BatchSampler` on a device, for imitation: the same distributions and borders, other random numbers.
+    """`BatchSampler` on a device: the same distributions and borders, other random numbers.
 
     A batch is a function of numbers uniform in [0, 1), so that several seeds draw theirs one by one and share the
     rest. They are float64: 24 bits would favour some of a million transitions over others.
@@ -56,6 +58,8 @@ class DeviceBatchSampler:
         goals: How goals are drawn; None for no goals.
         history: Observations that one decision sees, the current one included.
         chunk: Actions that one decision returns, the current one included.
+        next_observations: Whether batches hold the observations after the transitions.
+        next_actions: Whether they hold the actions after the transitions' own.
         seed: Seed of the draws, or several numbers.
 
     Attributes:
@@ -73,6 +77,8 @@ class DeviceBatchSampler:
         history: int = 1,
         chunk: int = 1,
         *,
+        next_observations: bool = False,
+        next_actions: bool = False,
         seed: int | Sequence[int] = 0,
     ) -> None:
         for argument, value in {"batch_size": batch_size, "history": history, "chunk": chunk}.items():
@@ -81,6 +87,8 @@ class DeviceBatchSampler:
         self.data = data
         self.batch_size = batch_size
         self.goals = goals
+        self.next_observations = next_observations
+        self.next_actions = next_actions
         device = data.observations.device
         self.generator = torch.Generator(device).manual_seed(_number(seed))
         self._ages = torch.arange(history - 1, -1, -1, device=device)
@@ -90,9 +98,7 @@ class DeviceBatchSampler:
         """Draw a batch.
 
         Returns:
-            Float32 tensors on the device, as `BatchSampler.sample` has them: `observations` (batch, history *
-            observation_size), oldest first; `actions` (batch, chunk * action_size), soonest first; and with goals
-            `goals` (batch, observation_size), `rewards` (batch,) and `masks` (batch,).
+            Float32 tensors on the device, as `BatchSampler.sample` has them.
         """
         return self.batch(self.draw())
 
@@ -107,16 +113,25 @@ class DeviceBatchSampler:
         of_row, *of_goal = uniform.unbind(-2)
         rows, episodes = data.locate(of_row)
         first_rows, last_rows = data.first_rows[episodes], data.last_rows[episodes]
-        past = torch.maximum(rows.unsqueeze(-1) - self._ages, first_rows.unsqueeze(-1))
         coming = torch.minimum(rows.unsqueeze(-1) + self._delays, last_rows.unsqueeze(-1) - 1)
-        batch = {"observations": data.observations[past].flatten(-2), "actions": data.actions[coming].flatten(-2)}
+        batch = {"observations": self._observations(rows, first_rows), "actions": data.actions[coming].flatten(-2)}
+        if self.next_observations:
+            batch["next_observations"] = self._observations(rows + 1, first_rows)
+        if self.next_actions:
+            batch["next_actions"] = data.actions[rows + 1]
         if self.goals is not None:
             goal_rows = _goal_rows(self.goals, of_goal, rows, last_rows, data)
             reached = (goal_rows == rows).float()
             batch["goals"] = data.observations[goal_rows]
             batch["rewards"] = reached - 1.0 if self.goals.negative_rewards else reached
             batch["masks"] = 1.0 - reached
+        else:
+            batch |= {key: each[rows] for key, each in data.outcomes.items()}
         return batch
+
+    def _observations(self, rows: torch.Tensor, first_rows: torch.Tensor) -> torch.Tensor:
+        past = torch.maximum(rows.unsqueeze(-1) - self._ages, first_rows.unsqueeze(-1))
+        return self.data.observations[past].flatten(-2)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the draws, which JSON can hold."""

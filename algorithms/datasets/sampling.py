@@ -23,6 +23,7 @@ class BatchSampler:
         history: Observations that one decision sees, the current one included.
         chunk: Actions that one decision returns, the current one included.
         next_observations: Whether batches hold the observations after the transitions.
+        next_actions: Whether they hold the actions after the transitions' own.
         seed: Seed of the draws, or several numbers (such as a seed and the rank of a process).
 
     Raises:
@@ -38,6 +39,7 @@ class BatchSampler:
         chunk: int = 1,
         *,
         next_observations: bool = False,
+        next_actions: bool = False,
         seed: int | Sequence[int] = 0,
     ) -> None:
         for argument, value in {"batch_size": batch_size, "history": history, "chunk": chunk}.items():
@@ -49,6 +51,7 @@ class BatchSampler:
         self.history = history
         self.chunk = chunk
         self.next_observations = next_observations
+        self.next_actions = next_actions
         self._generator = np.random.default_rng(seed)
 
     def sample(self) -> dict[str, np.ndarray]:
@@ -60,6 +63,8 @@ class BatchSampler:
             - `observations` (batch, history * observation_size), oldest first;
             - `actions` (batch, chunk * action_size), soonest first;
             - with `next_observations`: `next_observations`, like `observations` one step later;
+            - with `next_actions`: `next_actions` (batch, action_size), that of the next row: an episode's last one has
+              an action, too;
             - with goals: `goals` (batch, observation_size), `rewards` (batch,) and `masks` (batch,), where a mask is 0
               if the transition starts at its goal;
             - without goals, if the dataset has rewards: its `rewards` and `masks`.
@@ -73,6 +78,8 @@ class BatchSampler:
         }
         if self.next_observations:
             batch["next_observations"] = self._observations(rows + 1, first_rows)
+        if self.next_actions:
+            batch["next_actions"] = dataset.actions.take(rows + 1, axis=0)
         if self.goals is not None:
             goal_rows = self.goals.sample_rows(self._generator, dataset, rows, episodes)
             reached = (goal_rows == rows).astype(np.float32)

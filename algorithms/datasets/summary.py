@@ -1,10 +1,12 @@
 """What `nfkern data info` says about a dataset."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from .manifest import DatasetFiles, Manifest
+from .task_rewards import with_task_rewards
 from .transitions import TransitionDataset
 
 # OGBench's mazes: side of a cell, and offset of the first cell's centre.
@@ -107,26 +109,11 @@ def coverage(positions: np.ndarray) -> list[str]:
 def solved_shares(name: str, dataset: TransitionDataset) -> list[float]:
     """Return, for each of OGBench's evaluation tasks, the share of episodes that pass through its goal.
 
-    Needs the ogbench package (it builds each task's environment), and a dataset loaded with the extras `qpos` and
-    `button_states`.
+    Needs the ogbench package (it builds each task's environment), and a dataset loaded with `RELABEL_COLUMNS`.
     """
-    import warnings
-
-    import gymnasium
-    from ogbench.relabel_utils import relabel_dataset
-
-    parts = name.split("-")
-    environment_name = "-".join(parts[:-2])
     shares = []
     for task in range(1, TASKS + 1):
-        with warnings.catch_warnings():
-            # The manipulation environments warn about their own action spaces.
-            warnings.simplefilter("ignore")
-            environment = gymnasium.make(f"{environment_name}-singletask-task{task}-v0", disable_env_checker=True)
-            environment.reset(seed=0)
-            columns = dict(dataset.extras)
-            relabel_dataset(environment_name, environment, columns)
-            environment.close()
-        reached = np.logical_or.reduceat(columns["masks"] == 0, dataset.episode_starts)
-        shares.append(float(reached.mean()))
+        masks = with_task_rewards(dataset, re.sub(r"(-v\d+)$", rf"-singletask-task{task}\1", name)).masks
+        assert masks is not None
+        shares.append(float(np.logical_or.reduceat(masks == 0, dataset.episode_starts).mean()))
     return shares

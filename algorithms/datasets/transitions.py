@@ -1,5 +1,6 @@
 """Offline trajectories, with OGBench's meaning of rows, transitions and terminals."""
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,15 +74,10 @@ class TransitionDataset:
         self.name = name
         self.observations = _rows_of_floats("observations", observations, 2)
         self.actions = _rows_of_floats("actions", actions, 2)
-        if (rewards is None) != (masks is None):
-            raise ValueError("rewards and masks must be given together")
-        self.rewards = None if rewards is None else _rows_of_floats("rewards", rewards, 1)
-        self.masks = None if masks is None else _rows_of_floats("masks", masks, 1)
         self.extras = dict(extras or {})
-        columns = {"actions": self.actions, "terminals": terminals, "rewards": self.rewards, "masks": self.masks}
-        for column, array in {**columns, **self.extras}.items():
-            if array is not None and len(array) != len(self.observations):
-                raise ValueError(f"{column} has {len(array)} rows, but observations has {len(self.observations)}")
+        self._set_rewards(rewards, masks)
+        for column, array in {"actions": self.actions, "terminals": terminals, **self.extras}.items():
+            self._check_rows(column, array)
         terminals = np.asarray(terminals)
         if terminals.ndim != 1 or len(terminals) == 0 or not terminals[-1]:
             raise ValueError(
@@ -130,14 +126,38 @@ class TransitionDataset:
             )
         required = ("observations", "actions", "terminals")
         try:
-            arrays = read_npz(path, (*required, *extras), memory_map)
+            arrays = read_npz(path, (*required, "rewards", "masks", *extras), memory_map)
             missing = [key for key in required if key not in arrays]
             if missing:
                 raise ValueError(f"it lacks {', '.join(missing)}")
             columns = {key: arrays.pop(key) for key in required}
-            return cls(**columns, extras=arrays, name=path.stem)
+            rewards, masks = arrays.pop("rewards", None), arrays.pop("masks", None)
+            return cls(**columns, rewards=rewards, masks=masks, extras=arrays, name=path.stem)
         except (ValueError, TypeError) as error:
             raise UserError(f"{path} is no usable dataset ({error}): look at it with `nfkern data verify`") from error
+
+    def with_rewards(self, rewards: np.ndarray, masks: np.ndarray) -> "TransitionDataset":
+        """The same rows with these rewards and masks, both (rows,); the other arrays are shared.
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        dataset = copy.copy(self)
+        dataset._set_rewards(rewards, masks)
+        return dataset
+
+    def _set_rewards(self, rewards: np.ndarray | None, masks: np.ndarray | None) -> None:
+        if (rewards is None) != (masks is None):
+            raise ValueError("rewards and masks must be given together")
+        self.rewards = None if rewards is None else _rows_of_floats("rewards", rewards, 1)
+        self.masks = None if masks is None else _rows_of_floats("masks", masks, 1)
+        for column, array in {"rewards": self.rewards, "masks": self.masks}.items():
+            if array is not None:
+                self._check_rows(column, array)
+
+    def _check_rows(self, column: str, array: np.ndarray) -> None:
+        if len(array) != len(self.observations):
+            raise ValueError(f"{column} has {len(array)} rows, but observations has {len(self.observations)}")
 
     def __len__(self) -> int:
         """Number of transitions."""

@@ -7,51 +7,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from small_agents import IMITATORS, OFFLINE_RL, SMALL, act, make_agent, make_batch
 
 from nfkern.algorithms.agents import AGENTS, load_agent, save_agent
 from nfkern.algorithms.datasets import ColumnStatistics, DatasetStatistics, GoalSampling
 from nfkern.algorithms.presets import PRESETS
 from nfkern.algorithms.runs import load_checkpoint, save_checkpoint
 
-SMALL = {
-    "nf_bc": {"blocks": 2, "hidden": (16, 16), "representation": 8, "encoder_width": 32},
-    "gaussian_bc": {"hidden": (32, 32)},
-    "flow_matching_bc": {"hidden": (32, 32)},
-}
-CAUSAL = {"flow": "causal", "causal_token": "number", "causal_blocks": 4, "causal_layers": 1, "causal_width": 16}
-SMALL["nf_bc_causal"] = SMALL["nf_bc"] | CAUSAL
-SMALL |= {name.replace("_bc", "_gcbc"): settings for name, settings in SMALL.items()}
+every_imitator = pytest.mark.parametrize("name", [*IMITATORS, "nf_bc_causal", "nf_gcbc_causal"])
 every_agent = pytest.mark.parametrize("name", [*AGENTS, "nf_bc_causal", "nf_gcbc_causal"])
 
 
-def make_batch(config, rows=64, seed=0):
-    rng = np.random.default_rng(seed)
-    goals = rng.normal(size=(rows, 3)).astype(np.float32)
-    observations = rng.normal(size=(rows, config.history * 3)).astype(np.float32)
-    actions = np.tanh(goals[:, :2]) * 0.5 + 0.05 * rng.normal(size=(rows, 2))
-    return {
-        "observations": observations,
-        "actions": np.tile(actions, (1, config.chunk)).astype(np.float32),
-        "goals": goals,
-    }
-
-
-def make_agent(name, seed=0, **options):
-    torch.manual_seed(seed)
-    defaults = {"steps": 100, "warmup_steps": 5, "observation_normalization": "none", "learning_rate": 1e-3}
-    agent = AGENTS[name.removesuffix("_causal")]
-    config = agent.config_class(**(SMALL[name] | defaults | options))
-    return agent.create(config, make_batch(config))
-
-
-def act(agent, rows=5, seed=0):
-    batch = make_batch(agent.config, rows)
-    observations = batch["observations"].reshape(rows, agent.history, -1)
-    generator = torch.Generator().manual_seed(seed)
-    return agent.act(observations, batch["goals"] if agent.goal_conditioned else None, generator)
-
-
-@every_agent
+@every_imitator
 def test_loss_falls_and_actions_have_their_shape(name):
     agent = make_agent(name, history=2, chunk=3, execute=2, ema_decay=0.5)
     batch = make_batch(agent.config)
@@ -86,7 +53,7 @@ def test_goals_matter_only_to_goal_conditioned_agents(name):
 
 @every_agent
 def test_saved_agents_act_alike(name, tmp_path):
-    agent = make_agent(name, ema_decay=0.9)
+    agent = make_agent(name, **({} if name in OFFLINE_RL else {"ema_decay": 0.9}))
     for _ in range(3):
         agent.update(make_batch(agent.config))
     save_agent(agent, tmp_path)
@@ -97,7 +64,7 @@ def test_saved_agents_act_alike(name, tmp_path):
 
 @every_agent
 def test_a_checkpoint_continues_exactly(name, tmp_path):
-    agent = make_agent(name, ema_decay=0.9, schedule="cosine")
+    agent = make_agent(name, schedule="cosine", **({} if name in OFFLINE_RL else {"ema_decay": 0.9}))
     batches = [make_batch(agent.config, seed=i) for i in range(12)]
     for batch in batches[:6]:
         agent.update(batch)
@@ -117,18 +84,24 @@ def test_flows_keep_two_modes_where_the_gaussian_averages():
     actions = np.concatenate([side, 0.3 * np.ones_like(side)], 1) + 0.02 * rng.normal(size=(512, 2))
     batch = {"observations": np.zeros((512, 3), np.float32), "actions": actions.astype(np.float32)}
     samples = {}
-    for name in ("nf_bc", "nf_bc_causal", "gaussian_bc", "flow_matching_bc"):
+    trained = {"nf_bc": 400, "nf_bc_causal": 400, "gaussian_bc": 400, "flow_matching_bc": 400, "diffusion_bc": 1500}
+    for name, steps in trained.items():
         torch.manual_seed(0)
         kind = AGENTS[name.removesuffix("_causal")]
         config = kind.config_class(
-            **SMALL[name], steps=400, observation_normalization="none", learning_rate=3e-3, warmup_steps=0
+            **SMALL[name],
+            steps=steps,
+            observation_normalization="none",
+            learning_rate=3e-3,
+            warmup_steps=0,
+            ema_decay=0.0,
         )
         agent = kind.create(config, batch)
-        for _ in range(400):
+        for _ in range(steps):
             agent.update(batch)
         samples[name] = agent.act(np.zeros((500, 1, 3), np.float32), None, torch.Generator().manual_seed(0))[:, 0]
     # After 400 steps ten Euler steps still leave a fifth of the samples on their way between the modes.
-    for name, share in (("nf_bc", 0.8), ("nf_bc_causal", 0.8), ("flow_matching_bc", 0.65)):
+    for name, share in (("nf_bc", 0.8), ("nf_bc_causal", 0.8), ("flow_matching_bc", 0.65), ("diffusion_bc", 0.75)):
         near = np.abs(np.abs(samples[name][:, 0]) - 0.7) < 0.2
         assert near.mean() > share, name
         assert 0.3 < (samples[name][near, 0] > 0).mean() < 0.7, name
@@ -180,11 +153,11 @@ def test_flow_matching_integrates_its_velocity_by_euler_steps():
 
 
 def test_every_agent_draws_the_goals_it_says():
-    expected = {"nf_gcbc": 0.97, "flow_matching_gcbc": 0.97, "gaussian_gcbc": None}
+    expected = {"nf_gcbc": 0.97, "flow_matching_gcbc": 0.97, "diffusion_gcbc": 0.97, "gaussian_gcbc": None}
     for name, gamma in expected.items():
         assert AGENTS[name].config_class().goal_sampling() == GoalSampling(gamma=gamma)
     for name in AGENTS:
-        if name.endswith("_bc"):
+        if not name.endswith("_gcbc"):
             assert AGENTS[name].config_class().goal_sampling() is None
 
 

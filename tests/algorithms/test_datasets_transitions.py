@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfkern.algorithms.datasets import TransitionDataset
+from nfkern.algorithms.datasets.task_rewards import RELABEL_COLUMNS, with_task_rewards
+from nfkern.algorithms.environments import make_environment
 from nfkern.errors import UserError
 
 LENGTHS = st.lists(st.integers(0, 6), min_size=1, max_size=6).filter(any)
@@ -122,3 +124,39 @@ def test_names_cannot_lead_out_of_the_folder(tmp_path):
 def test_unknown_split_is_named():
     with pytest.raises(ValueError, match="split must be"):
         TransitionDataset.load("x", split="test")
+
+
+@pytest.mark.parametrize("task", [1, 4])
+def test_task_rewards_equal_ogbenchs(task, point_maze_dir):  # noqa: F811
+    name = POINT_MAZE.replace("-v0", f"-singletask-task{task}-v0")
+    dataset = TransitionDataset.load(POINT_MAZE, point_maze_dir, extras=RELABEL_COLUMNS)
+    mine = with_task_rewards(dataset, name).regular()
+    import ogbench
+
+    env, train, _ = ogbench.make_env_and_datasets(name, dataset_path=str(point_maze_dir / f"{POINT_MAZE}.npz"))
+    env.close()
+    np.testing.assert_array_equal(mine["rewards"], train["rewards"])
+    np.testing.assert_array_equal(mine["masks"], train["masks"])
+
+
+def test_task_rewards_mark_where_the_goal_is_reached(point_maze_dir):  # noqa: F811
+    dataset = TransitionDataset.load(POINT_MAZE, point_maze_dir, extras=RELABEL_COLUMNS)
+    environment = make_environment(POINT_MAZE, task_id=3)
+    environment.reset(seed=0)
+    positions = dataset.extras["qpos"].copy()
+    positions[[5, 300], :2] = environment.unwrapped.task_infos[2]["goal_xy"]
+    environment.close()
+    dataset.extras["qpos"] = positions
+    relabelled = with_task_rewards(dataset, POINT_MAZE.replace("-v0", "-singletask-task3-v0"))
+    reached = np.flatnonzero(relabelled.masks == 0)
+    assert {5, 300} <= set(reached)
+    np.testing.assert_array_equal(relabelled.rewards, np.where(relabelled.masks == 0, 0, -1))
+    assert dataset.rewards is None
+
+
+def test_names_without_a_task_and_files_without_positions_have_no_rewards(point_maze_dir):  # noqa: F811
+    dataset = TransitionDataset.load(POINT_MAZE, point_maze_dir)
+    with pytest.raises(UserError, match="such as pointmaze-medium-navigate-singletask-task1-v0; got pointmaze"):
+        with_task_rewards(dataset, POINT_MAZE)
+    with pytest.raises(UserError, match="has no column 'qpos'"):
+        with_task_rewards(dataset, POINT_MAZE.replace("-v0", "-singletask-v0"))

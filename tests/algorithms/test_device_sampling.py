@@ -181,3 +181,24 @@ def test_data_that_do_not_fit_are_named(monkeypatch):
     monkeypatch.setattr(torch, "tensor", full)
     with pytest.raises(UserError, match="numbered does not fit into the memory of cpu: use --no-cuda-graph"):
         DeviceDataset(dataset, "cpu")
+
+
+@given(lengths=LENGTHS, history=st.integers(1, 4), seed=st.integers(0, 99))
+def test_what_follows_is_the_next_row_of_host_and_device(lengths, history, seed):
+    dataset = numbered_dataset(lengths)
+    rows = np.arange(len(dataset.observations), dtype=np.float32)
+    dataset = dataset.with_rewards(-rows, rows % 2)
+    options = {"history": history, "next_observations": True, "next_actions": True, "seed": seed}
+    device = DeviceBatchSampler(DeviceDataset(dataset, "cpu"), 32, **options).sample()
+    for batch in ({key: each.numpy() for key, each in device.items()}, BatchSampler(dataset, 32, **options).sample()):
+        past, following = (
+            batch[key].reshape(32, history, 2).astype(int) for key in ("observations", "next_observations")
+        )
+        row, episode = past[:, -1, 0], past[:, -1, 1]
+        np.testing.assert_array_equal(following[:, -1], past[:, -1] + [1, 0])
+        # An older observation is the one that was current before, or the first where there was none.
+        np.testing.assert_array_equal(following[:, :-1], past[:, 1:])
+        assert (following[:, :, 0] >= dataset.episode_starts[episode][:, None]).all()
+        np.testing.assert_array_equal(batch["next_actions"][:, 0], row + 1)
+        np.testing.assert_array_equal(batch["rewards"], -row)
+        np.testing.assert_array_equal(batch["masks"], row % 2)

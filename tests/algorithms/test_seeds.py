@@ -9,10 +9,11 @@ import torch
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from learners import make_config, make_learner, states
 from safetensors.torch import load_file
+from small_agents import IMITATORS
 
 from nfkern import cli
+from nfkern.algorithms.agent import Agent
 from nfkern.algorithms.agents import AGENTS, load_agent
-from nfkern.algorithms.behavioral_cloning import BehavioralCloning
 from nfkern.algorithms.learner import Learner
 from nfkern.algorithms.run_settings import RunSettings
 from nfkern.algorithms.training import train
@@ -21,14 +22,14 @@ from nfkern.errors import UserError
 
 @pytest.fixture
 def double_precision(monkeypatch):
-    monkeypatch.setattr(
-        BehavioralCloning, "_tensor", lambda self, array: torch.as_tensor(array, dtype=torch.float64), raising=True
-    )
+    monkeypatch.setattr(Agent, "_tensor", lambda self, array: torch.as_tensor(array, dtype=torch.float64), raising=True)
 
 
 @pytest.mark.parametrize("on_device", [False, True])
-@pytest.mark.parametrize("options", [{}, {"history": 2, "chunk": 3}], ids=["plain", "chunked"])
-@pytest.mark.parametrize("name", list(AGENTS))
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in AGENTS), *((name, {"history": 2, "chunk": 3}) for name in IMITATORS)],
+)
 def test_every_seed_takes_the_path_of_a_run_of_its_own(name, options, on_device, double_precision):
     seeds = (3, 0, 7)
     together = Learner(*make_learner(name, seeds, on_device, torch.float64, **options))

@@ -7,18 +7,23 @@ from dataset_fixture import numbered_dataset
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.datasets import BatchSampler, DeviceBatchSampler, DeviceDataset
 from nfkern.algorithms.learner import Streams
+from nfkern.algorithms.offline_rl import OfflineRL
 
 NETWORKS = {
     "nf": {"blocks": 2, "hidden": (8, 8), "representation": 4, "encoder_width": 8},
     "gaussian": {"hidden": (16, 16)},
     "flow": {"hidden": (16, 16)},
+    "diffusion": {"hidden": (16, 16)},
+    **{name: {"hidden": (16, 16)} for name in ("fql", "ifql", "iql", "rebrac")},
 }
-OPTIONS = {"batch_size": 16, "warmup_steps": 5, "ema_decay": 0.9, "schedule": "cosine", "weight_decay": 0.01}
+OPTIONS = {"batch_size": 16, "warmup_steps": 5, "schedule": "cosine", "weight_decay": 0.01, "steps": 40}
 
 
 def make_config(name, **options):
     """Small networks, and everything switched on that acts on a step."""
-    return AGENTS[name].config_class(**(NETWORKS[name.split("_")[0]] | OPTIONS | {"steps": 40} | options))
+    kind = AGENTS[name]
+    average = {"tau": 0.1, "critic_hidden": (16, 16)} if issubclass(kind, OfflineRL) else {"ema_decay": 0.9}
+    return kind.config_class(**(NETWORKS[name.split("_")[0]] | OPTIONS | average | options))
 
 
 def make_learner(name, seeds=(0,), on_device=False, dtype=torch.float32, device="cpu", **options):
@@ -26,15 +31,17 @@ def make_learner(name, seeds=(0,), on_device=False, dtype=torch.float32, device=
     dataset = numbered_dataset([9, 7, 12], 3, 2)
     dataset.observations[:] = np.random.default_rng(0).normal(size=dataset.observations.shape)
     dataset.actions[:] = np.tanh(dataset.observations[:, :2])
+    done = dataset.observations[:, 2] > 1
+    dataset = dataset.with_rewards(done - 1.0, 1.0 - done)
     config = make_config(name, **options)
-    shape = (config.batch_size, config.goal_sampling(), config.history, config.chunk)
+    batches = config.batches()
     agents, streams = [], []
     for seed in seeds:
         torch.manual_seed(seed)
-        example = BatchSampler(dataset, 1, None, config.history, config.chunk).sample()
+        example = BatchSampler(dataset, **batches | {"batch_size": 1}).sample()
         agents.append(AGENTS[name].create(config, example, dataset.statistics()).to(device, dtype))
         kind, data = (DeviceBatchSampler, DeviceDataset(dataset, device)) if on_device else (BatchSampler, dataset)
-        samplers = {split: kind(data, *shape, seed=(seed, stream)) for stream, split in enumerate(("train", "val"))}
+        samplers = {split: kind(data, **batches, seed=(seed, stream)) for stream, split in enumerate(("train", "val"))}
         streams.append(Streams(samplers, torch.Generator(device).manual_seed(seed)))
     return agents, streams
 

@@ -1,0 +1,146 @@
+"""What the offline RL agents share: transitions with rewards, an ensemble of critics and its moving average."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import nn
+
+from nfkern.algorithms.agent import Agent, AgentConfig
+from nfkern.algorithms.networks import EnsembleMLP
+from nfkern.algorithms.optimization import LossAndInfo, Noise, Tensors
+
+CRITICS = 2
+# OGBench's actions reach the bounds exactly, where a squashed density has no value.
+ACTION_MARGIN = 1e-5
+
+
+@dataclass(frozen=True)
+class OfflineRLConfig(AgentConfig):
+    """FQL's settings for critics, shared by all offline RL agents."""
+
+    gamma: float = 0.99
+    """Discount."""
+    tau: float = 0.005
+    """Share of the critics' weights that enters their moving average, the target, at each step."""
+    critic_hidden: tuple[int, ...] = (512, 512, 512, 512)
+    """Widths of the critics' hidden layers, each followed by LayerNorm."""
+    q_aggregation: Literal["min", "mean"] = "mean"
+    """How the target of the two critics joins their values."""
+
+    def batches(self) -> dict[str, Any]:
+        """Transitions with the observation that follows."""
+        return super().batches() | {"next_observations": True}
+
+    def average_decay(self) -> float:
+        """That of the target critics."""
+        return 1 - self.tau
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if not 0 <= self.gamma < 1:
+            raise ValueError(f"gamma: expected a number in [0, 1), got {self.gamma}")
+        if not 0 < self.tau <= 1:
+            raise ValueError(f"tau: expected a number in (0, 1], got {self.tau}")
+        if self.action_normalization != "none":
+            raise ValueError(
+                "action_normalization: offline RL expects actions in [-1, 1] as they are, "
+                f"got {self.action_normalization!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """A batch as the losses see it: states are normalised observations, (batch, ...) each."""
+
+    states: torch.Tensor
+    actions: torch.Tensor
+    rewards: torch.Tensor
+    masks: torch.Tensor
+    next_states: torch.Tensor
+    next_actions: torch.Tensor | None
+    """The dataset's, for agents with them among their `batch_keys`."""
+
+
+class OfflineRL(Agent):
+    """An agent that learns from rewards in a dataset: critics by temporal differences, and a policy.
+
+    The loss is the sum of its parts, each of which reaches its own networks alone. A subclass brings its policy.
+    """
+
+    batch_keys: ClassVar[tuple[str, ...]] = ("observations", "actions", "next_observations", "rewards", "masks")
+
+    def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:
+        critic = EnsembleMLP(CRITICS, inputs + outputs, self.config.critic_hidden)
+        return nn.ModuleDict({"critic": critic, **self._build_policy(inputs, outputs)})
+
+    @abstractmethod
+    def _build_policy(self, inputs: int, outputs: int) -> Mapping[str, nn.Module]:
+        """The networks besides the critics, for states (batch, inputs) and actions (batch, outputs)."""
+
+    def _averaged(self) -> nn.Module:
+        return nn.ModuleDict({"critic": self.networks["critic"]})
+
+    def forward(self, batch: Tensors, noise: Noise) -> LossAndInfo:
+        """The sum of the critics' and the policy's losses."""
+        transitions = Transitions(
+            states=self.observation_normalizer(batch["observations"]),
+            actions=batch["actions"].clamp(ACTION_MARGIN - 1, 1 - ACTION_MARGIN),
+            rewards=batch["rewards"],
+            masks=batch["masks"],
+            next_states=self.observation_normalizer(batch["next_observations"]),
+            next_actions=batch.get("next_actions"),
+        )
+        parts = self._losses(transitions, noise)
+        info = {
+            f"{part}/{name}": value.detach()
+            for part, (loss, details) in parts.items()
+            for name, value in ({"loss": loss} | details).items()
+        }
+        return torch.stack([loss for loss, _ in parts.values()]).sum(), info
+
+    def _losses(self, transitions: Transitions, noise: Noise) -> dict[str, LossAndInfo]:
+        """Each part's loss."""
+        return {
+            "critic": self._critic_loss(transitions, noise),
+            "actor": self._actor_loss(transitions, noise),
+        }
+
+    def _critic_loss(self, transitions: Transitions, noise: Noise) -> LossAndInfo:
+        """Mean squared error of both critics against r + gamma * mask * V(s')."""
+        with torch.no_grad():
+            following = self._next_value(transitions, noise)
+            target = transitions.rewards + self.config.gamma * transitions.masks * following
+        q = self._q(transitions.states, transitions.actions)
+        return (q - target).square().mean(), {"q_mean": q.mean(), "q_max": q.amax(), "q_min": q.amin()}
+
+    @abstractmethod
+    def _next_value(self, transitions: Transitions, noise: Noise) -> torch.Tensor:
+        """V(s'), (batch,), for the critics' target; runs without gradients."""
+
+    @abstractmethod
+    def _actor_loss(self, transitions: Transitions, noise: Noise) -> LossAndInfo:
+        """The policy's loss, given what `_draw` drew."""
+
+    def _q(self, states: torch.Tensor, actions: torch.Tensor, *, frozen: bool = False) -> torch.Tensor:
+        """(CRITICS, batch); `frozen` lets gradients reach states and actions alone."""
+        q: torch.Tensor = self.networks["critic"](torch.cat([states, actions], 1), frozen=frozen)
+        return q
+
+    def _target_q(self, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """(CRITICS, batch) by the critics' moving average."""
+        q: torch.Tensor = self._average("critic")(torch.cat([states, actions], 1))
+        return q
+
+    def _target_value(self, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """(batch,): what the target critics together say of actions."""
+        q = self._target_q(states, actions)
+        return q.amin(0) if self.config.q_aggregation == "min" else q.mean(0)
+
+    def _average(self, network: str) -> nn.Module:
+        """The moving average of one of the networks."""
+        assert self.ema is not None
+        return cast(nn.ModuleDict, self.ema.module)[network]

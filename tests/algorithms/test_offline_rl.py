@@ -1,0 +1,322 @@
+"""Offline RL: every loss against formulas written out here, on tiny batches; each sign and stop has its test."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from small_agents import OFFLINE_RL, act, make_agent, make_batch
+
+from nfkern.algorithms.networks import EnsembleMLP
+from nfkern.algorithms.presets import PRESETS
+
+GAMMA, ROWS = 0.9, 64
+
+
+class Fixed(torch.nn.Module):
+    """A function in place of a trained network; its weight has a gradient that tells whether the loss reaches it."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs, frozen=False):
+        return self.function(inputs) * (self.weight.detach() if frozen else self.weight)
+
+
+def two_critics(inputs):
+    """Q of a state (3) and an action (2): the second critic is the lower one where the action leans left."""
+    state, action = inputs[:, 0], inputs[:, 3:].sum(1)
+    return torch.stack([state + action, state + 3 * action])
+
+
+def target_critics(inputs):
+    return two_critics(inputs) + torch.tensor([[0.5], [1.5]])
+
+
+def prepare(name, **options):
+    """An agent with known critics, a batch, and the numbers that its loss draws."""
+    agent = make_agent(name, gamma=GAMMA, tau=0.01, **options)
+    agent.networks["critic"] = Fixed(two_critics)
+    agent.ema.module["critic"] = Fixed(target_critics)
+    batch = agent.tensors(make_batch(agent.config, ROWS))
+    return agent, batch, agent.draw(batch, torch.Generator().manual_seed(0))
+
+
+def critics_at(states, actions, critics=two_critics):
+    return critics(torch.cat([states, actions], 1))
+
+
+def expected_critic_loss(batch, following):
+    q = critics_at(batch["observations"], batch["actions"])
+    target = batch["rewards"] + GAMMA * batch["masks"] * following
+    return ((q[0] - target).square() + (q[1] - target).square()).mean() / 2
+
+
+def linear_policy(agent, scale=0.7):
+    """Put a known function of state and noise in place of a one-step policy."""
+    agent.networks["policy"] = Fixed(lambda inputs: scale * inputs[:, :2] + 0.5 * inputs[:, 3:])
+    return lambda states, noise: scale * states[:, :2] + 0.5 * noise
+
+
+@pytest.mark.parametrize("aggregation", ["min", "mean"])
+def test_critics_learn_what_follows_where_the_task_goes_on(aggregation):
+    agent, batch, noise = prepare("fql", q_aggregation=aggregation)
+    policy = linear_policy(agent)
+    loss, info = agent(batch, noise)
+    following = batch["next_observations"]
+    q = critics_at(following, policy(following, noise[0]).clamp(-1, 1), target_critics)
+    expected = expected_critic_loss(batch, q.amin(0) if aggregation == "min" else q.mean(0))
+    torch.testing.assert_close(info["critic/loss"], expected)
+    torch.testing.assert_close(loss, info["critic/loss"] + info["actor/loss"])
+    # An outcome that nobody reached counts only where the mask is 1.
+    ended = batch | {"masks": torch.zeros(ROWS)}
+    immediate = expected_critic_loss(ended, torch.zeros(ROWS))
+    torch.testing.assert_close(agent(ended, noise)[1]["critic/loss"], immediate)
+    assert not torch.isclose(immediate, expected)
+
+
+@pytest.mark.parametrize("name", OFFLINE_RL)
+def test_no_gradient_crosses_between_critics_and_policy(name):
+    agent, batch, noise = prepare(name)
+    state = batch["observations"]
+    agent._critic_loss(transitions_of(agent, batch), noise)[0].backward()
+    assert agent.networks["critic"].weight.grad is not None
+    reached = {n for n, parameter in agent.named_parameters() if parameter.grad is not None}
+    assert reached == {"networks.critic.weight"}
+    agent.zero_grad()
+    agent._actor_loss(transitions_of(agent, batch), noise)[0].backward()
+    reached = {n.split(".")[1] for n, parameter in agent.named_parameters() if parameter.grad is not None}
+    policies = set(agent.networks) - {"critic", "value"}
+    assert reached == policies, state.shape
+
+
+def transitions_of(agent, batch):
+    """The batch as `forward` hands it on."""
+    seen = {}
+    original = agent._losses
+    agent._losses = lambda transitions, noise: seen.update(t=transitions) or original(transitions, noise)
+    try:
+        agent(batch, agent.draw(batch))
+    finally:
+        agent._losses = original
+    return seen["t"]
+
+
+def test_nf_rlbc_maximises_value_and_likelihood():
+    agent, batch, noise = prepare("nf_rlbc", alpha=0.3, entropy_weight=0.2)
+    torch.nn.init.normal_(agent.networks["flow"].output_weight, std=0.3)
+    flow, encoder = agent.networks["flow"], agent.networks["encoder"]
+    info = agent(batch, noise)[1]
+    with torch.no_grad():
+        context = encoder(batch["observations"])
+        actions, log_det = flow.to_data(noise[1], context)
+        inside = actions.abs().amax(1) < 1
+        assert 0.05 < inside.float().mean() < 0.95
+        q = critics_at(batch["observations"], actions.clamp(-1, 1)).amin(0).mean()
+        entropy = (0.5 * noise[1].square().sum(1) + math.log(2 * math.pi) + log_det).mean()
+        likelihood = flow.log_prob(batch["actions"].clamp(-0.99999, 0.99999), context).mean()
+        torch.testing.assert_close(info["actor/entropy"], entropy)
+        torch.testing.assert_close(info["actor/loss"], -q - 0.3 * likelihood - 0.2 * entropy)
+        following, _ = flow.to_data(noise[0], encoder(batch["next_observations"]))
+        q = critics_at(batch["next_observations"], following.clamp(-1, 1), target_critics).amin(0)
+        torch.testing.assert_close(info["critic/loss"], expected_critic_loss(batch, q))
+
+
+def test_nf_rlbc_learns_through_its_samples():
+    # With no weight on imitation, only the value of samples is left: their mean must move to where it is high.
+    agent, batch, _ = prepare("nf_rlbc", alpha=0.0, learning_rate=3e-3)
+    agent.networks["critic"].function = lambda inputs: (
+        -(inputs[:, 3:] - torch.tensor([0.4, -0.3])).square().sum(1)[None]
+    )
+    agent.networks["critic"].weight.requires_grad_(False)
+    for _ in range(150):
+        agent.update(batch)
+    np.testing.assert_allclose(act(agent, 64)[:, 0].mean(0), [0.4, -0.3], atol=0.1)
+
+
+def test_clipped_samples_have_no_gradient():
+    agent, batch, noise = prepare("nf_rlbc", alpha=0.0)
+    far = (noise[0], torch.full_like(noise[1], 30.0))
+    transitions = transitions_of(agent, batch)
+    agent._actor_loss(transitions, far)[0].backward()
+    gradients = [p.grad for p in agent.networks["flow"].parameters() if p.grad is not None]
+    assert max(gradient.abs().max() for gradient in gradients) == 0
+
+
+def test_fql_distils_and_maximises_the_mean_value():
+    agent, batch, noise = prepare("fql", alpha=2.0, flow_steps=3)
+    policy = linear_policy(agent)
+    velocity = agent.networks["velocity"] = Fixed(lambda inputs: 0.3 * inputs[:, 3:5] + inputs[:, 5:])
+    states, (_, distilled, start, time) = batch["observations"], noise
+    info = agent(batch, noise)[1]
+    data = batch["actions"]
+    point = (1 - time) * start + time * data
+    imitation = (0.3 * point + time - (data - start)).square().mean()
+    many = distilled
+    for step in range(3):
+        many = many + (0.3 * many + step / 3) / 3
+    actions = policy(states, distilled)
+    distillation = (actions - many.clamp(-1, 1)).square().mean()
+    q = critics_at(states, actions.clamp(-1, 1)).mean()
+    torch.testing.assert_close(info["actor/loss"], imitation + 2 * distillation - q)
+    # The flow imitates and nothing else: it is not drawn to the policy that learns from it.
+    agent._actor_loss(transitions_of(agent, batch), noise)[0].backward()
+    factor = velocity.weight.grad.item()
+    expected = (2 * (0.3 * point + time - (data - start)) * (0.3 * point + time)).mean().item()
+    assert factor == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["iql", "ifql"])
+def test_implicit_values_are_expectiles_of_the_target(name):
+    agent, batch, noise = prepare(name, expectile=0.8)
+    agent.networks["value"] = Fixed(lambda inputs: 0.5 * inputs[:, :1])
+    info = agent(batch, noise)[1]
+    above = (
+        critics_at(batch["observations"], batch["actions"], target_critics).amin(0) - 0.5 * batch["observations"][:, 0]
+    )
+    weight = torch.where(above > 0, 0.8, 0.2)
+    torch.testing.assert_close(info["value/loss"], (weight * above**2).mean())
+    expected = expected_critic_loss(batch, 0.5 * batch["next_observations"][:, 0])
+    torch.testing.assert_close(info["critic/loss"], expected)
+
+
+def test_iql_weighs_actions_by_advantage():
+    agent, batch, noise = prepare("iql", alpha=3.0)
+    agent.networks["value"] = Fixed(lambda inputs: 0.5 * inputs[:, :1])
+    agent.networks["policy"] = Fixed(lambda inputs: 0.2 * inputs[:, :2])
+    states, actions = batch["observations"], batch["actions"]
+    advantage = critics_at(states, actions).amin(0) - 0.5 * states[:, 0]
+    weight = (3 * advantage).exp().clamp(max=100)
+    assert (weight == 100).any()
+    density = torch.distributions.Normal(0.2 * states[:, :2], 1.0).log_prob(actions).sum(1)
+    torch.testing.assert_close(agent(batch, noise)[1]["actor/loss"], -(weight * density).mean())
+
+
+def test_ifql_acts_with_the_best_of_its_candidates():
+    agent, _, _ = prepare("ifql", candidates=8, flow_steps=1)
+    agent.networks["velocity"] = Fixed(lambda inputs: 0 * inputs[:, 3:5])
+    noise = torch.randn(5 * 8, 2, generator=torch.Generator().manual_seed(0)).clamp(-1, 1).reshape(5, 8, 2)
+    states = torch.from_numpy(make_batch(agent.config, 5)["observations"])
+    q = torch.stack([critics_at(states, noise[:, k]).amin(0) for k in range(8)], 1)
+    expected = noise[torch.arange(5), q.argmax(1)]
+    np.testing.assert_allclose(act(agent)[:, 0], expected.numpy())
+
+
+def test_rebrac_stays_near_the_data_on_both_sides():
+    agent, batch, noise = prepare(
+        "rebrac", actor_weight=0.3, critic_weight=0.4, target_noise=2.0, target_noise_clip=0.5
+    )
+    agent.networks["policy"] = Fixed(lambda inputs: 0.2 * inputs[:, :2])
+    agent.ema.module["policy"] = Fixed(lambda inputs: 0.3 * inputs[:, :2])
+    info = agent(batch, noise)[1]
+    states, following = batch["observations"], batch["next_observations"]
+    moved = (0.3 * following[:, :2] + (2.0 * noise[0]).clamp(-0.5, 0.5)).clamp(-1, 1)
+    value = critics_at(following, moved, target_critics).amin(0)
+    value = value - 0.4 * (moved - batch["next_actions"]).square().sum(1)
+    torch.testing.assert_close(info["critic/loss"], expected_critic_loss(batch, value))
+    actions = 0.2 * states[:, :2]
+    q = critics_at(states, actions).amin(0)
+    distance = (actions - batch["actions"]).square().sum(1).mean()
+    torch.testing.assert_close(info["actor/loss"], 0.3 * distance - q.mean() / q.abs().mean())
+
+
+def test_diffusion_ql_maximises_value_through_all_steps():
+    agent, batch, noise = prepare("diffusion_ql", value_weight=0.7)
+    predictor = agent.networks["noise"]
+    states, (_, start, added, levels) = batch["observations"], noise
+    info = agent(batch, noise)[1]
+    q = critics_at(states, agent._diffusion.sample(predictor, start, states).clamp(-1, 1)).amin(0)
+    imitation = agent._diffusion.loss(predictor, batch["actions"], states, added, levels)
+    torch.testing.assert_close(info["actor/loss"], (imitation - 0.7 * q.mean() / q.abs().mean()).detach())
+    start.requires_grad_()
+    agent._actor_loss(transitions_of(agent, batch), noise)[0].backward()
+    assert start.grad.abs().max() > 0
+
+
+def test_targets_move_by_tau():
+    agent = make_agent("nf_rlbc", tau=0.25)
+    batch = make_batch(agent.config)
+    weights = []
+    for _ in range(3):
+        agent.update(batch)
+        weights.append(agent.networks["critic"].weights[0].clone())
+    # The first update copies; each later one moves a quarter of the way.
+    expected = 0.75 * (0.75 * weights[0] + 0.25 * weights[1]) + 0.25 * weights[2]
+    torch.testing.assert_close(agent.ema.module["critic"].weights[0].data, expected.data)
+    assert set(agent.ema.module) == {"critic"}
+    assert set(make_agent("rebrac").ema.module) == {"critic", "policy"}
+
+
+def test_an_ensemble_is_its_members_side_by_side():
+    torch.manual_seed(0)
+    ensemble, inputs = EnsembleMLP(3, 5, (8, 6)), torch.randn(4, 5, requires_grad=True)
+    for scale, shift in zip(ensemble.scales, ensemble.shifts, strict=True):
+        torch.nn.init.normal_(scale)
+        torch.nn.init.normal_(shift)
+    values = ensemble(inputs)
+    assert values.shape == (3, 4)
+    for member in range(3):
+        x = inputs
+        for layer in range(3):
+            x = x @ ensemble.weights[layer][member] + ensemble.biases[layer][member]
+            if layer < 2:
+                x = torch.nn.functional.gelu(x)
+                x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
+                x = x * ensemble.scales[layer][member] + ensemble.shifts[layer][member]
+        torch.testing.assert_close(values[member], x[:, 0])
+    ensemble(inputs, frozen=True).sum().backward()
+    assert all(parameter.grad is None for parameter in ensemble.parameters())
+    assert inputs.grad.abs().max() > 0
+
+
+def test_members_differ_from_the_start():
+    values = EnsembleMLP(2, 5, (8, 6))(torch.randn(4, 5))
+    assert (values[0] - values[1]).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gamma": 1.0}, "gamma: expected a number in"),
+        ({"tau": 0.0}, "tau: expected a number in"),
+        ({"alpha": -1.0}, "alpha: expected at least 0"),
+        ({"action_normalization": "min_max"}, "action_normalization: offline RL expects"),
+    ],
+)
+def test_settings_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_agent("nf_rlbc", **options)
+
+
+def test_five_transitions_are_learned_by_heart():
+    rng = np.random.default_rng(0)
+    states, actions = rng.normal(size=(5, 3)).astype(np.float32), rng.uniform(-0.8, 0.8, (5, 2)).astype(np.float32)
+    # Every one 32 times, for losses that draw noise for each.
+    data, following = (np.tile(states, (32, 1)), np.tile(actions, (32, 1))), ("next_observations", "next_actions")
+    batch = dict(zip(("observations", "actions", *following), (*data, *data), strict=True))
+    batch |= {"rewards": np.zeros(160, np.float32), "masks": np.zeros(160, np.float32)}
+    # Next to no weight on value, so that the data's actions are all that counts.
+    imitate = {"nf_rlbc": {"alpha": 100.0}, "fql": {"alpha": 100.0}, "rebrac": {"actor_weight": 100.0}}
+    imitate |= {"diffusion_ql": {"value_weight": 0.0}, "iql": {"alpha": 0.0}}
+    for name in OFFLINE_RL:
+        agent = make_agent(name, steps=800, learning_rate=3e-3, schedule="cosine", **imitate.get(name, {}))
+        for _ in range(800):
+            agent.update(batch)
+        generator = torch.Generator().manual_seed(0)
+        acted = np.stack([agent.act(states[:, None], None, generator)[:, 0] for _ in range(20)])
+        error = np.sqrt(np.square(acted - actions).mean())
+        assert error < 0.4 * actions.std(), (name, error)
+
+
+def test_every_published_environment_has_a_preset():
+    environments = {
+        *("puzzle-3x3-play", "scene-play", "antmaze-large-navigate", "cube-single-play"),
+        *("humanoidmaze-medium-navigate", "antsoccer-arena-navigate"),
+    }
+    for name in ("nf_rlbc", "fql", "ifql", "iql", "rebrac"):
+        assert set(PRESETS[name]) == environments
+        assert all(preset.config.observation_normalization == "none" for preset in PRESETS[name].values())
+    assert PRESETS["nf_rlbc"]["antsoccer-arena-navigate"].config.q_aggregation == "mean"
+    assert PRESETS["fql"]["humanoidmaze-medium-navigate"].config.gamma == 0.995
