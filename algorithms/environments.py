@@ -14,13 +14,14 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 
 from nfkern.errors import UserError
 
+SuccessTiming = Literal["pre", "post"]
 LOCOMOTION_DATASETS = ("navigate", "stitch", "explore")
 MANIPULATION_DATASETS = ("play", "noisy")
 
@@ -128,7 +129,13 @@ class PinnedTask(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarra
         return observation, float(reward), bool(terminated), bool(truncated), info
 
 
-def make_environment(name: str, *, task_id: int | None = None, max_episode_steps: int | None = None) -> PinnedTask:
+def make_environment(
+    name: str,
+    *,
+    task_id: int | None = None,
+    max_episode_steps: int | None = None,
+    success_timing: SuccessTiming | None = None,
+) -> PinnedTask:
     """Make the environment of an OGBench dataset or environment name.
 
     Args:
@@ -136,6 +143,8 @@ def make_environment(name: str, *, task_id: int | None = None, max_episode_steps
             ("pointmaze-medium-v0", or any other id that gymnasium knows).
         task_id: the task to pin, from 1; None for the first, or a single-task environment's own.
         max_episode_steps: ends episodes early, in steps; None for the benchmark's own limit.
+        success_timing: whether OGBench judges success before or after the action; None for its own choice, which
+            version 1.2 changed to "pre" for single tasks: results published before it have "post".
 
     Returns:
         The environment; the first reset should be given a seed.
@@ -145,6 +154,8 @@ def make_environment(name: str, *, task_id: int | None = None, max_episode_steps
         ValueError: the environment has no such task.
     """
     environment, options = _resolve(name)
+    if success_timing is not None:
+        options["success_timing"] = success_timing
     spec = copy.deepcopy(gymnasium.spec(environment))
     with warnings.catch_warnings(), global_random(np.random.MT19937(0)):
         # dm_control, imported now for manipulation, looks for a screen; nothing is drawn on one.

@@ -12,6 +12,7 @@ from typing import Any
 
 import tyro
 
+from nfkern.algorithms.environments import SuccessTiming
 from nfkern.algorithms.evaluation import EnvironmentPool, evaluate, make_settings
 from nfkern.algorithms.evaluation_blocks import Loader
 from nfkern.algorithms.evaluation_result import EvaluationResult, EvaluationSettings, stack_outcomes
@@ -44,6 +45,8 @@ class Evaluate:
     """The step whose checkpoint to evaluate, or latest."""
     max_episode_steps: int | None = None
     """End episodes after so many steps instead of the benchmark's own limit."""
+    success_timing: SuccessTiming | None = None
+    """Judge success before or after the action; default the environment's own (OGBench 1.2: pre for single tasks)."""
     trajectories: bool = False
     """Store each episode's path too, in RUN/evaluations/STEP-SEED.npz."""
     video: Path | None = None
@@ -84,7 +87,8 @@ class Evaluate:
 
     def _evaluate(self, run: "_Run") -> EvaluationResult:
         """The stored result if it is of the same settings, else a new one, stored."""
-        pool = EnvironmentPool(run.env_name, max_episode_steps=self.max_episode_steps)
+        limit, timing = self.max_episode_steps, self.success_timing
+        pool = EnvironmentPool(run.env_name, max_episode_steps=limit, success_timing=timing)
         arguments: dict[str, Any] = {
             "episodes_per_task": self.episodes_per_task,
             "seed": self.seed,

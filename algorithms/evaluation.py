@@ -9,6 +9,7 @@ from typing import cast
 
 from tqdm import tqdm
 
+from nfkern.algorithms.environments import SuccessTiming
 from nfkern.algorithms.evaluation_blocks import Loader, run_here, run_in_workers
 from nfkern.algorithms.evaluation_progress import BlockResult, ProgressFile
 from nfkern.algorithms.evaluation_result import Block, EvaluationResult, EvaluationSettings, Trajectory
@@ -30,6 +31,7 @@ def evaluate(
     workers: int = 1,
     block_size: int = 25,
     max_episode_steps: int | None = None,
+    success_timing: SuccessTiming | None = None,
     record: str | None = None,
     progress_file: Path | None = None,
     label: str = "",
@@ -52,6 +54,7 @@ def evaluate(
         workers: processes; 1 evaluates in this one.
         block_size: episodes in lockstep. Part of the result's identity: it is the batch that the policy sees.
         max_episode_steps: ends episodes early, in steps; None for the benchmark's own limit, or the pool's.
+        success_timing: as for `make_environment`; None for the environment's own, or the pool's.
         record: "xy" to keep each episode's path (the observation's first two numbers).
         progress_file: finished blocks are appended here as they come, and those already there are not run again. Delete
             it once the result is stored.
@@ -70,7 +73,7 @@ def evaluate(
     loader = policy if not hasattr(policy, "act") else None
     if workers > 1:
         _check_loader(loader)
-    with _pool(env, max_episode_steps) as pool:
+    with _pool(env, max_episode_steps, success_timing) as pool:
         settings = make_settings(
             pool,
             episodes_per_task=episodes_per_task,
@@ -130,6 +133,7 @@ def make_settings(
         seed=seed,
         block_size=block_size,
         max_episode_steps=pool.max_episode_steps,
+        success_timing=pool.success_timing,
         record=record,
         label=label,
         versions={name: importlib.metadata.version(name) for name in LIBRARIES},
@@ -148,14 +152,18 @@ def _assemble(settings: EvaluationSettings, pool: EnvironmentPool, done: dict[Bl
 
 
 @contextlib.contextmanager
-def _pool(env: str | EnvironmentPool, max_episode_steps: int | None) -> Iterator[EnvironmentPool]:
+def _pool(
+    env: str | EnvironmentPool, max_episode_steps: int | None, success_timing: SuccessTiming | None
+) -> Iterator[EnvironmentPool]:
     """The caller's pool, left open, or a new one, closed afterwards."""
     if isinstance(env, EnvironmentPool):
         if max_episode_steps not in (None, env.max_episode_steps):
             raise ValueError(f"max_episode_steps: the pool has {env.max_episode_steps}, got {max_episode_steps}")
+        if success_timing not in (None, env.success_timing):
+            raise ValueError(f"success_timing: the pool has {env.success_timing}, got {success_timing!r}")
         yield env
         return
-    pool = EnvironmentPool(env, max_episode_steps=max_episode_steps)
+    pool = EnvironmentPool(env, max_episode_steps=max_episode_steps, success_timing=success_timing)
     try:
         yield pool
     finally:

@@ -100,11 +100,7 @@ def _start_worker(loader: Loader, settings: EvaluationSettings, lifeline: Connec
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=leave_with_parent, daemon=True).start()
     # Loading waits for the first block, so that its errors reach the parent.
-    _start = functools.cache(
-        lambda: _Worker(
-            loader(), EnvironmentPool(settings.env_name, max_episode_steps=settings.max_episode_steps), settings
-        )
-    )
+    _start = functools.cache(lambda: _Worker(loader(), settings.pool(), settings))
 
 
 def _run_in_worker(block: Block) -> BlockResult:

@@ -12,7 +12,8 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from nfkern.algorithms.rollout import Episode
+from nfkern.algorithms.environments import SuccessTiming
+from nfkern.algorithms.rollout import EnvironmentPool, Episode
 from nfkern.algorithms.statistics import Interval, success_interval, wilson_interval
 from nfkern.errors import UserError
 
@@ -39,6 +40,7 @@ class EvaluationSettings:
         seed: fixes starts, goals and the policy's randomness.
         block_size: episodes that are stepped in lockstep, the size of a decision's batch.
         max_episode_steps: the limit in steps, where it is not the benchmark's own.
+        success_timing: "pre" or "post", where it is not the environment's own.
         record: "xy" where trajectories were kept.
         label: names the policy, for instance by its checkpoint's hash.
         versions: of the libraries that the episodes depend on.
@@ -50,9 +52,16 @@ class EvaluationSettings:
     seed: int
     block_size: int
     max_episode_steps: int | None = None
+    success_timing: SuccessTiming | None = None
     record: str | None = None
     label: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+
+    def pool(self) -> EnvironmentPool:
+        """New environments for these episodes."""
+        return EnvironmentPool(
+            self.env_name, max_episode_steps=self.max_episode_steps, success_timing=self.success_timing
+        )
 
     @property
     def starts(self) -> str:

@@ -17,6 +17,7 @@ from nfkern.algorithms.iql import IQLConfig
 from nfkern.algorithms.nf_bc import NFBCConfig
 from nfkern.algorithms.nf_gcbc import NFGCBCConfig
 from nfkern.algorithms.nf_rlbc import NFRLBCConfig
+from nfkern.algorithms.published import CONDITIONAL
 from nfkern.algorithms.rebrac import ReBRACConfig
 from nfkern.errors import UsageError
 
@@ -27,19 +28,29 @@ class Preset:
 
     config: AgentConfig
     source: str
+    env_name: str | None = None
+    """The dataset that it is for, unless another is named."""
 
 
 # The paper's JAX code, which produced its OGBench results: the first hidden layer is width + context wide.
 _JAX = NFGCBCConfig(hidden=(256 + 64, 256), norm_eps=1e-6, observation_normalization="none")
 _NF_GCBC_SOURCE = "paper's JAX code (NF-GCBC); gamma from its README"
+_LONG = Preset(
+    replace(_JAX, gamma=0.99),
+    "paper's JAX code; gamma from the paper's Table 4, for antmaze-large and cube-double (its README has 0.97)",
+)
 
 PRESETS: dict[str, dict[str, Preset]] = {
     "nf_gcbc": {
         "paper": Preset(_JAX, _NF_GCBC_SOURCE),
-        "paper-gamma-0.99": Preset(
-            replace(_JAX, gamma=0.99),
-            "paper's JAX code; gamma from the paper's Table 4, for antmaze-large and cube-double (its README has 0.97)",
-        ),
+        "paper-gamma-0.99": _LONG,
+        **{
+            name: replace(
+                _LONG if name.startswith(("antmaze-large", "cube-double")) else Preset(_JAX, _NF_GCBC_SOURCE),
+                env_name=f"{name}-v0",
+            )
+            for name in CONDITIONAL
+        },
     },
     "nf_bc": {
         "pusht": Preset(
@@ -134,7 +145,9 @@ _OFFLINE_RL_BASES: dict[str, Preset] = {
 for _algorithm, _base in _OFFLINE_RL_BASES.items():
     PRESETS[_algorithm] = {
         environment: Preset(
-            replace(_base.config, observation_normalization="none", **settings.get(_algorithm, {})), _base.source
+            replace(_base.config, observation_normalization="none", **settings.get(_algorithm, {})),
+            _base.source,
+            f"{environment}-singletask-v0",
         )
         for environment, settings in _OFFLINE_RL.items()
     }

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from nfkern.algorithms.environments import PinnedTask, make_environment
+from nfkern.algorithms.environments import PinnedTask, SuccessTiming, make_environment
 
 
 class Policy(Protocol):
@@ -70,12 +70,10 @@ class Episode:
 class EnvironmentPool:
     """Environments of one name, made on demand and kept: a manipulation environment takes 1.5 s to make."""
 
-    def __init__(self, name: str, *, max_episode_steps: int | None = None) -> None:
-        """Make the first environment.
-
-        Args:
-            name: dataset or environment name, as for `make_environment`.
-            max_episode_steps: ends episodes early, in steps; None for the benchmark's own limit.
+    def __init__(
+        self, name: str, *, max_episode_steps: int | None = None, success_timing: SuccessTiming | None = None
+    ) -> None:
+        """Make the first environment; arguments of `make_environment`.
 
         Raises:
             UserError: the name is unknown, or OGBench is not installed.
@@ -83,6 +81,7 @@ class EnvironmentPool:
         """
         self.name = name
         self.max_episode_steps = max_episode_steps
+        self.success_timing = success_timing
         self._environments: list[PinnedTask] = []
         first = self.take(1)[0]
         self.tasks, self.task_names = first.tasks, first.task_names
@@ -92,7 +91,10 @@ class EnvironmentPool:
     def take(self, count: int) -> list[PinnedTask]:
         """The first `count` environments; the same objects at every call."""
         while len(self._environments) < count:
-            self._environments.append(make_environment(self.name, max_episode_steps=self.max_episode_steps))
+            environment = make_environment(
+                self.name, max_episode_steps=self.max_episode_steps, success_timing=self.success_timing
+            )
+            self._environments.append(environment)
         return self._environments[:count]
 
     def close(self) -> None:

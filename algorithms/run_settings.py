@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -51,6 +51,8 @@ class RunSettings:
     """Episodes per task of an evaluation; 0 for no evaluation."""
     eval_seed: int = 0
     """Seed of the evaluation's starts, goals and noise: the same for every run, so that runs can be compared."""
+    success_timing: Literal["pre", "post"] | None = None
+    """Judge success before or after the action; default the environment's own (OGBench 1.2: pre for single tasks)."""
     track: bool = False
     """Also log to Weights & Biases (`pip install wandb`)."""
     wandb_project: str = "nfkern"

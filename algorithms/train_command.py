@@ -34,7 +34,7 @@ class TrainCommand:
                 name = args[position + 1]
             if name is not None:
                 preset = find_preset(cls.algorithm, name)
-                return cls(RunSettings(env_name=tyro.MISSING), preset.config, name)
+                return cls(RunSettings(env_name=preset.env_name or tyro.MISSING), preset.config, name)
         return None
 
     def run(self) -> int:

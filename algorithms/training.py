@@ -217,6 +217,7 @@ def _evaluate(agent: Agent, step: int, run: _Run, settings: RunSettings) -> None
         settings.env_name,
         episodes_per_task=settings.eval_episodes,
         seed=settings.eval_seed,
+        success_timing=settings.success_timing,
         progress_file=partial,
         label=checkpoint_label(run.path / "checkpoints" / f"{step:08d}"),
         progress=not settings.quiet,

@@ -157,11 +157,11 @@ def _record(
     """What the process does that has a rendering backend."""
     import torch
 
-    from nfkern.algorithms.rollout import EnvironmentPool, run_block
+    from nfkern.algorithms.rollout import run_block
 
     torch.set_num_threads(1)
     policy = loader()
-    pool = EnvironmentPool(settings.env_name, max_episode_steps=settings.max_episode_steps)
+    pool = settings.pool()
     blocks = {
         block.task_id: block
         for block in settings.blocks()

@@ -15,6 +15,7 @@ from nfkern.errors import UsageError, UserError
 COMMANDS = {
     "demo": ("nfkern.algorithms.demo", "Demo", "generate data, train three policies, evaluate them, write a report"),
     "doctor": ("nfkern.algorithms.doctor", "Doctor", "say what this installation has and which backends would run"),
+    "tasks": ("nfkern.algorithms.tasks", "Tasks", "list the paper's 82 tasks, how to train them, published scores"),
     "data generate": ("nfkern.algorithms.datasets.commands", "Generate", "make a dataset with OGBench's oracles"),
     "data download": ("nfkern.algorithms.datasets.commands", "Download", "fetch OGBench's published dataset"),
     "data verify": ("nfkern.algorithms.datasets.commands", "Verify", "check a dataset's files"),

@@ -23,6 +23,8 @@ SMALL = {
     "train nf_gcbc": "--steps 4 --batch-size 8 --blocks 2 --hidden 8 8 --encoder-width 8 --eval-episodes 0 --quiet",
     "train gaussian_gcbc": "--steps 4 --batch-size 8 --hidden 8 --eval-episodes 0 --quiet",
     "train flow_matching_gcbc": "--steps 4 --batch-size 8 --hidden 8 --eval-episodes 0 --quiet",
+    "train nf_rlbc": "--steps 4 --batch-size 8 --blocks 2 --hidden 8 8 --encoder-width 8 --critic-hidden 8 "
+    "--eval-episodes 0 --quiet",
     "eval": "--episodes-per-task 1 --max-episode-steps 10",
     "bench run": "--suite smoke",
 }

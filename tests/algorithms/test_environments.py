@@ -173,3 +173,17 @@ def test_importing_chooses_no_renderer() -> None:
     )
     clean = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
     subprocess.run([sys.executable, "-c", code], env=clean, check=True)
+
+
+def test_success_is_judged_before_or_after_the_action():
+    name = "pointmaze-medium-navigate-singletask-task1-v0"
+    ends = {}
+    for timing in ("pre", "post", None):
+        env = make_environment(name, success_timing=timing)
+        env.reset(seed=0)
+        # Just short of the goal, with an action that leads into it.
+        base = env.unwrapped
+        base.set_xy(np.array(base.cur_goal_xy) - [base._goal_tol + 0.01, 0.0])
+        ends[timing] = [env.step(np.array([1.0, 0.0]))[2] for _ in range(2)]
+        env.close()
+    assert ends == {"pre": [False, True], "post": [True, True], None: [False, True]}

@@ -1,0 +1,112 @@
+"""`nfkern tasks`: the paper's 82 tasks, how each is trained here, and what was published."""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from nfkern.algorithms.published import CONDITIONAL, IMITATION, OFFLINE_RL, UNSUPERVISED, Published
+
+Setting = Literal["imitation", "conditional", "offline-rl", "unsupervised"]
+NUMBERS = range(1, 6)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the 82.
+
+    Attributes:
+        name: unique.
+        setting: of the paper's experiments.
+        algorithm: the paper's.
+        environment: a name for `nfkern train --env-name`, or None where the environment is not part of the package.
+        goal: its number within a goal-conditioned environment, from 1.
+        command: trains it with the paper's settings, or None.
+        published: the algorithm's score in per cent.
+        published_alone: whether that is this task's own; else it is the mean over its environment's tasks.
+        rivals: published scores of others, means over the environment's tasks.
+        source: of all scores.
+    """
+
+    name: str
+    setting: Setting
+    algorithm: str
+    environment: str | None
+    goal: int | None
+    command: str | None
+    published: float
+    published_alone: bool
+    rivals: dict[str, float]
+    source: str
+
+
+def tasks() -> list[Task]:
+    """All 82, setting by setting."""
+    found = []
+    for name, scores in IMITATION.items():
+        command = f"nfkern train nf_bc --preset {name} --env-name DATA.npz"
+        found.append(_task(name, "imitation", "nf_bc", scores, command=command, alone=scores.ours))
+    for data, scores in CONDITIONAL.items():
+        for goal in NUMBERS:
+            where = {"environment": f"{data}-v0", "goal": goal, "command": f"nfkern train nf_gcbc --preset {data}"}
+            found.append(_task(f"{data}-goal{goal}", "conditional", "nf_gcbc", scores, **where))
+    for data, scores in OFFLINE_RL.items():
+        for number in NUMBERS:
+            environment = f"{data}-singletask-task{number}-v0"
+            command = f"nfkern train nf_rlbc --preset {data} --env-name {environment}"
+            alone = scores.by_task[number - 1] if scores.by_task else None
+            where = {"environment": environment, "command": command, "alone": alone}
+            found.append(_task(f"{data}-task{number}", "offline-rl", "nf_rlbc", scores, **where))
+    for name, scores in UNSUPERVISED.items():
+        found.append(_task(name, "unsupervised", "nf_ugs", scores, alone=scores.ours))
+    return found
+
+
+def _task(name: str, setting: Setting, algorithm: str, scores: Published, **options: Any) -> Task:
+    alone = options.pop("alone", None)
+    return Task(
+        name=name,
+        setting=setting,
+        algorithm=algorithm,
+        published=scores.ours if alone is None else alone,
+        published_alone=alone is not None,
+        rivals=scores.rivals,
+        source=scores.source,
+        **dict.fromkeys(("environment", "goal", "command")) | options,
+    )
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """List the paper's 82 tasks: how each is trained, and the published scores (per cent)."""
+
+    setting: Setting | None = None
+    """Only those of one setting."""
+    json: bool = False
+    """As JSON, one array of objects."""
+
+    def run(self) -> int:
+        """Print; 0."""
+        chosen = [task for task in tasks() if self.setting in (None, task.setting)]
+        if self.json:
+            json.dump([asdict(task) for task in chosen], sys.stdout, indent=1)
+            print()
+            return 0
+        print("\n".join(_table(chosen)))
+        return 0
+
+
+def _table(chosen: list[Task]) -> Iterator[str]:
+    yield f"{'task':<36} {'algorithm':<9} {'published':>9}  best rival"
+    setting = ""
+    for task in chosen:
+        if task.setting != setting:
+            setting = task.setting
+            yield f"\n{setting}"
+        rival, score = max(task.rivals.items(), key=lambda item: item[1])
+        mark = " " if task.published_alone else "*"
+        yield f"  {task.name:<34} {task.algorithm:<9} {task.published:>8.1f}{mark}  {rival} {score:g}"
+        if task.command is None:
+            yield "    not trainable here yet"
+    yield "\n* and all rivals' scores: means over the tasks of the environment. Commands and sources: --json"

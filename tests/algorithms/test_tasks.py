@@ -1,0 +1,62 @@
+"""The paper's 82 tasks: all there, and each command starts from a preset of an environment that exists."""
+
+import json
+import re
+import shlex
+from collections import Counter
+
+import pytest
+
+from nfkern import cli
+from nfkern.algorithms.environments import environment_id
+from nfkern.algorithms.presets import find_preset
+from nfkern.algorithms.tasks import tasks
+from nfkern.algorithms.train_command import COMMANDS
+
+
+def test_the_papers_numbers_of_tasks():
+    found = tasks()
+    counts = Counter(task.setting for task in found)
+    assert counts == {"imitation": 4, "conditional": 45, "offline-rl": 30, "unsupervised": 3}
+    assert len({task.name for task in found}) == 82
+    assert all(0 <= score <= 100 for task in found for score in (task.published, *task.rivals.values()))
+
+
+def test_means_of_the_papers_tables():
+    # The mean of the paper's nine datasets, and NF-RLBC's on antmaze-large by its own table.
+    conditional = {task.environment: task.published for task in tasks() if task.setting == "conditional"}
+    assert sum(conditional.values()) / 9 == pytest.approx(45.3, abs=0.05)
+    large = [task.published for task in tasks() if task.name.startswith("antmaze-large-navigate-task")]
+    assert sum(large) / 5 == pytest.approx(72.7, abs=0.05)
+
+
+@pytest.mark.parametrize("task", [task for task in tasks() if task.command], ids=lambda task: task.name)
+def test_every_command_finds_its_preset_and_its_environment(task):
+    words = shlex.split(task.command)
+    assert words[:3] == ["nfkern", "train", task.algorithm]
+    name = words[words.index("--preset") + 1]
+    assert find_preset(task.algorithm, name).config == COMMANDS[task.algorithm].default(words[3:]).config
+    if task.environment:
+        assert environment_id(task.environment)
+        given = words[words.index("--env-name") + 1] if "--env-name" in words else None
+        preset = find_preset(task.algorithm, name).env_name
+        assert task.environment in (given, preset)
+        assert environment_id(preset)
+
+
+def test_the_long_mazes_have_the_papers_longer_horizon():
+    gammas = {task.environment: find_preset("nf_gcbc", task.name[:-6]).config.gamma for task in tasks() if task.goal}
+    assert {name for name, gamma in gammas.items() if gamma == 0.99} == {
+        "antmaze-large-navigate-v0",
+        "cube-double-play-v0",
+    }
+
+
+def test_the_table_and_its_json(capsys):
+    assert cli.main(["tasks"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"cube-single-play-goal3 +nf_gcbc +79\.5\*  GCIQL 68", text)
+    assert re.search(r"puzzle-3x3-play-task3 +nf_rlbc +97\.6   FQL 30", text)
+    assert cli.main(["tasks", "--json", "--setting", "unsupervised"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [task["name"] for task in listed] == ["ant-u-maze", "ant-big-maze", "ant-hardest-maze"]
