@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
-from learners import make_config, make_learner, states
+from learners import double_precision, make_config, make_learner, states  # noqa: F401
 
 from nfkern import cli
 from nfkern.algorithms import cuda_graph, training
@@ -36,11 +36,11 @@ class Watch:
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 @pytest.mark.parametrize("name", list(AGENTS))
-def test_a_captured_step_is_the_step(name, seeds):
+def test_a_captured_step_is_the_step(name, seeds, double_precision):  # noqa: F811
     watch = Watch()
-    agents, streams = make_learner(name, seeds, on_device=True)
+    agents, streams = make_learner(name, seeds, True, torch.float64)
     captured = Learner(agents, streams, captured=True, capture=watch)
-    eager = Learner(*make_learner(name, seeds, on_device=True))
+    eager = Learner(*make_learner(name, seeds, True, torch.float64))
     for _ in range(12):
         for mine, theirs in _pairs(captured.update(), eager.update()):
             # The learning rate is float32 on the device: 6e-8 of each update.

@@ -7,12 +7,11 @@ import shutil
 import pytest
 import torch
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
-from learners import make_config, make_learner, states
+from learners import double_precision, make_config, make_learner, states  # noqa: F401
 from safetensors.torch import load_file
 from small_agents import IMITATORS
 
 from nfkern import cli
-from nfkern.algorithms.agent import Agent
 from nfkern.algorithms.agents import AGENTS, load_agent
 from nfkern.algorithms.learner import Learner
 from nfkern.algorithms.run_settings import RunSettings
@@ -20,17 +19,12 @@ from nfkern.algorithms.training import train
 from nfkern.errors import UserError
 
 
-@pytest.fixture
-def double_precision(monkeypatch):
-    monkeypatch.setattr(Agent, "_tensor", lambda self, array: torch.as_tensor(array, dtype=torch.float64), raising=True)
-
-
 @pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize(
     ("name", "options"),
     [*((name, {}) for name in AGENTS), *((name, {"history": 2, "chunk": 3}) for name in IMITATORS)],
 )
-def test_every_seed_takes_the_path_of_a_run_of_its_own(name, options, on_device, double_precision):
+def test_every_seed_takes_the_path_of_a_run_of_its_own(name, options, on_device, double_precision):  # noqa: F811
     seeds = (3, 0, 7)
     together = Learner(*make_learner(name, seeds, on_device, torch.float64, **options))
     infos = [(together.update(), together.validate()) for _ in range(20)]

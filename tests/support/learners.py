@@ -1,9 +1,11 @@
 """Learners as training makes them, on a tiny dataset."""
 
 import numpy as np
+import pytest
 import torch
 from dataset_fixture import numbered_dataset
 
+from nfkern.algorithms.agent import Agent
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.datasets import BatchSampler, DeviceBatchSampler, DeviceDataset
 from nfkern.algorithms.learner import Streams
@@ -17,6 +19,12 @@ NETWORKS = {
     **{name: {"hidden": (16, 16)} for name in ("fql", "ifql", "iql", "rebrac")},
 }
 OPTIONS = {"batch_size": 16, "warmup_steps": 5, "schedule": "cosine", "weight_decay": 0.01, "steps": 40}
+
+
+@pytest.fixture
+def double_precision(monkeypatch):
+    """Let agents that were made in float64 learn in it. Import it by name into a test module."""
+    monkeypatch.setattr(Agent, "_tensor", lambda self, array: torch.as_tensor(array, dtype=torch.float64), raising=True)
 
 
 def make_config(name, **options):
