@@ -16,6 +16,7 @@ from nfkern.algorithms.optimization import (
     Info,
     LossAndInfo,
     Noise,
+    ParameterGroups,
     Tensors,
     gradient_step,
     move_average,
@@ -86,6 +87,7 @@ class Agent(nn.Module, ABC):
         chunk: actions that a decision returns.
         execute: actions executed per decision.
         goal_conditioned: whether `loss` and `act` want goals.
+        goals_are_observations: whether goals are of an observation's size.
         batch_keys: what the loss needs of a batch besides goals.
         capturable: whether a gradient step may be captured in a CUDA graph: it never waits for the device.
     """
@@ -93,22 +95,29 @@ class Agent(nn.Module, ABC):
     name: ClassVar[str]
     config_class: ClassVar[type[AgentConfig]]
     goal_conditioned: ClassVar[bool] = False
+    goals_are_observations: ClassVar[bool] = True
     batch_keys: ClassVar[tuple[str, ...]] = ("observations", "actions")
     capturable: ClassVar[bool] = True
 
-    def __init__(self, config: AgentConfig, observation_size: int, action_size: int) -> None:
-        """Make the networks; sizes are of one observation and one action."""
+    def __init__(
+        self, config: AgentConfig, observation_size: int, action_size: int, goal_size: int | None = None
+    ) -> None:
+        """Make the networks; sizes are of one observation, one action, and one goal where goals are no observations."""
         super().__init__()
         self.config: Any = config
         self.sizes = {"observation_size": observation_size, "action_size": action_size}
+        if goal_size is not None:
+            self.sizes["goal_size"] = goal_size
         batches = config.batches()
         self.history, self.chunk, self.execute = batches["history"], batches["chunk"], 1
         self.observation_normalizer = Normalizer(observation_size, config.observation_normalization)
         self.action_normalizer = Normalizer(action_size, config.action_normalization)
-        inputs = observation_size * (self.history + int(self.goal_conditioned))
+        inputs = observation_size * self.history
+        if self.goal_conditioned:
+            inputs += goal_size or observation_size
         self.networks = self._build(inputs, action_size * self.chunk)
         self.ema = AveragedModel(self._averaged()) if config.average_decay() else None
-        self.optimizer, self.scheduler = optimization(self.networks.parameters(), config)
+        self.optimizer, self.scheduler = optimization(self._parameter_groups(), config)
 
     @classmethod
     def create(cls, config: AgentConfig, example_batch: Batch, statistics: DatasetStatistics | None = None) -> Self:
@@ -116,7 +125,8 @@ class Agent(nn.Module, ABC):
 
         Args:
             config: its settings.
-            example_batch: `observations` (batch, history * observation_size), `actions` (batch, chunk * action_size).
+            example_batch: `observations` (batch, history * observation_size), `actions` (batch, chunk * action_size),
+                and `goals` (batch, goal_size) where goals are no observations.
             statistics: of the training data; may be left out if nothing is normalised.
 
         Raises:
@@ -128,7 +138,8 @@ class Agent(nn.Module, ABC):
             if width % repeats:
                 raise ValueError(f"example_batch: {key} has {width} columns, no multiple of {repeats}")
             sizes[key] = width // repeats
-        agent = cls(config, sizes["observations"], sizes["actions"])
+        goals = () if cls.goals_are_observations else (example_batch["goals"].shape[-1],)
+        agent = cls(config, sizes["observations"], sizes["actions"], *goals)
         for normalizer, mode, key in (
             (agent.observation_normalizer, config.observation_normalization, "observations"),
             (agent.action_normalizer, config.action_normalization, "actions"),
@@ -148,6 +159,10 @@ class Agent(nn.Module, ABC):
     def _averaged(self) -> nn.Module:
         """The networks of which a moving average is kept, under the names that they have in `networks`."""
         return self.networks
+
+    def _parameter_groups(self) -> ParameterGroups:
+        """What the optimiser moves: all weights alike, or groups with settings of their own."""
+        return self.networks.parameters()
 
     def _draw(self, rows: int, width: int, **options: Any) -> Noise:
         """The random numbers of the loss of a batch: actions are (rows, width), options are torch.randn's."""
@@ -223,14 +238,18 @@ class Agent(nn.Module, ABC):
         Raises:
             ValueError: a shape does not fit, or goals are missing or unwanted.
         """
+        conditioning = self._checked_conditioning(observations, goals)
+        actions = self._sample(self._acting(), conditioning, generator).unflatten(1, (self.chunk, -1))
+        return self.action_normalizer.inverse(actions).clamp(-1, 1).cpu().numpy()
+
+    def _checked_conditioning(self, observations: np.ndarray, goals: np.ndarray | None) -> torch.Tensor:
+        """`_conditioning` of what `act` was given."""
         expected = (len(observations), self.history, self.sizes["observation_size"])
         if observations.shape != expected:
             raise ValueError(f"observations: expected shape {expected}, got {observations.shape}")
         if (goals is None) == self.goal_conditioned:
             raise ValueError(f"goals: expected {'an array' if self.goal_conditioned else 'None'}, got {type(goals)}")
-        conditioning = self._conditioning(self._tensor(observations), None if goals is None else self._tensor(goals))
-        actions = self._sample(self._acting(), conditioning, generator).unflatten(1, (self.chunk, -1))
-        return self.action_normalizer.inverse(actions).clamp(-1, 1).cpu().numpy()
+        return self._conditioning(self._tensor(observations), None if goals is None else self._tensor(goals))
 
     def _acting(self) -> nn.ModuleDict:
         """The networks that act."""

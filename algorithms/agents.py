@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from nfkern.algorithms.agent import Agent
+from nfkern.algorithms.crl import CRL
 from nfkern.algorithms.diffusion_bc import DiffusionBC
 from nfkern.algorithms.diffusion_gcbc import DiffusionGCBC
 from nfkern.algorithms.diffusion_ql import DiffusionQL
@@ -21,6 +22,7 @@ from nfkern.algorithms.iql import IQL
 from nfkern.algorithms.nf_bc import NFBC
 from nfkern.algorithms.nf_gcbc import NFGCBC
 from nfkern.algorithms.nf_rlbc import NFRLBC
+from nfkern.algorithms.nf_ugs import NFUGS
 from nfkern.algorithms.rebrac import ReBRAC
 from nfkern.checkpoint import FORMAT_VERSION, read_json, read_tensors, write_json
 
@@ -29,6 +31,7 @@ AGENTS: dict[str, type[Agent]] = {
     for agent in (
         *(NFBC, NFGCBC, GaussianBC, GaussianGCBC, FlowMatchingBC, FlowMatchingGCBC, DiffusionBC, DiffusionGCBC),
         *(NFRLBC, FQL, IFQL, IQL, ReBRAC, DiffusionQL),
+        *(NFUGS, CRL),
     )
 }
 

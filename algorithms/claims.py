@@ -13,14 +13,13 @@ import torch
 
 import nfkern
 from nfkern.algorithms.agent import AgentConfig
-from nfkern.algorithms.datasets.recipes import data_name
-from nfkern.algorithms.run_settings import RunSettings
+from nfkern.algorithms.run_settings import CommonSettings
 from nfkern.algorithms.runs import checkpoints
 from nfkern.checkpoint import read_json, write_json
 from nfkern.errors import UserError
 
 
-def claim(run_dirs: Mapping[int, Path], algorithm: str, config: AgentConfig, settings: RunSettings) -> int:
+def claim(run_dirs: Mapping[int, Path], algorithm: str, config: AgentConfig, settings: CommonSettings) -> int:
     """Claim the folders of all seeds, or of none: the step from which they continue, 0 for the start.
 
     Raises:
@@ -59,12 +58,12 @@ def _common_step(run_dirs: list[Path], checkpoint_interval: int) -> int:
     return common
 
 
-def _header(seed: int, algorithm: str, config: AgentConfig, settings: RunSettings) -> dict[str, Any]:
+def _header(seed: int, algorithm: str, config: AgentConfig, settings: CommonSettings) -> dict[str, Any]:
     return {
         "algorithm": algorithm,
         "env_name": settings.env_name,
         "seed": seed,
-        "dataset": _dataset_digest(settings),
+        "dataset": settings.dataset_digest(),
         "config": asdict(config),
         "versions": {
             "nfkern": nfkern.__version__,
@@ -76,7 +75,7 @@ def _header(seed: int, algorithm: str, config: AgentConfig, settings: RunSetting
     }
 
 
-def _check_same_run(run_dir: Path, header: dict[str, Any], settings: RunSettings) -> None:
+def _check_same_run(run_dir: Path, header: dict[str, Any], settings: CommonSettings) -> None:
     if not settings.resume:
         raise UserError(f"{run_dir} already holds a run: continue it with --resume, or choose another --run-dir")
     saved = read_json(run_dir / "config.json")
@@ -95,10 +94,3 @@ def _flat(header: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in header.items() if key != "config"} | {
         f"config.{key}": value for key, value in config.items()
     }
-
-
-def _dataset_digest(settings: RunSettings) -> str | None:
-    """The training file's sha256 as its manifest has it; None for files without one."""
-    name = data_name(settings.env_name)
-    manifest = settings.dataset_dir.expanduser() / f"{name}.json"
-    return read_json(manifest)["sha256"].get(f"{name}.npz") if manifest.exists() else None

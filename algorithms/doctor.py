@@ -16,7 +16,7 @@ from nfkern.kernels.native_extension import instruction_set, instruction_sets, t
 
 PACKAGES = {
     "core": ("torch", "numpy", "safetensors", "tyro", "tqdm"),
-    "rl": ("gymnasium", "ogbench", "mujoco", "scipy", "requests", "diffusers"),
+    "rl": ("gymnasium", "ogbench", "mujoco", "scipy", "requests", "diffusers", "gymnasium-robotics"),
     "log": ("tensorboard", "matplotlib", "imageio", "imageio-ffmpeg"),
     "optional": ("triton", "wandb", "pytest-benchmark"),
 }

@@ -11,13 +11,13 @@ from nfkern.checkpoint import read_json
 from nfkern.errors import UserError
 
 if TYPE_CHECKING:
-    from nfkern.algorithms.run_settings import RunSettings
+    from nfkern.algorithms.run_settings import CommonSettings
 
 
 class MetricLog:
     """The logs of one run: train.csv, eval.csv, tensorboard/."""
 
-    def __init__(self, run_dir: Path, resume_step: int, settings: "RunSettings") -> None:
+    def __init__(self, run_dir: Path, resume_step: int, settings: "CommonSettings") -> None:
         """Open the logs and drop what lies beyond the step resumed from."""
         self._run_dir = run_dir
         self._csv = CsvLog(run_dir / "train.csv", resume_step)
@@ -29,6 +29,10 @@ class MetricLog:
     def train(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of a step."""
         self._csv.append({"step": step} | dict(metrics))
+        self._elsewhere(step, metrics)
+
+    def note(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log metrics that have a file of their own to TensorBoard and Weights & Biases."""
         self._elsewhere(step, metrics)
 
     def evaluation(self, step: int) -> None:
@@ -117,7 +121,7 @@ def _tensorboard(folder: Path, resume_step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
 
 
-def _wandb(run_dir: Path, settings: "RunSettings") -> Any:
+def _wandb(run_dir: Path, settings: "CommonSettings") -> Any:
     try:
         import wandb
     except ImportError:

@@ -1,7 +1,7 @@
 """A gradient step, the same for one agent and for several seeds of one: optimiser, schedule, moving average."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.optim import lr_scheduler
@@ -14,6 +14,7 @@ Tensors = dict[str, torch.Tensor]
 Noise = tuple[torch.Tensor, ...]
 Info = dict[str, torch.Tensor]
 LossAndInfo = tuple[torch.Tensor, Info]
+ParameterGroups = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
 
 
 class Trainable(Protocol):
@@ -50,9 +51,9 @@ def move_average(averages: Iterable[torch.Tensor], values: Iterable[torch.Tensor
 
 
 def optimization(
-    parameters: Iterable[torch.Tensor], config: "AgentConfig"
+    parameters: ParameterGroups, config: "AgentConfig"
 ) -> tuple[torch.optim.AdamW, lr_scheduler.LRScheduler]:
-    """The optimiser of parameters, and its schedule."""
+    """The optimiser of parameters, or of groups with settings of their own, and its schedule."""
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     return optimizer, _schedule(optimizer, config)
 

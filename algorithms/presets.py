@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nfkern.algorithms.agent import AgentConfig
+from nfkern.algorithms.crl import CRLConfig
 from nfkern.algorithms.diffusion_bc import DiffusionBCConfig
 from nfkern.algorithms.diffusion_gcbc import DiffusionGCBCConfig
 from nfkern.algorithms.diffusion_ql import DiffusionQLConfig
@@ -17,7 +18,8 @@ from nfkern.algorithms.iql import IQLConfig
 from nfkern.algorithms.nf_bc import NFBCConfig
 from nfkern.algorithms.nf_gcbc import NFGCBCConfig
 from nfkern.algorithms.nf_rlbc import NFRLBCConfig
-from nfkern.algorithms.published import CONDITIONAL
+from nfkern.algorithms.nf_ugs import NFUGSConfig
+from nfkern.algorithms.published import CONDITIONAL, UNSUPERVISED
 from nfkern.algorithms.rebrac import ReBRACConfig
 from nfkern.errors import UsageError
 
@@ -151,6 +153,14 @@ for _algorithm, _base in _OFFLINE_RL_BASES.items():
         )
         for environment, settings in _OFFLINE_RL.items()
     }
+PRESETS["nf_ugs"] = {
+    name: Preset(NFUGSConfig(), "paper's JAX code (NF-UGS); batch size from its README", name) for name in UNSUPERVISED
+}
+PRESETS["crl"] = {
+    f"{name}-{exploration}": Preset(CRLConfig(exploration=exploration), "paper's JAX code (CRL baselines)", name)
+    for name in UNSUPERVISED
+    for exploration in ("oracle", "uniform", "min_max")
+}
 PRESETS["diffusion_ql"] = {
     "ogbench": Preset(
         DiffusionQLConfig(observation_normalization="none"), "Diffusion-QL's five steps, FQL's settings for all else"

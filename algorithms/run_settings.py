@@ -9,6 +9,8 @@ import torch
 import tyro
 
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
+from nfkern.algorithms.datasets.recipes import data_name
+from nfkern.checkpoint import read_json
 from nfkern.errors import UsageError, UserError
 
 _SEEDS = tyro.conf.create_mutex_group(required=False, title="seeds")
@@ -16,43 +18,33 @@ _CUDA_GRAPH = tyro.conf.create_mutex_group(required=False, title="CUDA graph")
 
 
 @dataclass(frozen=True)
-class RunSettings:
-    """Where and how an agent is trained; what it is lies in its own settings."""
+class CommonSettings:
+    """Where and how any agent is trained."""
 
     env_name: str
-    """OGBench dataset name, such as pointmaze-medium-navigate-v0."""
-    seed: Annotated[int, _SEEDS] = 0
-    """Seed of initialisation, batches and noise; the same seed and thread count give the same run."""
-    seeds: Annotated[str | None, _SEEDS] = None
-    """Several seeds, as 0..7 or 0,2,5, trained together in batched kernels; each leaves a run of its own."""
+    """What to learn in."""
+    seed: int = 0
+    """Seed of everything random."""
     run_dir: Path | None = None
-    """The run's folder; default runs/<algorithm>/<env-name>/seed-<seed>. With --seeds: the folder of their folders."""
-    dataset_dir: Path = DEFAULT_DATASET_DIR
-    """Where datasets lie."""
+    """The run's folder; default runs/<algorithm>/<env-name>/seed-<seed>."""
     resume: bool = False
     """Continue the run in run_dir from its newest checkpoint, or start it if there is none."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: CUDA where there is one."""
-    cuda_graph: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CUDA_GRAPH] = False
-    """Keep the data on the GPU and replay each step as a CUDA graph: the default on CUDA, where the agent allows it."""
-    no_cuda_graph: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CUDA_GRAPH] = False
-    """Draw batches on the host and launch every kernel by itself, as on a CPU; other batches than with --cuda-graph."""
     threads: int = 0
     """CPU threads; 0 for PyTorch's choice."""
     log_interval: int = 1000
-    """Steps between rows of train.csv."""
+    """Gradient steps between rows of train.csv."""
     checkpoint_interval: int = 10_000
-    """Steps between checkpoints."""
+    """Gradient steps between checkpoints."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept."""
     eval_interval: int = 50_000
-    """Steps between evaluations; there is always one at the end."""
+    """Gradient steps between evaluations; there is always one at the end."""
     eval_episodes: int = 50
-    """Episodes per task of an evaluation; 0 for no evaluation."""
+    """Episodes (of each task, where there are several) of an evaluation; 0 for no evaluation."""
     eval_seed: int = 0
     """Seed of the evaluation's starts, goals and noise: the same for every run, so that runs can be compared."""
-    success_timing: Literal["pre", "post"] | None = None
-    """Judge success before or after the action; default the environment's own (OGBench 1.2: pre for single tasks)."""
     track: bool = False
     """Also log to Weights & Biases (`pip install wandb`)."""
     wandb_project: str = "nfkern"
@@ -67,6 +59,66 @@ class RunSettings:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name}: expected at least {minimum}, got {getattr(self, name)}")
+
+    def run_dirs(self, algorithm: str) -> dict[int, Path]:
+        """The folder of each seed's run."""
+        return {self.seed: self.run_dir or Path("runs") / algorithm / self.env_name / f"seed-{self.seed}"}
+
+    def dataset_digest(self) -> str | None:
+        """The training file's sha256 as its manifest has it; None without a file or a manifest."""
+        return None
+
+    def torch_device(self) -> torch.device:
+        """The device.
+
+        Raises:
+            UsageError: there is no such device.
+        """
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"--device: expected auto, cpu, cuda or cuda:N, got {self.device!r} ({reason})") from None
+        return device
+
+
+@dataclass(frozen=True)
+class OnlineSettings(CommonSettings):
+    """Where and how an agent is trained that acts in environments while it learns."""
+
+    env_name: str
+    """A maze: {point,ant}-{u,big,hardest}-maze."""
+    goals: Literal["all", "hard"] = "all"
+    """Goals of the evaluation: every goal cell of the maze, or JaxGCRL's far ones."""
+
+
+@dataclass(frozen=True)
+class RunSettings(CommonSettings):
+    """Where and how an agent is trained on a dataset; what it is lies in its own settings."""
+
+    env_name: str
+    """OGBench dataset name, such as pointmaze-medium-navigate-v0."""
+    seed: Annotated[int, _SEEDS] = 0
+    """Seed of initialisation, batches and noise; the same seed and thread count give the same run."""
+    seeds: Annotated[str | None, _SEEDS] = None
+    """Several seeds, as 0..7 or 0,2,5, trained together in batched kernels; each leaves a run of its own."""
+    run_dir: Path | None = None
+    """The run's folder; default runs/<algorithm>/<env-name>/seed-<seed>. With --seeds: the folder of their folders."""
+    dataset_dir: Path = DEFAULT_DATASET_DIR
+    """Where datasets lie."""
+    cuda_graph: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CUDA_GRAPH] = False
+    """Keep the data on the GPU and replay each step as a CUDA graph: the default on CUDA, where the agent allows it."""
+    no_cuda_graph: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CUDA_GRAPH] = False
+    """Draw batches on the host and launch every kernel by itself, as on a CPU; other batches than with --cuda-graph."""
+    success_timing: Literal["pre", "post"] | None = None
+    """Judge success before or after the action; default the environment's own (OGBench 1.2: pre for single tasks)."""
+
+    def __post_init__(self) -> None:
+        """Check what belongs together."""
+        super().__post_init__()
         if self.cuda_graph and self.no_cuda_graph:
             raise ValueError("cuda_graph: expected at most one of cuda_graph and no_cuda_graph, got both")
         if self.seeds is None:
@@ -97,10 +149,16 @@ class RunSettings:
 
     def run_dirs(self, algorithm: str) -> dict[int, Path]:
         """The folder of each seed's run."""
-        if self.run_dir is not None and self.seeds is None:
-            return {self.seed: self.run_dir}
+        if self.seeds is None:
+            return super().run_dirs(algorithm)
         parent = self.run_dir or Path("runs") / algorithm / self.env_name
         return {seed: parent / f"seed-{seed}" for seed in self.all_seeds()}
+
+    def dataset_digest(self) -> str | None:
+        """The training file's sha256 as its manifest has it; None without a manifest."""
+        name = data_name(self.env_name)
+        manifest = self.dataset_dir.expanduser() / f"{name}.json"
+        return read_json(manifest)["sha256"].get(f"{name}.npz") if manifest.exists() else None
 
     def captures(self, device: torch.device, capturable: bool) -> bool:
         """Whether steps run as CUDA graphs on a device, for an agent that can or cannot be captured.
@@ -115,19 +173,3 @@ class RunSettings:
         if not capturable:
             raise UserError("--cuda-graph: this algorithm cannot be captured in a CUDA graph: leave it out")
         return True
-
-    def torch_device(self) -> torch.device:
-        """The device.
-
-        Raises:
-            UsageError: there is no such device.
-        """
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"--device: expected auto, cpu, cuda or cuda:N, got {self.device!r} ({reason})") from None
-        return device

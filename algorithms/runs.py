@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.numpy import save_file as save_numpy_file
 from safetensors.torch import save_file
 
 from nfkern.algorithms.agent import Agent
@@ -88,6 +90,7 @@ def save_checkpoint(
     agent: Agent,
     sampler_states: Mapping[str, Any],
     generator: torch.Generator = torch.default_generator,
+    arrays: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> Path:
     """Write everything that the rest of the run depends on.
 
@@ -97,6 +100,7 @@ def save_checkpoint(
         agent: with its optimiser and schedule.
         sampler_states: JSON-able states of the batch samplers.
         generator: of the loss's randomness.
+        arrays: more to keep, by the name of a file.
     """
     optimizer = agent.optimizer.state_dict()
     tensors = {
@@ -117,6 +121,8 @@ def save_checkpoint(
         save_file(
             {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "training.safetensors"
         )
+        for name, kept in (arrays or {}).items():
+            save_numpy_file(dict(kept), folder / f"{name}.safetensors")
         (folder / "training.json").write_text(json.dumps(state))
     return path
 

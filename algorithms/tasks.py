@@ -22,7 +22,7 @@ class Task:
         algorithm: the paper's.
         environment: a name for `nfkern train --env-name`, or None where the environment is not part of the package.
         goal: its number within a goal-conditioned environment, from 1.
-        command: trains it with the paper's settings, or None.
+        command: trains it with the paper's settings.
         published: the algorithm's score in per cent.
         published_alone: whether that is this task's own; else it is the mean over its environment's tasks.
         rivals: published scores of others, means over the environment's tasks.
@@ -34,7 +34,7 @@ class Task:
     algorithm: str
     environment: str | None
     goal: int | None
-    command: str | None
+    command: str
     published: float
     published_alone: bool
     rivals: dict[str, float]
@@ -49,7 +49,11 @@ def tasks() -> list[Task]:
         found.append(_task(name, "imitation", "nf_bc", scores, command=command, alone=scores.ours))
     for data, scores in CONDITIONAL.items():
         for goal in NUMBERS:
-            where = {"environment": f"{data}-v0", "goal": goal, "command": f"nfkern train nf_gcbc --preset {data}"}
+            where: dict[str, Any] = {
+                "environment": f"{data}-v0",
+                "goal": goal,
+                "command": f"nfkern train nf_gcbc --preset {data}",
+            }
             found.append(_task(f"{data}-goal{goal}", "conditional", "nf_gcbc", scores, **where))
     for data, scores in OFFLINE_RL.items():
         for number in NUMBERS:
@@ -59,12 +63,22 @@ def tasks() -> list[Task]:
             where = {"environment": environment, "command": command, "alone": alone}
             found.append(_task(f"{data}-task{number}", "offline-rl", "nf_rlbc", scores, **where))
     for name, scores in UNSUPERVISED.items():
-        found.append(_task(name, "unsupervised", "nf_ugs", scores, alone=scores.ours))
+        where = {"environment": name, "command": f"nfkern train nf_ugs --preset {name}", "alone": scores.ours}
+        found.append(_task(name, "unsupervised", "nf_ugs", scores, **where))
     return found
 
 
-def _task(name: str, setting: Setting, algorithm: str, scores: Published, **options: Any) -> Task:
-    alone = options.pop("alone", None)
+def _task(
+    name: str,
+    setting: Setting,
+    algorithm: str,
+    scores: Published,
+    *,
+    command: str,
+    environment: str | None = None,
+    goal: int | None = None,
+    alone: float | None = None,
+) -> Task:
     return Task(
         name=name,
         setting=setting,
@@ -73,7 +87,9 @@ def _task(name: str, setting: Setting, algorithm: str, scores: Published, **opti
         published_alone=alone is not None,
         rivals=scores.rivals,
         source=scores.source,
-        **dict.fromkeys(("environment", "goal", "command")) | options,
+        command=command,
+        environment=environment,
+        goal=goal,
     )
 
 
@@ -107,6 +123,4 @@ def _table(chosen: list[Task]) -> Iterator[str]:
         rival, score = max(task.rivals.items(), key=lambda item: item[1])
         mark = " " if task.published_alone else "*"
         yield f"  {task.name:<34} {task.algorithm:<9} {task.published:>8.1f}{mark}  {rival} {score:g}"
-        if task.command is None:
-            yield "    not trainable here yet"
     yield "\n* and all rivals' scores: means over the tasks of the environment. Commands and sources: --json"

@@ -7,9 +7,11 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
+from nfkern.algorithms.agent import Agent
 from nfkern.algorithms.agents import AGENTS
+from nfkern.algorithms.online_gcrl import OnlineGCRL
 from nfkern.algorithms.presets import PRESETS, find_preset
-from nfkern.algorithms.run_settings import RunSettings
+from nfkern.algorithms.run_settings import OnlineSettings, RunSettings
 from nfkern.algorithms.training import Interrupted, train
 from nfkern.errors import UserError
 
@@ -20,7 +22,7 @@ class TrainCommand:
 
     algorithm: ClassVar[str]
 
-    settings: Annotated[RunSettings, tyro.conf.arg(name="")]
+    settings: Any
     config: Any
     preset: str | None = None
     """Start from settings by name; flags given beside it win. Write it before --help to see its values."""
@@ -34,7 +36,8 @@ class TrainCommand:
                 name = args[position + 1]
             if name is not None:
                 preset = find_preset(cls.algorithm, name)
-                return cls(RunSettings(env_name=preset.env_name or tyro.MISSING), preset.config, name)
+                settings = _settings_class(AGENTS[cls.algorithm])(env_name=preset.env_name or tyro.MISSING)
+                return cls(settings, preset.config, name)
         return None
 
     def run(self) -> int:
@@ -42,7 +45,12 @@ class TrainCommand:
         if self.preset:
             print(f"preset {self.preset}: {find_preset(self.algorithm, self.preset).source}", file=sys.stderr)
         try:
-            train(self.algorithm, self.config, self.settings)
+            if isinstance(self.settings, OnlineSettings):
+                from nfkern.algorithms.online_training import train_online
+
+                train_online(self.algorithm, self.config, self.settings)
+            else:
+                train(self.algorithm, self.config, self.settings)
         except ValueError as error:
             raise UserError(str(error)) from error
         except Interrupted as stop:
@@ -57,13 +65,22 @@ class TrainCommand:
 
 def _command(name: str) -> type[TrainCommand]:
     agent = AGENTS[name]
-    fields = [("config", Annotated[agent.config_class, tyro.conf.arg(name="")])]
+    flattened = {"settings": _settings_class(agent), "config": agent.config_class}
+    fields = [(field, Annotated[kind, tyro.conf.arg(name="")]) for field, kind in flattened.items()]
     summary = (agent.__doc__ or "").strip().splitlines()[0]
     namespace = {
         "algorithm": name,
-        "__doc__": f"Train {name} on an OGBench dataset. {summary} Presets: {', '.join(PRESETS[name])}.",
+        "__doc__": f"Train {name} {_place(agent)}. {summary} Presets: {', '.join(PRESETS[name])}.",
     }
     return make_dataclass(f"Train{agent.__name__}", fields, bases=(TrainCommand,), namespace=namespace, frozen=True)
+
+
+def _settings_class(agent: type[Agent]) -> type[RunSettings] | type[OnlineSettings]:
+    return OnlineSettings if issubclass(agent, OnlineGCRL) else RunSettings
+
+
+def _place(agent: type[Agent]) -> str:
+    return "in a maze" if issubclass(agent, OnlineGCRL) else "on an OGBench dataset"
 
 
 COMMANDS = {algorithm: _command(algorithm) for algorithm in AGENTS}

@@ -7,8 +7,6 @@ import pytest
 import torch
 from small_agents import act, make_agent, make_batch
 
-from nfkern.algorithms.networks import sinusoidal_embedding
-
 
 class LinearNoise(torch.nn.Module):
     """Stands for a trained noise predictor, and keeps what it was given."""
@@ -65,10 +63,6 @@ def test_diffusion_samples_by_the_published_steps(sampler, sampling_steps):
     assert np.abs(actions).min() < 0.9
 
 
-def test_diffusion_tells_its_network_the_step():
-    embedded = sinusoidal_embedding(torch.tensor([0, 7]), 8)
-    angles = [7 / 10_000 ** (i / 3) for i in range(4)]
-    expected = [[0.0] * 4 + [1.0] * 4, [*map(math.sin, angles), *map(math.cos, angles)]]
-    torch.testing.assert_close(embedded, torch.tensor(expected))
+def test_more_steps_than_levels_are_refused():
     with pytest.raises(ValueError, match="sampling_steps: expected 1 to 20, the levels of noise, got 21"):
         make_agent("diffusion_bc", sampling_steps=21)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from small_agents import OFFLINE_RL, act, make_agent, make_batch
 
-from nfkern.algorithms.networks import EnsembleMLP
 from nfkern.algorithms.presets import PRESETS
 
 GAMMA, ROWS = 0.9, 64
@@ -247,33 +246,6 @@ def test_targets_move_by_tau():
     torch.testing.assert_close(agent.ema.module["critic"].weights[0].data, expected.data)
     assert set(agent.ema.module) == {"critic"}
     assert set(make_agent("rebrac").ema.module) == {"critic", "policy"}
-
-
-def test_an_ensemble_is_its_members_side_by_side():
-    torch.manual_seed(0)
-    ensemble, inputs = EnsembleMLP(3, 5, (8, 6)), torch.randn(4, 5, requires_grad=True)
-    for scale, shift in zip(ensemble.scales, ensemble.shifts, strict=True):
-        torch.nn.init.normal_(scale)
-        torch.nn.init.normal_(shift)
-    values = ensemble(inputs)
-    assert values.shape == (3, 4)
-    for member in range(3):
-        x = inputs
-        for layer in range(3):
-            x = x @ ensemble.weights[layer][member] + ensemble.biases[layer][member]
-            if layer < 2:
-                x = torch.nn.functional.gelu(x)
-                x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
-                x = x * ensemble.scales[layer][member] + ensemble.shifts[layer][member]
-        torch.testing.assert_close(values[member], x[:, 0])
-    ensemble(inputs, frozen=True).sum().backward()
-    assert all(parameter.grad is None for parameter in ensemble.parameters())
-    assert inputs.grad.abs().max() > 0
-
-
-def test_members_differ_from_the_start():
-    values = EnsembleMLP(2, 5, (8, 6))(torch.randn(4, 5))
-    assert (values[0] - values[1]).abs().min() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from nfkern import cli
 from nfkern.algorithms.environments import environment_id
+from nfkern.algorithms.maze_layouts import MAZES
 from nfkern.algorithms.presets import find_preset
 from nfkern.algorithms.tasks import tasks
 from nfkern.algorithms.train_command import COMMANDS
@@ -30,13 +31,16 @@ def test_means_of_the_papers_tables():
     assert sum(large) / 5 == pytest.approx(72.7, abs=0.05)
 
 
-@pytest.mark.parametrize("task", [task for task in tasks() if task.command], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", tasks(), ids=lambda task: task.name)
 def test_every_command_finds_its_preset_and_its_environment(task):
     words = shlex.split(task.command)
     assert words[:3] == ["nfkern", "train", task.algorithm]
     name = words[words.index("--preset") + 1]
     assert find_preset(task.algorithm, name).config == COMMANDS[task.algorithm].default(words[3:]).config
-    if task.environment:
+    if task.setting == "unsupervised":
+        assert task.environment == find_preset(task.algorithm, name).env_name
+        assert task.environment in MAZES
+    elif task.environment:
         assert environment_id(task.environment)
         given = words[words.index("--env-name") + 1] if "--env-name" in words else None
         preset = find_preset(task.algorithm, name).env_name

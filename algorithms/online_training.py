@@ -1,0 +1,231 @@
+"""The one training loop of the online agents: rounds of steps in the environments and gradient steps on what was lived.
+
+Any `gymnasium.vector.VectorEnv` can be learned in whose observations are a Dict of "observation", "achieved_goal" and
+"desired_goal", as gymnasium-robotics has them, and which resets an environment in the step after its episode's end
+(gymnasium's `AutoresetMode.NEXT_STEP`); see `Rounds`.
+"""
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from nfkern.algorithms.agents import AGENTS
+from nfkern.algorithms.claims import claim
+from nfkern.algorithms.goal_evaluation import evaluate_goals
+from nfkern.algorithms.interrupts import deferred_signals
+from nfkern.algorithms.mazes import layout, make_vector_maze
+from nfkern.algorithms.metrics import CsvLog, MetricLog
+from nfkern.algorithms.online_gcrl import OnlineGCRL, OnlineGCRLConfig
+from nfkern.algorithms.optimization import Info
+from nfkern.algorithms.replay import TrajectoryBuffer
+from nfkern.algorithms.run_settings import OnlineSettings
+from nfkern.algorithms.runs import drop_old_checkpoints, load_checkpoint, locked, save_checkpoint
+from nfkern.algorithms.training import Interrupted
+from nfkern.progress import progress_bar
+
+VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
+
+
+class Rounds:
+    """Acts in environments and keeps what was lived.
+
+    Args:
+        agent: acts, and chooses the goals that it acts for.
+        environments: as described at the top of this module.
+        seed: of resets, actions and draws.
+
+    Attributes:
+        buffer: the newest rows.
+        env_steps: steps of all environments together.
+    """
+
+    def __init__(self, agent: OnlineGCRL, environments: VectorEnv, seed: int) -> None:
+        config = agent.config
+        self.agent, self.environments = agent, environments
+        sizes = agent.sizes
+        self.buffer = TrajectoryBuffer(
+            environments.num_envs,
+            config.buffer_length,
+            sizes["observation_size"],
+            sizes["action_size"],
+            sizes["goal_size"],
+            seed=seed,
+        )
+        self.env_steps = 0
+        self._generator = torch.Generator().manual_seed(seed)
+        self._current, _ = environments.reset(seed=seed)
+        self._starts = np.array(self._current["observation"], np.float32)
+        self._last = np.zeros(environments.num_envs, bool)
+
+    def prefill(self) -> None:
+        """Act for the environments' own goals, so that there is something to learn from."""
+        for _ in range(self.agent.config.prefill_length):
+            self._step(self._current["desired_goal"])
+
+    def unroll(self) -> np.ndarray:
+        """Act for newly chosen goals; the goals, (num_envs, goal_size)."""
+        config, count = self.agent.config, self.environments.num_envs
+        candidates = self.buffer.sample_goals(count * config.candidates, config.gamma)
+        candidates = candidates.reshape(count, config.candidates, -1)
+        goals = self.agent.choose_goals(candidates, self._current["desired_goal"], self._starts)
+        oracle = config.exploration == "oracle"
+        for _ in range(config.unroll_length):
+            # The environments' own goals change with their episodes.
+            self._step(self._current["desired_goal"] if oracle else goals)
+        return goals
+
+    def _step(self, goals: np.ndarray) -> None:
+        observations = np.asarray(self._current["observation"], np.float32)
+        actions = self.agent.explore(observations, np.asarray(goals, np.float32), self._generator)
+        self.buffer.add(observations, self._current["achieved_goal"], actions, self._last)
+        self._current, _, terminated, truncated, _ = self.environments.step(actions)
+        self._last = terminated | truncated
+        self.env_steps += self.environments.num_envs
+
+
+def train_online(algorithm: str, config: OnlineGCRLConfig, settings: OnlineSettings) -> Path:
+    """Train an agent in a maze.
+
+    Args:
+        algorithm: the name of an `OnlineGCRL` of `AGENTS`.
+        config: its settings.
+        settings: of the run.
+
+    Returns:
+        The run's folder: config.json, train.csv, eval.csv, tensorboard/, checkpoints/, coverage.png.
+
+    Raises:
+        UserError: the maze is unknown, a package is missing, or the folder holds another run.
+        Interrupted: SIGINT or SIGTERM came; the newest checkpoint continues the run, with new episodes.
+    """
+    run_dirs = settings.run_dirs(algorithm)
+    (run_dir,) = run_dirs.values()
+    device = settings.torch_device()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    with locked(run_dir), contextlib.closing(make_vector_maze(settings.env_name, config.num_envs)) as environments:
+        torch.manual_seed(settings.seed)
+        agent = AGENTS[algorithm].create(config, _example(environments)).to(device)
+        assert isinstance(agent, OnlineGCRL)
+        start = claim(run_dirs, algorithm, config, settings)
+        noise = torch.Generator(device).manual_seed(settings.seed)
+        # New episodes after each interruption, so new random numbers for them.
+        rounds = Rounds(agent, environments, seed=settings.seed + start)
+        if start:
+            checkpoint = run_dir / "checkpoints" / f"{start:08d}"
+            restored, _, states = load_checkpoint(checkpoint, device, noise)
+            assert isinstance(restored, OnlineGCRL)
+            agent = rounds.agent = restored
+            rounds.buffer.load_state_dict(load_file(checkpoint / "buffer.safetensors"))
+            rounds.env_steps = states["env_steps"]
+        with contextlib.closing(MetricLog(run_dir, start, settings)) as log:
+            _Run(run_dir, agent, rounds, noise, log, settings).loop(start)
+    return run_dir
+
+
+@dataclass
+class _Run:
+    path: Path
+    agent: OnlineGCRL
+    rounds: Rounds
+    noise: torch.Generator
+    log: MetricLog
+    settings: OnlineSettings
+    _visited: set[tuple[int, ...]] = field(default_factory=set)
+
+    def loop(self, step: int) -> None:
+        """Take the gradient steps that are left."""
+        config, settings = self.agent.config, self.settings
+        evaluations = CsvLog(self.path / "eval.csv", step)
+        bar = progress_bar(total=config.steps, initial=step, desc=self.agent.name, unit="step", disable=settings.quiet)
+        with bar, deferred_signals() as signals:
+            if not step:
+                bar.set_postfix_str("filling the buffer")
+                self.rounds.prefill()
+            clock = since = time.perf_counter()
+            since_step = step
+            while step < config.steps:
+                before = step
+                self.rounds.unroll()
+                updates = min(config.updates_per_unroll, config.steps - step)
+                info = self._learn(updates)
+                step += updates
+                bar.update(updates)
+                done = step == config.steps
+                if done or _crossed(before, step, settings.log_interval):
+                    metrics = {f"training/{name}": value.item() for name, value in info.items()}
+                    now = time.perf_counter()
+                    times = {"time/steps_per_second": (step - since_step) / (now - since), "time/seconds": now - clock}
+                    world = {"environment/steps": self.rounds.env_steps, "environment/coverage": self._coverage()}
+                    self.log.train(step, metrics | world | times)
+                    bar.set_postfix_str(f"coverage={world['environment/coverage']:.0%}")
+                    since, since_step = now, step
+                intervals = (settings.checkpoint_interval, settings.eval_interval)
+                if done or signals.received or any(_crossed(before, step, interval) for interval in intervals):
+                    self._save(step)
+                if signals.received:
+                    raise Interrupted(f"stopped at step {step} of {config.steps}; its checkpoint is saved")
+                if settings.eval_episodes and (done or _crossed(before, step, settings.eval_interval)):
+                    with signals.immediate():
+                        result = self._evaluate()
+                    evaluations.append({"step": step} | result)
+                    self.log.note(step, result)
+                    self._draw(step)
+
+    def _learn(self, updates: int) -> Info:
+        config = self.agent.config
+        info: Info = {}
+        for _ in range(updates):
+            info = self.agent.update(self.rounds.buffer.sample(config.batch_size, config.gamma), self.noise)
+        return info
+
+    def _coverage(self) -> float:
+        """The share of the maze's free cells visited so far (after an interruption: in the rows kept, and since)."""
+        maze = layout(self.settings.env_name)
+        cells = np.unique(maze.cells(self.rounds.buffer.achieved()), axis=0)
+        self._visited.update(map(tuple, cells.tolist()))
+        return len(self._visited) / len(maze.free)
+
+    def _evaluate(self) -> dict[str, float]:
+        settings = self.settings
+        result = evaluate_goals(
+            self.agent,
+            settings.env_name,
+            episodes=settings.eval_episodes,
+            seed=settings.eval_seed,
+            goals=settings.goals,
+        )
+        return {f"evaluation/{name}": value for name, value in result.items()}
+
+    def _draw(self, step: int) -> None:
+        from nfkern.algorithms.coverage import save_coverage
+
+        visited = self.rounds.buffer.achieved()
+        save_coverage(self.path / "coverage.png", self.agent, layout(self.settings.env_name), visited, step)
+
+    def _save(self, step: int) -> None:
+        states = {"env_steps": self.rounds.env_steps}
+        buffer = {"buffer": self.rounds.buffer.state_dict()}
+        save_checkpoint(self.path, step, self.agent, states, self.noise, buffer)
+        drop_old_checkpoints(self.path, self.settings.keep_checkpoints)
+
+
+def _crossed(before: int, after: int, interval: int) -> bool:
+    """Whether a multiple of an interval lies in (before, after]."""
+    return before // interval < after // interval
+
+
+def _example(environments: VectorEnv) -> dict[str, np.ndarray]:
+    """A batch of one row, for the sizes."""
+    spaces = environments.single_observation_space
+    assert isinstance(spaces, gymnasium.spaces.Dict)
+    shapes = {"observations": spaces["observation"].shape, "goals": spaces["desired_goal"].shape}
+    shapes["actions"] = environments.single_action_space.shape
+    return {name: np.zeros((1, *(shape or ())), np.float32) for name, shape in shapes.items()}

@@ -1,0 +1,135 @@
+"""Runs in a maze: they log, draw and evaluate, repeat, and go on after an interruption."""
+
+import csv
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from nfkern import cli
+from nfkern.algorithms import online_training
+from nfkern.algorithms.agents import AGENTS, load_agent
+from nfkern.algorithms.goal_evaluation import evaluate_goals
+from nfkern.algorithms.mazes import make_vector_maze
+from nfkern.algorithms.online_training import train_online
+from nfkern.algorithms.run_settings import OnlineSettings
+from nfkern.algorithms.training import Interrupted
+
+MAZE = "point-u-maze"
+SMALL = {"width": 8, "layers": 1, "representation": 4, "batch_size": 16, "unroll_length": 6, "prefill_length": 12}
+SMALL |= {"num_envs": 3, "updates_per_unroll": 5, "buffer_length": 100, "candidates": 4, "steps": 40}
+OWN = {"nf_ugs": {"blocks": 2, "hidden": (8, 8)}, "crl": {"exploration": "uniform"}}
+
+
+@pytest.fixture(autouse=True)
+def short_episodes(monkeypatch):
+    def make(*args, **options):
+        return make_vector_maze(*args, **options, max_episode_steps=20)
+
+    monkeypatch.setattr("nfkern.algorithms.online_training.make_vector_maze", make)
+    monkeypatch.setattr("nfkern.algorithms.goal_evaluation.make_vector_maze", make)
+
+
+def run(folder, name="nf_ugs", **options):
+    settings = {"eval_episodes": 4, "log_interval": 10, "checkpoint_interval": 20, "eval_interval": 20, "quiet": True}
+    config = AGENTS[name].config_class(**SMALL | OWN[name])
+    return train_online(name, config, OnlineSettings(MAZE, run_dir=folder, **settings | options))
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in csv.DictReader(file)]
+
+
+def weights(run_dir):
+    return load_file(sorted((run_dir / "checkpoints").iterdir())[-1] / "agent.safetensors")
+
+
+@pytest.mark.parametrize("name", list(OWN))
+def test_a_run_leaves_logs_checkpoints_and_a_picture(name, tmp_path):
+    run_dir = run(tmp_path / "run", name)
+    training = rows(run_dir / "train.csv")
+    assert [row["step"] for row in training] == ["10", "20", "30", "40"]
+    # 12 steps before learning, then 6 for every 5 gradient steps; of 3 environments.
+    assert [int(row["environment/steps"]) for row in training] == [3 * (12 + 6 * k) for k in (2, 4, 6, 8)]
+    assert all(0 < float(row["environment/coverage"]) <= 1 for row in training)
+    assert [row["step"] for row in rows(run_dir / "eval.csv")] == ["20", "40"]
+    assert [path.name for path in sorted((run_dir / "checkpoints").iterdir())] == ["00000020", "00000040"]
+    assert (run_dir / "coverage.png").stat().st_size > 10_000
+    assert json.loads((run_dir / "config.json").read_text())["env_name"] == MAZE
+    agent = load_agent(run_dir / "checkpoints" / "00000040")
+    assert agent.act(np.zeros((2, 1, 4), np.float32), np.ones((2, 2), np.float32)).shape == (2, 1, 2)
+
+
+def test_the_same_seed_gives_the_same_run(tmp_path):
+    first, second, other = (run(tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert rows(first / "train.csv") == rows(second / "train.csv")
+    assert rows(first / "eval.csv") == rows(second / "eval.csv")
+    for key, value in weights(first).items():
+        np.testing.assert_array_equal(value, weights(second)[key])
+    assert rows(first / "train.csv") != rows(other / "train.csv")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_goes_on(number, tmp_path, monkeypatch):
+    unroll, calls = online_training.Rounds.unroll, []
+
+    def interrupted(self):
+        calls.append(1)
+        if len(calls) == 5:
+            os.kill(os.getpid(), number)
+        return unroll(self)
+
+    monkeypatch.setattr(online_training.Rounds, "unroll", interrupted)
+    with pytest.raises(Interrupted, match="stopped at step 25 of 40"):
+        run(tmp_path / "run")
+    buffer = load_file(tmp_path / "run" / "checkpoints" / "00000025" / "buffer.safetensors")
+    assert buffer["added"][0] == 12 + 5 * 6
+    run_dir = run(tmp_path / "run", resume=True)
+    training = rows(run_dir / "train.csv")
+    assert [row["step"] for row in training] == ["10", "20", "30", "40"]
+    # Nothing is filled anew, nothing is lost.
+    assert int(training[-1]["environment/steps"]) == 3 * (12 + 6 * 8)
+    assert load_file(run_dir / "checkpoints" / "00000040" / "buffer.safetensors")["added"][0] == 12 + 6 * 8
+    assert [row["step"] for row in rows(run_dir / "eval.csv")] == ["20", "40"]
+
+
+def test_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = "--width 8 --layers 1 --representation 4 --batch-size 16 --unroll-length 6 --prefill-length 12 --num-envs 3"
+    small += " --updates-per-unroll 5 --buffer-length 100 --candidates 4 --steps 10 --eval-episodes 0 --quiet"
+    assert cli.main(["train", "nf_ugs", "--env-name", MAZE, "--blocks", "2", "--hidden", "8", "8", *small.split()]) == 0
+    assert capsys.readouterr().out.strip() == f"runs/nf_ugs/{MAZE}/seed-0"
+    assert cli.main(["train", "crl", "--preset", "ant-u-maze-uniform", "--env-name", "point-v-maze"]) == 1
+    error = capsys.readouterr().err
+    assert "point-v-maze" in error
+    assert "point-u-maze" in error
+    assert cli.main(["train", "nf_ugs", "--env-name", MAZE, *small.split()]) == 1
+    assert "already holds a run" in capsys.readouterr().err
+
+
+class Homing:
+    """Goes straight for the goal and stops there, in half of the episodes; in the others it stays where it is."""
+
+    def act(self, observations, goals):
+        position, velocity = observations[:, 0, :2], observations[:, 0, 2:]
+        force = 10 * (goals - position) - 4 * velocity
+        force[::2] = 0
+        return np.clip(force, -1, 1)[:, None]
+
+
+def test_evaluation_counts_episodes_that_reach_their_goal(monkeypatch):
+    def make(*args, **options):
+        environments = make_vector_maze(*args, **options, max_episode_steps=100)
+        reset = environments.reset
+        # A goal in the next cell, which no wall is in the way of.
+        environments.reset = lambda **options: reset(**options, options={"goal_cell": (1, 2)})
+        return environments
+
+    monkeypatch.setattr("nfkern.algorithms.goal_evaluation.make_vector_maze", make)
+    result = evaluate_goals(Homing(), MAZE, episodes=8, seed=0)
+    assert result["success"] == result["success_at_end"] == 0.5
+    assert 0 < result["success_low"] < 0.5 < result["success_high"] < 1
