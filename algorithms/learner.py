@@ -9,6 +9,7 @@ import torch
 
 from nfkern.algorithms.agent import Agent, Batch
 from nfkern.algorithms.cuda_graph import Capture, CapturedStep
+from nfkern.algorithms.data_parallel import DataParallel, World
 from nfkern.algorithms.datasets import BatchSampler, DeviceBatchSampler
 from nfkern.algorithms.optimization import Info, Noise, Tensors, gradient_step
 from nfkern.algorithms.seed_stack import SeedStack
@@ -34,6 +35,7 @@ class Learner:
         streams: one per seed.
         captured: run steps through `CapturedStep`; the samplers then are `DeviceBatchSampler`s.
         capture: for `CapturedStep`.
+        world: the processes that share a single seed's batches.
     """
 
     def __init__(
@@ -43,15 +45,22 @@ class Learner:
         *,
         captured: bool = False,
         capture: Capture | None = None,
+        world: World | None = None,
     ) -> None:
         self.agents, self.streams = agents, streams
-        self._model = SeedStack(agents) if len(agents) > 1 else agents[0]
+        self.world = world or World()
+        self._model = self._trainable(agents)
         self._step = self._eager_step
         if captured:
             samplers = [each.samplers["train"] for each in streams]
             drawn_from = [sampler.generator for sampler in samplers if isinstance(sampler, DeviceBatchSampler)]
             drawn_from += [each.generator for each in streams]
             self._step = CapturedStep(self._eager_step, self._model.optimizer, drawn_from, capture)
+
+    def _trainable(self, agents: Sequence[Agent]) -> Agent | SeedStack | DataParallel:
+        if len(agents) > 1:
+            return SeedStack(agents)
+        return DataParallel(agents[0], self.world) if self.world.size > 1 else agents[0]
 
     @property
     def learning_rate(self) -> float:
@@ -68,7 +77,7 @@ class Learner:
     def validate(self) -> Info:
         """The metrics of a validation batch; its noise leaves the training's random stream alone."""
         _, info = self._model(*self._inputs("val", [_copy(each.generator) for each in self.streams]))
-        return info
+        return self.world.mean(info)
 
     def synchronise(self) -> None:
         """Bring the agents to the state after the last step."""

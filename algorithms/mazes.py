@@ -1,7 +1,8 @@
 """Mazes for goal-conditioned RL without rewards or data: a point mass or an ant, in the three layouts of JaxGCRL.
 
-Physics and robots are gymnasium-robotics'; the layouts, the goals and the ant's tolerance are JaxGCRL's. An episode is
-a function of its seed and the actions alone, and keeps its goal to the end, reached or not.
+Physics and robots are gymnasium-robotics'; layouts, goals and the ant's tolerance are JaxGCRL's, the hard goals those
+of the paper's code, which as here lets an ant go on that fell over. An episode is a function of its seed and the
+actions alone, and keeps its goal to the end, reached or not.
 
 Where JaxGCRL differs: it ends an ant's episode when the ant falls over or jumps, perturbs joints and velocities at the
 start instead of the position, and lets x grow with the rows.
@@ -167,7 +168,7 @@ def make_maze(
 
                 inner = AntMazeEnv(maze_map=cells, reset_target=False, include_cfrc_ext_in_observation=False)
     except ModuleNotFoundError as error:
-        raise UserError(f"{name} needs {error.name}: pip install 'nfkern[rl,online]'") from error
+        raise UserError(f"{name} needs {error.name}: pip install 'nfkern[rl]'") from error
     # The model has been read: nothing else looks at the file that it was read from.
     os.unlink(inner.tmp_xml_file_path)
     # As an argument, both classes would hand it on to a simulator that does not know it.

@@ -6,6 +6,7 @@ Any `gymnasium.vector.VectorEnv` can be learned in whose observations are a Dict
 """
 
 import contextlib
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from nfkern.algorithms.replay import TrajectoryBuffer
 from nfkern.algorithms.run_settings import OnlineSettings
 from nfkern.algorithms.runs import drop_old_checkpoints, load_checkpoint, locked, save_checkpoint
 from nfkern.algorithms.training import Interrupted
+from nfkern.errors import UserError
 from nfkern.progress import progress_bar
 
 VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
@@ -105,6 +107,8 @@ def train_online(algorithm: str, config: OnlineGCRLConfig, settings: OnlineSetti
         UserError: the maze is unknown, a package is missing, or the folder holds another run.
         Interrupted: SIGINT or SIGTERM came; the newest checkpoint continues the run, with new episodes.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"{algorithm} learns in one process: start it without torchrun")
     run_dirs = settings.run_dirs(algorithm)
     (run_dir,) = run_dirs.values()
     device = settings.torch_device()

@@ -92,7 +92,7 @@ class OnlineSettings(CommonSettings):
     env_name: str
     """A maze: {point,ant}-{u,big,hardest}-maze."""
     goals: Literal["all", "hard"] = "all"
-    """Goals of the evaluation: every goal cell of the maze, or JaxGCRL's far ones."""
+    """Goals of the evaluation: every goal cell of the maze, or the far ones of the paper's code."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import tyro
 
 from nfkern.algorithms.agent import Agent
 from nfkern.algorithms.agents import AGENTS
+from nfkern.algorithms.data_parallel import is_first
 from nfkern.algorithms.online_gcrl import OnlineGCRL
 from nfkern.algorithms.presets import PRESETS, find_preset
 from nfkern.algorithms.run_settings import OnlineSettings, RunSettings
@@ -59,7 +60,8 @@ class TrainCommand:
         except KeyboardInterrupt:
             print("interrupted. The same command with --resume continues from the newest checkpoint.", file=sys.stderr)
             return 130
-        print(*self.settings.run_dirs(self.algorithm).values(), sep="\n")
+        if is_first():
+            print(*self.settings.run_dirs(self.algorithm).values(), sep="\n")
         return 0
 
 

@@ -12,6 +12,7 @@ import torch
 from nfkern.algorithms.agent import Agent, AgentConfig
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.claims import claim
+from nfkern.algorithms.data_parallel import World, local_device, world
 from nfkern.algorithms.datasets import BatchSampler, DeviceBatchSampler, DeviceDataset, TransitionDataset
 from nfkern.algorithms.datasets.task_rewards import RELABEL_COLUMNS, with_task_rewards
 from nfkern.algorithms.interrupts import deferred_signals
@@ -60,12 +61,20 @@ def train(algorithm: str, config: AgentConfig, settings: RunSettings) -> Path:
         Interrupted: SIGINT or SIGTERM came; the newest checkpoint continues the run exactly.
     """
     run_dirs = settings.run_dirs(algorithm)
+    device = local_device(settings.torch_device())
     needs_rewards = "rewards" in AGENTS[algorithm].batch_keys
     splits = {name: _load(settings, name, needs_rewards) for name in ("train", "val")}
-    with contextlib.ExitStack() as locks:
-        for run_dir in run_dirs.values():
-            locks.enter_context(locked(run_dir))
-        _train(run_dirs, algorithm, config, settings, splits)
+    with world(device) as processes, contextlib.ExitStack() as locks:
+        if processes.size > 1 and len(run_dirs) > 1:
+            raise UserError("--seeds trains in one process; with torchrun, train seed by seed")
+        if config.batch_size % processes.size:
+            raise UserError(
+                f"--batch-size: expected a multiple of the {processes.size} processes, got {config.batch_size}"
+            )
+        if processes.first:
+            for run_dir in run_dirs.values():
+                locks.enter_context(locked(run_dir))
+        _train(run_dirs, algorithm, config, settings, splits, device, processes)
     return next(iter(run_dirs.values())) if settings.seeds is None else next(iter(run_dirs.values())).parent
 
 
@@ -83,10 +92,11 @@ def _train(
     config: AgentConfig,
     settings: RunSettings,
     splits: Mapping[str, TransitionDataset],
+    device: torch.device,
+    processes: World,
 ) -> None:
     """Start or continue the run of each seed."""
-    device = settings.torch_device()
-    captured = settings.captures(device, AGENTS[algorithm].capturable)
+    captured = settings.captures(device, AGENTS[algorithm].capturable and processes.size == 1)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if settings.threads:
@@ -101,14 +111,14 @@ def _train(
         samplers = {split: make_sampler(split, (seed, stream)) for stream, split in enumerate(splits)}
         streams.append(Streams(samplers, _generator_after_creation(seed, device)))
     # Only now, when nothing in the settings can be wrong any more, are the folders claimed.
-    start = claim(run_dirs, algorithm, config, settings)
+    start = processes.agree(lambda: claim(run_dirs, algorithm, config, settings))
     if start:
         for index, path in enumerate(run_dirs.values()):
             agents[index] = _restore(path / "checkpoints" / f"{start:08d}", device, streams[index])
-    learner = Learner(agents, streams, captured=captured)
+    learner = Learner(agents, streams, captured=captured, world=processes)
     with contextlib.ExitStack() as logs:
         runs = []
-        for path in run_dirs.values():
+        for path in run_dirs.values() if processes.first else ():
             runs.append(_Run(path, MetricLog(path, start, settings)))
             logs.callback(runs[-1].log.close)
         _loop(learner, runs, start, settings)
@@ -149,11 +159,13 @@ def _restore(checkpoint: Path, device: torch.device, streams: Streams) -> Agent:
 def _loop(learner: Learner, runs: Sequence[_Run], step: int, settings: RunSettings) -> None:
     config, clock = learner.agents[0].config, time.perf_counter()
     name = learner.agents[0].name + (f" x {len(runs)} seeds" if len(runs) > 1 else "")
-    bar = progress_bar(total=config.steps, initial=step, desc=name, unit="step", disable=settings.quiet)
+    hidden = settings.quiet or not learner.world.first
+    bar = progress_bar(total=config.steps, initial=step, desc=name, unit="step", disable=hidden)
     with bar, deferred_signals() as signals:
         since, since_step = clock, step
         while True:
-            for run, agent in zip(runs, learner.agents, strict=True):
+            # Of several processes, the first alone has runs to write to.
+            for run, agent in zip(runs, learner.agents, strict=False):
                 if _evaluation_due(step, run.path, settings, config.steps):
                     learner.synchronise()
                     # Its finished episodes are kept on the way, so an interruption may come through at once.
@@ -165,22 +177,22 @@ def _loop(learner: Learner, runs: Sequence[_Run], step: int, settings: RunSettin
             step += 1
             bar.update()
             if step % settings.log_interval == 0 or step == config.steps:
-                metrics = _by_seed("training", info)
+                metrics = _by_seed("training", learner.world.mean(info))
                 # After the metrics: fetching them waits for the device.
                 now = time.perf_counter()
                 speed = (step - since_step) / (now - since)
                 times = {"time/steps_per_second": speed, "time/seconds": now - clock}
                 rate = {"training/learning_rate": learner.learning_rate}
-                for run, mine, validation in zip(
-                    runs, metrics, _by_seed("validation", learner.validate()), strict=True
-                ):
+                checked = _by_seed("validation", learner.validate())
+                for run, mine, validation in zip(runs, metrics, checked, strict=False):
                     run.log.train(step, mine | validation | rate | times)
                 bar.set_postfix(loss=f"{np.mean([mine['training/actor/loss'] for mine in metrics]):.3f}")
                 since, since_step = now, step
             intervals = (settings.checkpoint_interval, settings.eval_interval)
-            if step == config.steps or signals.received or any(step % interval == 0 for interval in intervals):
+            stopped = learner.world.stops(signals.received, step)
+            if step == config.steps or stopped or any(step % interval == 0 for interval in intervals):
                 _save(learner, runs, step, settings.keep_checkpoints)
-            if signals.received:
+            if stopped:
                 raise Interrupted(f"stopped at step {step} of {config.steps}; its checkpoint is saved")
 
 
@@ -193,7 +205,7 @@ def _by_seed(prefix: str, info: Info) -> list[dict[str, float]]:
 def _save(learner: Learner, runs: Sequence[_Run], step: int, keep: int) -> None:
     """Checkpoint every seed; old ones go when all have the new one, so that there always is a step that all have."""
     learner.synchronise()
-    for run, agent, streams in zip(runs, learner.agents, learner.streams, strict=True):
+    for run, agent, streams in zip(runs, learner.agents, learner.streams, strict=False):
         states = {name: sampler.state_dict() for name, sampler in streams.samplers.items()}
         save_checkpoint(run.path, step, agent, states, streams.generator)
     for run in runs:

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from nfkern.algorithms.mazes import layout, make_maze, make_vector_maze
+from nfkern.algorithms.mazes import _without_adroit_notice, layout, make_maze, make_vector_maze
 from nfkern.errors import UserError
 
 
@@ -44,9 +44,9 @@ def test_vector_environments_start_over_in_the_next_step() -> None:
 
 def test_vector_environments_pass_their_options_on() -> None:
     maze = layout("ant-u-maze")
-    vector = make_vector_maze("ant-u-maze", 2, goals="hard")
+    vector = make_vector_maze("ant-u-maze", 8, goals="hard")
     observation, _ = vector.reset(seed=0)
-    np.testing.assert_array_equal(observation["desired_goal"], [maze.center(*maze.hard_goals[0])] * 2)
+    np.testing.assert_array_equal(observation["desired_goal"], [maze.center(*maze.hard_goals[0])] * 8)
     vector.close()
 
 
@@ -72,7 +72,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [name for name in sys.modules if name.partition(".")[0] == "gymnasium_robotics"]:
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
-    with pytest.raises(UserError, match=r"ant-u-maze needs gymnasium_robotics.*pip install 'nfkern\[rl,online\]'"):
+    with pytest.raises(UserError, match=r"ant-u-maze needs gymnasium_robotics.*pip install 'nfkern\[rl\]'"):
         make_maze("ant-u-maze")
 
 
@@ -101,3 +101,11 @@ def test_the_terminal_stays_clean_and_the_extra_is_loaded_when_needed() -> None:
         [sys.executable, "-W", "error", "-c", code], env=clean, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "before\nafter\n")
+
+
+def test_other_news_reaches_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with _without_adroit_notice():
+        print("one", file=sys.stderr)
+        print("AdroitHandDoorDense-v1 was changed", file=sys.stderr)
+        print("two", file=sys.stderr)
+    assert capsys.readouterr().err == "one\ntwo\n"
