@@ -18,7 +18,7 @@ PACKAGES = {
     "core": ("torch", "numpy", "safetensors", "tyro", "tqdm"),
     "rl": ("gymnasium", "ogbench", "mujoco", "scipy", "requests", "diffusers", "gymnasium-robotics"),
     "log": ("tensorboard", "matplotlib", "imageio", "imageio-ffmpeg"),
-    "optional": ("triton", "wandb", "pytest-benchmark"),
+    "optional": ("triton", "wandb", "ray", "pytest-benchmark"),
 }
 
 

@@ -41,6 +41,7 @@ COMMANDS = {
             "crl": "contrastive goal-conditioned RL in a maze",
         }.items()
     },
+    "sweep": ("nfkern.algorithms.sweep", "Sweep", "train many runs on Ray: algorithms x tasks x seeds of a TOML file"),
     "eval": ("nfkern.algorithms.evaluate_command", "Evaluate", "measure the success of trained runs in the simulator"),
     "report": ("nfkern.algorithms.report", "Report", "write one HTML page about runs"),
     "bench run": ("nfkern.bench.commands", "Run", "run a suite of benchmarks"),
