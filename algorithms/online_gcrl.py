@@ -152,9 +152,11 @@ class OnlineGCRL(Agent):
         """In nats: minus half the number of an action's numbers, as in the paper's code."""
         return -0.5 * self.sizes["action_size"]
 
-    def _squashed(self, conditioning: torch.Tensor, noise: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Actions tanh(mean + std * noise) (batch, action_size) and their log-density; the mode's for None."""
-        mean, log_std = self.networks["actor"](conditioning).chunk(2, 1)
+    def _squashed(
+        self, conditioning: torch.Tensor, noise: torch.Tensor | None, actor: nn.Module | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Actions tanh(mean + std * noise) (batch, action_size) and their log-density; the mode's for no noise."""
+        mean, log_std = (actor or self.networks["actor"])(conditioning).chunk(2, 1)
         low, high = LOG_STD_RANGE
         log_std = low + 0.5 * (high - low) * (log_std.tanh() + 1)
         noise = torch.zeros_like(mean) if noise is None else noise
@@ -175,10 +177,27 @@ class OnlineGCRL(Agent):
         return self._squashed(conditioning, None)[0]
 
     @torch.inference_mode()
-    def explore(self, observations: np.ndarray, goals: np.ndarray, generator: torch.Generator | None) -> np.ndarray:
-        """Actions with noise, (n, action_size), for observations (n, observation_size) and goals (n, goal_size)."""
+    def explore(
+        self,
+        observations: np.ndarray,
+        goals: np.ndarray,
+        generator: torch.Generator | None = None,
+        actor: nn.Module | None = None,
+    ) -> np.ndarray:
+        """Actions with noise.
+
+        Args:
+            observations: (n, observation_size).
+            goals: (n, goal_size).
+            generator: a CPU generator; the global one if None.
+            actor: acts in place of the agent's own, such as an earlier copy of it.
+
+        Returns:
+            (n, action_size), within [-1, 1].
+        """
         conditioning = self._checked_conditioning(observations[:, None], goals)
-        actions: np.ndarray = self._squashed(conditioning, self._noise(len(conditioning), generator))[0].cpu().numpy()
+        noise = self._noise(len(conditioning), generator)
+        actions: np.ndarray = self._squashed(conditioning, noise, actor)[0].cpu().numpy()
         return actions
 
     @torch.inference_mode()

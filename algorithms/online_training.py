@@ -6,8 +6,11 @@ Any `gymnasium.vector.VectorEnv` can be learned in whose observations are a Dict
 """
 
 import contextlib
+import copy
 import os
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import gymnasium
 import numpy as np
 import torch
 from safetensors.numpy import load_file
+from torch import nn
 
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.claims import claim
@@ -65,31 +69,58 @@ class Rounds:
         self._current, _ = environments.reset(seed=seed)
         self._starts = np.array(self._current["observation"], np.float32)
         self._last = np.zeros(environments.num_envs, bool)
+        self._executor = ThreadPoolExecutor(1, "environments")
 
     def prefill(self) -> None:
         """Act for the environments' own goals, so that there is something to learn from."""
-        for _ in range(self.agent.config.prefill_length):
-            self._step(self._current["desired_goal"])
+        self._keep(self._act(self.agent.config.prefill_length, None, self.agent.networks["actor"]))
 
     def unroll(self) -> np.ndarray:
         """Act for newly chosen goals; the goals, (num_envs, goal_size)."""
+        with self.unrolling() as goals:
+            pass
+        return goals
+
+    @contextlib.contextmanager
+    def unrolling(self) -> Iterator[np.ndarray]:
+        """Act for newly chosen goals while the context does something else; its rows are kept when it ends.
+
+        What the context learns from is thus one round behind. The actor is a copy: nothing depends on which of the two
+        is faster.
+        """
         config, count = self.agent.config, self.environments.num_envs
         candidates = self.buffer.sample_goals(count * config.candidates, config.gamma)
         candidates = candidates.reshape(count, config.candidates, -1)
         goals = self.agent.choose_goals(candidates, self._current["desired_goal"], self._starts)
-        oracle = config.exploration == "oracle"
-        for _ in range(config.unroll_length):
-            # The environments' own goals change with their episodes.
-            self._step(self._current["desired_goal"] if oracle else goals)
-        return goals
+        # The environments' own goals change with their episodes.
+        commanded = None if config.exploration == "oracle" else goals
+        actor = copy.deepcopy(self.agent.networks["actor"])
+        acting = self._executor.submit(self._act, config.unroll_length, commanded, actor)
+        try:
+            yield goals
+        finally:
+            self._keep(acting.result())
 
-    def _step(self, goals: np.ndarray) -> None:
-        observations = np.asarray(self._current["observation"], np.float32)
-        actions = self.agent.explore(observations, np.asarray(goals, np.float32), self._generator)
-        self.buffer.add(observations, self._current["achieved_goal"], actions, self._last)
-        self._current, _, terminated, truncated, _ = self.environments.step(actions)
-        self._last = terminated | truncated
-        self.env_steps += self.environments.num_envs
+    def close(self) -> None:
+        """End the thread that acts."""
+        self._executor.shutdown()
+
+    def _act(self, steps: int, goals: np.ndarray | None, actor: nn.Module) -> list[tuple[np.ndarray, ...]]:
+        """Rows as `TrajectoryBuffer.add` takes them, of acting for goals, or for the environments' own."""
+        rows: list[tuple[np.ndarray, ...]] = []
+        for _ in range(steps):
+            observations = np.asarray(self._current["observation"], np.float32)
+            wanted = np.asarray(self._current["desired_goal"] if goals is None else goals, np.float32)
+            actions = self.agent.explore(observations, wanted, self._generator, actor)
+            rows.append((observations, self._current["achieved_goal"], actions, self._last))
+            self._current, _, terminated, truncated, _ = self.environments.step(actions)
+            self._last = terminated | truncated
+        return rows
+
+    def _keep(self, rows: list[tuple[np.ndarray, ...]]) -> None:
+        for row in rows:
+            self.buffer.add(*row)
+        self.env_steps += len(rows) * self.environments.num_envs
 
 
 def train_online(algorithm: str, config: OnlineGCRLConfig, settings: OnlineSettings) -> Path:
@@ -114,7 +145,9 @@ def train_online(algorithm: str, config: OnlineGCRLConfig, settings: OnlineSetti
     device = settings.torch_device()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    with locked(run_dir), contextlib.closing(make_vector_maze(settings.env_name, config.num_envs)) as environments:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(run_dir))
+        environments = stack.enter_context(contextlib.closing(make_vector_maze(settings.env_name, config.num_envs)))
         torch.manual_seed(settings.seed)
         agent = AGENTS[algorithm].create(config, _example(environments)).to(device)
         assert isinstance(agent, OnlineGCRL)
@@ -122,6 +155,7 @@ def train_online(algorithm: str, config: OnlineGCRLConfig, settings: OnlineSetti
         noise = torch.Generator(device).manual_seed(settings.seed)
         # New episodes after each interruption, so new random numbers for them.
         rounds = Rounds(agent, environments, seed=settings.seed + start)
+        stack.callback(rounds.close)
         if start:
             checkpoint = run_dir / "checkpoints" / f"{start:08d}"
             restored, _, states = load_checkpoint(checkpoint, device, noise)
@@ -157,9 +191,9 @@ class _Run:
             since_step = step
             while step < config.steps:
                 before = step
-                self.rounds.unroll()
                 updates = min(config.updates_per_unroll, config.steps - step)
-                info = self._learn(updates)
+                with self.rounds.unrolling():
+                    info = self._learn(updates)
                 step += updates
                 bar.update(updates)
                 done = step == config.steps

@@ -113,12 +113,16 @@ class RunSettings(CommonSettings):
     """Keep the data on the GPU and replay each step as a CUDA graph: the default on CUDA, where the agent allows it."""
     no_cuda_graph: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CUDA_GRAPH] = False
     """Draw batches on the host and launch every kernel by itself, as on a CPU; other batches than with --cuda-graph."""
+    eval_workers: int = 1
+    """Processes of an evaluation; its result does not depend on them."""
     success_timing: Literal["pre", "post"] | None = None
     """Judge success before or after the action; default the environment's own (OGBench 1.2: pre for single tasks)."""
 
     def __post_init__(self) -> None:
         """Check what belongs together."""
         super().__post_init__()
+        if self.eval_workers < 1:
+            raise ValueError(f"eval_workers: expected at least 1, got {self.eval_workers}")
         if self.cuda_graph and self.no_cuda_graph:
             raise ValueError("cuda_graph: expected at most one of cuda_graph and no_cuda_graph, got both")
         if self.seeds is None:

@@ -1,6 +1,7 @@
 """The one training loop of the offline agents."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from nfkern.algorithms.agent import Agent, AgentConfig
-from nfkern.algorithms.agents import AGENTS
+from nfkern.algorithms.agents import AGENTS, load_agent
 from nfkern.algorithms.claims import claim
 from nfkern.algorithms.data_parallel import World, local_device, world
 from nfkern.algorithms.datasets import BatchSampler, DeviceBatchSampler, DeviceDataset, TransitionDataset
@@ -224,14 +225,16 @@ def _evaluate(agent: Agent, step: int, run: _Run, settings: RunSettings) -> None
     path = evaluation_path(run.path, step, settings.eval_seed)
     path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(".partial.jsonl")
+    checkpoint = run.path / "checkpoints" / f"{step:08d}"
     result = evaluate(
-        agent,
+        agent if settings.eval_workers == 1 else functools.partial(load_agent, checkpoint),
         settings.env_name,
         episodes_per_task=settings.eval_episodes,
         seed=settings.eval_seed,
         success_timing=settings.success_timing,
+        workers=settings.eval_workers,
         progress_file=partial,
-        label=checkpoint_label(run.path / "checkpoints" / f"{step:08d}"),
+        label=checkpoint_label(checkpoint),
         progress=not settings.quiet,
     )
     result.save(path)

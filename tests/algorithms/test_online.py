@@ -186,6 +186,35 @@ def test_rounds_keep_what_was_lived(name):
 
 
 @both
+def test_acting_while_learning_is_a_copys_and_one_round_behind(name):
+    agent, _ = make(name)
+    rounds = Rounds(agent, Plane(6), seed=3)
+    other = Rounds(make(name)[0], Plane(6), seed=3)
+    for each in (rounds, other):
+        each.prefill()
+    with rounds.unrolling() as goals:
+        assert len(rounds.buffer) == 15
+        # Whatever becomes of the agent meanwhile, its copy acts.
+        for parameter in agent.networks["actor"].parameters():
+            parameter.data.zero_()
+    np.testing.assert_array_equal(goals, other.unroll())
+    assert len(rounds.buffer) == 22
+    for key, value in other.buffer.state_dict().items():
+        np.testing.assert_array_equal(rounds.buffer.state_dict()[key], value)
+    rounds.close()
+
+
+def test_what_goes_wrong_while_acting_is_told():
+    agent, _ = make("crl")
+    plane = Plane(6)
+    rounds = Rounds(agent, plane, seed=3)
+    rounds.prefill()
+    plane.step = lambda actions: 1 / 0
+    with pytest.raises(ZeroDivisionError), rounds.unrolling():
+        pass
+
+
+@both
 def test_rounds_repeat(name):
     states = []
     for _ in range(2):

@@ -75,15 +75,15 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_goes_on(number, tmp_path, monkeypatch):
-    unroll, calls = online_training.Rounds.unroll, []
+    unrolling, calls = online_training.Rounds.unrolling, []
 
     def interrupted(self):
         calls.append(1)
         if len(calls) == 5:
             os.kill(os.getpid(), number)
-        return unroll(self)
+        return unrolling(self)
 
-    monkeypatch.setattr(online_training.Rounds, "unroll", interrupted)
+    monkeypatch.setattr(online_training.Rounds, "unrolling", interrupted)
     with pytest.raises(Interrupted, match="stopped at step 25 of 40"):
         run(tmp_path / "run")
     buffer = load_file(tmp_path / "run" / "checkpoints" / "00000025" / "buffer.safetensors")

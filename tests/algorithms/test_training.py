@@ -189,6 +189,28 @@ def test_evaluations_are_logged_and_made_up_for(point_maze_dir, tmp_path, monkey
     assert outcome(broken) == outcome(straight)
 
 
+@pytest.mark.slow
+def test_evaluations_by_workers_are_the_same(point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
+    from nfkern.algorithms import evaluation
+
+    original, seen = evaluation.evaluate, []
+
+    def short(*args, **kwargs):
+        seen.append(kwargs["workers"])
+        return original(*args, **kwargs, block_size=2, max_episode_steps=20)
+
+    monkeypatch.setattr(evaluation, "evaluate", short)
+    runs = [
+        run(point_maze_dir, tmp_path / str(workers), eval_episodes=2, eval_workers=workers, threads=1)
+        for workers in (1, 2)
+    ]
+    assert seen == [1, 2]
+    first, second = ((path / "evaluations" / "00000040-0.json").read_text() for path in runs)
+    assert first == second
+    with pytest.raises(ValueError, match="eval_workers: expected at least 1, got 0"):
+        RunSettings(POINT_MAZE, eval_workers=0)
+
+
 def test_an_empty_log_is_no_log(tmp_path):
     path = tmp_path / "log.csv"
     path.touch()
