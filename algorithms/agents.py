@@ -17,6 +17,7 @@ from nfkern.algorithms.flow_matching_gcbc import FlowMatchingGCBC
 from nfkern.algorithms.fql import FQL
 from nfkern.algorithms.gaussian_bc import GaussianBC
 from nfkern.algorithms.gaussian_gcbc import GaussianGCBC
+from nfkern.algorithms.gciql import GCIQL
 from nfkern.algorithms.ifql import IFQL
 from nfkern.algorithms.iql import IQL
 from nfkern.algorithms.nf_bc import NFBC
@@ -30,7 +31,7 @@ AGENTS: dict[str, type[Agent]] = {
     agent.name: agent
     for agent in (
         *(NFBC, NFGCBC, GaussianBC, GaussianGCBC, FlowMatchingBC, FlowMatchingGCBC, DiffusionBC, DiffusionGCBC),
-        *(NFRLBC, FQL, IFQL, IQL, ReBRAC, DiffusionQL),
+        *(NFRLBC, FQL, IFQL, IQL, ReBRAC, DiffusionQL, GCIQL),
         *(NFUGS, CRL),
     )
 }

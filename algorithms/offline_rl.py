@@ -54,7 +54,7 @@ class OfflineRLConfig(AgentConfig):
 
 @dataclass(frozen=True)
 class Transitions:
-    """A batch as the losses see it: states are normalised observations, (batch, ...) each."""
+    """A batch as the losses see it: states are normalised observations, beside goals if any, (batch, ...) each."""
 
     states: torch.Tensor
     actions: torch.Tensor
@@ -63,6 +63,8 @@ class Transitions:
     next_states: torch.Tensor
     next_actions: torch.Tensor | None
     """The dataset's, for agents with them among their `batch_keys`."""
+    actor_states: torch.Tensor
+    """Those of a policy that learns for other goals than its critics; else `states`."""
 
 
 class OfflineRL(Agent):
@@ -87,12 +89,13 @@ class OfflineRL(Agent):
     def forward(self, batch: Tensors, noise: Noise) -> LossAndInfo:
         """The sum of the critics' and the policy's losses."""
         transitions = Transitions(
-            states=self.observation_normalizer(batch["observations"]),
+            states=self._states(batch["observations"], batch.get("goals")),
             actions=batch["actions"].clamp(ACTION_MARGIN - 1, 1 - ACTION_MARGIN),
             rewards=batch["rewards"],
             masks=batch["masks"],
-            next_states=self.observation_normalizer(batch["next_observations"]),
+            next_states=self._states(batch["next_observations"], batch.get("goals")),
             next_actions=batch.get("next_actions"),
+            actor_states=self._states(batch["observations"], batch.get("actor_goals", batch.get("goals"))),
         )
         parts = self._losses(transitions, noise)
         info = {
@@ -101,6 +104,9 @@ class OfflineRL(Agent):
             for name, value in ({"loss": loss} | details).items()
         }
         return torch.stack([loss for loss, _ in parts.values()]).sum(), info
+
+    def _states(self, observations: torch.Tensor, goals: torch.Tensor | None) -> torch.Tensor:
+        return self._conditioning(observations.unflatten(1, (1, -1)), goals)
 
     def _losses(self, transitions: Transitions, noise: Noise) -> dict[str, LossAndInfo]:
         """Each part's loss."""

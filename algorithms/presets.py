@@ -13,6 +13,7 @@ from nfkern.algorithms.flow_matching_gcbc import FlowMatchingGCBCConfig
 from nfkern.algorithms.fql import FQLConfig
 from nfkern.algorithms.gaussian_bc import GaussianBCConfig
 from nfkern.algorithms.gaussian_gcbc import GaussianGCBCConfig
+from nfkern.algorithms.gciql import GCIQLConfig
 from nfkern.algorithms.ifql import IFQLConfig
 from nfkern.algorithms.iql import IQLConfig
 from nfkern.algorithms.nf_bc import NFBCConfig
@@ -153,6 +154,21 @@ for _algorithm, _base in _OFFLINE_RL_BASES.items():
         )
         for environment, settings in _OFFLINE_RL.items()
     }
+# The weight of imitation in OGBench's hyperparameters, by the start of a dataset's name; humanoids look further ahead.
+_GCIQL_ALPHA = {"pointmaze": 0.003, "antmaze": 0.3, "humanoidmaze": 0.1, "antsoccer": 0.1}
+PRESETS["gciql"] = {
+    name: Preset(
+        GCIQLConfig(
+            observation_normalization="none",
+            alpha=_GCIQL_ALPHA.get(name.split("-")[0], 1.0),
+            gamma=0.995 if name.startswith("humanoidmaze") else 0.99,
+            actor_random_goals=0.5 if name.endswith("stitch") else 0.0,
+        ),
+        "OGBench's code and hyperparameters (GCIQL)",
+        f"{name}-v0",
+    )
+    for name in (*CONDITIONAL, "pointmaze-medium-navigate", "pointmaze-large-navigate")
+}
 PRESETS["nf_ugs"] = {
     name: Preset(NFUGSConfig(), "paper's JAX code (NF-UGS); batch size from its README", name) for name in UNSUPERVISED
 }

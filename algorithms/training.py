@@ -63,7 +63,8 @@ def train(algorithm: str, config: AgentConfig, settings: RunSettings) -> Path:
     """
     run_dirs = settings.run_dirs(algorithm)
     device = local_device(settings.torch_device())
-    needs_rewards = "rewards" in AGENTS[algorithm].batch_keys
+    # Goals bring rewards of their own.
+    needs_rewards = "rewards" in AGENTS[algorithm].batch_keys and not AGENTS[algorithm].goal_conditioned
     splits = {name: _load(settings, name, needs_rewards) for name in ("train", "val")}
     with world(device) as processes, contextlib.ExitStack() as locks:
         if processes.size > 1 and len(run_dirs) > 1:

@@ -37,6 +37,7 @@ COMMANDS = {
             "iql": "offline RL with an implicit value and a Gaussian",
             "rebrac": "offline RL with a deterministic policy near the data",
             "diffusion_ql": "offline RL with a diffusion model",
+            "gciql": "goal-conditioned offline RL with an implicit value",
             "nf_ugs": "unsupervised goal-conditioned RL in a maze, with a normalizing flow over goals",
             "crl": "contrastive goal-conditioned RL in a maze",
         }.items()

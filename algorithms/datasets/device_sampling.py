@@ -60,6 +60,7 @@ class DeviceBatchSampler:
         chunk: Actions that one decision returns, the current one included.
         next_observations: Whether batches hold the observations after the transitions.
         next_actions: Whether they hold the actions after the transitions' own.
+        actor_goals: How a second goal of each transition is drawn; None for no second goals.
         seed: Seed of the draws, or several numbers.
 
     Attributes:
@@ -79,6 +80,7 @@ class DeviceBatchSampler:
         *,
         next_observations: bool = False,
         next_actions: bool = False,
+        actor_goals: GoalSampling | None = None,
         seed: int | Sequence[int] = 0,
     ) -> None:
         for argument, value in {"batch_size": batch_size, "history": history, "chunk": chunk}.items():
@@ -89,6 +91,7 @@ class DeviceBatchSampler:
         self.goals = goals
         self.next_observations = next_observations
         self.next_actions = next_actions
+        self.actor_goals = actor_goals
         device = data.observations.device
         self.generator = torch.Generator(device).manual_seed(_number(seed))
         self._ages = torch.arange(history - 1, -1, -1, device=device)
@@ -103,14 +106,15 @@ class DeviceBatchSampler:
         return self.batch(self.draw())
 
     def draw(self) -> torch.Tensor:
-        """The numbers that decide a batch, uniform in [0, 1): (1 or 4, batch), float64."""
-        shape = (1 if self.goals is None else 4, self.batch_size)
+        """The numbers that decide a batch, uniform in [0, 1): (1 and 3 for each kind of goals, batch), float64."""
+        kinds = sum(each is not None for each in (self.goals, self.actor_goals))
+        shape = (1 + 3 * kinds, self.batch_size)
         return torch.rand(shape, generator=self.generator, dtype=torch.float64, device=self.generator.device)
 
     def batch(self, uniform: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The batch that some draws decide: (*seeds, 1 or 4, batch) -> tensors (*seeds, batch, ...) as in `sample`."""
+        """The batch that some draws decide: `draw`'s, (*seeds, ...) -> tensors (*seeds, batch, ...) as in `sample`."""
         data = self.data
-        of_row, *of_goal = uniform.unbind(-2)
+        of_row, *of_goals = uniform.unbind(-2)
         rows, episodes = data.locate(of_row)
         first_rows, last_rows = data.first_rows[episodes], data.last_rows[episodes]
         coming = torch.minimum(rows.unsqueeze(-1) + self._delays, last_rows.unsqueeze(-1) - 1)
@@ -120,6 +124,7 @@ class DeviceBatchSampler:
         if self.next_actions:
             batch["next_actions"] = data.actions[rows + 1]
         if self.goals is not None:
+            of_goal, of_goals = of_goals[:3], of_goals[3:]
             goal_rows = _goal_rows(self.goals, of_goal, rows, last_rows, data)
             reached = (goal_rows == rows).float()
             batch["goals"] = data.observations[goal_rows]
@@ -127,6 +132,8 @@ class DeviceBatchSampler:
             batch["masks"] = 1.0 - reached
         else:
             batch |= {key: each[rows] for key, each in data.outcomes.items()}
+        if self.actor_goals is not None:
+            batch["actor_goals"] = data.observations[_goal_rows(self.actor_goals, of_goals, rows, last_rows, data)]
         return batch
 
     def _observations(self, rows: torch.Tensor, first_rows: torch.Tensor) -> torch.Tensor:

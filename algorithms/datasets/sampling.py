@@ -24,6 +24,8 @@ class BatchSampler:
         chunk: Actions that one decision returns, the current one included.
         next_observations: Whether batches hold the observations after the transitions.
         next_actions: Whether they hold the actions after the transitions' own.
+        actor_goals: How a second goal of each transition is drawn, for a policy that learns for other goals than its
+            critics.
         seed: Seed of the draws, or several numbers (such as a seed and the rank of a process).
 
     Raises:
@@ -40,6 +42,7 @@ class BatchSampler:
         *,
         next_observations: bool = False,
         next_actions: bool = False,
+        actor_goals: GoalSampling | None = None,
         seed: int | Sequence[int] = 0,
     ) -> None:
         for argument, value in {"batch_size": batch_size, "history": history, "chunk": chunk}.items():
@@ -52,6 +55,7 @@ class BatchSampler:
         self.chunk = chunk
         self.next_observations = next_observations
         self.next_actions = next_actions
+        self.actor_goals = actor_goals
         self._generator = np.random.default_rng(seed)
 
     def sample(self) -> dict[str, np.ndarray]:
@@ -67,6 +71,7 @@ class BatchSampler:
               an action, too;
             - with goals: `goals` (batch, observation_size), `rewards` (batch,) and `masks` (batch,), where a mask is 0
               if the transition starts at its goal;
+            - with actor goals: `actor_goals` (batch, observation_size);
             - without goals, if the dataset has rewards: its `rewards` and `masks`.
         """
         dataset = self.dataset
@@ -88,6 +93,9 @@ class BatchSampler:
             batch["masks"] = 1.0 - reached
         elif dataset.rewards is not None and dataset.masks is not None:
             batch["rewards"], batch["masks"] = dataset.rewards[rows], dataset.masks[rows]
+        if self.actor_goals is not None:
+            goal_rows = self.actor_goals.sample_rows(self._generator, dataset, rows, episodes)
+            batch["actor_goals"] = dataset.observations.take(goal_rows, axis=0)
         return batch
 
     def state_dict(self) -> dict[str, Any]:

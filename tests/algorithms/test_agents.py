@@ -15,7 +15,7 @@ from nfkern.algorithms.presets import PRESETS
 from nfkern.algorithms.runs import load_checkpoint, save_checkpoint
 
 every_imitator = pytest.mark.parametrize("name", [*IMITATORS, "nf_bc_causal", "nf_gcbc_causal"])
-every_agent = pytest.mark.parametrize("name", [*AGENTS, "nf_bc_causal", "nf_gcbc_causal"])
+every_agent = pytest.mark.parametrize("name", [*IMITATORS, *OFFLINE_RL, "nf_bc_causal", "nf_gcbc_causal"])
 
 
 @every_imitator
@@ -156,8 +156,8 @@ def test_every_agent_draws_the_goals_it_says():
     expected = {"nf_gcbc": 0.97, "flow_matching_gcbc": 0.97, "diffusion_gcbc": 0.97, "gaussian_gcbc": None}
     for name, gamma in expected.items():
         assert AGENTS[name].config_class().goal_sampling() == GoalSampling(gamma=gamma)
-    for name in AGENTS:
-        if not name.endswith("_gcbc"):
+    for name in (*IMITATORS, *OFFLINE_RL):
+        if not AGENTS[name].goal_conditioned:
             assert AGENTS[name].config_class().goal_sampling() is None
 
 

@@ -189,6 +189,7 @@ def test_what_follows_is_the_next_row_of_host_and_device(lengths, history, seed)
     rows = np.arange(len(dataset.observations), dtype=np.float32)
     dataset = dataset.with_rewards(-rows, rows % 2)
     options = {"history": history, "next_observations": True, "next_actions": True, "seed": seed}
+    options["actor_goals"] = GoalSampling.uniform()
     device = DeviceBatchSampler(DeviceDataset(dataset, "cpu"), 32, **options).sample()
     for batch in ({key: each.numpy() for key, each in device.items()}, BatchSampler(dataset, 32, **options).sample()):
         past, following = (
@@ -200,5 +201,19 @@ def test_what_follows_is_the_next_row_of_host_and_device(lengths, history, seed)
         np.testing.assert_array_equal(following[:, :-1], past[:, 1:])
         assert (following[:, :, 0] >= dataset.episode_starts[episode][:, None]).all()
         np.testing.assert_array_equal(batch["next_actions"][:, 0], row + 1)
+        np.testing.assert_array_equal(batch["actor_goals"][:, 1], episode)
+        assert (batch["actor_goals"][:, 0] > row).all()
         np.testing.assert_array_equal(batch["rewards"], -row)
         np.testing.assert_array_equal(batch["masks"], row % 2)
+
+
+def test_goals_of_critics_and_policy_are_drawn_apart():
+    dataset = numbered_dataset([400])
+    options = {"goals": GoalSampling.current(), "actor_goals": GoalSampling.uniform(), "seed": 0}
+    device = DeviceBatchSampler(DeviceDataset(dataset, "cpu"), 4000, **options).sample()
+    for batch in ({key: each.numpy() for key, each in device.items()}, BatchSampler(dataset, 4000, **options).sample()):
+        row, goal, policy = batch["observations"][:, 0], batch["goals"][:, 0], batch["actor_goals"][:, 0]
+        np.testing.assert_array_equal(goal, row)
+        np.testing.assert_array_equal(batch["masks"], 0)
+        share = (policy - row - 0.5) / (400 - row)
+        assert stats.kstest(share[row < 300], "uniform").pvalue > LEAST_P_VALUE

@@ -203,6 +203,34 @@ def test_ifql_acts_with_the_best_of_its_candidates():
     np.testing.assert_allclose(act(agent)[:, 0], expected.numpy())
 
 
+def test_gciql_values_its_goals_and_acts_for_others():
+    agent, batch, noise = prepare("gciql", alpha=0.4, expectile=0.8)
+    agent.networks["value"] = Fixed(lambda inputs: 0.5 * inputs[:, :1] - inputs[:, 3:4])
+    agent.networks["policy"] = Fixed(lambda inputs: 0.2 * inputs[:, :2] + 0.1 * inputs[:, 3:5])
+    states = torch.cat([batch["observations"], batch["goals"]], 1)
+    info = agent(batch, noise)[1]
+    above = critics_at(states, batch["actions"], target_critics).amin(0) - (0.5 * states[:, 0] - states[:, 3])
+    torch.testing.assert_close(info["value/loss"], (torch.where(above > 0, 0.8, 0.2) * above**2).mean())
+    q = critics_at(states, batch["actions"])
+    target = batch["rewards"] + GAMMA * batch["masks"] * (0.5 * batch["next_observations"][:, 0] - batch["goals"][:, 0])
+    torch.testing.assert_close(info["critic/loss"], (q - target).square().mean())
+    actor_states = torch.cat([batch["observations"], batch["actor_goals"]], 1)
+    mean = 0.2 * actor_states[:, :2] + 0.1 * actor_states[:, 3:5]
+    value = critics_at(actor_states, mean.clamp(-1, 1)).amin(0)
+    density = torch.distributions.Normal(mean, 1.0).log_prob(batch["actions"]).sum(1).mean()
+    expected = -value.mean() / value.abs().mean() - 0.4 * density
+    torch.testing.assert_close(info["actor/loss"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gciql_draws_goals_as_ogbench_does():
+    config = make_agent("gciql", gamma=0.9, actor_random_goals=0.25).config
+    critics, policy = config.batches()["goals"], config.batches()["actor_goals"]
+    assert (critics.p_current, critics.p_trajectory, critics.p_random, critics.gamma) == (0.2, 0.5, 0.3, 0.9)
+    assert (policy.p_current, policy.p_trajectory, policy.p_random, policy.gamma) == (0.0, 0.75, 0.25, None)
+    with pytest.raises(ValueError, match="p_current, p_trajectory and p_random must be >= 0"):
+        make_agent("gciql", actor_random_goals=1.5).config.batches()
+
+
 def test_rebrac_stays_near_the_data_on_both_sides():
     agent, batch, noise = prepare(
         "rebrac", actor_weight=0.3, critic_weight=0.4, target_noise=2.0, target_noise_clip=0.5
@@ -269,15 +297,17 @@ def test_five_transitions_are_learned_by_heart():
     data, following = (np.tile(states, (32, 1)), np.tile(actions, (32, 1))), ("next_observations", "next_actions")
     batch = dict(zip(("observations", "actions", *following), (*data, *data), strict=True))
     batch |= {"rewards": np.zeros(160, np.float32), "masks": np.zeros(160, np.float32)}
+    batch |= {"goals": batch["observations"], "actor_goals": batch["observations"]}
     # Next to no weight on value, so that the data's actions are all that counts.
     imitate = {"nf_rlbc": {"alpha": 100.0}, "fql": {"alpha": 100.0}, "rebrac": {"actor_weight": 100.0}}
-    imitate |= {"diffusion_ql": {"value_weight": 0.0}, "iql": {"alpha": 0.0}}
+    imitate |= {"diffusion_ql": {"value_weight": 0.0}, "iql": {"alpha": 0.0}, "gciql": {"alpha": 100.0}}
     for name in OFFLINE_RL:
         agent = make_agent(name, steps=800, learning_rate=3e-3, schedule="cosine", **imitate.get(name, {}))
         for _ in range(800):
             agent.update(batch)
         generator = torch.Generator().manual_seed(0)
-        acted = np.stack([agent.act(states[:, None], None, generator)[:, 0] for _ in range(20)])
+        goals = states if agent.goal_conditioned else None
+        acted = np.stack([agent.act(states[:, None], goals, generator)[:, 0] for _ in range(20)])
         error = np.sqrt(np.square(acted - actions).mean())
         assert error < 0.4 * actions.std(), (name, error)
 

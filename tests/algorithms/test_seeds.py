@@ -9,10 +9,10 @@ import torch
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from learners import double_precision, make_config, make_learner, states  # noqa: F401
 from safetensors.torch import load_file
-from small_agents import IMITATORS
+from small_agents import IMITATORS, OFFLINE_RL
 
 from nfkern import cli
-from nfkern.algorithms.agents import AGENTS, load_agent
+from nfkern.algorithms.agents import load_agent
 from nfkern.algorithms.learner import Learner
 from nfkern.algorithms.run_settings import RunSettings
 from nfkern.algorithms.training import train
@@ -22,7 +22,7 @@ from nfkern.errors import UserError
 @pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize(
     ("name", "options"),
-    [*((name, {}) for name in AGENTS), *((name, {"history": 2, "chunk": 3}) for name in IMITATORS)],
+    [*((name, {}) for name in (*IMITATORS, *OFFLINE_RL)), *((name, {"history": 2, "chunk": 3}) for name in IMITATORS)],
 )
 def test_every_seed_takes_the_path_of_a_run_of_its_own(name, options, on_device, double_precision):  # noqa: F811
     seeds = (3, 0, 7)

@@ -17,7 +17,7 @@ CAUSAL = {"flow": "causal", "causal_token": "number", "causal_blocks": 4, "causa
 SMALL["nf_bc_causal"] = SMALL["nf_bc"] | CAUSAL
 SMALL |= {name.replace("_bc", "_gcbc"): settings for name, settings in SMALL.items()}
 SMALL["nf_rlbc"] = SMALL["nf_bc"]
-SMALL |= {name: {"hidden": (32, 32)} for name in ("fql", "ifql", "iql", "rebrac", "diffusion_ql")}
+SMALL |= {name: {"hidden": (32, 32)} for name in ("fql", "ifql", "iql", "rebrac", "diffusion_ql", "gciql")}
 IMITATORS = [name for name, kind in AGENTS.items() if issubclass(kind, BehavioralCloning)]
 OFFLINE_RL = [name for name, kind in AGENTS.items() if issubclass(kind, OfflineRL)]
 SMALL |= {name: SMALL[name] | {"critic_hidden": (32, 32)} for name in OFFLINE_RL}
@@ -33,6 +33,7 @@ def make_batch(config, rows=64, seed=0):
         "observations": observations,
         "actions": np.tile(actions, (1, shape["chunk"])).astype(np.float32),
         "goals": goals,
+        "actor_goals": goals[::-1].copy(),
         "next_observations": rng.normal(size=observations.shape).astype(np.float32),
         "next_actions": rng.uniform(-1, 1, size=actions.shape).astype(np.float32),
         "rewards": rng.normal(size=rows).astype(np.float32),
