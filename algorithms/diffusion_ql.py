@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from nfkern.algorithms.diffusion import Diffusion, noise_predictor
-from nfkern.algorithms.offline_rl import OfflineRL, OfflineRLConfig, Transitions
+from nfkern.algorithms.offline_rl import OfflineRL, PolicyValueConfig, Transitions
 from nfkern.algorithms.optimization import LossAndInfo, Noise
 
 
 @dataclass(frozen=True)
-class DiffusionQLConfig(OfflineRLConfig):
+class DiffusionQLConfig(PolicyValueConfig):
     """Diffusion-QL's five steps, with FQL's settings for all else."""
 
     q_aggregation: Literal["min", "mean"] = "min"
@@ -32,7 +32,9 @@ class DiffusionQL(OfflineRL):
     """Gradients of the value flow through all steps of sampling, which are those of DDIM.
 
     Source: Wang, Hunt and Zhou, "Diffusion Policies as an Expressive Policy Class for Offline RL", 2023,
-    https://arxiv.org/abs/2208.06193, which samples with fresh noise and the variance-preserving schedule.
+    https://arxiv.org/abs/2208.06193, of which this is a lean form: the original samples with fresh noise on the
+    variance-preserving schedule, takes the target's actions from averaged weights, maximises one critic at random, and
+    acts with the best of many samples.
     """
 
     name = "diffusion_ql"

@@ -16,7 +16,7 @@ from nfkern.algorithms.environments import SuccessTiming
 from nfkern.algorithms.evaluation import EnvironmentPool, evaluate, make_settings
 from nfkern.algorithms.evaluation_blocks import Loader
 from nfkern.algorithms.evaluation_result import EvaluationResult, EvaluationSettings, stack_outcomes
-from nfkern.algorithms.runs import checkpoint_label, checkpoints, latest_checkpoint, seed_group
+from nfkern.algorithms.runs import check_on_dataset, checkpoint_label, checkpoints, latest_checkpoint, seed_group
 from nfkern.algorithms.statistics import Interval, PairedComparison, paired_comparison, success_interval
 from nfkern.algorithms.video import check_recordable, record_video
 from nfkern.errors import UsageError, UserError
@@ -135,6 +135,7 @@ class _Run:
             config["env_name"], config["algorithm"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a run directory: its config.json cannot be used ({error!r})") from error
+        check_on_dataset(path, config["algorithm"])
         if step == "latest":
             checkpoint = latest_checkpoint(path)
         else:

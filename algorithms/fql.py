@@ -9,12 +9,12 @@ from torch import nn
 
 from nfkern.algorithms.flow_matching import draw_paths, flow_matching_loss, integrate, velocity_field
 from nfkern.algorithms.networks import mlp
-from nfkern.algorithms.offline_rl import OfflineRL, OfflineRLConfig, Transitions
+from nfkern.algorithms.offline_rl import OfflineRL, PolicyValueConfig, Transitions
 from nfkern.algorithms.optimization import LossAndInfo, Noise
 
 
 @dataclass(frozen=True)
-class FQLConfig(OfflineRLConfig):
+class FQLConfig(PolicyValueConfig):
     """FQL's settings; `alpha` differs between environments."""
 
     alpha: float = 10.0

@@ -27,14 +27,16 @@ def evaluate_goals(
         last step.
     """
     with contextlib.closing(make_vector_maze(env_name, episodes, goals=goals)) as environments:
-        current, _ = environments.reset(seed=seed)
+        # Another sequence than training's with the same seed.
+        seeds = np.random.SeedSequence((seed, 0, 1)).generate_state(episodes).tolist()
+        current, _ = environments.reset(seed=seeds)
         reached = np.zeros(episodes, bool)
         going = np.ones(episodes, bool)
-        at_end = np.zeros(episodes, bool)
+        at_end, nowhere = np.zeros(episodes, bool), np.zeros(episodes, bool)
         while going.any():
             actions = agent.act(current["observation"][:, None], current["desired_goal"])[:, 0]
             current, _, terminated, truncated, info = environments.step(actions)
-            success = np.asarray(info["success"], bool) & going
+            success = np.asarray(info.get("success", nowhere), bool) & going
             reached |= success
             ended = going & (terminated | truncated)
             at_end |= success & ended

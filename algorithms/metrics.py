@@ -67,12 +67,17 @@ class MetricLog:
 
 
 class CsvLog:
-    """A CSV file with a `step` column; rows beyond the step resumed from are dropped."""
+    """A CSV file with a `step` column; rows beyond the step resumed from are dropped.
+
+    Attributes:
+        last_step: of the newest row, 0 without one.
+    """
 
     def __init__(self, path: Path, resume_step: int) -> None:
         """Open the log, keeping the whole rows up to `resume_step`."""
         self.path = path
         self.fields: list[str] = []
+        self.last_step = 0
         if not path.exists():
             return
         with open(path, newline="") as file:
@@ -82,10 +87,12 @@ class CsvLog:
             rows = [row for row in reader if None not in row.values() and int(row["step"]) <= resume_step]
         if self.fields:
             write_rows(path, rows, self.fields)
+            self.last_step = max((int(row["step"]) for row in rows), default=0)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row; the first row's keys are the columns."""
         new = not self.fields
+        self.last_step = int(row["step"])
         if new:
             self.fields = list(row)
         with open(self.path, "a", newline="") as file:

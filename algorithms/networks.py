@@ -7,8 +7,9 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-# Flax's epsilon, with which the sources of the settings were run.
+# Flax's epsilon and GELU, with which the sources of the settings were run.
 LAYER_NORM_EPS = 1e-6
+GELU = "tanh"
 
 
 def mlp(
@@ -33,7 +34,7 @@ def mlp(
         linear = nn.Linear(size, following)
         nn.init.xavier_uniform_(linear.weight, gain)
         nn.init.zeros_(linear.bias)
-        layers += [linear, nn.GELU()]
+        layers += [linear, nn.GELU(GELU)]
         if layer_norm:
             layers.append(nn.LayerNorm(following, eps=LAYER_NORM_EPS))
     return nn.Sequential(*layers[: -2 if layer_norm else -1])
@@ -78,7 +79,7 @@ class EnsembleMLP(nn.Module):
                 scale, shift = self.scales[layer], self.shifts[layer]
                 if frozen:
                     scale, shift = scale.detach(), shift.detach()
-                x = nn.functional.layer_norm(nn.functional.gelu(x), x.shape[-1:], eps=LAYER_NORM_EPS)
+                x = nn.functional.layer_norm(nn.functional.gelu(x, approximate=GELU), x.shape[-1:], eps=LAYER_NORM_EPS)
                 x = torch.addcmul(shift, x, scale)
         return x.squeeze(-1)
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from nfkern import CouplingFlow, Encoder, Flow
-from nfkern.algorithms.offline_rl import OfflineRL, OfflineRLConfig, Transitions
+from nfkern.algorithms.offline_rl import OfflineRL, PolicyValueConfig, Transitions
 from nfkern.algorithms.optimization import LossAndInfo, Noise
 
 
 @dataclass(frozen=True)
-class NFRLBCConfig(OfflineRLConfig):
+class NFRLBCConfig(PolicyValueConfig):
     """The paper's settings for NF-RLBC (reference code); `alpha` and `q_aggregation` differ between environments."""
 
     learning_rate: float = 1e-4
@@ -25,9 +25,9 @@ class NFRLBCConfig(OfflineRLConfig):
     """Weight of the policy's entropy (nats); the paper describes it and runs with 0."""
     blocks: int = 6
     """Coupling blocks."""
-    hidden: tuple[int, int] = (256, 256)
-    """Hidden widths of the conditioners."""
-    norm_eps: float = 1e-5
+    hidden: tuple[int, int] = (256 + 64, 256)
+    """Hidden widths of the conditioners; the first is width + representation in the paper's code."""
+    norm_eps: float = 1e-6
     """Epsilon of the conditioners' LayerNorm."""
     inverted: bool = True
     """Parameterise the map from noise to actions, as the paper's code for offline RL does."""

@@ -32,7 +32,13 @@ class NFUGSConfig(OnlineGCRLConfig):
     """Share of transitions whose encoding is zeroed in training: there the flow learns the marginal density."""
 
     def _least(self) -> dict[str, float]:
-        return super()._least() | {"blocks": 1, "goal_noise": 0, "context_dropout": 0}
+        return super()._least() | {"blocks": 1, "goal_noise": 0}
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if not 0 <= self.context_dropout < 1:
+            raise ValueError(f"context_dropout: expected a number in [0, 1), got {self.context_dropout}")
 
 
 class NFUGS(OnlineGCRL):

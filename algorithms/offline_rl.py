@@ -13,7 +13,7 @@ from nfkern.algorithms.networks import EnsembleMLP
 from nfkern.algorithms.optimization import LossAndInfo, Noise, Tensors
 
 CRITICS = 2
-# OGBench's actions reach the bounds exactly, where a squashed density has no value.
+# The sources of the settings keep the data's actions so far from the bounds.
 ACTION_MARGIN = 1e-5
 
 
@@ -27,8 +27,6 @@ class OfflineRLConfig(AgentConfig):
     """Share of the critics' weights that enters their moving average, the target, at each step."""
     critic_hidden: tuple[int, ...] = (512, 512, 512, 512)
     """Widths of the critics' hidden layers, each followed by LayerNorm."""
-    q_aggregation: Literal["min", "mean"] = "mean"
-    """How the target of the two critics joins their values."""
 
     def batches(self) -> dict[str, Any]:
         """Transitions with the observation that follows."""
@@ -50,6 +48,14 @@ class OfflineRLConfig(AgentConfig):
                 "action_normalization: offline RL expects actions in [-1, 1] as they are, "
                 f"got {self.action_normalization!r}"
             )
+
+
+@dataclass(frozen=True)
+class PolicyValueConfig(OfflineRLConfig):
+    """Settings of the agents whose critics value the policy's own actions."""
+
+    q_aggregation: Literal["min", "mean"] = "mean"
+    """How the target of the two critics joins their values."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ class OfflineRL(Agent):
             following = self._next_value(transitions, noise)
             target = transitions.rewards + self.config.gamma * transitions.masks * following
         q = self._q(transitions.states, transitions.actions)
-        return (q - target).square().mean(), {"q_mean": q.mean(), "q_max": q.amax(), "q_min": q.amin()}
+        return (q - target).square().mean(), {"q_mean": q.mean()}
 
     @abstractmethod
     def _next_value(self, transitions: Transitions, noise: Noise) -> torch.Tensor:
@@ -142,7 +148,7 @@ class OfflineRL(Agent):
         return q
 
     def _target_value(self, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """(batch,): what the target critics together say of actions."""
+        """(batch,): what the target critics together say of a policy's actions."""
         q = self._target_q(states, actions)
         return q.amin(0) if self.config.q_aggregation == "min" else q.mean(0)
 

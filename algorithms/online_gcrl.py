@@ -28,7 +28,7 @@ class OnlineGCRLConfig(AgentConfig):
     """Gradient steps; with the other defaults, 1e8 steps of the environments."""
     batch_size: int = 4096
     critic_learning_rate: float = 1e-4
-    """Learning rate of the density or the energy; learning_rate is that of everything else."""
+    """Learning rate of the critic (of NF-UGS: of its flow), which weight_decay acts on; learning_rate is the rest's."""
     observation_normalization: Mode = "none"
     gamma: float = 0.99
     """Goals lie Geometric(1 - gamma) >= 1 steps ahead in the same episode."""
@@ -61,6 +61,11 @@ class OnlineGCRLConfig(AgentConfig):
         super().__post_init__()
         if not 0 < self.gamma < 1:
             raise ValueError(f"gamma: expected a number in (0, 1), got {self.gamma}")
+        for name in ("observation_normalization", "action_normalization"):
+            if getattr(self, name) != "none":
+                raise ValueError(
+                    f"{name}: expected none, for there are no data to take it from, got {getattr(self, name)!r}"
+                )
         if self.critic_learning_rate <= 0:
             raise ValueError(f"critic_learning_rate: expected a number > 0, got {self.critic_learning_rate}")
 
@@ -86,7 +91,7 @@ class OnlineGCRL(Agent):
 
     goal_conditioned = True
     goals_are_observations = False
-    # Goals are drawn by the host between rounds, so nothing is captured.
+    # The host draws the batches, and a captured step has one learning rate.
     capturable = False
     has_density: ClassVar[bool] = False
 
@@ -156,7 +161,8 @@ class OnlineGCRL(Agent):
         self, conditioning: torch.Tensor, noise: torch.Tensor | None, actor: nn.Module | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Actions tanh(mean + std * noise) (batch, action_size) and their log-density; the mode's for no noise."""
-        mean, log_std = (actor or self.networks["actor"])(conditioning).chunk(2, 1)
+        actor = self.networks["actor"] if actor is None else actor
+        mean, log_std = actor(conditioning).chunk(2, 1)
         low, high = LOG_STD_RANGE
         log_std = low + 0.5 * (high - low) * (log_std.tanh() + 1)
         noise = torch.zeros_like(mean) if noise is None else noise
@@ -234,11 +240,13 @@ class OnlineGCRL(Agent):
 
     def _value_at_start(self, goals: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         """What the critic says, at the start, of the actor's own action for goals (num_envs, candidates, goal_size)."""
-        flat = goals.flatten(0, 1)
-        states = starts.repeat_interleave(goals.shape[1], 0)
-        actions, _ = self._squashed(torch.cat([states, flat], 1), None)
-        values: torch.Tensor = self._value(states, actions, flat).unflatten(0, goals.shape[:2])
-        return values
+        values = []
+        # One environment at a time: all candidates of all of them would fill a GPU's memory with activations.
+        for start, mine in zip(starts, goals, strict=True):
+            states = start.expand(len(mine), -1)
+            actions, _ = self._squashed(torch.cat([states, mine], 1), None)
+            values.append(self._value(states, actions, mine))
+        return torch.stack(values)
 
 
 def frozen_call(module: nn.Module, *arguments: Any, frozen: bool) -> torch.Tensor:

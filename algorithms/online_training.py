@@ -9,11 +9,11 @@ import contextlib
 import copy
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import gymnasium
 import numpy as np
@@ -30,12 +30,14 @@ from nfkern.algorithms.metrics import CsvLog, MetricLog
 from nfkern.algorithms.online_gcrl import OnlineGCRL, OnlineGCRLConfig
 from nfkern.algorithms.optimization import Info
 from nfkern.algorithms.replay import TrajectoryBuffer
+from nfkern.algorithms.rollout import derive_seed
 from nfkern.algorithms.run_settings import OnlineSettings
 from nfkern.algorithms.runs import drop_old_checkpoints, load_checkpoint, locked, save_checkpoint
 from nfkern.algorithms.training import Interrupted
 from nfkern.errors import UserError
 from nfkern.progress import progress_bar
 
+NEXT_STEP = gymnasium.vector.AutoresetMode.NEXT_STEP
 VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
 
 
@@ -45,14 +47,21 @@ class Rounds:
     Args:
         agent: acts, and chooses the goals that it acts for.
         environments: as described at the top of this module.
-        seed: of resets, actions and draws.
+        seed: of resets, actions and draws; one number or several.
 
     Attributes:
         buffer: the newest rows.
         env_steps: steps of all environments together.
+
+    Raises:
+        ValueError: the environments reset in another way.
     """
 
-    def __init__(self, agent: OnlineGCRL, environments: VectorEnv, seed: int) -> None:
+    def __init__(self, agent: OnlineGCRL, environments: VectorEnv, seed: int | Sequence[int]) -> None:
+        mode = environments.metadata.get("autoreset_mode")
+        if mode != NEXT_STEP:
+            raise ValueError(f"environments: expected the autoreset mode {NEXT_STEP}, got {mode}")
+        *starts, draws, noise = np.random.SeedSequence(seed).generate_state(environments.num_envs + 2).tolist()
         config = agent.config
         self.agent, self.environments = agent, environments
         sizes = agent.sizes
@@ -62,11 +71,12 @@ class Rounds:
             sizes["observation_size"],
             sizes["action_size"],
             sizes["goal_size"],
-            seed=seed,
+            seed=draws,
         )
         self.env_steps = 0
-        self._generator = torch.Generator().manual_seed(seed)
-        self._current, _ = environments.reset(seed=seed)
+        self._generator = torch.Generator().manual_seed(noise)
+        # A seed of its own for each: consecutive ones would be shared with the runs of neighbouring seeds.
+        self._current, _ = environments.reset(seed=starts)
         self._starts = np.array(self._current["observation"], np.float32)
         self._last = np.zeros(environments.num_envs, bool)
         self._executor = ThreadPoolExecutor(1, "environments")
@@ -89,8 +99,8 @@ class Rounds:
         is faster.
         """
         config, count = self.agent.config, self.environments.num_envs
-        candidates = self.buffer.sample_goals(count * config.candidates, config.gamma)
-        candidates = candidates.reshape(count, config.candidates, -1)
+        many = config.candidates if config.exploration in ("lowest_density", "min_max") else 1
+        candidates = self.buffer.sample_goals(count * many, config.gamma).reshape(count, many, -1)
         goals = self.agent.choose_goals(candidates, self._current["desired_goal"], self._starts)
         # The environments' own goals change with their episodes.
         commanded = None if config.exploration == "oracle" else goals
@@ -105,6 +115,12 @@ class Rounds:
         """End the thread that acts."""
         self._executor.shutdown()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _act(self, steps: int, goals: np.ndarray | None, actor: nn.Module) -> list[tuple[np.ndarray, ...]]:
         """Rows as `TrajectoryBuffer.add` takes them, of acting for goals, or for the environments' own."""
         rows: list[tuple[np.ndarray, ...]] = []
@@ -112,7 +128,7 @@ class Rounds:
             observations = np.asarray(self._current["observation"], np.float32)
             wanted = np.asarray(self._current["desired_goal"] if goals is None else goals, np.float32)
             actions = self.agent.explore(observations, wanted, self._generator, actor)
-            rows.append((observations, self._current["achieved_goal"], actions, self._last))
+            rows.append((observations.copy(), np.array(self._current["achieved_goal"]), actions, self._last))
             self._current, _, terminated, truncated, _ = self.environments.step(actions)
             self._last = terminated | truncated
         return rows
@@ -152,10 +168,9 @@ def train_online(algorithm: str, config: OnlineGCRLConfig, settings: OnlineSetti
         agent = AGENTS[algorithm].create(config, _example(environments)).to(device)
         assert isinstance(agent, OnlineGCRL)
         start = claim(run_dirs, algorithm, config, settings)
-        noise = torch.Generator(device).manual_seed(settings.seed)
         # New episodes after each interruption, so new random numbers for them.
-        rounds = Rounds(agent, environments, seed=settings.seed + start)
-        stack.callback(rounds.close)
+        rounds = stack.enter_context(Rounds(agent, environments, (settings.seed, start)))
+        noise = torch.Generator(device).manual_seed(derive_seed(settings.seed, start, 2))
         if start:
             checkpoint = run_dir / "checkpoints" / f"{start:08d}"
             restored, _, states = load_checkpoint(checkpoint, device, noise)
@@ -177,6 +192,7 @@ class _Run:
     log: MetricLog
     settings: OnlineSettings
     _visited: set[tuple[int, ...]] = field(default_factory=set)
+    _seen: int = 0
 
     def loop(self, step: int) -> None:
         """Take the gradient steps that are left."""
@@ -189,7 +205,17 @@ class _Run:
                 self.rounds.prefill()
             clock = since = time.perf_counter()
             since_step = step
-            while step < config.steps:
+            while True:
+                due = step // settings.eval_interval > evaluations.last_step // settings.eval_interval
+                if settings.eval_episodes and step > evaluations.last_step and (due or step == config.steps):
+                    # The checkpoint is saved: an interruption may come through at once.
+                    with signals.immediate():
+                        result = self._evaluate()
+                    evaluations.append({"step": step} | result)
+                    self.log.note(step, result)
+                    self._draw(step)
+                if step >= config.steps:
+                    break
                 before = step
                 updates = min(config.updates_per_unroll, config.steps - step)
                 with self.rounds.unrolling():
@@ -210,12 +236,6 @@ class _Run:
                     self._save(step)
                 if signals.received:
                     raise Interrupted(f"stopped at step {step} of {config.steps}; its checkpoint is saved")
-                if settings.eval_episodes and (done or _crossed(before, step, settings.eval_interval)):
-                    with signals.immediate():
-                        result = self._evaluate()
-                    evaluations.append({"step": step} | result)
-                    self.log.note(step, result)
-                    self._draw(step)
 
     def _learn(self, updates: int) -> Info:
         config = self.agent.config
@@ -227,8 +247,10 @@ class _Run:
     def _coverage(self) -> float:
         """The share of the maze's free cells visited so far (after an interruption: in the rows kept, and since)."""
         maze = layout(self.settings.env_name)
-        cells = np.unique(maze.cells(self.rounds.buffer.achieved()), axis=0)
-        self._visited.update(map(tuple, cells.tolist()))
+        new = self.rounds.buffer.achieved(self.rounds.buffer.added - self._seen)
+        self._visited.update(map(tuple, np.unique(maze.cells(new), axis=0).tolist()))
+        self._seen = self.rounds.buffer.added
+        self._visited.intersection_update(maze.free)
         return len(self._visited) / len(maze.free)
 
     def _evaluate(self) -> dict[str, float]:

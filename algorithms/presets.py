@@ -139,9 +139,9 @@ _OFFLINE_RL: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 _OFFLINE_RL_BASES: dict[str, Preset] = {
-    "nf_rlbc": Preset(NFRLBCConfig(norm_eps=1e-6), "paper's JAX code for offline RL, and its README"),
+    "nf_rlbc": Preset(NFRLBCConfig(), "paper's JAX code for offline RL, and its README"),
     "fql": Preset(FQLConfig(), "FQL's code, and its README"),
-    "ifql": Preset(IFQLConfig(), "FQL's code (IFQL); task-specific settings of its paper's appendix"),
+    "ifql": Preset(IFQLConfig(), "FQL's code (IFQL), with its 32 candidates everywhere; the discount of FQL"),
     "iql": Preset(IQLConfig(), "FQL's code (IQL); task-specific settings of its paper's appendix"),
     "rebrac": Preset(ReBRACConfig(), "FQL's code (ReBRAC); task-specific settings of its paper's appendix"),
 }

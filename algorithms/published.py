@@ -79,6 +79,8 @@ OFFLINE_RL: dict[str, Published] = {
     "humanoidmaze-medium-navigate": _offline(12, 2, 33, 22, 1, 60, 58, by_task=(3.6, 18.8, 14.8, 1.6, 20.8)),
     "antsoccer-arena-navigate": _offline(50, 1, 8, 0, 12, 33, 60),
 }
+# The task that a name with "singletask" and no number means, where it is not the first (FQL's README).
+DEFAULT_TASKS = {"cube-single-play": 2, "scene-play": 2, "puzzle-3x3-play": 4, "antsoccer-arena-navigate": 4}
 UNSUPERVISED: dict[str, Published] = {
     "ant-u-maze": _unsupervised(96, 0, 0),
     "ant-big-maze": _unsupervised(68, 31, 0),

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from nfkern.algorithms.networks import mlp
-from nfkern.algorithms.offline_rl import OfflineRL, OfflineRLConfig, Transitions
+from nfkern.algorithms.offline_rl import OfflineRL, PolicyValueConfig, Transitions
 from nfkern.algorithms.optimization import LossAndInfo, Noise
 
 
 @dataclass(frozen=True)
-class ReBRACConfig(OfflineRLConfig):
+class ReBRACConfig(PolicyValueConfig):
     """The FQL paper's settings for ReBRAC; both weights differ between environments."""
 
     q_aggregation: Literal["min", "mean"] = "min"

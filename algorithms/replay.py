@@ -106,7 +106,7 @@ class TrajectoryBuffer:
 
     def achieved(self, newest: int | None = None) -> np.ndarray:
         """The goals achieved in the newest rows of every environment, or in all: (rows * num_envs, goal_size)."""
-        count = min(len(self), newest or len(self))
+        count = len(self) if newest is None else min(len(self), newest)
         slots = np.arange(self.added - count, self.added) % self.length
         goals: np.ndarray = self._arrays["achieved"][slots].reshape(count * self.num_envs, -1)
         return goals

@@ -15,7 +15,7 @@ import nfkern
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
 from nfkern.algorithms.datasets.recipes import data_name
 from nfkern.algorithms.evaluation_result import EvaluationResult, stack_outcomes
-from nfkern.algorithms.runs import latest_checkpoint, seed_group
+from nfkern.algorithms.runs import check_on_dataset, latest_checkpoint, seed_group
 from nfkern.algorithms.statistics import paired_comparison, success_interval
 from nfkern.checkpoint import read_json
 from nfkern.errors import UsageError, UserError
@@ -66,6 +66,7 @@ class TrainedRun:
             UserError: the folder is no run, or has no checkpoint.
         """
         checkpoint = latest_checkpoint(path)
+        check_on_dataset(path, read_json(path / "config.json")["algorithm"])
         evaluations = {}
         for file in sorted((path / "evaluations").glob(f"{checkpoint.name}-*.json")):
             result = EvaluationResult.load(file)

@@ -15,7 +15,8 @@ from safetensors.numpy import save_file as save_numpy_file
 from safetensors.torch import save_file
 
 from nfkern.algorithms.agent import Agent
-from nfkern.algorithms.agents import load_agent, save_agent
+from nfkern.algorithms.agents import AGENTS, load_agent, save_agent
+from nfkern.algorithms.online_gcrl import OnlineGCRL
 from nfkern.checkpoint import atomic_folder, read_json, read_tensors
 from nfkern.errors import UserError
 
@@ -39,6 +40,20 @@ def latest_checkpoint(run_dir: Path) -> Path:
     if not found:
         raise UserError(f"{run_dir} has no checkpoint yet: let `nfkern train` run longer, or continue it with --resume")
     return found[-1]
+
+
+def check_on_dataset(run_dir: Path, algorithm: str) -> None:
+    """Refuse a run in a maze, which has no tasks of OGBench and no dataset.
+
+    Raises:
+        UserError: it is one.
+    """
+    agent = AGENTS.get(algorithm)
+    if agent is not None and issubclass(agent, OnlineGCRL):
+        raise UserError(
+            f"{run_dir} is a run in a maze, which its training has evaluated: see {run_dir / 'eval.csv'} and "
+            f"{run_dir / 'coverage.png'}; expected a run on a dataset"
+        )
 
 
 def checkpoint_label(checkpoint: Path) -> str:

@@ -51,7 +51,8 @@ class Sweep:
     def run(self) -> int:
         """Run what is left; 1 if a run failed."""
         spec = Spec.load(self.spec)
-        for run in {run.label: run for run in spec.runs}.values():
+        # Seeds and tasks cannot be wrong where others are right.
+        for run in {(run.label, run.settings): run for run in spec.runs}.values():
             _check(run)
         folder = self.out or Path("runs") / self.spec.stem
         if self.dry_run:
@@ -98,7 +99,7 @@ class Sweep:
             print("interrupted: runs save their checkpoints; the same command goes on", file=sys.stderr)
             for reference in pending:
                 ray.cancel(reference)
-            ray.wait(list(pending), num_returns=len(pending), timeout=PATIENCE_S)
+            ray.wait(list(pending), num_returns=len(pending), timeout=PATIENCE_S + 30)
             return 130
         finally:
             ray.shutdown()
@@ -116,7 +117,10 @@ def execute(command: list[str], log: str) -> int:
         except BaseException:
             # Cancelled: Ray interrupts the task, and the training saves what it has.
             process.send_signal(signal.SIGTERM)
-            process.wait(PATIENCE_S)
+            try:
+                process.wait(PATIENCE_S)
+            finally:
+                process.kill()
             raise
 
 

@@ -22,14 +22,20 @@ class SweepRun:
         label: what the table calls the runs that differ in nothing but seed and task.
         env_name: what it learns in.
         seed: its seed.
-        arguments: of `nfkern train`, the folder and --resume left out.
+        settings: flags of `nfkern train` that do not depend on task and seed.
     """
 
     name: str
     label: str
     env_name: str
     seed: int
-    arguments: tuple[str, ...]
+    algorithm: str
+    settings: tuple[str, ...] = ()
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Of `nfkern train`, the folder and --resume left out."""
+        return (self.algorithm, "--env-name", self.env_name, "--seed", str(self.seed), *self.settings)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,10 @@ class Sweep:
         cpus, gpus = spec.get("cpus", 1), spec.get("gpus", 0)
         if not isinstance(cpus, int) or cpus < 1 or not isinstance(gpus, int | float) or gpus < 0:
             raise UserError(f"{path}: expected cpus, a whole number >= 1, and gpus >= 0, got {cpus!r} and {gpus!r}")
-        runs = [run for entry in spec["runs"] for run in _expand(path, spec.get("common", {}), entry, seeds)]
+        common = spec.get("common", {})
+        if not isinstance(spec["runs"], list) or not all(isinstance(each, dict) for each in (common, *spec["runs"])):
+            raise UserError(f"{path}: expected a table [common] and tables [[runs]]")
+        runs = [run for entry in spec["runs"] for run in _expand(path, common, entry, seeds)]
         names = [run.name for run in runs]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -72,7 +81,8 @@ class Sweep:
 
 def _expand(path: Path, common: dict[str, Any], entry: dict[str, Any], seeds: list[int]) -> list[SweepRun]:
     """The runs of one [[runs]] entry: each task with each seed."""
-    settings = common | entry
+    # Both spellings are flags.
+    settings = {key.replace("_", "-"): value for table in (common, entry) for key, value in table.items()}
     algorithm, label = settings.pop("algorithm", None), settings.pop("label", None)
     if algorithm not in AGENTS:
         raise UserError(f"{path}: expected algorithm, one of {', '.join(AGENTS)}, in each [[runs]], got {algorithm!r}")
@@ -91,7 +101,8 @@ def _expand(path: Path, common: dict[str, Any], entry: dict[str, Any], seeds: li
             label,
             env_name,
             seed,
-            (algorithm, "--env-name", env_name, "--seed", str(seed), *flags),
+            algorithm,
+            flags,
         )
         for env_name, seed in itertools.product(env_names, seeds)
     ]
@@ -112,6 +123,8 @@ def _seeds(path: Path, seeds: Any) -> list[int]:
         return list(range(seeds))
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise UserError(f"{path}: expected seeds, how many or a list of them, got {seeds!r}")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{path}: expected seeds that differ, got {seeds!r}")
     return seeds
 
 

@@ -1,16 +1,18 @@
 """What the runs of a sweep came to: a table over training seeds, beside the published numbers."""
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from nfkern.algorithms.evaluation_result import EvaluationResult, stack_outcomes
-from nfkern.algorithms.published import CONDITIONAL, OFFLINE_RL, UNSUPERVISED
+from nfkern.algorithms.published import CONDITIONAL, DEFAULT_TASKS, OFFLINE_RL, UNSUPERVISED
 from nfkern.algorithms.statistics import Interval, cluster_interval, interquartile_mean, success_interval
 from nfkern.algorithms.sweep_spec import SweepRun
+
+NONE = float("nan")
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,13 @@ class Row:
 
     Attributes:
         label, env_name: what they have in common.
-        seeds: how many runs are finished.
+        seeds: how many runs are finished, with an evaluation.
         failed: how many ended with an error.
         mean, std: over training seeds; std is nan for a single one.
         iqm: the interquartile mean over seeds and the environment's tasks.
         low, high: 95 % interval of the mean, for other seeds and, where there are several, other tasks of the kind.
         published: the paper's number for its algorithm there, if any.
+        published_alone: whether that is of this very task; else it is the mean over its environment's.
     """
 
     label: str
@@ -37,6 +40,7 @@ class Row:
     low: float
     high: float
     published: float | None
+    published_alone: bool
 
 
 def summarize(runs: Iterable[SweepRun], folder: Path, states: Mapping[str, str]) -> list[Row]:
@@ -54,72 +58,87 @@ def summarize(runs: Iterable[SweepRun], folder: Path, states: Mapping[str, str])
 
 
 def _row(label: str, env_name: str, members: list[SweepRun], folder: Path, states: Mapping[str, str]) -> Row:
-    finished = [run for run in members if states.get(run.name) == "finished"]
-    scores = [tasks for run in finished if (tasks := _scores(folder / run.name)) is not None]
+    finished = [folder / run.name for run in members if states.get(run.name) == "finished"]
     failed = sum(states.get(run.name) == "failed" for run in members)
-    published = _published(members[0].arguments[0], env_name)
-    if not scores:
-        none = float("nan")
-        return Row(label, env_name, 0, failed, none, none, none, none, none, published)
+    stored = [path for run_dir in finished if (path := _last_evaluation(run_dir)) is not None]
+    if stored:
+        results = [EvaluationResult.load(path) for path in stored]
+        scores = [np.array([task.success_rate for task in result.by_task()]) for result in results]
+        alike = len({result.settings.starts for result in results}) == 1
+        interval = success_interval(stack_outcomes(results)) if alike else _over_seeds(scores)
+    else:
+        scores = [score for run_dir in finished if (score := _last_row(run_dir)) is not None]
+        interval = _over_seeds(scores)
     means = np.array([tasks.mean() for tasks in scores])
-    interval = _interval([folder / run.name for run in finished], means)
+    published, alone = _published(members[0].arguments[0], env_name)
     return Row(
         label,
         env_name,
         seeds=len(scores),
         failed=failed,
-        mean=100 * float(means.mean()),
-        std=100 * float(means.std(ddof=1)) if len(means) > 1 else float("nan"),
-        iqm=100 * interquartile_mean(np.concatenate(scores)),
+        mean=100 * float(means.mean()) if scores else NONE,
+        std=100 * float(means.std(ddof=1)) if len(scores) > 1 else NONE,
+        iqm=100 * interquartile_mean(np.concatenate(scores)) if scores else NONE,
         low=100 * interval.low,
         high=100 * interval.high,
         published=published,
+        published_alone=alone,
     )
 
 
-def _scores(run_dir: Path) -> np.ndarray | None:
-    """The success on each task of the last evaluation; None without one."""
+def _last_evaluation(run_dir: Path) -> Path | None:
+    """The evaluation that the training itself made last: the one that eval.csv ends with."""
+    rows = _rows(run_dir)
+    found = sorted((run_dir / "evaluations").glob(f"{int(rows[-1]['step']):08d}-*.json")) if rows else []
+    # Another with another seed may have been asked for since; the training's has the lowest, and the table one of each.
+    return found[0] if found else None
+
+
+def _last_row(run_dir: Path) -> np.ndarray | None:
+    """The success that eval.csv ends with, for runs that store no episodes; None without one."""
+    rows = _rows(run_dir)
+    return np.array([float(rows[-1]["evaluation/success"])]) if rows else None
+
+
+def _rows(run_dir: Path) -> list[dict[str, str]]:
     path = run_dir / "eval.csv"
     if not path.exists():
-        return None
+        return []
     with open(path, newline="") as file:
-        last = list(csv.DictReader(file))[-1]
-    tasks = [float(value) for key, value in last.items() if key.startswith("evaluation/success_task")]
-    return np.array(tasks or [float(last["evaluation/success"])])
+        return list(csv.DictReader(file))
 
 
-def _interval(run_dirs: list[Path], means: np.ndarray) -> Interval:
-    """By the evaluations' episodes where they are stored, else by the seeds alone."""
-    stored = [sorted((path / "evaluations").glob("*.json")) for path in run_dirs]
-    if all(stored):
-        return success_interval(stack_outcomes([EvaluationResult.load(found[-1]) for found in stored]))
-    if len(means) > 1:
-        return cluster_interval(means[:, None, None])
-    return Interval(float("nan"), float("nan"))
+def _over_seeds(scores: list[np.ndarray]) -> Interval:
+    """By the seeds alone, where episodes are not stored or were not the same."""
+    if len(scores) < 2:
+        return Interval(NONE, NONE)
+    return cluster_interval(np.array([tasks.mean() for tasks in scores])[:, None, None])
 
 
-def _published(algorithm: str, env_name: str) -> float | None:
-    """The paper's number, if the run is of the paper's algorithm in one of its environments."""
+def _published(algorithm: str, env_name: str) -> tuple[float | None, bool]:
+    """The paper's number where the run is of the paper's algorithm, and whether it is of that very task."""
     data = env_name.removesuffix("-v0")
-    base, _, task = data.partition("-singletask")
-    if algorithm == "nf_rlbc" and base in OFFLINE_RL:
-        scores, number = OFFLINE_RL[base], task.removeprefix("-task")
-        return scores.by_task[int(number) - 1] if scores.by_task and number else scores.ours
-    tables = {"nf_gcbc": CONDITIONAL, "nf_ugs": UNSUPERVISED}
-    scores_by_name = tables.get(algorithm, {})
-    return scores_by_name[data].ours if data in scores_by_name else None
+    base, marked, task = data.partition("-singletask")
+    if algorithm == "nf_rlbc" and marked and base in OFFLINE_RL:
+        scores, number = OFFLINE_RL[base], int(task.removeprefix("-task") or DEFAULT_TASKS.get(base, 1))
+        return (scores.by_task[number - 1], True) if scores.by_task else (scores.ours, False)
+    table = {"nf_gcbc": CONDITIONAL, "nf_ugs": UNSUPERVISED}.get(algorithm, {})
+    return (table[data].ours, True) if data in table else (None, True)
 
 
-def table(rows: Iterable[Row]) -> Iterator[str]:
+def table(rows: Sequence[Row]) -> Iterator[str]:
     """The rows as lines of text."""
     yield f"{'label':<22} {'task':<46} {'seeds':>5} {'mean':>6} {'std':>5} {'IQM':>6} {'95% interval':>14} {'paper':>6}"
     for row in rows:
+        mark = " " if row.published_alone else "*"
         yield (
             f"{row.label:<22} {row.env_name:<46} {row.seeds:>5} {_number(row.mean):>6} {_number(row.std):>5} "
-            f"{_number(row.iqm):>6} {f'{_number(row.low)} - {_number(row.high)}':>14} {_number(row.published):>6}"
+            f"{_number(row.iqm):>6} {f'{_number(row.low)} - {_number(row.high)}':>14} {_number(row.published):>6}{mark}"
             + (f"  {row.failed} failed" if row.failed else "")
         )
     yield "success in per cent; mean, std over training seeds; IQM over seeds and the environment's tasks"
+    if not all(row.published_alone for row in rows):
+        yield "* the paper's mean over the environment's tasks"
 
 
 def _number(value: float | None) -> str:

@@ -55,7 +55,8 @@ class TrainCommand:
         except ValueError as error:
             raise UserError(str(error)) from error
         except Interrupted as stop:
-            print(f"{stop}. The same command with --resume continues it exactly.", file=sys.stderr)
+            how = "with new episodes" if isinstance(self.settings, OnlineSettings) else "exactly"
+            print(f"{stop}. The same command with --resume continues it {how}.", file=sys.stderr)
             return 130
         except KeyboardInterrupt:
             print("interrupted. The same command with --resume continues from the newest checkpoint.", file=sys.stderr)

@@ -98,6 +98,8 @@ def _train(
     processes: World,
 ) -> None:
     """Start or continue the run of each seed."""
+    if settings.cuda_graph and processes.size > 1:
+        raise UserError("--cuda-graph: steps that several processes take together are not captured: leave it out")
     captured = settings.captures(device, AGENTS[algorithm].capturable and processes.size == 1)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_agents import OFFLINE_RL, act, make_agent, make_batch
 
+from nfkern.algorithms.networks import sinusoidal_embedding
 from nfkern.algorithms.presets import PRESETS
 
 GAMMA, ROWS = 0.9, 64
@@ -85,6 +86,11 @@ def test_no_gradient_crosses_between_critics_and_policy(name):
     reached = {n for n, parameter in agent.named_parameters() if parameter.grad is not None}
     assert reached == {"networks.critic.weight"}
     agent.zero_grad()
+    if "value" in agent.networks:
+        agent._value_loss(transitions_of(agent, batch))[0].backward()
+        reached = {n.split(".")[1] for n, parameter in agent.named_parameters() if parameter.grad is not None}
+        assert reached == {"value"}
+        agent.zero_grad()
     agent._actor_loss(transitions_of(agent, batch), noise)[0].backward()
     reached = {n.split(".")[1] for n, parameter in agent.named_parameters() if parameter.grad is not None}
     policies = set(agent.networks) - {"critic", "value"}
@@ -257,9 +263,23 @@ def test_diffusion_ql_maximises_value_through_all_steps():
     q = critics_at(states, agent._diffusion.sample(predictor, start, states).clamp(-1, 1)).amin(0)
     imitation = agent._diffusion.loss(predictor, batch["actions"], states, added, levels)
     torch.testing.assert_close(info["actor/loss"], (imitation - 0.7 * q.mean() / q.abs().mean()).detach())
-    start.requires_grad_()
     agent._actor_loss(transitions_of(agent, batch), noise)[0].backward()
-    assert start.grad.abs().max() > 0
+    gradient = predictor[0].weight.grad.clone()
+    # By hand: five steps of DDIM through Nichol and Dhariwal's signal, every one of them differentiated.
+    level = torch.cos((torch.arange(6) / 5 + 0.008) / 1.008 * torch.pi / 2) ** 2
+    signal = torch.cumprod(1 - torch.clamp(1 - level[1:] / level[:-1], max=0.999), 0)
+    point = start
+    for step in reversed(range(5)):
+        embedded = sinusoidal_embedding(torch.full((ROWS,), float(step)), 128)
+        predicted = predictor(torch.cat([states, point, embedded], 1))
+        clean = ((point - (1 - signal[step]).sqrt() * predicted) / signal[step].sqrt()).clamp(-1, 1)
+        before = signal[step - 1] if step else torch.ones(())
+        point = before.sqrt() * clean + (1 - before).sqrt() * predicted
+    q = critics_at(states, point.clamp(-1, 1)).amin(0)
+    imitation = agent._diffusion.loss(predictor, batch["actions"], states, added, levels)
+    predictor.zero_grad()
+    (imitation - 0.7 * q.mean() / q.detach().abs().mean()).backward()
+    torch.testing.assert_close(gradient, predictor[0].weight.grad, rtol=1e-3, atol=1e-4)
 
 
 def test_targets_move_by_tau():
@@ -320,5 +340,7 @@ def test_every_published_environment_has_a_preset():
     for name in ("nf_rlbc", "fql", "ifql", "iql", "rebrac"):
         assert set(PRESETS[name]) == environments
         assert all(preset.config.observation_normalization == "none" for preset in PRESETS[name].values())
+    flow = PRESETS["nf_rlbc"]["cube-single-play"].config
+    assert (flow.blocks, flow.hidden, flow.norm_eps, flow.inverted) == (6, (320, 256), 1e-6, True)
     assert PRESETS["nf_rlbc"]["antsoccer-arena-navigate"].config.q_aggregation == "mean"
     assert PRESETS["fql"]["humanoidmaze-medium-navigate"].config.gamma == 0.995

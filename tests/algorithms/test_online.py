@@ -263,7 +263,8 @@ def test_nf_ugs_learns_to_reach_goals_on_a_plane():
         ({"critic_learning_rate": 0.0}, "critic_learning_rate: expected"),
         ({"candidates": 0}, "candidates: expected at least 1"),
         ({"buffer_length": 1}, "buffer_length: expected at least 2"),
-        ({"context_dropout": -0.1}, "context_dropout: expected at least 0"),
+        ({"context_dropout": 1.0}, "context_dropout: expected a number in"),
+        ({"observation_normalization": "standard"}, "observation_normalization: expected none"),
     ],
 )
 def test_settings_out_of_range(options, message):

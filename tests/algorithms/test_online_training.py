@@ -1,10 +1,12 @@
 """Runs in a maze: they log, draw and evaluate, repeat, and go on after an interruption."""
 
+import contextlib
 import csv
 import json
 import os
 import signal
 
+import gymnasium
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -95,6 +97,64 @@ def test_an_interrupted_run_goes_on(number, tmp_path, monkeypatch):
     assert int(training[-1]["environment/steps"]) == 3 * (12 + 6 * 8)
     assert load_file(run_dir / "checkpoints" / "00000040" / "buffer.safetensors")["added"][0] == 12 + 6 * 8
     assert [row["step"] for row in rows(run_dir / "eval.csv")] == ["20", "40"]
+
+
+@pytest.mark.parametrize("interrupted_at", [1, 2])
+def test_an_evaluation_that_was_interrupted_is_made_up_for(interrupted_at, tmp_path, monkeypatch):
+    calls = []
+
+    def failing(*args, **options):
+        calls.append(1)
+        if len(calls) == interrupted_at:
+            raise KeyboardInterrupt
+        return evaluate_goals(*args, **options)
+
+    monkeypatch.setattr(online_training, "evaluate_goals", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run")
+    run_dir = run(tmp_path / "run", resume=True)
+    assert [row["step"] for row in rows(run_dir / "eval.csv")] == ["20", "40"]
+    # Once more, and nothing is left to do.
+    before = (run_dir / "eval.csv").read_text()
+    run(tmp_path / "run", resume=True)
+    assert (run_dir / "eval.csv").read_text() == before
+    assert len(calls) == 3
+
+
+def test_seeds_share_no_starts(tmp_path):
+    starts = []
+    for seed in ((0, 0), (1, 0), (0, 40)):
+        with make_vector(4) as environments, online_training.Rounds(make_agent(), environments, seed) as rounds:
+            starts += rounds._starts[:, :2].tolist()
+    with make_vector(4) as environments:
+        seeds = np.random.SeedSequence((0, 0, 1)).generate_state(4).tolist()
+        starts += environments.reset(seed=seeds)[0]["observation"][:, :2].tolist()
+    assert len({tuple(start) for start in starts}) == 16
+
+
+def make_vector(num_envs):
+    return contextlib.closing(make_vector_maze(MAZE, num_envs))
+
+
+def make_agent():
+    kind = AGENTS["crl"]
+    sizes = {"observations": 4, "goals": 2, "actions": 2}
+    example = {name: np.zeros((1, size), np.float32) for name, size in sizes.items()}
+    return kind.create(kind.config_class(**SMALL), example)
+
+
+def test_other_ways_of_resetting_are_refused():
+    with make_vector(2) as environments:
+        environments.metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}
+        with pytest.raises(ValueError, match="expected the autoreset mode .*NEXT_STEP"):
+            online_training.Rounds(make_agent(), environments, 0)
+
+
+def test_eval_and_report_say_where_a_mazes_results_are(tmp_path, capsys):
+    run_dir = run(tmp_path / "run", eval_episodes=0)
+    for command in (["eval", str(run_dir)], ["report", str(run_dir), "--out", str(tmp_path / "r.html")]):
+        assert cli.main(command) == 1
+        assert "is a run in a maze, which its training has evaluated: see" in capsys.readouterr().err
 
 
 def test_the_command_line(tmp_path, capsys, monkeypatch):

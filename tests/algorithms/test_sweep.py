@@ -13,6 +13,8 @@ import pytest
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 
 from nfkern import cli
+from nfkern.algorithms.evaluation_result import EvaluationResult, EvaluationSettings
+from nfkern.algorithms.rollout import Episode
 from nfkern.algorithms.sweep import execute
 from nfkern.algorithms.sweep_spec import Sweep, SweepRun
 from nfkern.algorithms.sweep_summary import summarize, table
@@ -76,6 +78,9 @@ RUN = 'seeds = 1\n[[runs]]\nalgorithm = "nf_gcbc"\nenv-name = "a-v0"\n'
         (RUN.replace("seeds = 1", "seeds = 0"), "expected seeds, how many or a list of them, got 0"),
         ("cpus = 0\n" + RUN, "expected cpus, a whole number >= 1"),
         ("[[runs", "s.toml: "),
+        ("runs = [1]", r"expected a table \[common\] and tables \[\[runs\]\]"),
+        ("seeds = [0, 0]\n" + RUN.split("\n", 1)[1], "expected seeds that differ"),
+        (RUN + "run_dir = 'x'\n", "decides run-dir; leave it out"),
     ],
 )
 def test_what_is_wrong_with_a_spec(text, message, tmp_path):
@@ -89,42 +94,85 @@ def test_settings_that_no_run_would_take(tmp_path, capsys):
     spec = write(tmp_path / "s.toml", RUN + "stepps = 10\n")
     assert cli.main(["sweep", str(spec)]) == 1
     assert "settings that `nfkern train nf_gcbc` does not take" in capsys.readouterr().err
+    # Also where a later entry of the same label is right.
+    other = RUN.split("\n", 1)[1].replace("a-v0", "b-v0")
+    assert cli.main(["sweep", str(write(spec, RUN + "stepps = 10\n" + other)), "--dry-run"]) == 1
+    assert "does not take" in capsys.readouterr().err
     assert cli.main(["sweep", str(write(spec, RUN + "steps = 0\n")), "--dry-run"]) == 1
     assert "nf_gcbc: steps: expected at least 1, got 0" in capsys.readouterr().err
 
 
+def make_evaluation(tasks, seed=0, episodes=10):
+    """A stored evaluation with these shares of successes."""
+    numbers = tuple(range(1, len(tasks) + 1))
+    settings = EvaluationSettings("cube-single-play-v0", numbers, episodes, seed, 5)
+    played = tuple(
+        Episode(task, episode, 0, episode < round(share * episodes), 0.0, 1)
+        for task, share in zip(numbers, tasks, strict=True)
+        for episode in range(episodes)
+    )
+    return EvaluationResult(settings, played, {task: f"task{task}" for task in numbers}, {})
+
+
 def make_run(folder, name, tasks):
-    """A finished run's folder, with the success of its last evaluation."""
-    (folder / name).mkdir(parents=True)
+    """A finished run's folder, with what its training leaves of its last evaluation."""
+    (folder / name / "evaluations").mkdir(parents=True)
+    make_evaluation(tasks).save(folder / name / "evaluations" / "00000020-0.json")
     with open(folder / name / "eval.csv", "w", newline="") as file:
-        fields = ["step", "evaluation/success", *(f"evaluation/success_task{k + 1}" for k in range(len(tasks)))]
-        writer = csv.writer(file)
-        writer.writerow(fields)
-        writer.writerow([10, 0.0, *[0.0] * len(tasks)])
-        writer.writerow([20, float(np.mean(tasks)), *tasks])
+        csv.writer(file).writerows([["step", "evaluation/success"], [10, 0.0], [20, float(np.mean(tasks))]])
 
 
 def test_the_table_is_over_seeds_beside_the_published_number(tmp_path):
     env_name = "cube-single-play-v0"
-    runs = [SweepRun(f"nf/{seed}", "nf", env_name, seed, ("nf_gcbc",)) for seed in range(4)]
+    runs = [SweepRun(f"nf/{seed}", "nf", env_name, seed, "nf_gcbc") for seed in range(4)]
     scores = [[0.9, 0.1, 0.5, 0.5, 0.5], [0.8, 0.2, 0.6, 0.4, 0.5], [1.0, 0.0, 0.9, 0.9, 0.7]]
     for run, tasks in zip(runs, scores, strict=False):
         make_run(tmp_path, run.name, tasks)
     (row,) = summarize(runs, tmp_path, dict.fromkeys([run.name for run in runs[:3]], "finished") | {"nf/3": "failed"})
-    means = 100 * np.mean(scores, 1)
-    assert (row.seeds, row.failed, row.published) == (3, 1, 79.5)
-    assert row.mean == pytest.approx(means.mean())
-    assert row.std == pytest.approx(means.std(ddof=1))
+    assert (row.seeds, row.failed, row.published, row.published_alone) == (3, 1, 79.5, True)
+    assert row.mean == pytest.approx(100 * np.mean(scores))
+    assert row.std == pytest.approx(100 * np.mean(scores, 1).std(ddof=1))
     # 15 scores: the middle half is all but the lowest and highest three.
     assert row.iqm == pytest.approx(100 * np.sort(np.ravel(scores))[3:-3].mean())
     assert row.low < row.mean < row.high
     assert "1 failed" in list(table([row]))[1]
     (alone,) = summarize(runs[3:], tmp_path, {})
-    assert (alone.seeds, np.isnan(alone.mean)) == (0, True)
-    offline = {"nf_rlbc": 97.6, "fql": None}
-    for algorithm, expected in offline.items():
-        task = SweepRun("x", "x", "puzzle-3x3-play-singletask-task3-v0", 0, (algorithm,))
-        assert summarize([task], tmp_path, {})[0].published == expected
+    assert (alone.seeds, np.isnan(alone.mean), np.isnan(alone.low)) == (0, True, True)
+
+
+def test_other_evaluations_of_a_run_do_not_change_its_row(tmp_path):
+    runs = [SweepRun(f"nf/{seed}", "nf", "cube-single-play-v0", seed, "nf_gcbc") for seed in range(2)]
+    for run in runs:
+        make_run(tmp_path, run.name, [0.5, 1.0])
+    states = dict.fromkeys([run.name for run in runs], "finished")
+    (before,) = summarize(runs, tmp_path, states)
+    make_evaluation([0.0, 0.0], seed=7).save(tmp_path / "nf/1" / "evaluations" / "00000020-7.json")
+    make_evaluation([0.0, 0.0], seed=0).save(tmp_path / "nf/1" / "evaluations" / "00000010-0.json")
+    assert summarize(runs, tmp_path, states) == [before]
+    # Evaluated on other episodes than its siblings: still a row, with an interval by the seeds.
+    make_evaluation([0.5, 1.0], seed=0, episodes=20).save(tmp_path / "nf/1" / "evaluations" / "00000020-0.json")
+    (mixed,) = summarize(runs, tmp_path, states)
+    assert (mixed.seeds, mixed.mean) == (2, 75.0)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env_name", "expected"),
+    [
+        ("nf_rlbc", "puzzle-3x3-play-singletask-task3-v0", (97.6, True)),
+        # Without a number, OGBench's default task.
+        ("nf_rlbc", "antmaze-large-navigate-singletask-v0", (76.4, True)),
+        ("nf_rlbc", "scene-play-singletask-v0", (88.0, True)),
+        ("nf_rlbc", "cube-single-play-singletask-task1-v0", (90, False)),
+        ("nf_rlbc", "pointmaze-medium-navigate-singletask-v0", (None, True)),
+        ("fql", "puzzle-3x3-play-singletask-task3-v0", (None, True)),
+        ("nf_gcbc", "scene-play-v0", (42.0, True)),
+        ("nf_ugs", "ant-big-maze", (68, True)),
+    ],
+)
+def test_published_numbers_are_of_the_same_task(algorithm, env_name, expected, tmp_path):
+    (row,) = summarize([SweepRun("x", "x", env_name, 0, algorithm)], tmp_path, {})
+    assert (row.published, row.published_alone) == expected
+    assert ("* the paper's mean" in "\n".join(table([row]))) != expected[1]
 
 
 def test_a_cancelled_run_is_told_to_stop(tmp_path):
