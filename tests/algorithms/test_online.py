@@ -1,6 +1,8 @@
 """Online goal-conditioned RL: losses against formulas written out here, the choice of goals, and rounds of acting."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,6 +204,34 @@ def test_acting_while_learning_is_a_copys_and_one_round_behind(name):
     for key, value in other.buffer.state_dict().items():
         np.testing.assert_array_equal(rounds.buffer.state_dict()[key], value)
     rounds.close()
+
+
+class Simulator:
+    """What docs/nf-ugs.md wraps: a batch of points on tensors."""
+
+    def __init__(self, points):
+        self.plane = Plane(points)
+
+    def reset(self, seed):
+        current, _ = self.plane.reset(seed=seed)
+        return torch.from_numpy(current["observation"]), torch.from_numpy(current["desired_goal"])
+
+    def step(self, actions):
+        current, _, _, over, _ = self.plane.step(actions)
+        return *map(torch.from_numpy, (current["observation"], current["desired_goal"])), torch.from_numpy(over)
+
+
+def test_the_wrapper_in_the_docs_can_be_learned_in():
+    page = (Path(__file__).parents[2] / "docs" / "nf-ugs.md").read_text()
+    names = {}
+    exec(compile(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], "nf-ugs.md", "exec"), names)
+    wrapped = names["OnGPU"](Simulator(6), 6, 3, 2)
+    with Rounds(make("crl")[0], wrapped, seed=3) as rounds, Rounds(make("crl")[0], Plane(6), seed=3) as plain:
+        for each in (rounds, plain):
+            each.prefill()
+            each.unroll()
+        for key, value in plain.buffer.state_dict().items():
+            np.testing.assert_array_equal(rounds.buffer.state_dict()[key], value)
 
 
 def test_what_goes_wrong_while_acting_is_told():

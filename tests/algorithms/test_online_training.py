@@ -193,3 +193,19 @@ def test_evaluation_counts_episodes_that_reach_their_goal(monkeypatch):
     result = evaluate_goals(Homing(), MAZE, episodes=8, seed=0)
     assert result["success"] == result["success_at_end"] == 0.5
     assert 0 < result["success_low"] < 0.5 < result["success_high"] < 1
+
+
+@pytest.mark.slow
+def test_nf_ugs_covers_a_small_maze(tmp_path, monkeypatch):
+    monkeypatch.setattr(online_training, "make_vector_maze", make_vector_maze)
+    sizes = {"width": 64, "layers": 2, "hidden": (64, 64), "blocks": 4, "representation": 16, "candidates": 64}
+    rounds = {"num_envs": 16, "prefill_length": 100, "updates_per_unroll": 64, "steps": 640}
+    learning = {"batch_size": 256, "learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+    config = AGENTS["nf_ugs"].config_class(**sizes, **rounds, **learning)
+    settings = OnlineSettings(MAZE, run_dir=tmp_path / "run", log_interval=64, eval_episodes=0, quiet=True, threads=1)
+    coverage = [
+        float(row["environment/coverage"]) for row in rows(train_online("nf_ugs", config, settings) / "train.csv")
+    ]
+    # The environments' own goals and an untrained actor leave the far end of the maze alone.
+    assert coverage[0] < 1
+    assert coverage[-1] == 1
