@@ -1,0 +1,59 @@
+"""Agents with known critics, and what their losses should then be."""
+
+import torch
+from small_agents import make_agent, make_batch
+
+GAMMA, ROWS = 0.9, 64
+
+
+class Fixed(torch.nn.Module):
+    """A function in place of a trained network; its weight has a gradient that tells whether the loss reaches it."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs, frozen=False):
+        return self.function(inputs) * (self.weight.detach() if frozen else self.weight)
+
+
+def two_critics(inputs):
+    """Q of a state (3) and an action (2): the second critic is the lower one where the action leans left."""
+    state, action = inputs[:, 0], inputs[:, 3:].sum(1)
+    return torch.stack([state + action, state + 3 * action])
+
+
+def target_critics(inputs):
+    return two_critics(inputs) + torch.tensor([[0.5], [1.5]])
+
+
+def prepare(name, **options):
+    """An agent with known critics, a batch, and the numbers that its loss draws."""
+    agent = make_agent(name, gamma=GAMMA, tau=0.01, **options)
+    agent.networks["critic"] = Fixed(two_critics)
+    agent.ema.module["critic"] = Fixed(target_critics)
+    batch = agent.tensors(make_batch(agent.config, ROWS))
+    return agent, batch, agent.draw(batch, torch.Generator().manual_seed(0))
+
+
+def critics_at(states, actions, critics=two_critics):
+    return critics(torch.cat([states, actions], 1))
+
+
+def expected_critic_loss(batch, following):
+    q = critics_at(batch["observations"], batch["actions"])
+    target = batch["rewards"] + GAMMA * batch["masks"] * following
+    return ((q[0] - target).square() + (q[1] - target).square()).mean() / 2
+
+
+def transitions_of(agent, batch):
+    """The batch as `forward` hands it on."""
+    seen = {}
+    original = agent._losses
+    agent._losses = lambda transitions, noise: seen.update(t=transitions) or original(transitions, noise)
+    try:
+        agent(batch, agent.draw(batch))
+    finally:
+        agent._losses = original
+    return seen["t"]
