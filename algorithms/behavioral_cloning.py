@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from nfkern.algorithms.agent import Agent, AgentConfig
+from nfkern.algorithms.datasets import GoalSampling
 from nfkern.algorithms.optimization import LossAndInfo, Noise, Tensors
 
 
@@ -42,6 +43,18 @@ class BehavioralCloningConfig(AgentConfig):
             raise ValueError(f"execute: expected at most chunk={self.chunk}, got {self.execute}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay: expected a number in [0, 1), got {self.ema_decay}")
+
+
+@dataclass(frozen=True)
+class GeometricGoalsConfig(BehavioralCloningConfig):
+    """NF-GCBC's goals, for any goal-conditioned imitation; the first base, so that its setting comes last."""
+
+    gamma: float = 0.97
+    """Goals lie Geometric(1 - gamma) >= 1 steps ahead, clipped to the trajectory's end."""
+
+    def goal_sampling(self) -> GoalSampling:
+        """Later observations of the same trajectory, at geometric offsets."""
+        return GoalSampling.geometric(self.gamma)
 
 
 class BehavioralCloning(Agent):

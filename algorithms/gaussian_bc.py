@@ -1,13 +1,12 @@
 """Gaussian behavioural cloning: regression on the action."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from nfkern.algorithms.behavioral_cloning import BehavioralCloning, BehavioralCloningConfig
-from nfkern.algorithms.networks import mlp
+from nfkern.algorithms.networks import mlp, unit_gaussian_log_prob
 from nfkern.algorithms.optimization import LossAndInfo
 
 
@@ -33,9 +32,9 @@ class GaussianBC(BehavioralCloning):
         return nn.ModuleDict({"policy": mlp(inputs, outputs, self.config.hidden)})
 
     def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor, *noise: torch.Tensor) -> LossAndInfo:
-        squared_error = (self.networks["policy"](conditioning) - actions).square()
-        log_prob = -0.5 * (squared_error.sum(1) + actions.shape[1] * math.log(2 * math.pi))
-        return -log_prob.mean(), {"log_prob": log_prob.mean(), "mse": squared_error.mean()}
+        mean = self.networks["policy"](conditioning)
+        log_prob = unit_gaussian_log_prob(mean, actions)
+        return -log_prob.mean(), {"log_prob": log_prob.mean(), "mse": (mean - actions).square().mean()}
 
     def _sample(
         self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None

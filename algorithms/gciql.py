@@ -1,16 +1,14 @@
 """GCIQL: goal-conditioned implicit Q-learning, with a Gaussian policy that climbs the critics."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from nfkern.algorithms.datasets import GoalSampling
 from nfkern.algorithms.iql import Implicit, ImplicitConfig
-from nfkern.algorithms.networks import mlp
+from nfkern.algorithms.networks import mlp, unit_gaussian_log_prob
 from nfkern.algorithms.offline_rl import Transitions
 from nfkern.algorithms.optimization import LossAndInfo, Noise
 
@@ -59,14 +57,7 @@ class GCIQL(Implicit):
         states, actions = transitions.actor_states, transitions.actions
         mean = self.networks["policy"](states)
         q = self._q(states, mean.clamp(-1, 1), frozen=True).amin(0)
-        squared_error = (mean - actions).square().sum(1)
-        log_prob = -0.5 * (squared_error + actions.shape[1] * math.log(2 * math.pi)).mean()
+        log_prob = unit_gaussian_log_prob(mean, actions).mean()
         # Divided by its size, so that one weight suits values of any scale.
         loss = -q.mean() / (q.detach().abs().mean() + 1e-6) - self.config.alpha * log_prob
         return loss, {"q": q.mean(), "log_prob": log_prob}
-
-    def _sample(
-        self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
-    ) -> torch.Tensor:
-        mean: torch.Tensor = networks["policy"](conditioning)
-        return mean

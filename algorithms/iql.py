@@ -1,13 +1,12 @@
 """IQL: implicit Q-learning, with a Gaussian policy weighted by advantages."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from nfkern.algorithms.networks import mlp
+from nfkern.algorithms.networks import mlp, unit_gaussian_log_prob
 from nfkern.algorithms.offline_rl import OfflineRL, OfflineRLConfig, Transitions
 from nfkern.algorithms.optimization import LossAndInfo, Noise
 
@@ -89,13 +88,6 @@ class IQL(Implicit):
         with torch.no_grad():
             advantage = self._q(states, actions).amin(0) - self._value(states)
             weight = (self.config.alpha * advantage).exp().clamp(max=MAX_WEIGHT)
-        squared_error = (self.networks["policy"](states) - actions).square().sum(1)
-        # A Gaussian of unit variance, as in the source of the settings.
-        log_prob = -0.5 * (squared_error + actions.shape[1] * math.log(2 * math.pi))
+        # Of unit variance, as in the source of the settings.
+        log_prob = unit_gaussian_log_prob(self.networks["policy"](states), actions)
         return -(weight * log_prob).mean(), {"advantage": advantage.mean(), "log_prob": log_prob.mean()}
-
-    def _sample(
-        self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
-    ) -> torch.Tensor:
-        mean: torch.Tensor = networks["policy"](conditioning)
-        return mean

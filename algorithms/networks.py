@@ -40,6 +40,11 @@ def mlp(
     return nn.Sequential(*layers[: -2 if layer_norm else -1])
 
 
+def unit_gaussian_log_prob(mean: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Log-density (batch,), in nats, of x (batch, features) under N(mean, I)."""
+    return -0.5 * ((x - mean).square().sum(1) + x.shape[1] * math.log(2 * math.pi))
+
+
 class EnsembleMLP(nn.Module):
     """Several `mlp`s with LayerNorm as one stacked network: each layer is one batched product.
 

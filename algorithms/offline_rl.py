@@ -137,6 +137,13 @@ class OfflineRL(Agent):
     def _actor_loss(self, transitions: Transitions, noise: Noise) -> LossAndInfo:
         """The policy's loss, given what `_draw` drew."""
 
+    def _sample(
+        self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        """What the network `policy` says, unless a subclass samples."""
+        actions: torch.Tensor = networks["policy"](conditioning)
+        return actions
+
     def _q(self, states: torch.Tensor, actions: torch.Tensor, *, frozen: bool = False) -> torch.Tensor:
         """(CRITICS, batch); `frozen` lets gradients reach states and actions alone."""
         q: torch.Tensor = self.networks["critic"](torch.cat([states, actions], 1), frozen=frozen)

@@ -76,9 +76,3 @@ class ReBRAC(OfflineRL):
         # Divided by its size, so that one weight suits rewards of any scale.
         loss = self.config.actor_weight * distance - q.mean() / q.detach().abs().mean()
         return loss, {"q": q.mean(), "distance": distance}
-
-    def _sample(
-        self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
-    ) -> torch.Tensor:
-        actions: torch.Tensor = networks["policy"](conditioning)
-        return actions
