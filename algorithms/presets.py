@@ -97,7 +97,8 @@ PRESETS: dict[str, dict[str, Preset]] = {
 
 
 # What differs between the environments of the offline RL tasks. NF-RLBC: README of the paper's code. FQL: README of its
-# code. IQL, ReBRAC: task-specific settings of the FQL paper's appendix, with the discount of FQL.
+# code, which also confirms the weights of IQL and ReBRAC for humanoidmaze; for the others these are the FQL paper's
+# task-specific settings from memory, to be checked against its appendix before numbers are compared.
 _OFFLINE_RL: dict[str, dict[str, dict[str, Any]]] = {
     "puzzle-3x3-play": {
         "nf_rlbc": {"alpha": 10.0},
@@ -142,8 +143,8 @@ _OFFLINE_RL_BASES: dict[str, Preset] = {
     "nf_rlbc": Preset(NFRLBCConfig(), "paper's JAX code for offline RL, and its README"),
     "fql": Preset(FQLConfig(), "FQL's code, and its README"),
     "ifql": Preset(IFQLConfig(), "FQL's code (IFQL), with its 32 candidates everywhere; the discount of FQL"),
-    "iql": Preset(IQLConfig(), "FQL's code (IQL); task-specific settings of its paper's appendix"),
-    "rebrac": Preset(ReBRACConfig(), "FQL's code (ReBRAC); task-specific settings of its paper's appendix"),
+    "iql": Preset(IQLConfig(), "FQL's code (IQL); its weight from memory of its paper's appendix"),
+    "rebrac": Preset(ReBRACConfig(), "FQL's code (ReBRAC); its weights from memory of its paper's appendix"),
 }
 for _algorithm, _base in _OFFLINE_RL_BASES.items():
     PRESETS[_algorithm] = {
