@@ -46,8 +46,11 @@ class BehavioralCloningConfig(AgentConfig):
 
 
 @dataclass(frozen=True)
-class GeometricGoalsConfig(BehavioralCloningConfig):
-    """NF-GCBC's goals, for any goal-conditioned imitation; the first base, so that its setting comes last."""
+class GeometricGoals:
+    """NF-GCBC's goals, for any goal-conditioned imitation: the first base of its settings.
+
+    Not a `BehavioralCloningConfig` itself: its defaults would then take the place of the second base's.
+    """
 
     gamma: float = 0.97
     """Goals lie Geometric(1 - gamma) >= 1 steps ahead, clipped to the trajectory's end."""

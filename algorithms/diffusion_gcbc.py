@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from nfkern.algorithms.behavioral_cloning import GeometricGoalsConfig
+from nfkern.algorithms.behavioral_cloning import GeometricGoals
 from nfkern.algorithms.diffusion_bc import DiffusionBC, DiffusionBCConfig
 
 
 @dataclass(frozen=True)
-class DiffusionGCBCConfig(GeometricGoalsConfig, DiffusionBCConfig):
+class DiffusionGCBCConfig(GeometricGoals, DiffusionBCConfig):
     """Diffusion Policy's settings for states, with NF-GCBC's goals."""
 
 

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from nfkern.algorithms.behavioral_cloning import GeometricGoalsConfig
+from nfkern.algorithms.behavioral_cloning import GeometricGoals
 from nfkern.algorithms.flow_matching_bc import FlowMatchingBC, FlowMatchingBCConfig
 
 
 @dataclass(frozen=True)
-class FlowMatchingGCBCConfig(GeometricGoalsConfig, FlowMatchingBCConfig):
+class FlowMatchingGCBCConfig(GeometricGoals, FlowMatchingBCConfig):
     """FQL's settings for its behavioural-cloning flow, with NF-GCBC's goals."""
 
 

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from nfkern.algorithms.behavioral_cloning import GeometricGoalsConfig
+from nfkern.algorithms.behavioral_cloning import GeometricGoals
 from nfkern.algorithms.nf_bc import NFBC, NFBCConfig
 
 
 @dataclass(frozen=True)
-class NFGCBCConfig(GeometricGoalsConfig, NFBCConfig):
+class NFGCBCConfig(GeometricGoals, NFBCConfig):
     """The paper's settings for NF-GCBC (its JAX code; gamma 0.97 as in its README, 0.99 in its Table 4 for two)."""
 
     blocks: int = 6

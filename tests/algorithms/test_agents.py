@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -159,6 +160,15 @@ def test_every_agent_draws_the_goals_it_says():
     for name in (*IMITATORS, *OFFLINE_RL):
         if not AGENTS[name].goal_conditioned:
             assert AGENTS[name].config_class().goal_sampling() is None
+
+
+@pytest.mark.parametrize("name", ["nf", "flow_matching", "diffusion"])
+def test_goals_change_no_other_setting(name):
+    without, with_goals = (asdict(AGENTS[f"{name}_{kind}"].config_class()) for kind in ("bc", "gcbc"))
+    assert with_goals.pop("gamma") == 0.97
+    different = {key for key, value in without.items() if with_goals[key] != value}
+    assert different == ({"blocks", "hidden", "representation"} if name == "nf" else set())
+    assert with_goals.keys() == without.keys()
 
 
 def test_denoised_actions_are_samples_moved_by_the_score():
