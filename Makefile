@@ -69,5 +69,5 @@ $(BIN)/.nfkern: $(BIN)/.torch $(SETUP)
 
 $(BIN)/.nfkern-dev: $(BIN)/.nfkern $(SETUP)
 	@echo "Installing the development tools ..."
-	$(PIP) --no-build-isolation -e '.[rl,log,sweep,bench,dev]'
+	$(PIP) --no-build-isolation -e '.[rl,imitation,log,sweep,bench,dev]'
 	@touch $@

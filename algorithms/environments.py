@@ -1,4 +1,4 @@
-"""OGBench environments whose randomness follows one seed and whose task is pinned.
+"""Environments whose randomness follows one seed and whose task is pinned: OGBench's, and those for imitation.
 
 `reset(seed=)` alone does not make an OGBench episode reproducible: the mazes draw starts and goals from numpy's global
 generator, settling steps are sampled from the action space, and manipulation environments build a new, unseeded action
@@ -19,11 +19,14 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 
+from nfkern.algorithms import imitation
 from nfkern.errors import UserError
 
 SuccessTiming = Literal["pre", "post"]
 LOCOMOTION_DATASETS = ("navigate", "stitch", "explore")
 MANIPULATION_DATASETS = ("play", "noisy")
+
+imitation.register()
 
 
 @contextlib.contextmanager
@@ -139,8 +142,8 @@ def make_environment(
     """Make the environment of an OGBench dataset or environment name.
 
     Args:
-        name: a dataset ("pointmaze-medium-navigate-v0", "cube-single-play-singletask-task2-v0") or an environment
-            ("pointmaze-medium-v0", or any other id that gymnasium knows).
+        name: a dataset ("pointmaze-medium-navigate-v0", "cube-single-play-singletask-task2-v0", "pusht-human-v0") or an
+            environment ("pointmaze-medium-v0", "pusht-v0", or any other id that gymnasium knows).
         task_id: the task to pin, from 1; None for the first, or a single-task environment's own.
         max_episode_steps: ends episodes early, in steps; None for the benchmark's own limit.
         success_timing: whether OGBench judges success before or after the action; None for its own choice, which
@@ -160,7 +163,10 @@ def make_environment(
     with warnings.catch_warnings(), global_random(np.random.MT19937(0)):
         # dm_control, imported now for manipulation, looks for a screen; nothing is drawn on one.
         warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
-        spec.entry_point = _seedable(spec.entry_point)
+        try:
+            spec.entry_point = _seedable(spec.entry_point)
+        except ModuleNotFoundError as error:
+            raise UserError(f"{name} needs {error.name}: pip install 'nfkern[rl,imitation]'") from error
         # The checker would warn about manipulation's float64 bounds and numpy booleans, which PinnedTask mends.
         env = gymnasium.make(spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **options)
     _discard_model_file(env)
@@ -178,6 +184,8 @@ def environment_id(name: str) -> str:
 
 def _resolve(name: str) -> tuple[str, dict[str, Any]]:
     """The gymnasium id of a dataset or environment name, and the options that the name implies."""
+    if (found := imitation.environment_id(name)) is not None:
+        return found, {}
     try:
         import ogbench  # noqa: F401 (registers its environments)
     except ModuleNotFoundError as error:
@@ -196,8 +204,8 @@ def _resolve(name: str) -> tuple[str, dict[str, Any]]:
         return environment, options
     known = [key for key, spec in gymnasium.registry.items() if str(spec.entry_point).startswith("ogbench.")]
     datasets = [_dataset_name(key, kind) for key in known for kind in _dataset_types(key)]
-    close = difflib.get_close_matches(name, known + datasets, n=3)
-    example = "expected an OGBench name such as pointmaze-medium-navigate-v0"
+    close = difflib.get_close_matches(name, [*known, *datasets, *imitation.names()], n=3)
+    example = "expected a name such as pointmaze-medium-navigate-v0 or pusht-human-v0"
     hint = f"did you mean {' or '.join(close)}?" if close else example
     raise UserError(f"unknown dataset or environment {name!r}: {hint}")
 
@@ -218,7 +226,8 @@ def _seedable(entry_point: Any) -> Any:
     """The environment's class, given one lasting action space if it makes a new one at every access."""
     cls = gymnasium.envs.registration.load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     inherited = getattr(cls, "action_space", None)
-    if not isinstance(inherited, property) or inherited.fget is None:
+    lasting = getattr(gymnasium.Wrapper, "action_space", None)
+    if not isinstance(inherited, property) or inherited.fget is None or inherited is lasting:
         return entry_point
     make_space = inherited.fget
 

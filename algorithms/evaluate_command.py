@@ -286,6 +286,8 @@ def _table(run: _Run, result: EvaluationResult) -> str:
             f"{_range(row.interval):>18}{row.mean_length:>8.0f}"
         )
     lines.append(f"{'all':<37}{result.success_rate:>9.1%}{_range(result.interval):>18}")
+    if result.score is not None:
+        lines.append(f"{'score':<37}{result.score:>9.1%}   (mean share of the task done when an episode ended)")
     if len(settings.tasks) > 1:
         lines.append("For a goal: Wilson. For all: goals resampled; says nothing about other training seeds.")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from typing import cast
 
 from tqdm import tqdm
 
+from nfkern.algorithms import imitation
 from nfkern.algorithms.environments import SuccessTiming
 from nfkern.algorithms.evaluation_blocks import Loader, run_here, run_in_workers
 from nfkern.algorithms.evaluation_progress import BlockResult, ProgressFile
@@ -17,8 +18,9 @@ from nfkern.algorithms.rollout import EnvironmentPool, Episode, Policy
 
 __all__ = ["EnvironmentPool", "EvaluationResult", "EvaluationSettings", "Loader", "Policy", "evaluate", "make_settings"]
 
-# What the simulation and the policy are computed with.
-LIBRARIES = ("torch", "numpy", "gymnasium", "ogbench", "mujoco")
+# What policies and simulations are computed with, and the simulators of OGBench.
+LIBRARIES = ("torch", "numpy", "gymnasium")
+SIMULATORS = ("ogbench", "mujoco")
 
 
 def evaluate(
@@ -126,6 +128,7 @@ def make_settings(
         raise ValueError(f"seed: expected 0 or more, got {seed}")
     if record not in (None, "xy"):
         raise ValueError(f'record: expected None or "xy", got {record!r}')
+    libraries = (*LIBRARIES, *(imitation.packages(pool.name) or SIMULATORS))
     return EvaluationSettings(
         env_name=pool.name,
         tasks=_check_tasks(tasks, pool),
@@ -136,7 +139,7 @@ def make_settings(
         success_timing=pool.success_timing,
         record=record,
         label=label,
-        versions={name: importlib.metadata.version(name) for name in LIBRARIES},
+        versions={name: importlib.metadata.version(name) for name in libraries},
     )
 
 

@@ -120,6 +120,8 @@ class TaskSummary:
     interval: Interval
     mean_return: float
     mean_length: float
+    mean_score: float | None
+    """Of tasks with stages: the mean share that was done when the episode ended."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,11 @@ class EvaluationResult:
         return float(self.outcomes.mean())
 
     @property
+    def score(self) -> float | None:
+        """Mean share of a task with stages that was done when the episode ended; None without stages."""
+        return _mean_score(self.episodes)
+
+    @property
     def interval(self) -> Interval:
         """`success_interval` over tasks; it says nothing about other training seeds."""
         return success_interval(self.outcomes)
@@ -170,6 +177,7 @@ class EvaluationResult:
             interval=wilson_interval(successes, len(episodes)),
             mean_return=float(np.mean([episode.episode_return for episode in episodes])),
             mean_length=float(np.mean([episode.length for episode in episodes])),
+            mean_score=_mean_score(episodes),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -177,6 +185,7 @@ class EvaluationResult:
         return {
             "settings": self.settings.to_dict(),
             "success_rate": self.success_rate,
+            "score": self.score,
             "interval": self.interval._asdict(),
             "tasks": [{**dataclasses.asdict(row), "interval": row.interval._asdict()} for row in self.by_task()],
             "episodes": [dataclasses.asdict(episode) for episode in self.episodes],
@@ -263,6 +272,11 @@ def stack_outcomes(results: Sequence[EvaluationResult]) -> np.ndarray:
         if other != first:
             raise ValueError(f"results: expected evaluations on the same starts, got {first} and {other}")
     return np.stack([result.outcomes for result in results])
+
+
+def _mean_score(episodes: Sequence[Episode]) -> float | None:
+    scores = [episode.score for episode in episodes if episode.score is not None]
+    return float(np.mean(scores)) if scores else None
 
 
 def _write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:

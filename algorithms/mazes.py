@@ -8,18 +8,15 @@ Where JaxGCRL differs: it ends an ant's episode when the ant falls over or jumps
 start instead of the position, and lets x grow with the rows.
 """
 
-import contextlib
 import functools
-import io
 import os
-import sys
-from collections.abc import Iterator
 from typing import Any, Literal, cast
 
 import gymnasium
 import numpy as np
 
 from nfkern.algorithms.maze_layouts import MAZES, MazeLayout, layout
+from nfkern.algorithms.quiet_imports import without_adroit_notice
 from nfkern.errors import UserError
 
 __all__ = ["MAZES", "GoalMaze", "MazeLayout", "layout", "make_maze", "make_vector_maze"]
@@ -158,7 +155,7 @@ def make_maze(
 
     inner: Any
     try:
-        with _without_adroit_notice():
+        with without_adroit_notice():
             if name.startswith("point"):
                 from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
 
@@ -203,16 +200,3 @@ def make_vector_maze(
         raise ValueError(f"num_envs: expected at least 1, got {num_envs}")
     make = functools.partial(make_maze, name, max_episode_steps=max_episode_steps, goals=goals)
     return gymnasium.vector.SyncVectorEnv([make] * num_envs, autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP)
-
-
-@contextlib.contextmanager
-def _without_adroit_notice() -> Iterator[None]:
-    """Keep off the terminal what gymnasium-robotics prints when first imported: news about its robot hands."""
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            yield
-    finally:
-        for line in printed.getvalue().splitlines(keepends=True):
-            if not line.startswith("AdroitHand"):
-                sys.stderr.write(line)

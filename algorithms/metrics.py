@@ -117,6 +117,8 @@ def _evaluation_row(path: Path) -> dict[str, Any]:
 
     result = EvaluationResult.load(path)
     row: dict[str, Any] = {"step": int(path.stem.split("-")[0]), "evaluation/success": result.success_rate}
+    if result.score is not None:
+        row["evaluation/score"] = result.score
     return row | {f"evaluation/success_task{task.task_id}": task.success_rate for task in result.by_task()}
 
 

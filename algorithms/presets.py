@@ -43,6 +43,19 @@ _LONG = Preset(
     "paper's JAX code; gamma from the paper's Table 4, for antmaze-large and cube-double (its README has 0.97)",
 )
 
+# Chunks keep a policy on the way that it has chosen.
+_SCRIPTED = NFBCConfig(
+    steps=5000,
+    learning_rate=1e-3,
+    history=5,
+    chunk=4,
+    execute=4,
+    blocks=4,
+    hidden=(128, 128),
+    representation=64,
+    encoder_width=256,
+)
+
 PRESETS: dict[str, dict[str, Preset]] = {
     "nf_gcbc": {
         "paper": Preset(_JAX, _NF_GCBC_SOURCE),
@@ -58,9 +71,16 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "nf_bc": {
         "pusht": Preset(
             NFBCConfig(
-                blocks=24, history=2, chunk=8, execute=4, learning_rate=1e-3, observation_normalization="min_max"
+                blocks=24,
+                history=2,
+                chunk=8,
+                execute=4,
+                learning_rate=1e-3,
+                observation_normalization="min_max",
+                action_normalization="min_max",
             ),
             "paper's torch code, PushT command of its README (chunk 16 / 8 in the script's defaults)",
+            "pusht-human-v0",
         ),
         "ur3": Preset(NFBCConfig(history=10, observation_normalization="none"), "paper's torch code, UR3 BlockPush"),
         "ant": Preset(
@@ -70,8 +90,14 @@ PRESETS: dict[str, dict[str, Preset]] = {
             "paper's torch code, Multimodal Ant",
         ),
         "kitchen": Preset(
-            NFBCConfig(history=10, representation=1024, observation_normalization="none"), "paper's torch code, Kitchen"
+            NFBCConfig(history=10, representation=1024, observation_normalization="none"),
+            "paper's torch code, Kitchen",
+            "kitchen-human-v0",
         ),
+        **{
+            name: Preset(_SCRIPTED, "chosen here, for a minute or two on a CPU", f"{name}-scripted-v0")
+            for name in ("pointmass", "blockpush")
+        },
     },
     "gaussian_bc": {"ogbench": Preset(GaussianBCConfig(observation_normalization="none"), "OGBench's GCBC, no goals")},
     "gaussian_gcbc": {"ogbench": Preset(GaussianGCBCConfig(observation_normalization="none"), "OGBench's GCBC")},

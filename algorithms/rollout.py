@@ -57,6 +57,7 @@ class Episode:
         success: OGBench's `info["success"]` at the last step.
         episode_return: sum of rewards, undiscounted.
         length: steps taken.
+        score: `info["score"]` at the last step, the share of a task with stages that is done (0 to 1); None without.
     """
 
     task_id: int
@@ -65,6 +66,7 @@ class Episode:
     success: bool
     episode_return: float
     length: int
+    score: float | None = None
 
 
 class EnvironmentPool:
@@ -170,8 +172,11 @@ def run_block(
             if observe:
                 observe(numbers[row], environment, observation)
             if terminated or truncated:
-                success = bool(info.get("success", False))
-                outcomes[row] = Episode(task_id, numbers[row], seeds[row], success, returns[row], step + 1)
+                success, score = bool(info.get("success", False)), info.get("score")
+                outcomes[row] = Episode(
+                    *(task_id, numbers[row], seeds[row], success, returns[row], step + 1),
+                    score=None if score is None else float(score),
+                )
                 if finished:
                     finished(outcomes[row])
         step += 1

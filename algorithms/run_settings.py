@@ -100,7 +100,7 @@ class RunSettings(CommonSettings):
     """Where and how an agent is trained on a dataset; what it is lies in its own settings."""
 
     env_name: str
-    """OGBench dataset name, such as pointmaze-medium-navigate-v0."""
+    """Name of a dataset, such as pointmaze-medium-navigate-v0 or pusht-human-v0."""
     seed: Annotated[int, _SEEDS] = 0
     """Seed of initialisation, batches and noise; the same seed and thread count give the same run."""
     seeds: Annotated[str | None, _SEEDS] = None

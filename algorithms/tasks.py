@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from nfkern.algorithms.presets import PRESETS
 from nfkern.algorithms.published import CONDITIONAL, IMITATION, OFFLINE_RL, UNSUPERVISED, Published
 
 Setting = Literal["imitation", "conditional", "offline-rl", "unsupervised"]
@@ -45,11 +46,13 @@ def tasks() -> list[Task]:
     """All 82, setting by setting."""
     found = []
     for name, scores in IMITATION.items():
-        command = f"nfkern train nf_bc --preset {name} --env-name DATA.npz"
-        found.append(_task(name, "imitation", "nf_bc", scores, command=command, alone=scores.ours))
+        environment = PRESETS["nf_bc"][name].env_name
+        command = f"nfkern train nf_bc --preset {name}" + ("" if environment else " --env-name DATA.npz")
+        where: dict[str, Any] = {"environment": environment, "command": command, "alone": scores.ours}
+        found.append(_task(name, "imitation", "nf_bc", scores, **where))
     for data, scores in CONDITIONAL.items():
         for goal in NUMBERS:
-            where: dict[str, Any] = {
+            where = {
                 "environment": f"{data}-v0",
                 "goal": goal,
                 "command": f"nfkern train nf_gcbc --preset {data}",

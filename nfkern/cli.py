@@ -18,6 +18,7 @@ COMMANDS = {
     "tasks": ("nfkern.algorithms.tasks", "Tasks", "list the paper's 82 tasks, how to train them, published scores"),
     "data generate": ("nfkern.algorithms.datasets.commands", "Generate", "make a dataset with OGBench's oracles"),
     "data download": ("nfkern.algorithms.datasets.commands", "Download", "fetch OGBench's published dataset"),
+    "data import": ("nfkern.algorithms.datasets.commands", "Import", "make a dataset from others' demonstrations"),
     "data verify": ("nfkern.algorithms.datasets.commands", "Verify", "check a dataset's files"),
     "data info": ("nfkern.algorithms.datasets.commands", "Info", "describe a dataset"),
     **{
@@ -106,7 +107,7 @@ def _load(name: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("nfkern"):
             raise
-        raise UserError(f"needs the package {error.name}: `pip install 'nfkern[rl,log,bench]'`") from None
+        raise UserError(f"needs the package {error.name}: `pip install 'nfkern[rl,imitation,log,bench]'`") from None
     base, _, key = attribute.rstrip("]").partition("[")
     found = getattr(module, base)
     return found[key] if key else found

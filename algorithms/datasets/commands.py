@@ -1,4 +1,4 @@
-"""The commands `nfkern data generate | download | verify | info`."""
+"""The commands `nfkern data generate | download | import | verify | info`."""
 
 import sys
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from nfkern.errors import UsageError, UserError
 
 from .checks import verify
 from .manifest import DEFAULT_DATASET_DIR, DatasetFiles, Manifest
-from .recipes import data_name, find_recipe
+from .recipes import DemonstrationRecipe, data_name, find_recipe
 from .task_rewards import RELABEL_COLUMNS
 from .transitions import TransitionDataset
 
@@ -19,16 +19,17 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Generate:
-    """Generate a real dataset locally, with OGBench's scripted oracles in MuJoCo.
+    """Generate a real dataset locally, with OGBench's scripted oracles in MuJoCo or the experts of imitation tasks.
 
     The files follow OGBench's npz schema and its published recipe, but are another sample. The same seed gives the
     same files for any number of workers. An interrupted run continues when its command is repeated.
     Names: pointmaze-{medium,large,giant,teleport}-{navigate,stitch}-v0, cube-{single,double,triple,quadruple}-*,
-    scene-*, puzzle-{3x3,4x4,4x5,4x6}-*, each -play-v0 or -noisy-v0.
+    scene-*, puzzle-{3x3,4x4,4x5,4x6}-*, each -play-v0 or -noisy-v0; for imitation pointmass-scripted-v0 and
+    blockpush-scripted-v0.
     """
 
     name: tyro.conf.Positional[str]
-    """OGBench's dataset name."""
+    """The dataset's name."""
     transitions: int | None = None
     """Transitions of the training file, rounded up to whole episodes; a tenth of its episodes more for validation.
     By default as many as were published (1 million for most names)."""
@@ -51,10 +52,12 @@ class Generate:
             if not self.overwrite and finished(plan, directory) is not None:
                 print(f"{plan.recipe.name} with these parameters is already in {directory}: nothing to do")
                 return 0
-            _require("ogbench", "rl")
+            for package in plan.recipe.packages:
+                _require(package, "imitation" if package == "pymunk" else "rl")
+            about = "about " if isinstance(plan.recipe, DemonstrationRecipe) else ""
             print(
                 f"{plan.recipe.name}: {plan.train_episodes} + {plan.val_episodes} episodes of "
-                f"{plan.recipe.episode_rows - 1} transitions ({plan.train_transitions} for training)"
+                f"{about}{plan.recipe.episode_rows - 1} transitions ({about}{plan.train_transitions} for training)"
             )
             manifest = generate(plan, directory, workers=self.workers, overwrite=self.overwrite)
         except ValueError as error:
@@ -104,6 +107,50 @@ class Download:
             return INTERRUPTED
         for file, checksum in manifest.sha256.items():
             print(f"{directory / file}  sha256 {checksum}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Import:
+    """Make a dataset from demonstrations as others publish them.
+
+    Reads Diffusion Policy's zarr folders (pusht_cchi_v7_replay.zarr), the relay kitchen arrays of BeT and VQ-BeT
+    (observations_seq.npy, actions_seq.npy, existence_mask.npy), Minari's datasets (HDF5), and npz files with
+    observations, actions and terminals, timeouts or episode_ends.
+    """
+
+    source: tyro.conf.Positional[Path]
+    """The file or folder."""
+    name: str
+    """Of the dataset: pusht-human-v0 and kitchen-human-v0 can be evaluated in their environments."""
+    validation: float = 0.1
+    """Share of the episodes for validation."""
+    seed: int = 0
+    """Seed of the choice of these."""
+    dataset_dir: Path = DEFAULT_DATASET_DIR
+    """Folder of the datasets."""
+    overwrite: bool = False
+    """Replace a dataset of this name."""
+
+    def run(self) -> int:
+        """Import the dataset."""
+        from .importing import import_demonstrations
+
+        directory = self.dataset_dir.expanduser()
+        try:
+            manifest = import_demonstrations(
+                self.source.expanduser(),
+                self.name,
+                directory,
+                validation=self.validation,
+                seed=self.seed,
+                overwrite=self.overwrite,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        for file, checksum in manifest.sha256.items():
+            print(f"{directory / file}  sha256 {checksum}")
+        print(manifest.note)
         return 0
 
 

@@ -1,5 +1,6 @@
 """Generating a dataset with several worker processes, resumably and reproducibly."""
 
+import importlib.metadata
 import json
 import math
 import multiprocessing
@@ -23,8 +24,8 @@ from nfkern.algorithms.interrupts import deferred_signals
 from nfkern.errors import UserError
 
 from .episodes import EpisodeStore, describe_differences
-from .manifest import LOCAL_SAMPLE, DatasetFiles, Manifest, sha256_of, simulation_versions
-from .recipes import PointMazeRecipe, Recipe
+from .manifest import DatasetFiles, Manifest, sha256_of
+from .recipes import DemonstrationRecipe, PointMazeRecipe, Recipe
 from .seeding import SPLITS, episode_seed
 
 # To be raised by every change after which the same seed gives other data.
@@ -73,7 +74,7 @@ class GenerationPlan:
 
     @property
     def train_transitions(self) -> int:
-        """Transitions of the training file: each episode's last row has no successor."""
+        """Transitions of the training file, about so many of demonstrations: the last row has no successor."""
         return self.train_episodes * (self.recipe.episode_rows - 1)
 
     @property
@@ -88,6 +89,11 @@ class GenerationPlan:
         parameters: dict[str, Any] = json.loads(json.dumps({"generator_version": GENERATOR_VERSION, **asdict(self)}))
         return parameters
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of the packages that decide the bytes."""
+        return {package: importlib.metadata.version(package) for package in self.recipe.packages}
+
 
 class Collector(Protocol):
     """Collects single episodes; one per worker."""
@@ -97,11 +103,15 @@ class Collector(Protocol):
 
 
 def make_collector(recipe: Recipe) -> Collector:
-    """Return the collector of a recipe's family (this imports ogbench and mujoco)."""
+    """Return the collector of a recipe's family (this imports its simulator)."""
     if isinstance(recipe, PointMazeRecipe):
         from .point_maze import PointMazeCollector
 
         return PointMazeCollector(recipe)
+    if isinstance(recipe, DemonstrationRecipe):
+        from .demonstrations import DemonstrationCollector
+
+        return DemonstrationCollector(recipe)
     from .manipulation import ManipulationCollector
 
     return ManipulationCollector(recipe)
@@ -140,7 +150,7 @@ def generate(
     existing = finished(plan, directory)
     if existing is not None and not overwrite:
         return existing
-    versions = simulation_versions()
+    versions = plan.versions
     parameters = {**plan.parameters, "versions": versions}
     store = EpisodeStore(files.partial)
     if not overwrite and not store.matches(parameters):
@@ -188,7 +198,7 @@ def _finish(plan: GenerationPlan, store: EpisodeStore, files: DatasetFiles, vers
         sha256={path.name: sha256_of(path) for path in joined.values()},
         parameters=plan.parameters,
         versions={"nfkern": __version__, **versions},
-        note=LOCAL_SAMPLE,
+        note=plan.recipe.note,
     )
     # The episodes go last: until then the same command repeats this step.
     for split, path in joined.items():

@@ -1,7 +1,6 @@
 """The manifest beside a dataset: where it comes from, how to make it again, and the checksums of its files."""
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import re
@@ -13,10 +12,6 @@ from nfkern.errors import UserError
 
 DEFAULT_DATASET_DIR = Path("~/.nfkern/data")
 MANIFEST_FORMAT = 1
-LOCAL_SAMPLE = (
-    "A local sample: it follows the published recipe, but its random draws and its MuJoCo version are others. "
-    "Say so beside any number compared with results on the published data."
-)
 
 
 @dataclass(frozen=True)
@@ -65,17 +60,17 @@ class Manifest:
     """What is known about the files of a dataset.
 
     Attributes:
-        name: OGBench's name.
-        origin: Whether the files were generated here or downloaded.
+        name: The dataset's name.
+        origin: Whether the files were generated here, downloaded, or converted from another format.
         parameters: What a generation depends on (recipe, seed, episodes); empty for downloads.
         versions: Packages whose version can change the bytes.
         sha256: Checksum by file name.
-        source: Address of a download.
+        source: Address of a download, or name of what was imported.
         note: A sentence on what the data are.
     """
 
     name: str
-    origin: Literal["generated", "downloaded"]
+    origin: Literal["generated", "downloaded", "imported"]
     sha256: dict[str, str]
     parameters: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -115,8 +110,3 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
-
-
-def simulation_versions() -> dict[str, str]:
-    """Return the versions of the packages that decide the bytes of generated data."""
-    return {package: importlib.metadata.version(package) for package in ("ogbench", "mujoco", "gymnasium", "numpy")}

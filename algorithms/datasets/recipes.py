@@ -1,14 +1,21 @@
-"""The recipes of OGBench's published datasets that its packaged oracles can follow.
+"""The recipes of the datasets that scripted experts can make: OGBench's published ones, and those for imitation.
 
-The numbers are the facts of the published data (Park et al., "OGBench: Benchmarking Offline Goal-Conditioned RL",
+OGBench's numbers are the facts of the published data (Park et al., "OGBench: Benchmarking Offline Goal-Conditioned RL",
 https://arxiv.org/abs/2410.20092): episode counts and lengths, noise levels and goal sampling.
 """
 
 import difflib
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
+from nfkern.algorithms.imitation import TASKS, environment_id
 from nfkern.errors import UserError
+
+LOCAL_SAMPLE = (
+    "A local sample: it follows the published recipe, but its random draws and its MuJoCo version are others. "
+    "Say so beside any number compared with results on the published data."
+)
+SCRIPTED = "Demonstrations by a script that belongs to nfkern; there is no published file of this name."
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,9 @@ class PointMazeRecipe:
     episodes: int
     episode_rows: int
     action_noise: float = 0.5
+
+    note: ClassVar[str] = LOCAL_SAMPLE
+    packages: ClassVar[tuple[str, ...]] = ("ogbench", "mujoco", "gymnasium", "numpy")
 
 
 @dataclass(frozen=True)
@@ -48,8 +58,32 @@ class ManipulationRecipe:
     gripper_always_closed: bool = False
     reject_hidden_cube: bool = False
 
+    note: ClassVar[str] = LOCAL_SAMPLE
+    packages: ClassVar[tuple[str, ...]] = ("ogbench", "mujoco", "gymnasium", "numpy")
 
-Recipe = PointMazeRecipe | ManipulationRecipe
+
+@dataclass(frozen=True)
+class DemonstrationRecipe:
+    """A scripted expert solves a task of `nfkern.algorithms.imitation`, in one of several ways, until it succeeds.
+
+    Episodes differ in length: `episode_rows` is about their mean, for planning.
+    """
+
+    name: str
+    environment: str
+    episodes: int
+    episode_rows: int
+    action_noise: float = 0.2
+
+    note: ClassVar[str] = SCRIPTED
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Those whose version decides the bytes."""
+        return (*TASKS[self.environment].packages, "gymnasium", "numpy")
+
+
+Recipe = PointMazeRecipe | ManipulationRecipe | DemonstrationRecipe
 
 
 def _point_mazes() -> list[Recipe]:
@@ -97,20 +131,28 @@ def _manipulation() -> list[Recipe]:
     ]
 
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*_point_mazes(), *_manipulation())}
+# As many demonstrations as people gave of comparable tasks: some hundreds.
+_DEMONSTRATIONS: list[Recipe] = [
+    DemonstrationRecipe("pointmass-scripted-v0", "pointmass-v0", episodes=500, episode_rows=47),
+    DemonstrationRecipe("blockpush-scripted-v0", "blockpush-v0", episodes=500, episode_rows=90),
+]
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*_point_mazes(), *_manipulation(), *_DEMONSTRATIONS)}
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return the recipe of an OGBench dataset name such as `pointmaze-medium-navigate-v0`.
+    """Return the recipe of a dataset name such as `pointmaze-medium-navigate-v0`.
 
     Raises:
-        UserError: If no scripted oracle of the ogbench package can generate this dataset.
+        UserError: If no scripted expert can generate this dataset.
     """
     recipe = RECIPES.get(data_name(name))
     if recipe is not None:
         return recipe
     if name.startswith(("antmaze", "antsoccer", "humanoidmaze")):
         reason = "its walking experts are trained policies that no package ships"
+    elif environment_id(name) is not None:
+        raise UserError(f"cannot generate {name!r}: people demonstrated it. nfkern data import reads their files")
     elif name.startswith("visual-"):
         reason = "image observations are not supported"
     else:

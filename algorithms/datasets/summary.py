@@ -60,6 +60,9 @@ def _origin(manifest: Manifest | None) -> Iterator[str]:
     if manifest.origin == "downloaded":
         yield f"downloaded from {manifest.source}"
         return
+    if manifest.origin == "imported":
+        yield manifest.note
+        return
     versions = ", ".join(f"{package} {version}" for package, version in manifest.versions.items())
     yield f"generated with seed {manifest.parameters['seed']} ({versions})"
     yield manifest.note

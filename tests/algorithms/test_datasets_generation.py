@@ -17,7 +17,7 @@ from dataset_fixture import POINT_MAZE, point_maze_dir, point_maze_plan  # noqa:
 from nfkern.algorithms.datasets.checks import verify
 from nfkern.algorithms.datasets.episodes import EpisodeStore
 from nfkern.algorithms.datasets.generation import GenerationPlan, _watch, finished, generate, make_collector
-from nfkern.algorithms.datasets.manifest import DatasetFiles, Manifest, sha256_of, simulation_versions
+from nfkern.algorithms.datasets.manifest import DatasetFiles, Manifest, sha256_of
 from nfkern.algorithms.datasets.recipes import RECIPES
 from nfkern.algorithms.datasets.seeding import episode_seed
 from nfkern.errors import UserError
@@ -43,7 +43,7 @@ def store_of(directory: Path) -> EpisodeStore:
 
 
 def parameters_of(plan: GenerationPlan) -> dict[str, object]:
-    return {**plan.parameters, "versions": simulation_versions()}
+    return {**plan.parameters, "versions": plan.versions}
 
 
 @pytest.mark.parametrize("suffix", ["", "-val"])
@@ -129,7 +129,7 @@ def test_files_of_other_origin_are_refused(tmp_path):
 
 def test_unfinished_data_with_other_parameters_or_versions_are_refused(tmp_path):
     plan = point_maze_plan()
-    old = {**plan.parameters, "versions": {**simulation_versions(), "mujoco": "1.0"}}
+    old = {**plan.parameters, "versions": {**plan.versions, "mujoco": "1.0"}}
     store_of(tmp_path).open(old, discard_other=False)
     with pytest.raises(UserError, match=r"interrupted generation.*mujoco 1\.0 instead of.*--overwrite"):
         generate(plan, tmp_path)

@@ -8,7 +8,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from nfkern.algorithms.mazes import _without_adroit_notice, layout, make_maze, make_vector_maze
+from nfkern.algorithms.mazes import layout, make_maze, make_vector_maze
+from nfkern.algorithms.quiet_imports import without_adroit_notice
 from nfkern.errors import UserError
 
 
@@ -104,7 +105,7 @@ def test_the_terminal_stays_clean_and_the_extra_is_loaded_when_needed() -> None:
 
 
 def test_other_news_reaches_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with _without_adroit_notice():
+    with without_adroit_notice():
         print("one", file=sys.stderr)
         print("AdroitHandDoorDense-v1 was changed", file=sys.stderr)
         print("two", file=sys.stderr)
