@@ -192,7 +192,7 @@ def test_results_survive_their_files(pool: EnvironmentPool, tmp_path: Path) -> N
     rows = (tmp_path / "result.csv").read_text().splitlines()
     assert rows[0] == "task_id,episode,seed,success,episode_return,length,score"
     first = result.episodes[0]
-    assert rows[1] == f"2,0,{first.seed},{int(first.success)},{first.episode_return},{first.length}"
+    assert rows[1] == f"2,0,{first.seed},{int(first.success)},{first.episode_return},{first.length},"
     assert len(rows) == 1 + 6
     result.save_trajectories(tmp_path / "result.npz")
     with np.load(tmp_path / "result.npz") as arrays:
