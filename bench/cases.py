@@ -60,6 +60,7 @@ _TABLE: tuple[Case, ...] = (
     CausalCase("causal_tiny", tokens=4, features=3, context_features=4, blocks=2, layers=1, width=16),
     # For trying the suite itself: odd features, unequal widths, milliseconds.
     FlowCase("tiny", features=3, context_features=4, hidden=(16, 8), blocks=2),
+    FlowCase("tiny_plane", features=2, context_features=4, hidden=(16, 8), blocks=2),
     DataCase("synthetic_100k", transitions=100_000, observation_size=29, action_size=8, trajectory_length=1000),
     DataCase("synthetic_tiny", transitions=200, observation_size=3, action_size=2, trajectory_length=50),
 )

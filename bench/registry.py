@@ -31,7 +31,7 @@ Notes, prediction against measurement (`bench/results/cpu-2026-11-26.json`: AMD 
 - data_sampling: 0.147 ms on an earlier machine (`quick-cpu-2026-11-24.json`), 1.7 million transitions a second.
 """
 
-from nfkern.bench import control_loop
+from nfkern.bench import control_loop, plane_works
 from nfkern.bench.baselines import (
     compiled,
     compiled_causal,
@@ -52,11 +52,13 @@ from nfkern.bench.causal_works import CAUSAL_WORKS
 from nfkern.bench.data_works import DataSampling
 from nfkern.bench.declarations import Benchmark, Variant, Work
 from nfkern.bench.flow_works import FLOW_WORKS
+from nfkern.bench.plane_works import CandidateDensities
 
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 WORKS: dict[str, Work] = {
-    work.name: work for work in (*FLOW_WORKS, *CAUSAL_WORKS, control_loop.ControlLoop(), DataSampling())
+    work.name: work
+    for work in (*FLOW_WORKS, *CAUSAL_WORKS, CandidateDensities(), control_loop.ControlLoop(), DataSampling())
 }
 
 VARIANTS: dict[str, Variant] = {
@@ -65,7 +67,12 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             "eager",
             "naive flow, a module per block, eager PyTorch",
-            {**eager.BUILDERS, **eager_causal.BUILDERS, "control_loop": control_loop.BUILDERS["eager"]},
+            {
+                **eager.BUILDERS,
+                **eager_causal.BUILDERS,
+                "control_loop": control_loop.BUILDERS["eager"],
+                "candidate_log_prob": plane_works.in_chunks,
+            },
         ),
         Variant("eager_plu_once", "the naive flow, matrices composed beforehand", eager_plu_once.BUILDERS),
         Variant(
@@ -80,7 +87,17 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             "nfkern",
             "nfkern as a user calls it",
-            {**stacked.BUILDERS, **sampling.NFKERN_BUILDERS, "control_loop": control_loop.BUILDERS["nfkern"]},
+            {
+                **stacked.BUILDERS,
+                **sampling.NFKERN_BUILDERS,
+                "control_loop": control_loop.BUILDERS["nfkern"],
+                "candidate_log_prob": plane_works.one_call,
+            },
+        ),
+        Variant(
+            "nfkern_tables",
+            "nfkern by tables of the conditioners, to a stated tolerance",
+            {"candidate_log_prob": plane_works.tables},
         ),
         Variant(
             "nfkern_frozen",
@@ -148,6 +165,8 @@ _RIVALS = ("onnxruntime", "jax_jit", "zuko")
 _FLOORS = ("gemm", "gemm_bf16")
 _READING = ("weights_read", "weights_read_bf16")
 
+_CANDIDATES = ("eager", "nfkern", "nfkern_tables")
+
 # Compiling one variant of a row takes 10-60 s (2026-11, two cores): the quick suite has two such rows.
 _QUICK = (
     Benchmark("inverse", ("ogbench",), (1,), (*_FLOWS, *_RIVALS, *_READING), threads=("one",)),
@@ -183,6 +202,7 @@ _FULL = (
     Benchmark("log_prob", ("goal_density",), BATCHES, _FLOWS),
     Benchmark("training_step", ("goal_density",), BATCHES, _TRAINING),
     Benchmark("data_sampling", ("synthetic_100k",), (256, 4096), _SAMPLERS, threads=("one",)),
+    Benchmark("candidate_log_prob", ("goal_density",), (1 << 20,), _CANDIDATES),
 )
 
 # Compiling the unrolled inverse takes minutes: at 256 tokens it is left out, and ONNX Runtime has no loop with a cache.
@@ -229,6 +249,7 @@ _SMOKE = (
     Benchmark("causal_log_prob", ("causal_tiny",), (1, 4), ("eager", *_FROZEN, *_READING), ("one",)),
     Benchmark("causal_training_step", ("causal_tiny",), (1, 4), (*_UNCOMPILED, "gemm"), ("one",)),
     Benchmark("data_sampling", ("synthetic_tiny",), (16,), _SAMPLERS, threads=("one",)),
+    Benchmark("candidate_log_prob", ("tiny_plane",), (512,), _CANDIDATES, threads=("one",)),
 )
 
 SUITES: dict[str, tuple[Benchmark, ...]] = {

@@ -10,6 +10,7 @@ import torch
 from plane import EPISODE, Plane
 
 from nfkern.algorithms.agents import AGENTS, load_agent, save_agent
+from nfkern.algorithms.nf_ugs import TABLES_FROM
 from nfkern.algorithms.online_training import Rounds
 
 SMALL = {"width": 16, "layers": 2, "representation": 4, "batch_size": 32, "unroll_length": 7, "prefill_length": 15}
@@ -115,6 +116,17 @@ def test_the_density_of_goals_is_the_flows_without_context():
     np.testing.assert_allclose(density, expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(NotImplementedError, match="crl has no density"):
         make("crl")[0].log_density(goals)
+
+
+def test_many_goals_are_found_as_unlikely_as_they_are():
+    agent, _ = make("nf_ugs")
+    goals = np.random.default_rng(0).normal(size=(150, 200, 2)).astype(np.float32)
+    assert goals.size > 2 * TABLES_FROM
+    exact = agent.networks["flow"].log_prob(torch.from_numpy(goals), torch.zeros(4)).detach().numpy()
+    density = agent.log_density(goals)
+    assert (density != exact).any(), "no tables: the test shows little"
+    np.testing.assert_allclose(density, exact, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(np.take_along_axis(exact, density.argmin(1)[:, None], 1)[:, 0], exact.min(1), rtol=2e-3)
 
 
 def test_crl_tells_apart_which_transition_led_to_a_goal():
