@@ -1,5 +1,6 @@
 """`nfkern sweep`: many training runs on Ray, on this machine or a cluster; one that fails stops no other."""
 
+import contextlib
 import json
 import os
 import signal
@@ -99,7 +100,8 @@ class Sweep:
             print("interrupted: runs save their checkpoints; the same command goes on", file=sys.stderr)
             for reference in pending:
                 ray.cancel(reference)
-            ray.wait(list(pending), num_returns=len(pending), timeout=PATIENCE_S + 30)
+            if pending:
+                ray.wait(list(pending), num_returns=len(pending), timeout=PATIENCE_S + 30)
             return 130
         finally:
             ray.shutdown()
@@ -113,9 +115,12 @@ def execute(command: list[str], log: str) -> int:
     with open(path, "a") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         try:
-            return process.wait()
+            while True:
+                # Ray's interruption is no signal: it would not end a wait without a limit.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return process.wait(timeout=1)
         except BaseException:
-            # Cancelled: Ray interrupts the task, and the training saves what it has.
+            # Cancelled: the training saves what it has.
             process.send_signal(signal.SIGTERM)
             try:
                 process.wait(PATIENCE_S)

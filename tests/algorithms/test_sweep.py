@@ -1,9 +1,10 @@
 """Sweeps: what a spec says, runs on Ray of which one fails, a table over seeds, and going on."""
 
+import _thread
 import csv
 import json
-import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -186,7 +187,8 @@ def test_a_cancelled_run_is_told_to_stop(tmp_path):
     def interrupt():
         while not log.exists() or "ready" not in log.read_text():
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
+        # As Ray does it: not a signal, so that no system call ends for it.
+        _thread.interrupt_main()
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
@@ -228,3 +230,41 @@ def test_a_failing_run_stops_no_other_and_all_go_on(point_maze_dir, tmp_path, ca
     assert [(row["label"], row["failed"]) for row in rows] == [("gaussian_gcbc", 0), ("broken", 0)]
     assert (out / "broken" / POINT_MAZE / "seed-0" / "checkpoints" / "00000004").exists()
     assert not (out / "gaussian_gcbc" / POINT_MAZE / "seed-0" / "log.txt").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupted_sweep_saves_its_runs_and_goes_on(point_maze_dir, tmp_path):  # noqa: F811
+    text = f"""
+        [common]
+        dataset-dir = "{point_maze_dir}"
+        env-name = "{POINT_MAZE}"
+        batch-size = 8
+        hidden = [8, 8]
+        steps = 1000000
+        log-interval = 50
+        eval-episodes = 0
+        [[runs]]
+        algorithm = "gaussian_gcbc"
+        """
+    spec = write(tmp_path / "s.toml", text)
+    run = tmp_path / "sweep" / "gaussian_gcbc" / POINT_MAZE / "seed-0"
+    command = [sys.executable, "-m", "nfkern", "sweep", str(spec), "--out", str(tmp_path / "sweep")]
+    steps = []
+    for _ in range(2):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        before = (run / "train.csv").stat().st_size if (run / "train.csv").exists() else 0
+        try:
+            while process.poll() is None and not ((run / "train.csv").exists() and _grown(run / "train.csv", before)):
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        assert process.returncode == 130, errors
+        assert "the same command goes on" in errors
+        steps.append(max(int(path.name) for path in (run / "checkpoints").iterdir()))
+    assert 0 < steps[0] < steps[1] < 1_000_000
+
+
+def _grown(path, before):
+    return path.stat().st_size > before + 20
