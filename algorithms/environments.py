@@ -26,8 +26,6 @@ SuccessTiming = Literal["pre", "post"]
 LOCOMOTION_DATASETS = ("navigate", "stitch", "explore")
 MANIPULATION_DATASETS = ("play", "noisy")
 
-imitation.register()
-
 
 @contextlib.contextmanager
 def global_random(generator: np.random.BitGenerator) -> Iterator[None]:
@@ -166,7 +164,8 @@ def make_environment(
         try:
             spec.entry_point = _seedable(spec.entry_point)
         except ModuleNotFoundError as error:
-            raise UserError(f"{name} needs {error.name}: pip install 'nfkern[rl,imitation]'") from error
+            extra = "metaworld" if error.name == "metaworld" else "rl,imitation"
+            raise UserError(f"{name} needs {error.name}: pip install 'nfkern[{extra}]'") from error
         # The checker would warn about manipulation's float64 bounds and numpy booleans, which PinnedTask mends.
         env = gymnasium.make(spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **options)
     _discard_model_file(env)

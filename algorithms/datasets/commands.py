@@ -24,8 +24,8 @@ class Generate:
     The files follow OGBench's npz schema and its published recipe, but are another sample. The same seed gives the
     same files for any number of workers. An interrupted run continues when its command is repeated.
     Names: pointmaze-{medium,large,giant,teleport}-{navigate,stitch}-v0, cube-{single,double,triple,quadruple}-*,
-    scene-*, puzzle-{3x3,4x4,4x5,4x6}-*, each -play-v0 or -noisy-v0; for imitation pointmass-scripted-v0 and
-    blockpush-scripted-v0.
+    scene-*, puzzle-{3x3,4x4,4x5,4x6}-*, each -play-v0 or -noisy-v0; for imitation pointmass-scripted-v0,
+    blockpush-scripted-v0 and metaworld-TASK-scripted-v0 (door-open, reach, ...; `pip install 'nfkern[metaworld]'`).
     """
 
     name: tyro.conf.Positional[str]
@@ -53,7 +53,7 @@ class Generate:
                 print(f"{plan.recipe.name} with these parameters is already in {directory}: nothing to do")
                 return 0
             for package in plan.recipe.packages:
-                _require(package, "imitation" if package == "pymunk" else "rl")
+                _require(package, {"pymunk": "imitation", "metaworld": "metaworld"}.get(package, "rl"))
             about = "about " if isinstance(plan.recipe, DemonstrationRecipe) else ""
             print(
                 f"{plan.recipe.name}: {plan.train_episodes} + {plan.val_episodes} episodes of "

@@ -17,9 +17,10 @@ class DemonstrationCollector:
     """
 
     def __init__(self, recipe: DemonstrationRecipe) -> None:
-        imitation.register()
         self._recipe = recipe
-        self._environment = gymnasium.make(f"{imitation.NAMESPACE}/{recipe.environment}", disable_env_checker=True)
+        found = imitation.environment_id(recipe.environment)
+        assert found is not None
+        self._environment = gymnasium.make(found, disable_env_checker=True)
         self._expert = imitation.make_expert(recipe.environment)
 
     def collect(self, seed: np.random.SeedSequence) -> dict[str, np.ndarray]:

@@ -8,14 +8,14 @@ import difflib
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from nfkern.algorithms.imitation import TASKS, environment_id
+from nfkern.algorithms.imitation import METAWORLD, find, packages
 from nfkern.errors import UserError
 
 LOCAL_SAMPLE = (
     "A local sample: it follows the published recipe, but its random draws and its MuJoCo version are others. "
     "Say so beside any number compared with results on the published data."
 )
-SCRIPTED = "Demonstrations by a script that belongs to nfkern; there is no published file of this name."
+SCRIPTED = "Demonstrations by a script: there is no published file of this name."
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class DemonstrationRecipe:
     @property
     def packages(self) -> tuple[str, ...]:
         """Those whose version decides the bytes."""
-        return (*TASKS[self.environment].packages, "gymnasium", "numpy")
+        return (*(packages(self.environment) or ()), "gymnasium", "numpy")
 
 
 Recipe = PointMazeRecipe | ManipulationRecipe | DemonstrationRecipe
@@ -149,9 +149,12 @@ def find_recipe(name: str) -> Recipe:
     recipe = RECIPES.get(data_name(name))
     if recipe is not None:
         return recipe
+    environment = find(name)
+    if environment is not None and environment.startswith(METAWORLD) and name != environment:
+        return DemonstrationRecipe(name, environment, episodes=100, episode_rows=100, action_noise=0.1)
     if name.startswith(("antmaze", "antsoccer", "humanoidmaze")):
         reason = "its walking experts are trained policies that no package ships"
-    elif environment_id(name) is not None:
+    elif environment is not None:
         raise UserError(f"cannot generate {name!r}: people demonstrated it. nfkern data import reads their files")
     elif name.startswith("visual-"):
         reason = "image observations are not supported"

@@ -5,7 +5,8 @@ which share of them is (0 to 1), as the published tables count.
 """
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import gymnasium
@@ -24,6 +25,7 @@ class ImitationTask:
         demonstrations: the kind of data that goes with it, as dataset names have it.
         packages: those whose version decides what happens in it.
         expert: where the class of its scripted demonstrator lies; None where only people have demonstrated it.
+        arguments: of both classes.
     """
 
     entry_point: str
@@ -31,6 +33,7 @@ class ImitationTask:
     demonstrations: str
     packages: tuple[str, ...]
     expert: str | None = None
+    arguments: Mapping[str, str] = field(default_factory=dict)
 
 
 _HERE = "nfkern.algorithms.imitation"
@@ -46,6 +49,9 @@ TASKS = {
 }
 
 
+METAWORLD = "metaworld-"
+
+
 class Expert(Protocol):
     """A scripted demonstrator, which decides anew for every episode which of several ways it takes."""
 
@@ -56,50 +62,71 @@ class Expert(Protocol):
         """The next action, within [-1, 1]."""
 
 
-def register() -> None:
-    """Make the tasks known to gymnasium, as nfkern/NAME. Nothing is imported before one is made."""
-    for name, task in TASKS.items():
-        if f"{NAMESPACE}/{name}" not in gymnasium.registry:
-            gymnasium.register(
-                f"{NAMESPACE}/{name}", entry_point=task.entry_point, max_episode_steps=task.max_episode_steps
-            )
+def find(name: str) -> str | None:
+    """The environment of a dataset or environment name; None for names of other tasks."""
+    stem, _, version = name.rpartition("-")
+    body, _, kind = stem.rpartition("-")
+    for environment, is_data in ((name, False), (f"{body}-{version}", True)):
+        task = task_of(environment)
+        if task is not None and (kind == task.demonstrations if is_data else kind != task.demonstrations):
+            return environment
+    return None
+
+
+def task_of(environment: str) -> ImitationTask | None:
+    """One of `TASKS`, or of Meta-World's: metaworld-NAME-v0."""
+    if environment.startswith(METAWORLD) and environment.endswith("-v0"):
+        name = {"task": environment.removeprefix(METAWORLD).removesuffix("-v0")}
+        where = f"{_HERE}.meta_world"
+        versions = ("metaworld", "mujoco")
+        return ImitationTask(
+            f"{where}:MetaWorld", 500, "scripted", versions, f"{where}:MetaWorldExpert", arguments=name
+        )
+    return TASKS.get(environment)
 
 
 def names() -> list[str]:
-    """The names of all datasets, and of all environments."""
-    return [*map(_dataset, TASKS), *TASKS]
+    """The names of all datasets, and of all environments; without Meta-World's fifty."""
+    datasets = []
+    for environment, task in TASKS.items():
+        stem, _, version = environment.rpartition("-")
+        datasets.append(f"{stem}-{task.demonstrations}-{version}")
+    return [*datasets, *TASKS]
 
 
 def environment_id(name: str) -> str | None:
-    """What gymnasium calls the environment of a dataset or environment name; None for names of other tasks."""
-    found = _find(name)
-    return None if found is None else f"{NAMESPACE}/{found}"
+    """What gymnasium calls the environment of a name, and knows from now on; None for names of other tasks.
+
+    Nothing is imported before one is made.
+    """
+    environment = find(name)
+    if environment is None:
+        return None
+    task, found = task_of(environment), f"{NAMESPACE}/{environment}"
+    assert task is not None
+    if found not in gymnasium.registry:
+        gymnasium.register(
+            found, entry_point=task.entry_point, max_episode_steps=task.max_episode_steps, kwargs={**task.arguments}
+        )
+    return found
 
 
 def packages(name: str) -> tuple[str, ...] | None:
     """Those whose version decides what happens in an environment; None for names of other tasks."""
-    found = _find(name)
-    return None if found is None else TASKS[found].packages
-
-
-def _find(name: str) -> str | None:
-    return next((environment for environment in TASKS if name in (environment, _dataset(environment))), None)
-
-
-def _dataset(environment: str) -> str:
-    stem, _, version = environment.rpartition("-")
-    return f"{stem}-{TASKS[environment].demonstrations}-{version}"
+    environment = find(name)
+    task = None if environment is None else task_of(environment)
+    return None if task is None else task.packages
 
 
 def make_expert(environment: str) -> Expert:
-    """The demonstrator of one of `TASKS`.
+    """The demonstrator of an environment.
 
     Raises:
-        ValueError: the task has none.
+        ValueError: there is no such environment, or it has none.
     """
-    task = TASKS[environment]
-    if task.expert is None:
+    task = task_of(environment)
+    if task is None or task.expert is None:
         raise ValueError(f"environment: {environment} has no scripted demonstrator")
     module, _, name = task.expert.partition(":")
-    expert: Expert = getattr(importlib.import_module(module), name)()
+    expert: Expert = getattr(importlib.import_module(module), name)(**task.arguments)
     return expert

@@ -1,5 +1,7 @@
 """The imitation tasks: reproducible, demonstrated in several ways, and scored as the published tables count."""
 
+import importlib.util
+
 import gymnasium
 import numpy as np
 import pytest
@@ -200,6 +202,34 @@ def test_a_missing_simulator_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         make_environment("pusht-v0")
 
 
-def test_registering_twice_is_registering_once() -> None:
-    imitation.register()
-    assert gymnasium.spec("nfkern/pusht-v0").max_episode_steps == 300
+def test_gymnasium_knows_the_limits() -> None:
+    for _ in range(2):
+        found = imitation.environment_id("pusht-human-v0")
+        assert found is not None
+        assert gymnasium.spec(found).max_episode_steps == 300
+
+
+def test_meta_world_is_named_without_its_package() -> None:
+    for name in ("metaworld-door-open-v0", "metaworld-door-open-scripted-v0"):
+        assert imitation.find(name) == "metaworld-door-open-v0"
+    assert imitation.packages("metaworld-door-open-v0") == ("metaworld", "mujoco")
+    recipe = find_recipe("metaworld-door-open-scripted-v0")
+    assert recipe.packages == ("metaworld", "mujoco", "gymnasium", "numpy")
+    if importlib.util.find_spec("metaworld") is None:
+        with pytest.raises(UserError, match=r"needs metaworld: pip install 'nfkern\[metaworld\]'"):
+            make_environment("metaworld-door-open-v0")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("metaworld") is None, reason="needs metaworld, whose MuJoCo is another")
+@pytest.mark.parametrize("task", ["door-open", "reach", "button-press-topdown"])
+def test_meta_worlds_policies_demonstrate(task: str) -> None:
+    recipe = find_recipe(f"metaworld-{task}-scripted-v0")
+    episodes = [make_collector(recipe).collect(episode_seed(0, "train", number)) for number in (0, 0, 1)]
+    np.testing.assert_array_equal(episodes[0]["observations"], episodes[1]["observations"])
+    assert (episodes[0]["observations"][0] != episodes[2]["observations"][0]).any()
+    assert episodes[0]["observations"].shape[1:] == (39,)
+    env = make_environment(f"metaworld-{task}-v0")
+    first, _ = env.reset(seed=5)
+    np.testing.assert_array_equal(env.reset(seed=5)[0], first)
+    with pytest.raises(UserError, match=r"no task 'dor-open': it has .*door-open"):
+        make_environment("metaworld-dor-open-v0")
