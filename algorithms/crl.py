@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from nfkern import Encoder
-from nfkern.algorithms.online_gcrl import OnlineGCRL, OnlineGCRLConfig, frozen_call
+from nfkern.algorithms.networks import frozen_call
+from nfkern.algorithms.online_gcrl import OnlineGCRL, OnlineGCRLConfig
 from nfkern.algorithms.optimization import LossAndInfo, Noise, Tensors
 
 

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 # Flax's epsilon and GELU, with which the sources of the settings were run.
 LAYER_NORM_EPS = 1e-6
@@ -52,11 +54,13 @@ class EnsembleMLP(nn.Module):
         members: how many.
         in_features: size of the input, which all members share.
         hidden: widths of the hidden layers.
+        out_features: size of what a member says; None for one number by itself.
     """
 
-    def __init__(self, members: int, in_features: int, hidden: Sequence[int]) -> None:
+    def __init__(self, members: int, in_features: int, hidden: Sequence[int], out_features: int | None = None) -> None:
         super().__init__()
-        sizes = list(pairwise([in_features, *hidden, 1]))
+        self._scalar = out_features is None
+        sizes = list(pairwise([in_features, *hidden, out_features or 1]))
         self.weights = nn.ParameterList(torch.empty(members, size, following) for size, following in sizes)
         self.biases = nn.ParameterList(torch.zeros(members, 1, following) for _, following in sizes)
         self.scales = nn.ParameterList(torch.ones(members, 1, width) for width in hidden)
@@ -73,7 +77,7 @@ class EnsembleMLP(nn.Module):
             frozen: let gradients reach the inputs alone, as an actor's loss wants it of a critic.
 
         Returns:
-            (members, batch).
+            (members, batch), or (members, batch, out_features).
         """
         x = inputs.expand(len(self.weights[0]), *inputs.shape)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -86,7 +90,29 @@ class EnsembleMLP(nn.Module):
                     scale, shift = scale.detach(), shift.detach()
                 x = nn.functional.layer_norm(nn.functional.gelu(x, approximate=GELU), x.shape[-1:], eps=LAYER_NORM_EPS)
                 x = torch.addcmul(shift, x, scale)
-        return x.squeeze(-1)
+        return x.squeeze(-1) if self._scalar else x
+
+
+class PositiveNumber(nn.Module):
+    """A learned weight, positive, 1 at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_value = nn.Parameter(torch.zeros(()))
+
+    def forward(self) -> torch.Tensor:
+        """The weight, ()."""
+        return self.log_value.exp()
+
+
+def frozen_call(module: nn.Module, *arguments: Any, frozen: bool = True) -> torch.Tensor:
+    """Call a module; if frozen, gradients reach its arguments and not its weights."""
+    if not frozen:
+        result: torch.Tensor = module(*arguments)
+        return result
+    weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    result = functional_call(module, weights, arguments)
+    return result
 
 
 def sinusoidal_embedding(positions: torch.Tensor, width: int) -> torch.Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from nfkern import CouplingFlow, Encoder
-from nfkern.algorithms.online_gcrl import Exploration, OnlineGCRL, OnlineGCRLConfig, frozen_call
+from nfkern.algorithms.networks import frozen_call
+from nfkern.algorithms.online_gcrl import Exploration, OnlineGCRL, OnlineGCRLConfig
 from nfkern.algorithms.optimization import LossAndInfo, Noise, Tensors
 from nfkern.plane import plane_log_prob
 

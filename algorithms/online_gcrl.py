@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from nfkern import Encoder
 from nfkern.algorithms.agent import Agent, AgentConfig
+from nfkern.algorithms.networks import PositiveNumber
 from nfkern.algorithms.optimization import LossAndInfo, Noise, ParameterGroups, Tensors
 from nfkern.normalizer import Mode
 
@@ -70,18 +70,6 @@ class OnlineGCRLConfig(AgentConfig):
             raise ValueError(f"critic_learning_rate: expected a number > 0, got {self.critic_learning_rate}")
 
 
-class Temperature(nn.Module):
-    """The weight of entropy, positive, 1 at first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_value = nn.Parameter(torch.zeros(()))
-
-    def forward(self) -> torch.Tensor:
-        """The weight, ()."""
-        return self.log_value.exp()
-
-
 class OnlineGCRL(Agent):
     """An agent that learns to reach goals from what it lived through; goals are parts of observations.
 
@@ -100,7 +88,7 @@ class OnlineGCRL(Agent):
         actor = Encoder(inputs, 2 * outputs, width=config.width, layers=config.layers)
         goal_size = self.sizes["goal_size"]
         critic = self._build_critic(self.sizes["observation_size"] + outputs, goal_size)
-        return nn.ModuleDict({"actor": actor, "temperature": Temperature(), **critic})
+        return nn.ModuleDict({"actor": actor, "temperature": PositiveNumber(), **critic})
 
     @abstractmethod
     def _build_critic(self, inputs: int, goal_size: int) -> Mapping[str, nn.Module]:
@@ -247,13 +235,3 @@ class OnlineGCRL(Agent):
             actions, _ = self._squashed(torch.cat([states, mine], 1), None)
             values.append(self._value(states, actions, mine))
         return torch.stack(values)
-
-
-def frozen_call(module: nn.Module, *arguments: Any, frozen: bool) -> torch.Tensor:
-    """Call a module; if frozen, gradients reach its arguments and not its weights."""
-    if not frozen:
-        result: torch.Tensor = module(*arguments)
-        return result
-    weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    result = functional_call(module, weights, arguments)
-    return result

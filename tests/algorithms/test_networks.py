@@ -2,19 +2,21 @@
 
 import math
 
+import pytest
 import torch
 
-from nfkern.algorithms.networks import EnsembleMLP, sinusoidal_embedding
+from nfkern.algorithms.networks import EnsembleMLP, frozen_call, mlp, sinusoidal_embedding
 
 
-def test_an_ensemble_is_its_members_side_by_side():
+@pytest.mark.parametrize("out_features", [None, 1, 7])
+def test_an_ensemble_is_its_members_side_by_side(out_features):
     torch.manual_seed(0)
-    ensemble, inputs = EnsembleMLP(3, 5, (8, 6)), torch.randn(4, 5, requires_grad=True)
+    ensemble, inputs = EnsembleMLP(3, 5, (8, 6), out_features), torch.randn(4, 5, requires_grad=True)
     for scale, shift in zip(ensemble.scales, ensemble.shifts, strict=True):
         torch.nn.init.normal_(scale)
         torch.nn.init.normal_(shift)
     values = ensemble(inputs)
-    assert values.shape == (3, 4)
+    assert values.shape == ((3, 4) if out_features is None else (3, 4, out_features))
     for member in range(3):
         x = inputs
         for layer in range(3):
@@ -23,9 +25,18 @@ def test_an_ensemble_is_its_members_side_by_side():
                 x = torch.nn.functional.gelu(x, approximate="tanh")
                 x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
                 x = x * ensemble.scales[layer][member] + ensemble.shifts[layer][member]
-        torch.testing.assert_close(values[member], x[:, 0])
+        torch.testing.assert_close(values[member], x[:, 0] if out_features is None else x)
     ensemble(inputs, frozen=True).sum().backward()
     assert all(parameter.grad is None for parameter in ensemble.parameters())
+    assert inputs.grad.abs().max() > 0
+
+
+def test_a_frozen_call_lets_gradients_reach_the_arguments_alone():
+    torch.manual_seed(0)
+    network, inputs = mlp(3, 2, (4,), layer_norm=True), torch.randn(5, 3, requires_grad=True)
+    torch.testing.assert_close(frozen_call(network, inputs), network(inputs))
+    frozen_call(network, inputs).sum().backward()
+    assert all(parameter.grad is None for parameter in network.parameters())
     assert inputs.grad.abs().max() > 0
 
 
