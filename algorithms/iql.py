@@ -6,12 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from nfkern.algorithms.networks import mlp, unit_gaussian_log_prob
+from nfkern.algorithms.networks import mlp
 from nfkern.algorithms.offline_rl import OfflineRL, OfflineRLConfig, Transitions
 from nfkern.algorithms.optimization import LossAndInfo, Noise
-
-# IQL's bound on the weight of one action.
-MAX_WEIGHT = 100.0
+from nfkern.algorithms.policy_losses import advantage_weighted
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,11 @@ class IQLConfig(ImplicitConfig):
         return super()._least() | {"alpha": 0}
 
 
+def expectile_weight(above: torch.Tensor, expectile: float) -> torch.Tensor:
+    """Weights of squared errors that make a regression end at an expectile; `above` is target minus value."""
+    return torch.where(above >= 0, expectile, 1 - expectile)
+
+
 class Implicit(OfflineRL):
     """An agent whose V is an expectile of Q over the data's actions, so that no other action is ever valued.
 
@@ -59,8 +62,7 @@ class Implicit(OfflineRL):
             q = self._target_q(transitions.states, transitions.actions).amin(0)
         value = self._value(transitions.states)
         above = q - value
-        weight = torch.where(above >= 0, self.config.expectile, 1 - self.config.expectile)
-        return (weight * above.square()).mean(), {"v_mean": value.mean()}
+        return (expectile_weight(above, self.config.expectile) * above.square()).mean(), {"v_mean": value.mean()}
 
     def _next_value(self, transitions: Transitions, noise: Noise) -> torch.Tensor:
         return self._value(transitions.next_states)
@@ -87,7 +89,5 @@ class IQL(Implicit):
         states, actions = transitions.states, transitions.actions
         with torch.no_grad():
             advantage = self._q(states, actions).amin(0) - self._value(states)
-            weight = (self.config.alpha * advantage).exp().clamp(max=MAX_WEIGHT)
         # Of unit variance, as in the source of the settings.
-        log_prob = unit_gaussian_log_prob(self.networks["policy"](states), actions)
-        return -(weight * log_prob).mean(), {"advantage": advantage.mean(), "log_prob": log_prob.mean()}
+        return advantage_weighted(self.networks["policy"](states), actions, advantage, self.config.alpha)
