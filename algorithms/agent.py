@@ -54,9 +54,14 @@ class AgentConfig:
         """How goals are drawn; None for an agent without goals."""
         return None
 
+    def actor_goal_sampling(self) -> GoalSampling | None:
+        """How second goals are drawn, for a policy that learns for other goals than its critics; None for no others."""
+        return None
+
     def batches(self) -> dict[str, Any]:
         """What the agent's batches are: arguments of `BatchSampler` and `DeviceBatchSampler`."""
-        return {"batch_size": self.batch_size, "goals": self.goal_sampling(), "history": 1, "chunk": 1}
+        goals = {"goals": self.goal_sampling(), "actor_goals": self.actor_goal_sampling()}
+        return goals | {"batch_size": self.batch_size, "history": 1, "chunk": 1}
 
     def average_decay(self) -> float:
         """Decay of the moving average that the agent keeps of its weights, or of some; 0 for none."""
@@ -72,6 +77,7 @@ class AgentConfig:
             if not getattr(self, name) >= minimum:
                 raise ValueError(f"{name}: expected at least {minimum}, got {getattr(self, name)}")
         self.goal_sampling()
+        self.actor_goal_sampling()
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate: expected a number > 0, got {self.learning_rate}")
 

@@ -1,4 +1,4 @@
-"""What the offline RL agents share: transitions with rewards, an ensemble of critics and its moving average."""
+"""What the offline agents share; and of them those with rewards: critics by temporal differences, their average."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from torch import nn
 
 from nfkern.algorithms.agent import Agent, AgentConfig
 from nfkern.algorithms.networks import EnsembleMLP
-from nfkern.algorithms.optimization import LossAndInfo, Noise, Tensors
+from nfkern.algorithms.optimization import LossAndInfo, Noise, Tensors, sum_of_parts
 
 CRITICS = 2
 # The sources of the settings keep the data's actions so far from the bounds.
@@ -18,15 +18,30 @@ ACTION_MARGIN = 1e-5
 
 
 @dataclass(frozen=True)
-class OfflineRLConfig(AgentConfig):
-    """FQL's settings for critics, shared by all offline RL agents."""
+class OfflineConfig(AgentConfig):
+    """Settings shared by all agents that learn from a dataset what its actions are worth."""
+
+    critic_hidden: tuple[int, ...] = (512, 512, 512, 512)
+    """Widths of the critics' hidden layers, each followed by LayerNorm."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.action_normalization != "none":
+            raise ValueError(
+                "action_normalization: offline RL expects actions in [-1, 1] as they are, "
+                f"got {self.action_normalization!r}"
+            )
+
+
+@dataclass(frozen=True)
+class OfflineRLConfig(OfflineConfig):
+    """FQL's settings for critics, shared by all offline RL agents with targets."""
 
     gamma: float = 0.99
     """Discount."""
     tau: float = 0.005
     """Share of the critics' weights that enters their moving average, the target, at each step."""
-    critic_hidden: tuple[int, ...] = (512, 512, 512, 512)
-    """Widths of the critics' hidden layers, each followed by LayerNorm."""
 
     def batches(self) -> dict[str, Any]:
         """Transitions with the observation that follows."""
@@ -43,11 +58,6 @@ class OfflineRLConfig(AgentConfig):
             raise ValueError(f"gamma: expected a number in [0, 1), got {self.gamma}")
         if not 0 < self.tau <= 1:
             raise ValueError(f"tau: expected a number in (0, 1], got {self.tau}")
-        if self.action_normalization != "none":
-            raise ValueError(
-                "action_normalization: offline RL expects actions in [-1, 1] as they are, "
-                f"got {self.action_normalization!r}"
-            )
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,23 @@ class Transitions:
     """Those of a policy that learns for other goals than its critics; else `states`."""
 
 
-class OfflineRL(Agent):
+class Offline(Agent):
+    """An agent that learns from a dataset what its actions are worth, and a policy, the network `policy`."""
+
+    def _sample(
+        self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        """What the network `policy` says, unless a subclass samples."""
+        actions: torch.Tensor = networks["policy"](conditioning)
+        return actions
+
+    def _average(self, network: str) -> nn.Module:
+        """The moving average of one of the networks."""
+        assert self.ema is not None
+        return cast(nn.ModuleDict, self.ema.module)[network]
+
+
+class OfflineRL(Offline):
     """An agent that learns from rewards in a dataset: critics by temporal differences, and a policy.
 
     The loss is the sum of its parts, each of which reaches its own networks alone. A subclass brings its policy.
@@ -103,13 +129,7 @@ class OfflineRL(Agent):
             next_actions=batch.get("next_actions"),
             actor_states=self._states(batch["observations"], batch.get("actor_goals", batch.get("goals"))),
         )
-        parts = self._losses(transitions, noise)
-        info = {
-            f"{part}/{name}": value.detach()
-            for part, (loss, details) in parts.items()
-            for name, value in ({"loss": loss} | details).items()
-        }
-        return torch.stack([loss for loss, _ in parts.values()]).sum(), info
+        return sum_of_parts(self._losses(transitions, noise))
 
     def _states(self, observations: torch.Tensor, goals: torch.Tensor | None) -> torch.Tensor:
         return self._conditioning(observations.unflatten(1, (1, -1)), goals)
@@ -137,13 +157,6 @@ class OfflineRL(Agent):
     def _actor_loss(self, transitions: Transitions, noise: Noise) -> LossAndInfo:
         """The policy's loss, given what `_draw` drew."""
 
-    def _sample(
-        self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
-    ) -> torch.Tensor:
-        """What the network `policy` says, unless a subclass samples."""
-        actions: torch.Tensor = networks["policy"](conditioning)
-        return actions
-
     def _q(self, states: torch.Tensor, actions: torch.Tensor, *, frozen: bool = False) -> torch.Tensor:
         """(CRITICS, batch); `frozen` lets gradients reach states and actions alone."""
         q: torch.Tensor = self.networks["critic"](torch.cat([states, actions], 1), frozen=frozen)
@@ -158,8 +171,3 @@ class OfflineRL(Agent):
         """(batch,): what the target critics together say of a policy's actions."""
         q = self._target_q(states, actions)
         return q.amin(0) if self.config.q_aggregation == "min" else q.mean(0)
-
-    def _average(self, network: str) -> nn.Module:
-        """The moving average of one of the networks."""
-        assert self.ema is not None
-        return cast(nn.ModuleDict, self.ema.module)[network]

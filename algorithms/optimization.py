@@ -1,6 +1,6 @@
 """A gradient step, the same for one agent and for several seeds of one: optimiser, schedule, moving average."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -15,6 +15,16 @@ Noise = tuple[torch.Tensor, ...]
 Info = dict[str, torch.Tensor]
 LossAndInfo = tuple[torch.Tensor, Info]
 ParameterGroups = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
+
+
+def sum_of_parts(parts: Mapping[str, LossAndInfo]) -> LossAndInfo:
+    """The sum of a loss's parts; each part and its details, detached, with its name as a prefix."""
+    info = {
+        f"{part}/{name}": value.detach()
+        for part, (loss, details) in parts.items()
+        for name, value in ({"loss": loss} | details).items()
+    }
+    return torch.stack([loss for loss, _ in parts.values()]).sum(), info
 
 
 class Trainable(Protocol):
