@@ -24,6 +24,8 @@ from nfkern.algorithms.nf_bc import NFBC
 from nfkern.algorithms.nf_gcbc import NFGCBC
 from nfkern.algorithms.nf_rlbc import NFRLBC
 from nfkern.algorithms.nf_ugs import NFUGS
+from nfkern.algorithms.offline_crl import OfflineCRL
+from nfkern.algorithms.qrl import QRL
 from nfkern.algorithms.rebrac import ReBRAC
 from nfkern.checkpoint import FORMAT_VERSION, read_json, read_tensors, write_json
 
@@ -31,7 +33,8 @@ AGENTS: dict[str, type[Agent]] = {
     agent.name: agent
     for agent in (
         *(NFBC, NFGCBC, GaussianBC, GaussianGCBC, FlowMatchingBC, FlowMatchingGCBC, DiffusionBC, DiffusionGCBC),
-        *(NFRLBC, FQL, IFQL, IQL, ReBRAC, DiffusionQL, GCIQL),
+        *(NFRLBC, FQL, IFQL, IQL, ReBRAC, DiffusionQL),
+        *(GCIQL, QRL, OfflineCRL),
         *(NFUGS, CRL),
     )
 }

@@ -20,7 +20,10 @@ from nfkern.algorithms.nf_bc import NFBCConfig
 from nfkern.algorithms.nf_gcbc import NFGCBCConfig
 from nfkern.algorithms.nf_rlbc import NFRLBCConfig
 from nfkern.algorithms.nf_ugs import NFUGSConfig
+from nfkern.algorithms.offline_crl import OfflineCRLConfig
+from nfkern.algorithms.offline_gcrl import OfflineGCRLConfig
 from nfkern.algorithms.published import CONDITIONAL, UNSUPERVISED
+from nfkern.algorithms.qrl import QRLConfig
 from nfkern.algorithms.rebrac import ReBRACConfig
 from nfkern.errors import UsageError
 
@@ -181,21 +184,37 @@ for _algorithm, _base in _OFFLINE_RL_BASES.items():
         )
         for environment, settings in _OFFLINE_RL.items()
     }
-# The weight of imitation in OGBench's hyperparameters, by the start of a dataset's name; humanoids look further ahead.
-_GCIQL_ALPHA = {"pointmaze": 0.003, "antmaze": 0.3, "humanoidmaze": 0.1, "antsoccer": 0.1}
-PRESETS["gciql"] = {
-    name: Preset(
-        GCIQLConfig(
-            observation_normalization="none",
-            alpha=_GCIQL_ALPHA.get(name.split("-")[0], 1.0),
-            gamma=0.995 if name.startswith("humanoidmaze") else 0.99,
-            actor_random_goals=0.5 if name.endswith("stitch") else 0.0,
-        ),
-        "OGBench's code and hyperparameters (GCIQL)",
-        f"{name}-v0",
-    )
-    for name in (*CONDITIONAL, "pointmaze-medium-navigate", "pointmaze-large-navigate")
+# What differs between datasets in OGBench's hyperparameters, by the start of a dataset's name; "" is manipulation.
+_OFFLINE_GCRL: dict[str, dict[str, dict[str, Any]]] = {
+    "pointmaze": {"gciql": {"alpha": 0.003}, "qrl": {"alpha": 0.0003}, "offline_crl": {"alpha": 0.03}},
+    "antmaze": {"gciql": {"alpha": 0.3}, "qrl": {"alpha": 0.003}, "offline_crl": {"alpha": 0.1}},
+    "humanoidmaze": {
+        "gciql": {"alpha": 0.1, "gamma": 0.995},
+        "qrl": {"alpha": 0.001},
+        "offline_crl": {"alpha": 0.1, "gamma": 0.995},
+    },
+    "antsoccer": {"gciql": {"alpha": 0.1}, "qrl": {"alpha": 0.003}, "offline_crl": {"alpha": 0.3}},
+    "": {"gciql": {"alpha": 1.0}, "qrl": {"alpha": 0.3}, "offline_crl": {"alpha": 3.0}},
 }
+_OFFLINE_GCRL_BASES: dict[str, OfflineGCRLConfig] = {
+    "gciql": GCIQLConfig(),
+    "qrl": QRLConfig(),
+    "offline_crl": OfflineCRLConfig(),
+}
+for _algorithm, _config in _OFFLINE_GCRL_BASES.items():
+    PRESETS[_algorithm] = {
+        name: Preset(
+            replace(
+                _config,
+                observation_normalization="none",
+                actor_random_goals=0.5 if name.endswith("stitch") else 0.0,
+                **_OFFLINE_GCRL.get(name.split("-")[0], _OFFLINE_GCRL[""]).get(_algorithm, {}),
+            ),
+            f"OGBench's code and hyperparameters ({_algorithm.removeprefix('offline_').upper()})",
+            f"{name}-v0",
+        )
+        for name in (*CONDITIONAL, "pointmaze-medium-navigate", "pointmaze-large-navigate")
+    }
 PRESETS["nf_ugs"] = {
     name: Preset(NFUGSConfig(), "paper's JAX code (NF-UGS); batch size from its README", name) for name in UNSUPERVISED
 }

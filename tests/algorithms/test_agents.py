@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from small_agents import IMITATORS, OFFLINE_RL, SMALL, act, make_agent, make_batch
+from small_agents import IMITATORS, OFFLINE, SMALL, act, make_agent, make_batch
 
 from nfkern.algorithms.agents import AGENTS, load_agent, save_agent
 from nfkern.algorithms.datasets import ColumnStatistics, DatasetStatistics, GoalSampling
@@ -16,7 +16,7 @@ from nfkern.algorithms.presets import PRESETS
 from nfkern.algorithms.runs import load_checkpoint, save_checkpoint
 
 every_imitator = pytest.mark.parametrize("name", [*IMITATORS, "nf_bc_causal", "nf_gcbc_causal"])
-every_agent = pytest.mark.parametrize("name", [*IMITATORS, *OFFLINE_RL, "nf_bc_causal", "nf_gcbc_causal"])
+every_agent = pytest.mark.parametrize("name", [*IMITATORS, *OFFLINE, "nf_bc_causal", "nf_gcbc_causal"])
 
 
 @every_imitator
@@ -54,7 +54,7 @@ def test_goals_matter_only_to_goal_conditioned_agents(name):
 
 @every_agent
 def test_saved_agents_act_alike(name, tmp_path):
-    agent = make_agent(name, **({} if name in OFFLINE_RL else {"ema_decay": 0.9}))
+    agent = make_agent(name, **({} if name in OFFLINE else {"ema_decay": 0.9}))
     for _ in range(3):
         agent.update(make_batch(agent.config))
     save_agent(agent, tmp_path)
@@ -65,7 +65,7 @@ def test_saved_agents_act_alike(name, tmp_path):
 
 @every_agent
 def test_a_checkpoint_continues_exactly(name, tmp_path):
-    agent = make_agent(name, schedule="cosine", **({} if name in OFFLINE_RL else {"ema_decay": 0.9}))
+    agent = make_agent(name, schedule="cosine", **({} if name in OFFLINE else {"ema_decay": 0.9}))
     batches = [make_batch(agent.config, seed=i) for i in range(12)]
     for batch in batches[:6]:
         agent.update(batch)
@@ -157,7 +157,7 @@ def test_every_agent_draws_the_goals_it_says():
     expected = {"nf_gcbc": 0.97, "flow_matching_gcbc": 0.97, "diffusion_gcbc": 0.97, "gaussian_gcbc": None}
     for name, gamma in expected.items():
         assert AGENTS[name].config_class().goal_sampling() == GoalSampling(gamma=gamma)
-    for name in (*IMITATORS, *OFFLINE_RL):
+    for name in (*IMITATORS, *OFFLINE):
         if not AGENTS[name].goal_conditioned:
             assert AGENTS[name].config_class().goal_sampling() is None
 

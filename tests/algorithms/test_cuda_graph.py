@@ -6,7 +6,7 @@ import pytest
 import torch
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from learners import double_precision, make_config, make_learner, states  # noqa: F401
-from small_agents import IMITATORS, OFFLINE_RL
+from small_agents import IMITATORS, OFFLINE
 
 from nfkern import cli
 from nfkern.algorithms import cuda_graph, training
@@ -35,7 +35,7 @@ class Watch:
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
-@pytest.mark.parametrize("name", [*IMITATORS, *OFFLINE_RL])
+@pytest.mark.parametrize("name", [*IMITATORS, *OFFLINE])
 def test_a_captured_step_is_the_step(name, seeds, double_precision):  # noqa: F811
     watch = Watch()
     agents, streams = make_learner(name, seeds, True, torch.float64)
@@ -190,7 +190,7 @@ def test_captured_runs_resume_exactly(options, point_maze_dir, tmp_path, monkeyp
 
 @needs_cuda
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
-@pytest.mark.parametrize("name", [*IMITATORS, *OFFLINE_RL])
+@pytest.mark.parametrize("name", [*IMITATORS, *OFFLINE])
 def test_on_a_gpu_replays_equal_eager_steps(name, seeds):
     captured = Learner(*make_learner(name, seeds, on_device=True, device="cuda"), captured=True)
     eager = Learner(*make_learner(name, seeds, on_device=True, device="cuda"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from critics import ROWS, Fixed, critics_at, expected_critic_loss, prepare, target_critics, transitions_of
-from small_agents import OFFLINE_RL, act, make_agent, make_batch
+from small_agents import OFFLINE, OFFLINE_RL, act, make_agent, make_batch
 
 from nfkern.algorithms.networks import sinusoidal_embedding
 from nfkern.algorithms.presets import PRESETS
@@ -203,7 +203,8 @@ def test_five_transitions_are_learned_by_heart():
     # Next to no weight on value, so that the data's actions are all that counts.
     imitate = {"nf_rlbc": {"alpha": 100.0}, "fql": {"alpha": 100.0}, "rebrac": {"actor_weight": 100.0}}
     imitate |= {"diffusion_ql": {"value_weight": 0.0}, "iql": {"alpha": 0.0}, "gciql": {"alpha": 100.0}}
-    for name in OFFLINE_RL:
+    imitate |= {"qrl": {"alpha": 100.0}, "offline_crl": {"alpha": 100.0}}
+    for name in OFFLINE:
         agent = make_agent(name, steps=800, learning_rate=3e-3, schedule="cosine", **imitate.get(name, {}))
         for _ in range(800):
             agent.update(batch)

@@ -14,8 +14,8 @@ class Fixed(torch.nn.Module):
         self.function = function
         self.weight = torch.nn.Parameter(torch.ones(()))
 
-    def forward(self, inputs, frozen=False):
-        return self.function(inputs) * (self.weight.detach() if frozen else self.weight)
+    def forward(self, *inputs, frozen=False):
+        return self.function(*inputs) * (self.weight.detach() if frozen else self.weight)
 
 
 def two_critics(inputs):
@@ -45,6 +45,13 @@ def expected_critic_loss(batch, following):
     q = critics_at(batch["observations"], batch["actions"])
     target = batch["rewards"] + GAMMA * batch["masks"] * following
     return ((q[0] - target).square() + (q[1] - target).square()).mean() / 2
+
+
+def reached_by(loss, agent):
+    """The networks that a loss's gradient reaches."""
+    agent.zero_grad()
+    loss.backward(retain_graph=True)
+    return {name.split(".")[1] for name, each in agent.named_parameters() if each.grad is not None and each.grad.any()}
 
 
 def transitions_of(agent, batch):

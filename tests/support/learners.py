@@ -1,5 +1,7 @@
 """Learners as training makes them, on a tiny dataset."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from nfkern.algorithms.agent import Agent
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.datasets import BatchSampler, DeviceBatchSampler, DeviceDataset
 from nfkern.algorithms.learner import Streams
-from nfkern.algorithms.offline_rl import OfflineRL
+from nfkern.algorithms.offline_rl import Offline
 
 NETWORKS = {
     "nf": {"blocks": 2, "hidden": (8, 8), "representation": 4, "encoder_width": 8},
@@ -17,6 +19,7 @@ NETWORKS = {
     "flow": {"hidden": (16, 16)},
     "diffusion": {"hidden": (16, 16)},
     **{name: {"hidden": (16, 16)} for name in ("fql", "ifql", "iql", "rebrac", "gciql")},
+    **{name: {"hidden": (16, 16), "representation": 8} for name in ("qrl", "offline")},
 }
 OPTIONS = {"batch_size": 16, "warmup_steps": 5, "schedule": "cosine", "weight_decay": 0.01, "steps": 40}
 
@@ -30,8 +33,12 @@ def double_precision(monkeypatch):
 def make_config(name, **options):
     """Small networks, and everything switched on that acts on a step."""
     kind = AGENTS[name]
-    average = {"tau": 0.1, "critic_hidden": (16, 16)} if issubclass(kind, OfflineRL) else {"ema_decay": 0.9}
-    return kind.config_class(**(NETWORKS[name.split("_")[0]] | OPTIONS | average | options))
+    known = {field.name for field in dataclasses.fields(kind.config_class)}
+    average = {"tau": 0.1, "ema_decay": 0.9}
+    settings = NETWORKS[name.split("_")[0]] | OPTIONS | {key: average[key] for key in average if key in known}
+    if issubclass(kind, Offline):
+        settings["critic_hidden"] = (16, 16)
+    return kind.config_class(**(settings | options))
 
 
 def make_learner(name, seeds=(0,), on_device=False, dtype=torch.float32, device="cpu", **options):

@@ -5,7 +5,8 @@ import torch
 
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.behavioral_cloning import BehavioralCloning
-from nfkern.algorithms.offline_rl import OfflineRL
+from nfkern.algorithms.offline_gcrl import OfflineGCRL
+from nfkern.algorithms.offline_rl import Offline, OfflineRL
 
 SMALL = {
     "nf_bc": {"blocks": 2, "hidden": (16, 16), "representation": 8, "encoder_width": 32},
@@ -18,9 +19,12 @@ SMALL["nf_bc_causal"] = SMALL["nf_bc"] | CAUSAL
 SMALL |= {name.replace("_bc", "_gcbc"): settings for name, settings in SMALL.items()}
 SMALL["nf_rlbc"] = SMALL["nf_bc"]
 SMALL |= {name: {"hidden": (32, 32)} for name in ("fql", "ifql", "iql", "rebrac", "diffusion_ql", "gciql")}
+SMALL |= {name: {"hidden": (32, 32), "representation": 16} for name in ("qrl", "offline_crl")}
 IMITATORS = [name for name, kind in AGENTS.items() if issubclass(kind, BehavioralCloning)]
 OFFLINE_RL = [name for name, kind in AGENTS.items() if issubclass(kind, OfflineRL)]
-SMALL |= {name: SMALL[name] | {"critic_hidden": (32, 32)} for name in OFFLINE_RL}
+OFFLINE_GCRL = [name for name, kind in AGENTS.items() if issubclass(kind, OfflineGCRL)]
+OFFLINE = [name for name, kind in AGENTS.items() if issubclass(kind, Offline)]
+SMALL |= {name: SMALL[name] | {"critic_hidden": (32, 32)} for name in OFFLINE}
 
 
 def make_batch(config, rows=64, seed=0):
