@@ -32,7 +32,7 @@ class SeedStack:
         self.optimizer, self.scheduler = optimization(self._parameters.values(), self.config)
         for mine, *theirs in zip(self._parameters.values(), *map(_optimizer_states, agents), strict=True):
             if theirs[0]:
-                self.optimizer.state[mine] = {name: _stack([state[name] for state in theirs]) for name in theirs[0]}
+                self.optimizer.state[mine] = {name: _stack(name, [each[name] for each in theirs]) for name in theirs[0]}
         _copy_schedule(agents[0], self)
         averages = [dict(agent.ema.module.named_parameters()) for agent in agents if agent.ema is not None]
         names = averages[0] if averages else ()
@@ -83,9 +83,9 @@ def _optimizer_states(agent: Agent) -> list[Mapping[str, torch.Tensor]]:
     return [agent.optimizer.state.get(parameter, {}) for parameter in agent.networks.parameters()]
 
 
-def _stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Moments are stacked; the number of steps is one number for all."""
-    return torch.stack(list(tensors)) if tensors[0].ndim else tensors[0].clone()
+def _stack(name: str, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Moments are stacked, those of a single number too; the number of steps is one number for all."""
+    return tensors[0].clone() if name == "step" else torch.stack(list(tensors))
 
 
 def _copy_schedule(source: Agent | SeedStack, target: Agent | SeedStack) -> None:

@@ -9,7 +9,7 @@ import torch
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from learners import double_precision, make_config, make_learner, states  # noqa: F401
 from safetensors.torch import load_file
-from small_agents import IMITATORS, OFFLINE_RL
+from small_agents import IMITATORS, OFFLINE
 
 from nfkern import cli
 from nfkern.algorithms.agents import load_agent
@@ -22,7 +22,7 @@ from nfkern.errors import UserError
 @pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize(
     ("name", "options"),
-    [*((name, {}) for name in (*IMITATORS, *OFFLINE_RL)), *((name, {"history": 2, "chunk": 3}) for name in IMITATORS)],
+    [*((name, {}) for name in (*IMITATORS, *OFFLINE)), *((name, {"history": 2, "chunk": 3}) for name in IMITATORS)],
 )
 def test_every_seed_takes_the_path_of_a_run_of_its_own(name, options, on_device, double_precision):  # noqa: F811
     seeds = (3, 0, 7)
@@ -104,9 +104,10 @@ def interrupted(monkeypatch, data, folder, at=27, **options):
             run(data, folder, **options)
 
 
-@pytest.mark.parametrize("keep", [1, 2])
-def test_interrupted_seeds_end_where_uninterrupted_ones_do(keep, point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
-    options = {"seeds": "0..2", "keep_checkpoints": keep}
+# One with a single number among its weights, whose moments are single numbers like the count of steps.
+@pytest.mark.parametrize(("name", "keep"), [("nf_gcbc", 1), ("nf_gcbc", 2), ("qrl", 1)])
+def test_interrupted_seeds_end_where_uninterrupted_ones_do(name, keep, point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
+    options = {"name": name, "seeds": "0..2", "keep_checkpoints": keep}
     straight = run(point_maze_dir, tmp_path / "straight", **options)
     interrupted(monkeypatch, point_maze_dir, tmp_path / "broken", **options)
     broken = run(point_maze_dir, tmp_path / "broken", resume=True, **options)
