@@ -61,6 +61,7 @@ class DeviceBatchSampler:
         next_observations: Whether batches hold the observations after the transitions.
         next_actions: Whether they hold the actions after the transitions' own.
         actor_goals: How a second goal of each transition is drawn; None for no second goals.
+        subgoal_steps: How many steps ahead subgoals lie; None for no subgoals.
         seed: Seed of the draws, or several numbers.
 
     Attributes:
@@ -81,10 +82,12 @@ class DeviceBatchSampler:
         next_observations: bool = False,
         next_actions: bool = False,
         actor_goals: GoalSampling | None = None,
+        subgoal_steps: int | None = None,
         seed: int | Sequence[int] = 0,
     ) -> None:
-        for argument, value in {"batch_size": batch_size, "history": history, "chunk": chunk}.items():
-            if value < 1:
+        sizes = {"batch_size": batch_size, "history": history, "chunk": chunk, "subgoal_steps": subgoal_steps}
+        for argument, value in sizes.items():
+            if value is not None and value < 1:
                 raise ValueError(f"{argument} must be at least 1, got {value}")
         self.data = data
         self.batch_size = batch_size
@@ -92,6 +95,7 @@ class DeviceBatchSampler:
         self.next_observations = next_observations
         self.next_actions = next_actions
         self.actor_goals = actor_goals
+        self.subgoal_steps = subgoal_steps
         device = data.observations.device
         self.generator = torch.Generator(device).manual_seed(_number(seed))
         self._ages = torch.arange(history - 1, -1, -1, device=device)
@@ -132,9 +136,14 @@ class DeviceBatchSampler:
             batch["masks"] = 1.0 - reached
         else:
             batch |= {key: each[rows] for key, each in data.outcomes.items()}
+        ahead = {}
+        if self.subgoal_steps is not None:
+            ahead["subgoals"] = torch.minimum(rows + self.subgoal_steps, last_rows)
         if self.actor_goals is not None:
-            batch["actor_goals"] = data.observations[_goal_rows(self.actor_goals, of_goals, rows, last_rows, data)]
-        return batch
+            ahead["actor_goals"] = _goal_rows(self.actor_goals, of_goals, rows, last_rows, data)
+            if self.subgoal_steps is not None:
+                ahead["actor_subgoals"] = _not_beyond(ahead["actor_goals"], rows, ahead["subgoals"])
+        return batch | {key: data.observations[each] for key, each in ahead.items()}
 
     def _observations(self, rows: torch.Tensor, first_rows: torch.Tensor) -> torch.Tensor:
         past = torch.maximum(rows.unsqueeze(-1) - self._ages, first_rows.unsqueeze(-1))
@@ -186,3 +195,8 @@ def _goal_rows(
     random_rows, _ = data.locate(of_random)
     goal_rows = torch.where(of_kind < goals.p_random, random_rows, goal_rows)
     return torch.where(of_kind >= 1.0 - goals.p_current, rows, goal_rows)
+
+
+def _not_beyond(goal_rows: torch.Tensor, rows: torch.Tensor, subgoal_rows: torch.Tensor) -> torch.Tensor:
+    """Subgoals, or the goals that lie on the way to them."""
+    return torch.where((rows < goal_rows) & (goal_rows < subgoal_rows), goal_rows, subgoal_rows)

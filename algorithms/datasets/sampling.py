@@ -26,6 +26,7 @@ class BatchSampler:
         next_actions: Whether they hold the actions after the transitions' own.
         actor_goals: How a second goal of each transition is drawn, for a policy that learns for other goals than its
             critics.
+        subgoal_steps: How many steps ahead subgoals lie, for policies that choose them; None for no subgoals.
         seed: Seed of the draws, or several numbers (such as a seed and the rank of a process).
 
     Raises:
@@ -43,10 +44,12 @@ class BatchSampler:
         next_observations: bool = False,
         next_actions: bool = False,
         actor_goals: GoalSampling | None = None,
+        subgoal_steps: int | None = None,
         seed: int | Sequence[int] = 0,
     ) -> None:
-        for argument, value in {"batch_size": batch_size, "history": history, "chunk": chunk}.items():
-            if value < 1:
+        sizes = {"batch_size": batch_size, "history": history, "chunk": chunk, "subgoal_steps": subgoal_steps}
+        for argument, value in sizes.items():
+            if value is not None and value < 1:
                 raise ValueError(f"{argument} must be at least 1, got {value}")
         self.dataset = dataset
         self.batch_size = batch_size
@@ -56,6 +59,7 @@ class BatchSampler:
         self.next_observations = next_observations
         self.next_actions = next_actions
         self.actor_goals = actor_goals
+        self.subgoal_steps = subgoal_steps
         self._generator = np.random.default_rng(seed)
 
     def sample(self) -> dict[str, np.ndarray]:
@@ -72,14 +76,16 @@ class BatchSampler:
             - with goals: `goals` (batch, observation_size), `rewards` (batch,) and `masks` (batch,), where a mask is 0
               if the transition starts at its goal;
             - with actor goals: `actor_goals` (batch, observation_size);
+            - with subgoals: `subgoals` (batch, observation_size), at most at the episode's end, and with actor goals,
+              too, `actor_subgoals`, which do not lie beyond the actor goal if that comes sooner;
             - without goals, if the dataset has rewards: its `rewards` and `masks`.
         """
         dataset = self.dataset
         rows, episodes = dataset.locate(self._generator.integers(len(dataset), size=self.batch_size))
-        first_rows = dataset.episode_starts[episodes]
+        first_rows, last_rows = dataset.episode_starts[episodes], dataset.episode_ends[episodes]
         batch = {
             "observations": self._observations(rows, first_rows),
-            "actions": self._actions(rows, dataset.episode_ends[episodes] - 1),
+            "actions": self._actions(rows, last_rows - 1),
         }
         if self.next_observations:
             batch["next_observations"] = self._observations(rows + 1, first_rows)
@@ -93,10 +99,14 @@ class BatchSampler:
             batch["masks"] = 1.0 - reached
         elif dataset.rewards is not None and dataset.masks is not None:
             batch["rewards"], batch["masks"] = dataset.rewards[rows], dataset.masks[rows]
+        ahead = {}
+        if self.subgoal_steps is not None:
+            ahead["subgoals"] = np.minimum(rows + self.subgoal_steps, last_rows)
         if self.actor_goals is not None:
-            goal_rows = self.actor_goals.sample_rows(self._generator, dataset, rows, episodes)
-            batch["actor_goals"] = dataset.observations.take(goal_rows, axis=0)
-        return batch
+            ahead["actor_goals"] = self.actor_goals.sample_rows(self._generator, dataset, rows, episodes)
+            if self.subgoal_steps is not None:
+                ahead["actor_subgoals"] = _not_beyond(ahead["actor_goals"], rows, ahead["subgoals"])
+        return batch | {key: dataset.observations.take(each, axis=0) for key, each in ahead.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the draws, which JSON can hold."""
@@ -123,3 +133,8 @@ class BatchSampler:
         if self.chunk > 1:
             rows = np.minimum(rows[:, None] + np.arange(self.chunk), last_rows[:, None])
         return self.dataset.actions.take(rows, axis=0).reshape(self.batch_size, -1)
+
+
+def _not_beyond(goal_rows: np.ndarray, rows: np.ndarray, subgoal_rows: np.ndarray) -> np.ndarray:
+    """Subgoals, or the goals that lie on the way to them."""
+    return np.where((rows < goal_rows) & (goal_rows < subgoal_rows), goal_rows, subgoal_rows)

@@ -163,7 +163,7 @@ def test_batches_are_copies_of_read_only_data():
     assert all(array.flags.writeable for array in batch.values())
 
 
-@pytest.mark.parametrize("argument", ["batch_size", "history", "chunk"])
+@pytest.mark.parametrize("argument", ["batch_size", "history", "chunk", "subgoal_steps"])
 def test_sizes_below_one_are_refused(argument):
     with pytest.raises(ValueError, match=f"{argument} must be at least 1, got 0"):
         BatchSampler(numbered_dataset([2]), **{"batch_size": 4, argument: 0})

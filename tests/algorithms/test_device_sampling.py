@@ -167,7 +167,7 @@ def test_states_of_host_and_device_do_not_mix():
             mine.load_state_dict(other.state_dict())
 
 
-@pytest.mark.parametrize("argument", ["batch_size", "history", "chunk"])
+@pytest.mark.parametrize("argument", ["batch_size", "history", "chunk", "subgoal_steps"])
 def test_sizes_below_one_are_refused(argument):
     with pytest.raises(ValueError, match=f"{argument} must be at least 1, got 0"):
         make_sampler([2], **{"batch_size": 4, argument: 0})
@@ -217,3 +217,28 @@ def test_goals_of_critics_and_policy_are_drawn_apart():
         np.testing.assert_array_equal(batch["masks"], 0)
         share = (policy - row - 0.5) / (400 - row)
         assert stats.kstest(share[row < 300], "uniform").pvalue > LEAST_P_VALUE
+
+
+@given(lengths=LENGTHS, steps=st.integers(1, 5), seed=st.integers(0, 99))
+def test_subgoals_lie_ahead_but_not_beyond_the_goal_or_the_end(lengths, steps, seed):
+    dataset = numbered_dataset(lengths)
+    options = {"subgoal_steps": steps, "seed": seed, "actor_goals": GoalSampling(p_trajectory=0.5, p_random=0.5)}
+    device = DeviceBatchSampler(DeviceDataset(dataset, "cpu"), 64, **options).sample()
+    for batch in ({key: each.numpy() for key, each in device.items()}, BatchSampler(dataset, 64, **options).sample()):
+        (row, episode), (goal, of_episode) = (batch[key].astype(int).T for key in ("observations", "actor_goals"))
+        ahead = [min(here + steps, dataset.episode_ends[where]) for here, where in zip(row, episode, strict=True)]
+        np.testing.assert_array_equal(batch["subgoals"], np.stack([ahead, episode], 1))
+        # A goal elsewhere, or one that is behind, is on no way.
+        on_the_way = (of_episode == episode) & (goal > row)
+        expected = np.where(on_the_way, np.minimum(ahead, goal), ahead)
+        np.testing.assert_array_equal(batch["actor_subgoals"], np.stack([expected, episode], 1))
+
+
+def test_subgoals_take_no_draws():
+    dataset, options = numbered_dataset([9, 7]), {"actor_goals": GoalSampling.uniform(), "seed": 3}
+    for kind, data in ((BatchSampler, dataset), (DeviceBatchSampler, DeviceDataset(dataset, "cpu"))):
+        plain, hierarchical = kind(data, 8, **options).sample(), kind(data, 8, subgoal_steps=2, **options).sample()
+        assert set(hierarchical) == {*plain, "subgoals", "actor_subgoals"}
+        for key, each in plain.items():
+            np.testing.assert_array_equal(np.asarray(hierarchical[key]), np.asarray(each))
+        assert set(kind(data, 8, subgoal_steps=2).sample()) == {"observations", "actions", "subgoals"}
