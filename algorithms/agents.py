@@ -18,6 +18,8 @@ from nfkern.algorithms.fql import FQL
 from nfkern.algorithms.gaussian_bc import GaussianBC
 from nfkern.algorithms.gaussian_gcbc import GaussianGCBC
 from nfkern.algorithms.gciql import GCIQL
+from nfkern.algorithms.gcivl import GCIVL
+from nfkern.algorithms.hiql import HIQL
 from nfkern.algorithms.ifql import IFQL
 from nfkern.algorithms.iql import IQL
 from nfkern.algorithms.nf_bc import NFBC
@@ -34,7 +36,7 @@ AGENTS: dict[str, type[Agent]] = {
     for agent in (
         *(NFBC, NFGCBC, GaussianBC, GaussianGCBC, FlowMatchingBC, FlowMatchingGCBC, DiffusionBC, DiffusionGCBC),
         *(NFRLBC, FQL, IFQL, IQL, ReBRAC, DiffusionQL),
-        *(GCIQL, QRL, OfflineCRL),
+        *(GCIQL, GCIVL, HIQL, QRL, OfflineCRL),
         *(NFUGS, CRL),
     )
 }

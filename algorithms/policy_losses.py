@@ -15,10 +15,10 @@ def advantage_weighted(mean: torch.Tensor, actions: torch.Tensor, advantage: tor
     Args:
         mean: the policy's, (batch, action_size).
         actions: the data's, likewise.
-        advantage: of the data's actions, (batch,); no gradient reaches it.
+        advantage: of the data's actions, (batch,), without a gradient.
         alpha: inverse temperature.
     """
-    weight = (alpha * advantage.detach()).exp().clamp(max=MAX_WEIGHT)
+    weight = (alpha * advantage).exp().clamp(max=MAX_WEIGHT)
     log_prob = unit_gaussian_log_prob(mean, actions)
     return -(weight * log_prob).mean(), {"advantage": advantage.mean(), "log_prob": log_prob.mean()}
 

@@ -14,6 +14,8 @@ from nfkern.algorithms.fql import FQLConfig
 from nfkern.algorithms.gaussian_bc import GaussianBCConfig
 from nfkern.algorithms.gaussian_gcbc import GaussianGCBCConfig
 from nfkern.algorithms.gciql import GCIQLConfig
+from nfkern.algorithms.gcivl import GCIVLConfig
+from nfkern.algorithms.hiql import HIQLConfig
 from nfkern.algorithms.ifql import IFQLConfig
 from nfkern.algorithms.iql import IQLConfig
 from nfkern.algorithms.nf_bc import NFBCConfig
@@ -185,6 +187,7 @@ for _algorithm, _base in _OFFLINE_RL_BASES.items():
         for environment, settings in _OFFLINE_RL.items()
     }
 # What differs between datasets in OGBench's hyperparameters, by the start of a dataset's name; "" is manipulation.
+# It names a discount for QRL, too, whose goals and losses have none.
 _OFFLINE_GCRL: dict[str, dict[str, dict[str, Any]]] = {
     "pointmaze": {"gciql": {"alpha": 0.003}, "qrl": {"alpha": 0.0003}, "offline_crl": {"alpha": 0.03}},
     "antmaze": {"gciql": {"alpha": 0.3}, "qrl": {"alpha": 0.003}, "offline_crl": {"alpha": 0.1}},
@@ -192,14 +195,23 @@ _OFFLINE_GCRL: dict[str, dict[str, dict[str, Any]]] = {
         "gciql": {"alpha": 0.1, "gamma": 0.995},
         "qrl": {"alpha": 0.001},
         "offline_crl": {"alpha": 0.1, "gamma": 0.995},
+        "gcivl": {"gamma": 0.995},
+        "hiql": {"gamma": 0.995, "subgoal_steps": 100},
     },
     "antsoccer": {"gciql": {"alpha": 0.1}, "qrl": {"alpha": 0.003}, "offline_crl": {"alpha": 0.3}},
-    "": {"gciql": {"alpha": 1.0}, "qrl": {"alpha": 0.3}, "offline_crl": {"alpha": 3.0}},
+    "": {
+        "gciql": {"alpha": 1.0},
+        "qrl": {"alpha": 0.3},
+        "offline_crl": {"alpha": 3.0},
+        "hiql": {"subgoal_steps": 10},
+    },
 }
 _OFFLINE_GCRL_BASES: dict[str, OfflineGCRLConfig] = {
     "gciql": GCIQLConfig(),
     "qrl": QRLConfig(),
     "offline_crl": OfflineCRLConfig(),
+    "gcivl": GCIVLConfig(),
+    "hiql": HIQLConfig(),
 }
 for _algorithm, _config in _OFFLINE_GCRL_BASES.items():
     PRESETS[_algorithm] = {

@@ -39,6 +39,8 @@ COMMANDS = {
             "rebrac": "offline RL with a deterministic policy near the data",
             "diffusion_ql": "offline RL with a diffusion model",
             "gciql": "goal-conditioned offline RL with an implicit value",
+            "gcivl": "goal-conditioned offline RL with an implicit value and no critics",
+            "hiql": "goal-conditioned offline RL with subgoals",
             "qrl": "goal-conditioned offline RL with quasimetric distances",
             "offline_crl": "goal-conditioned offline RL with contrastive critics",
             "nf_ugs": "unsupervised goal-conditioned RL in a maze, with a normalizing flow over goals",

@@ -199,11 +199,12 @@ def test_five_transitions_are_learned_by_heart():
     data, following = (np.tile(states, (32, 1)), np.tile(actions, (32, 1))), ("next_observations", "next_actions")
     batch = dict(zip(("observations", "actions", *following), (*data, *data), strict=True))
     batch |= {"rewards": np.zeros(160, np.float32), "masks": np.zeros(160, np.float32)}
-    batch |= {"goals": batch["observations"], "actor_goals": batch["observations"]}
+    batch |= dict.fromkeys(("goals", "actor_goals", "subgoals", "actor_subgoals"), batch["observations"])
     # Next to no weight on value, so that the data's actions are all that counts.
     imitate = {"nf_rlbc": {"alpha": 100.0}, "fql": {"alpha": 100.0}, "rebrac": {"actor_weight": 100.0}}
     imitate |= {"diffusion_ql": {"value_weight": 0.0}, "iql": {"alpha": 0.0}, "gciql": {"alpha": 100.0}}
-    imitate |= {"qrl": {"alpha": 100.0}, "offline_crl": {"alpha": 100.0}}
+    imitate |= {"qrl": {"alpha": 100.0}, "offline_crl": {"alpha": 100.0}, "gcivl": {"alpha": 0.0}}
+    imitate |= {"hiql": {"alpha": 0.0, "high_alpha": 0.0}}
     for name in OFFLINE:
         agent = make_agent(name, steps=800, learning_rate=3e-3, schedule="cosine", **imitate.get(name, {}))
         for _ in range(800):

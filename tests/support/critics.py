@@ -47,6 +47,20 @@ def expected_critic_loss(batch, following):
     return ((q[0] - target).square() + (q[1] - target).square()).mean() / 2
 
 
+def expected_value_loss(batch, expectile, values, averages):
+    """Row by row: the averages' own verdict on the target, then both squared errors."""
+    here, following, goals = batch["observations"], batch["next_observations"], batch["goals"]
+    now, before = values(here, goals), averages(here, goals)
+    after = averages(following, goals)
+    total = 0.0
+    for row in range(len(here)):
+        reward, discount = batch["rewards"][row], GAMMA * batch["masks"][row]
+        lower = reward + discount * min(after[0, row], after[1, row])
+        weight = expectile if lower >= (before[0, row] + before[1, row]) / 2 else 1 - expectile
+        total += weight * sum((reward + discount * after[k, row] - now[k, row]) ** 2 for k in range(2))
+    return total / len(here)
+
+
 def reached_by(loss, agent):
     """The networks that a loss's gradient reaches."""
     agent.zero_grad()

@@ -18,8 +18,8 @@ NETWORKS = {
     "gaussian": {"hidden": (16, 16)},
     "flow": {"hidden": (16, 16)},
     "diffusion": {"hidden": (16, 16)},
-    **{name: {"hidden": (16, 16)} for name in ("fql", "ifql", "iql", "rebrac", "gciql")},
-    **{name: {"hidden": (16, 16), "representation": 8} for name in ("qrl", "offline")},
+    **{name: {"hidden": (16, 16)} for name in ("fql", "ifql", "iql", "rebrac", "gciql", "gcivl")},
+    **{name: {"hidden": (16, 16), "representation": 8} for name in ("qrl", "offline", "hiql")},
 }
 OPTIONS = {"batch_size": 16, "warmup_steps": 5, "schedule": "cosine", "weight_decay": 0.01, "steps": 40}
 

@@ -18,8 +18,8 @@ CAUSAL = {"flow": "causal", "causal_token": "number", "causal_blocks": 4, "causa
 SMALL["nf_bc_causal"] = SMALL["nf_bc"] | CAUSAL
 SMALL |= {name.replace("_bc", "_gcbc"): settings for name, settings in SMALL.items()}
 SMALL["nf_rlbc"] = SMALL["nf_bc"]
-SMALL |= {name: {"hidden": (32, 32)} for name in ("fql", "ifql", "iql", "rebrac", "diffusion_ql", "gciql")}
-SMALL |= {name: {"hidden": (32, 32), "representation": 16} for name in ("qrl", "offline_crl")}
+SMALL |= {name: {"hidden": (32, 32)} for name in ("fql", "ifql", "iql", "rebrac", "diffusion_ql", "gciql", "gcivl")}
+SMALL |= {name: {"hidden": (32, 32), "representation": 16} for name in ("qrl", "offline_crl", "hiql")}
 IMITATORS = [name for name, kind in AGENTS.items() if issubclass(kind, BehavioralCloning)]
 OFFLINE_RL = [name for name, kind in AGENTS.items() if issubclass(kind, OfflineRL)]
 OFFLINE_GCRL = [name for name, kind in AGENTS.items() if issubclass(kind, OfflineGCRL)]
@@ -42,6 +42,8 @@ def make_batch(config, rows=64, seed=0):
         "next_actions": rng.uniform(-1, 1, size=actions.shape).astype(np.float32),
         "rewards": rng.normal(size=rows).astype(np.float32),
         "masks": rng.choice([0.0, 1.0], size=rows).astype(np.float32),
+        "subgoals": rng.normal(size=(rows, 3)).astype(np.float32),
+        "actor_subgoals": rng.normal(size=(rows, 3)).astype(np.float32),
     }
 
 
