@@ -4,8 +4,9 @@
 
 Every process draws the same batches and the same noise, and computes the loss of its own rows; gradients are averaged
 by PyTorch's `DistributedDataParallel`. So the run is that of a single process up to rounding, wherever the loss is a
-mean over rows; ReBRAC, diffusion Q-learning and GCIQL divide by the mean size of the critics' values, which each
-process takes over its own rows. It is for several GPUs, or several machines; on one CPU, threads do better.
+mean over rows; ReBRAC, diffusion Q-learning, GCIQL, QRL and offline CRL divide by the mean size of the critics' values,
+which each process takes over its own rows, and offline CRL tells goals from those of its own rows alone. It is for
+several GPUs, or several machines; on one CPU, threads do better.
 """
 
 import contextlib

@@ -11,6 +11,11 @@ from nfkern.algorithms.published import CONDITIONAL, IMITATION, OFFLINE_RL, UNSU
 
 Setting = Literal["imitation", "conditional", "offline-rl", "unsupervised"]
 NUMBERS = range(1, 6)
+# The package's agents by the names that the sources of the scores use.
+_RIVALS: dict[Setting, dict[str, str]] = {
+    "conditional": {"GCIVL": "gcivl", "GCIQL": "gciql", "QRL": "qrl", "CRL": "offline_crl", "HIQL": "hiql"},
+    "offline-rl": {"IQL": "iql", "ReBRAC": "rebrac", "IFQL": "ifql", "FQL": "fql"},
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Task:
         published: the algorithm's score in per cent.
         published_alone: whether that is this task's own; else it is the mean over its environment's tasks.
         rivals: published scores of others, means over the environment's tasks.
+        rival_commands: train those of them that the package has, with the settings of the scores' source.
         source: of all scores.
     """
 
@@ -39,6 +45,7 @@ class Task:
     published: float
     published_alone: bool
     rivals: dict[str, float]
+    rival_commands: dict[str, str]
     source: str
 
 
@@ -56,19 +63,28 @@ def tasks() -> list[Task]:
                 "environment": f"{data}-v0",
                 "goal": goal,
                 "command": f"nfkern train nf_gcbc --preset {data}",
+                "rival_commands": _rival_commands("conditional", f"--preset {data}")
+                | {"GCBC": f"nfkern train gaussian_gcbc --preset ogbench --env-name {data}-v0"},
             }
             found.append(_task(f"{data}-goal{goal}", "conditional", "nf_gcbc", scores, **where))
     for data, scores in OFFLINE_RL.items():
         for number in NUMBERS:
             environment = f"{data}-singletask-task{number}-v0"
-            command = f"nfkern train nf_rlbc --preset {data} --env-name {environment}"
+            options = f"--preset {data} --env-name {environment}"
             alone = scores.by_task[number - 1] if scores.by_task else None
-            where = {"environment": environment, "command": command, "alone": alone}
+            where = {"environment": environment, "command": f"nfkern train nf_rlbc {options}", "alone": alone}
+            where["rival_commands"] = _rival_commands("offline-rl", options)
             found.append(_task(f"{data}-task{number}", "offline-rl", "nf_rlbc", scores, **where))
     for name, scores in UNSUPERVISED.items():
         where = {"environment": name, "command": f"nfkern train nf_ugs --preset {name}", "alone": scores.ours}
+        kinds = {"CRL min-max": "min_max", "CRL uniform": "uniform"}
+        where["rival_commands"] = {rival: f"nfkern train crl --preset {name}-{kind}" for rival, kind in kinds.items()}
         found.append(_task(name, "unsupervised", "nf_ugs", scores, **where))
     return found
+
+
+def _rival_commands(setting: Setting, options: str) -> dict[str, str]:
+    return {rival: f"nfkern train {algorithm} {options}" for rival, algorithm in _RIVALS[setting].items()}
 
 
 def _task(
@@ -81,6 +97,7 @@ def _task(
     environment: str | None = None,
     goal: int | None = None,
     alone: float | None = None,
+    rival_commands: dict[str, str] | None = None,
 ) -> Task:
     return Task(
         name=name,
@@ -89,6 +106,7 @@ def _task(
         published=scores.ours if alone is None else alone,
         published_alone=alone is not None,
         rivals=scores.rivals,
+        rival_commands=rival_commands or {},
         source=scores.source,
         command=command,
         environment=environment,

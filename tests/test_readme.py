@@ -26,6 +26,7 @@ SMALL = {
     "train flow_matching_gcbc": "--steps 4 --batch-size 8 --hidden 8 --eval-episodes 0 --quiet",
     "train nf_rlbc": "--steps 4 --batch-size 8 --blocks 2 --hidden 8 8 --encoder-width 8 --critic-hidden 8 "
     "--eval-episodes 0 --quiet",
+    "train hiql": "--steps 4 --batch-size 8 --hidden 8 --critic-hidden 8 --eval-episodes 0 --quiet",
     "train nf_ugs": "--num-envs 2 --prefill-length 8 --unroll-length 4 --width 8 --layers 1 --batch-size 8 "
     "--updates-per-unroll 4 --candidates 2 --blocks 2 --hidden 8 8 --steps 4 --eval-episodes 0 --quiet",
     "eval": "--episodes-per-task 1 --max-episode-steps 10",

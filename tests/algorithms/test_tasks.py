@@ -48,6 +48,18 @@ def test_every_command_finds_its_preset_and_its_environment(task):
         assert environment_id(preset)
 
 
+@pytest.mark.parametrize("task", tasks(), ids=lambda task: task.name)
+def test_every_rivals_command_finds_its_preset_and_its_environment(task):
+    assert set(task.rival_commands) <= set(task.rivals)
+    assert (set(task.rival_commands) == set(task.rivals)) == (task.setting in ("conditional", "unsupervised"))
+    for command in task.rival_commands.values():
+        nfkern, train, algorithm, *options = shlex.split(command)
+        assert (nfkern, train) == ("nfkern", "train")
+        preset = find_preset(algorithm, options[options.index("--preset") + 1])
+        named = options[options.index("--env-name") + 1] if "--env-name" in options else preset.env_name
+        assert named == task.environment
+
+
 def test_the_long_mazes_have_the_papers_longer_horizon():
     gammas = {task.environment: find_preset("nf_gcbc", task.name[:-6]).config.gamma for task in tasks() if task.goal}
     assert {name for name, gamma in gammas.items() if gamma == 0.99} == {
