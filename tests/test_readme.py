@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from published_demonstrations import write_zarr
 
 from nfkern import cli
 
@@ -24,6 +25,7 @@ SMALL = {
     "train nf_gcbc": "--steps 4 --batch-size 8 --blocks 2 --hidden 8 8 --encoder-width 8 --eval-episodes 0 --quiet",
     "train gaussian_gcbc": "--steps 4 --batch-size 8 --hidden 8 --eval-episodes 0 --quiet",
     "train flow_matching_gcbc": "--steps 4 --batch-size 8 --hidden 8 --eval-episodes 0 --quiet",
+    "train nf_bc": "--steps 4 --batch-size 8 --blocks 2 --hidden 8 8 --encoder-width 8 --eval-episodes 0 --quiet",
     "train nf_rlbc": "--steps 4 --batch-size 8 --blocks 2 --hidden 8 8 --encoder-width 8 --critic-hidden 8 "
     "--eval-episodes 0 --quiet",
     "train hiql": "--steps 4 --batch-size 8 --hidden 8 --critic-hidden 8 --eval-episodes 0 --quiet",
@@ -63,6 +65,7 @@ def replaced(args, small):
 def test_the_commands_one_after_the_other(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
+    write_zarr(tmp_path / "pusht_cchi_v7_replay.zarr")
     for command in COMMANDS:
         args = shlex.split(command)[1:]
         name = next(n for n in cli.COMMANDS if " ".join(args).startswith(n))

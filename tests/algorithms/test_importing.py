@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import zarr
+from published_demonstrations import ENDS, LENGTHS, random, write_zarr
 
 from nfkern import cli
 from nfkern.algorithms.datasets import TransitionDataset
@@ -14,22 +14,6 @@ from nfkern.algorithms.datasets.importing import import_demonstrations, read_dem
 from nfkern.algorithms.datasets.manifest import DatasetFiles, Manifest
 from nfkern.algorithms.imitation.push_t import keypoint_observations
 from nfkern.errors import UserError
-
-LENGTHS = (5, 3, 7, 2)
-ENDS = np.cumsum(LENGTHS)
-
-
-def random(*shape: int) -> np.ndarray:
-    return np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32)
-
-
-def write_zarr(folder: Path, *, state: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    # The published files are of zarr's second format.
-    root = zarr.open_group(folder, mode="w", zarr_format=2)
-    states, actions = random(ENDS[-1], state), random(ENDS[-1], 2)
-    for name, array in {"data/state": states, "data/action": actions, "meta/episode_ends": ENDS}.items():
-        root.create_array(name, data=array)
-    return states, actions
 
 
 def write_relay(folder: Path) -> tuple[np.ndarray, np.ndarray]:
