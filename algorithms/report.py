@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 
 import nfkern
@@ -142,14 +143,19 @@ def _success(groups: list[Group]) -> str:
         outcomes = stack_outcomes(group.evaluations)
         low, high = success_interval(outcomes)
         per_goal = [f"{rate:.0%}" for rate in outcomes.mean((0, 2))]
-        rows.append([group.label, str(len(outcomes)), f"{outcomes.mean():.1%}", f"{low:.0%} - {high:.0%}", *per_goal])
+        scores = [result.score for result in group.evaluations if result.score is not None]
+        score = [f"{np.mean(scores):.1%}"] if scores else []
+        rows.append(
+            [group.label, str(len(outcomes)), f"{outcomes.mean():.1%}", f"{low:.0%} - {high:.0%}", *score, *per_goal]
+        )
     episodes = first.settings.episodes_per_task
     note = (
         f"{episodes} episodes for each goal and training seed, the same starts for all. The interval (95%) resamples "
         "whole goals and training seeds: within one goal nearly all episodes end alike, so an interval over single "
         "episodes would be far too narrow."
     )
-    head = ["policy", "seeds", "success", "interval", *names]
+    score = [] if first.score is None else ["score (share done)"]
+    head = ["policy", "seeds", "success", "interval", *score, *names]
     return f"{table(head, rows)}<p>{note}</p>{_verdicts(groups)}"
 
 

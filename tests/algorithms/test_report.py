@@ -10,7 +10,9 @@ from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.evaluate_command import Evaluate
-from nfkern.algorithms.report import Report, TrainedRun, group_runs
+from nfkern.algorithms.evaluation_result import EvaluationResult, EvaluationSettings
+from nfkern.algorithms.report import Report, TrainedRun, _success, group_runs
+from nfkern.algorithms.rollout import Episode
 from nfkern.algorithms.run_settings import RunSettings
 from nfkern.algorithms.training import train
 from nfkern.errors import UserError
@@ -118,3 +120,21 @@ def test_what_is_no_run_is_named(tmp_path):
         Report((tmp_path,)).run()
     with pytest.raises(UserError, match="expected at least one run directory"):
         Report(()).run()
+
+
+def test_a_task_with_stages_has_its_score_in_the_table():
+    def evaluated(scores):
+        settings = EvaluationSettings("pusht-human-v0", (1,), len(scores), seed=0, block_size=2)
+        episodes = [Episode(1, k, k, score == 1, 0.0, 5, score=score) for k, score in enumerate(scores)]
+        return EvaluationResult(settings, tuple(episodes), {1: "task1"})
+
+    class Group:
+        label, runs, evaluations = "nf_bc", [None, None], [evaluated([0.5, 1.0]), evaluated([0.25, 0.75])]
+
+    html = _success([Group])
+    assert "score (share done)" in html
+    # Success of one episode in four, and the mean of four scores.
+    assert "25.0%" in html
+    assert "62.5%" in html
+    Group.evaluations = [evaluated([None, None])]
+    assert "score" not in _success([Group])
