@@ -197,8 +197,11 @@ class _Film:
     def observe(self, episode: int, environment: PinnedTask, _: np.ndarray) -> None:
         if episode != self.episode:
             return
-        if self.renderer is None:
-            self.environment, self.renderer = environment, _renderer(environment, self.size)
+        if self.environment is None:
+            self.environment = environment
+            # Planar tasks have no model to be rendered: they draw themselves.
+            if not environment.has_wrapper_attr("picture"):
+                self.renderer = _renderer(environment, self.size)
         if self.steps % self.every == 0:
             self._shoot()
         self.steps += 1
@@ -206,14 +209,22 @@ class _Film:
     def finish(self) -> list[np.ndarray]:
         """All frames, the final state's included: the environment rests in it."""
         self._shoot()
-        self.renderer.close()
+        if self.renderer is not None:
+            self.renderer.close()
         return self.frames
 
     def _shoot(self) -> None:
-        assert self.environment is not None
-        unwrapped = self.environment.unwrapped
-        # Mazes have a camera of their own from above, manipulation a fixed one in front.
-        self.renderer.update_scene(unwrapped.data, camera=getattr(unwrapped, "custom_camera", "front"))  # type: ignore[attr-defined]
+        environment = self.environment
+        assert environment is not None
+        if self.renderer is None:
+            self.frames.append(environment.get_wrapper_attr("picture")(self.size))
+            return
+        unwrapped: Any = environment.unwrapped
+        # OGBench's mazes have a camera of their own from above, its manipulation a fixed one in front.
+        camera = getattr(unwrapped, "custom_camera", "front")
+        if environment.has_wrapper_attr("video_camera"):
+            camera = environment.get_wrapper_attr("video_camera")
+        self.renderer.update_scene(unwrapped.data, camera=camera)
         self.frames.append(self.renderer.render().copy())
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tyro
 
+from nfkern.algorithms.imitation import find
 from nfkern.errors import UsageError, UserError
 
 from .checks import verify
@@ -199,6 +200,8 @@ class Info:
             raise UsageError(f"--plot: expected a .png, .pdf or .svg file, got {self.plot}")
 
         name = data_name(self.name)
+        if self.tasks and find(name) is not None:
+            raise UsageError(f"--tasks: expected a dataset of OGBench, whose tasks are relabelled, got {name}")
         files = DatasetFiles(self.dataset_dir.expanduser(), name)
         splits = {
             split: TransitionDataset.load(name, files.directory, split=split, extras=RELABEL_COLUMNS)
@@ -211,7 +214,7 @@ class Info:
             shares = solved_shares(name, splits["train"])
             tasks = ", ".join(f"task {task} {share:.1%}" for task, share in enumerate(shares, start=1))
             print(f"\nepisodes that pass through the goal of: {tasks}")
-        else:
+        elif find(name) is None:
             print("\nsuccess: the data store none; --tasks counts the episodes that pass through each evaluation goal")
         if self.plot is not None:
             _require("matplotlib", "log")

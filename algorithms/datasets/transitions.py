@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nfkern.algorithms.imitation import find, task_of
 from nfkern.errors import UserError
 
 from .archive import read_npz
@@ -119,11 +120,7 @@ class TransitionDataset:
         if path.suffix != ".npz":
             path = DatasetFiles(dataset_dir.expanduser(), data_name(str(source))).splits[split]
         if not path.exists():
-            name = path.stem.removesuffix("-val")
-            raise UserError(
-                f"there is no dataset file {path}: make it with `nfkern data generate {name}`, "
-                f"or get the published one with `nfkern data download {name}`"
-            )
+            raise UserError(f"there is no dataset file {path}: {_where_from(path.stem.removesuffix('-val'))}")
         required = ("observations", "actions", "terminals")
         try:
             arrays = read_npz(path, (*required, "rewards", "masks", *extras), memory_map)
@@ -236,6 +233,18 @@ class TransitionDataset:
         variance = np.maximum(squares / len(self) - np.square(mean), 0.0)
         results = (origin + mean, np.sqrt(variance), minimum, maximum)
         return ColumnStatistics(*(result.astype(np.float32) for result in results))
+
+
+def _where_from(name: str) -> str:
+    environment = find(name)
+    if environment is None:
+        return (
+            f"make it with `nfkern data generate {name}`, or get the published one with `nfkern data download {name}`"
+        )
+    task = task_of(environment)
+    if task is not None and task.expert is not None:
+        return f"make it with `nfkern data generate {name}`"
+    return f"get what people demonstrated, and read it with `nfkern data import FILE --name {name}`"
 
 
 def _rows_of_floats(argument: str, array: np.ndarray, dimensions: int) -> np.ndarray:

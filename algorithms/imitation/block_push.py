@@ -11,6 +11,8 @@ import gymnasium
 import numpy as np
 import pymunk
 
+from nfkern.algorithms.imitation import drawing
+
 # Metres; the table is [-1, 1] squared, and a step of full speed goes SPEED far.
 SPEED = 0.05
 AGENT_RADIUS, BLOCK_RADIUS, GOAL_RADIUS = 0.05, 0.1, 0.1
@@ -60,6 +62,13 @@ class BlockPush(gymnasium.Env[np.ndarray, np.ndarray]):
             self._space.step(1.0 / SUBSTEPS)
         info = self._info()
         return self._observation(), info["score"] - before, info["success"], False, info
+
+    def picture(self, size: int) -> np.ndarray:
+        """The table from above, (size, size, 3) uint8; a block's goal is where its centre shall be."""
+        agent, *blocks = self._positions()
+        goals = [(goal, GOAL_RADIUS, drawing.GOAL) for goal in GOALS]
+        bodies = [(block, BLOCK_RADIUS, drawing.BLOCK) for block in blocks]
+        return drawing.discs(size, [*goals, *bodies, (agent, AGENT_RADIUS, drawing.AGENT)])
 
     def _add(self, body: pymunk.Body, radius: float, position: np.ndarray) -> None:
         body.position = tuple(position.tolist())

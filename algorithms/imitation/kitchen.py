@@ -8,19 +8,19 @@ from typing import Any
 from unittest import mock
 
 import gymnasium
+import mujoco
 import numpy as np
 
 from nfkern.algorithms.quiet_imports import without_adroit_notice
 
 with without_adroit_notice():
-    from gymnasium_robotics.envs.franka_kitchen import kitchen_env
-    from gymnasium_robotics.envs.franka_kitchen.franka_env import FrankaRobot
+    from gymnasium_robotics.envs.franka_kitchen import franka_env, kitchen_env
 
 ARM, OBJECTS = 9, 21
 CHORES_OF_A_DEMONSTRATION = 4
 
 
-class _Robot(FrankaRobot):  # type: ignore[misc] # untyped
+class _Robot(franka_env.FrankaRobot):  # type: ignore[misc] # untyped
     """The arm, observed without a check of joint types that MuJoCo 4's enumerations do not pass."""
 
     def _get_obs(self) -> np.ndarray:
@@ -64,6 +64,15 @@ class Kitchen(gymnasium.Wrapper[np.ndarray, np.ndarray, dict[str, Any], np.ndarr
         success = done >= CHORES_OF_A_DEMONSTRATION
         info |= {"success": success, "score": min(1.0, done / CHORES_OF_A_DEMONSTRATION)}
         return positions(observation["observation"][None])[0], float(reward), success, truncated, info
+
+    @property
+    def video_camera(self) -> mujoco.MjvCamera:
+        """Where gymnasium-robotics' own viewer stands; the model has no camera there."""
+        camera, place = mujoco.MjvCamera(), dict(franka_env.DEFAULT_CAMERA_CONFIG)
+        camera.lookat[:] = place.pop("lookat")
+        for name, value in place.items():
+            setattr(camera, name, value)
+        return camera
 
 
 def positions(observations: np.ndarray) -> np.ndarray:

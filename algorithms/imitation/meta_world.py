@@ -23,6 +23,9 @@ class MetaWorld(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     An episode ends with success, from one of fifty starts that its seed chooses.
     """
 
+    # Its cameras in the corners look at the scene upside down.
+    video_camera = "topview"
+
     def __init__(self, task: str) -> None:
         name = _known(task)
         benchmark = metaworld.MT1(name, seed=0)

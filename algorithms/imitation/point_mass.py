@@ -9,6 +9,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from nfkern.algorithms.imitation import drawing
+
 # Metres; a step of full speed goes SPEED far.
 SPEED = 0.05
 START, GOAL = np.array([-0.9, 0.0]), np.array([0.9, 0.0])
@@ -43,6 +45,11 @@ class PointMass(gymnasium.Env[np.ndarray, np.ndarray]):
         crashed = bool((np.linalg.norm(PILLARS - self._position, axis=1) < PILLAR_RADIUS).any())
         info = self._info()
         return self._observation(), float(info["success"]), crashed or info["success"], False, info
+
+    def picture(self, size: int) -> np.ndarray:
+        """The table from above, (size, size, 3) uint8."""
+        pillars = [(pillar, PILLAR_RADIUS, drawing.OBSTACLE) for pillar in PILLARS]
+        return drawing.discs(size, [(GOAL, GOAL_RADIUS, drawing.GOAL), *pillars, (self._position, 0.03, drawing.AGENT)])
 
     def _observation(self) -> np.ndarray:
         return self._position.astype(np.float32)

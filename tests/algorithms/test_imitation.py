@@ -13,7 +13,8 @@ from nfkern.algorithms.datasets.recipes import RECIPES, find_recipe
 from nfkern.algorithms.datasets.seeding import episode_seed
 from nfkern.algorithms.environments import make_environment
 from nfkern.algorithms.evaluation import evaluate
-from nfkern.algorithms.imitation import block_push, kitchen, point_mass, push_t
+from nfkern.algorithms.imitation import block_push, drawing, kitchen, point_mass, push_t
+from nfkern.algorithms.video import _Film
 from nfkern.errors import UserError
 
 SCRIPTED = [name for name, task in imitation.TASKS.items() if task.expert]
@@ -174,6 +175,33 @@ def test_names_of_data_and_environments() -> None:
     plan = GenerationPlan.from_transitions(find_recipe("pointmass-scripted-v0"), 460)
     assert plan.train_episodes == 10
     assert plan.versions.keys() == {"nfkern", "gymnasium", "numpy"}
+
+
+def test_pictures_have_everything_in_its_place() -> None:
+    picture = drawing.discs(
+        200, [(np.array([0.5, 0.5]), 0.2, drawing.GOAL), (np.array([0.5, 0.5]), 0.1, drawing.AGENT)]
+    )
+    assert picture.shape == (200, 200, 3)
+    assert picture[50, 150].tolist() == [*drawing.AGENT], "up and to the right"
+    assert picture[50, 135].tolist() == [*drawing.GOAL]
+    assert picture[150, 50].tolist() == [*drawing.TABLE]
+    covered = (picture.astype(float) - drawing.TABLE)[..., 2] / (drawing.GOAL[2] - drawing.TABLE[2])
+    ring = covered[(picture != drawing.AGENT).any(-1)].clip(0, 1).sum()
+    assert ring * 1e-4 == pytest.approx(np.pi * (0.2**2 - 0.1**2), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["pointmass-v0", "blockpush-v0", "pusht-v0"])
+def test_films_of_planar_tasks_show_what_moves(name: str) -> None:
+    env, film = make_environment(name), _Film(0, 64, every=2)
+    observation, _ = env.reset(seed=0)
+    film.observe(0, env, observation)
+    for _ in range(6):
+        observation, *_ = env.step(env.action_space.high)  # type: ignore[attr-defined]
+        film.observe(0, env, observation)
+        film.observe(1, env, observation)
+    frames = film.finish()
+    assert [frame.shape for frame in frames] == [(64, 64, 3)] * 5
+    assert (frames[0] != frames[2]).any()
 
 
 class _Forward:
