@@ -1,5 +1,7 @@
 """`nfkern bench run | list | compare | report`."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +12,7 @@ from tqdm import tqdm
 
 from nfkern.bench import records as storage
 from nfkern.bench import timing
-from nfkern.bench.compare import Change, compare
+from nfkern.bench.compare import Bounds, Change, compare
 from nfkern.bench.declarations import Row, rows
 from nfkern.bench.environment import Environment, current_environment
 from nfkern.bench.records import Record
@@ -119,24 +121,28 @@ class List:
 class Compare:
     """Compare two files of records; exit code 1 if something became slower, stopped working or is missing.
 
-    A change counts if the medians differ by more than the threshold and lie outside each other's 10 to 90 % band.
+    A change counts if the medians differ by more than both bounds and lie outside each other's 10 to 90 % band.
     """
 
     before: Annotated[Path, tyro.conf.Positional]
     """File of the earlier records."""
     after: Annotated[Path, tyro.conf.Positional]
     """File of the later records."""
-    threshold: float = 0.1
-    """Relative change of the median that is ignored."""
+    fail_if_slower: str = "10%"
+    """Relative change of a median that is still ignored: a percentage, or a share such as 0.1."""
+    ignore_below: str = "0us"
+    """Absolute change of a median that is ignored: s, ms, us or ns."""
     allow_missing: bool = False
     """Accept rows that only the earlier file has."""
 
     def run(self) -> int:
         """Print the changes; 0, or 1 if there is a regression."""
-        if not self.threshold >= 0:
-            raise UsageError(f"--threshold: expected a number >= 0, got {self.threshold}")
+        bounds = Bounds(
+            _number("--fail-if-slower", self.fail_if_slower, {"%": 0.01, "": 1.0}),
+            _number("--ignore-below", self.ignore_below, {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}),
+        )
         before, after = storage.read(self.before), storage.read(self.after)
-        changes = compare(before, after, self.threshold)
+        changes = compare(before, after, bounds)
         if not any(change.before_s is not None and change.verdict != "missing" for change in changes):
             raise UserError(
                 f"{self.before} and {self.after} have no row in common: were they made with the same suite?"
@@ -173,6 +179,15 @@ class Report:
         self.html.write_text(to_html(records), encoding="utf-8")
         print(f"wrote {self.html}")
         return 0
+
+
+def _number(flag: str, text: str, units: Mapping[str, float]) -> float:
+    """A number of 0 or more with one of the units, in units of 1."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z%]*)", text.strip())
+    if found is None or found[2] not in units:
+        wanted = " or ".join(f"10{unit}" for unit in units)
+        raise UsageError(f"{flag}: expected a number >= 0 such as {wanted}, got {text!r}")
+    return float(found[1]) * units[found[2]]
 
 
 def _device(name: str) -> torch.device:

@@ -1,5 +1,6 @@
 """Two files of records against each other: what became slower by more than the noise."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -34,22 +35,45 @@ class Change:
         return self.verdict in ("slower", "broken")
 
 
-def compare(before: Sequence[Record], after: Sequence[Record], threshold: float) -> list[Change]:
+@dataclass(frozen=True)
+class Bounds:
+    """Changes of a median up to which nothing is said.
+
+    Attributes:
+        relative: a share of the smaller one, e.g. 0.1.
+        absolute_s: seconds.
+    """
+
+    relative: float = 0.1
+    absolute_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: a bound is negative, or no number.
+        """
+        for name, value in (("relative", self.relative), ("absolute_s", self.absolute_s)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}: expected a number >= 0, got {value}")
+
+
+def compare(before: Sequence[Record], after: Sequence[Record], bounds: Bounds) -> list[Change]:
     """Every record of either file that has or had a number.
 
-    A time has changed if its median moved by more than the factor `1 + threshold` and each median lies outside the
-    other's 10 to 90 % band: a machine that jitters widens its own bands.
+    A time has changed if its median moved by more than both bounds and each median lies outside the other's 10 to 90 %
+    band: a machine that jitters widens its own bands.
 
     Args:
         before: the first file.
         after: the second file.
-        threshold: relative change below which nothing is said, e.g. 0.1.
+        bounds: changes below which nothing is said.
     """
     old, new = ({record.key: record for record in records} for records in (before, after))
-    return [change for key in {**old, **new} if (change := _change(key, old.get(key), new.get(key), threshold))]
+    return [change for key in {**old, **new} if (change := _change(key, old.get(key), new.get(key), bounds))]
 
 
-def _change(key: str, old: Record | None, new: Record | None, threshold: float) -> Change | None:
+def _change(key: str, old: Record | None, new: Record | None, bounds: Bounds) -> Change | None:
     before = old.quantiles if old else None
     after = new.quantiles if new else None
     if before is None:
@@ -58,15 +82,16 @@ def _change(key: str, old: Record | None, new: Record | None, threshold: float) 
         verdict: Verdict = "missing" if new is None or new.skipped else "broken"
         reason = (new.error or new.skipped) if new else None
         return Change(key, verdict, before.median_s, reason=reason)
-    return Change(key, _verdict(before, after, threshold), before.median_s, after.median_s)
+    return Change(key, _verdict(before, after, bounds), before.median_s, after.median_s)
 
 
-def _verdict(before: Quantiles, after: Quantiles, threshold: float) -> Verdict:
-    if _above(after, before, threshold):
+def _verdict(before: Quantiles, after: Quantiles, bounds: Bounds) -> Verdict:
+    if _above(after, before, bounds):
         return "slower"
-    return "faster" if _above(before, after, threshold) else "same"
+    return "faster" if _above(before, after, bounds) else "same"
 
 
-def _above(high: Quantiles, low: Quantiles, threshold: float) -> bool:
+def _above(high: Quantiles, low: Quantiles, bounds: Bounds) -> bool:
     outside = high.median_s > low.p90_s and low.median_s < high.p10_s
-    return outside and high.median_s > low.median_s * (1 + threshold)
+    more = high.median_s - low.median_s
+    return outside and more > bounds.relative * low.median_s and more > bounds.absolute_s

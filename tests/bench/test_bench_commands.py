@@ -148,7 +148,11 @@ def test_compare_fails_only_on_regressions(tmp_path, capsys):
     assert commands.Compare(before, before).run() == 0
     assert commands.Compare(before, after).run() == 1
     assert "slower   inverse-ogbench-256-threads_1-nfkern: 1.00 ms -> 1.50 ms (1.50x)" in capsys.readouterr().out
-    assert commands.Compare(before, after, threshold=0.6).run() == 0
+    for bound in ("60%", "0.6", " 60 %"):
+        assert commands.Compare(before, after, fail_if_slower=bound).run() == 0
+    assert commands.Compare(before, after, fail_if_slower="40%").run() == 1
+    assert commands.Compare(before, after, ignore_below="600us").run() == 0
+    assert commands.Compare(before, after, ignore_below="0.4ms").run() == 1
 
 
 def test_compare_says_when_there_is_nothing_to_compare_or_devices_differ(tmp_path, capsys):
@@ -157,8 +161,11 @@ def test_compare_says_when_there_is_nothing_to_compare_or_devices_differ(tmp_pat
     storage.write(after, [record("nfkern")])
     with pytest.raises(UserError, match="no row in common"):
         commands.Compare(before, after).run()
-    with pytest.raises(UserError, match="--threshold: expected a number >= 0, got nan"):
-        commands.Compare(before, after, threshold=float("nan")).run()
+    for bad in ("nan", "-1%", "10us", "ten", ""):
+        with pytest.raises(UserError, match=f"--fail-if-slower: expected a number >= 0 such as 10% or 10, got '{bad}'"):
+            commands.Compare(before, after, fail_if_slower=bad).run()
+    with pytest.raises(UserError, match="--ignore-below: .* 10us .*, got '5'"):
+        commands.Compare(before, after, ignore_below="5").run()
     storage.write(after, [replace(record("eager"), environment=replace(ENVIRONMENT, device_name="Other"))])
     assert commands.Compare(before, after).run() == 0
     assert "different devices (Example CPU <1>, Other)" in capsys.readouterr().out

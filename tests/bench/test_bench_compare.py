@@ -7,24 +7,24 @@ from dataclasses import replace
 import pytest
 from bench_records import record, refused, spread
 
-from nfkern.bench.compare import compare
+from nfkern.bench.compare import Bounds, compare
 from nfkern.bench.timing import quantiles
 
 
-def verdict(before, after, threshold=0.1):
-    (change,) = compare([before], [after], threshold)
+def verdict(before, after, relative=0.1, absolute_s=0.0):
+    (change,) = compare([before], [after], Bounds(relative, absolute_s))
     return change.verdict
 
 
 def test_an_injected_regression_is_found():
-    (change,) = compare([record()], [record(quantiles=spread(1.2e-3))], 0.1)
+    (change,) = compare([record()], [record(quantiles=spread(1.2e-3))], Bounds())
     assert change.verdict == "slower"
     assert change.regression
     assert (change.before_s, change.after_s) == (1e-3, 1.2e-3)
 
 
 def test_an_improvement_is_no_regression():
-    (change,) = compare([record()], [record(quantiles=spread(0.5e-3))], 0.1)
+    (change,) = compare([record()], [record(quantiles=spread(0.5e-3))], Bounds())
     assert change.verdict == "faster"
     assert not change.regression
 
@@ -32,6 +32,17 @@ def test_an_improvement_is_no_regression():
 @pytest.mark.parametrize(("median", "threshold", "expected"), [(1.08e-3, 0.1, "same"), (1.08e-3, 0.05, "slower")])
 def test_the_threshold_decides_about_clear_changes(median, threshold, expected):
     assert verdict(record(), record(quantiles=spread(median)), threshold) == expected
+
+
+@pytest.mark.parametrize(("absolute_s", "expected"), [(1e-4, "slower"), (3e-4, "same")])
+def test_a_change_has_to_be_above_the_absolute_bound_too(absolute_s, expected):
+    assert verdict(record(), record(quantiles=spread(1.2e-3)), absolute_s=absolute_s) == expected
+
+
+@pytest.mark.parametrize("bad", [{"relative": -0.1}, {"relative": float("nan")}, {"absolute_s": -1.0}])
+def test_bounds_are_not_negative(bad):
+    with pytest.raises(ValueError, match="expected a number >= 0"):
+        Bounds(**bad)
 
 
 def test_a_change_inside_a_wide_band_is_noise():
@@ -49,12 +60,12 @@ def test_jitter_alone_is_never_a_regression():
 
 
 def test_a_number_that_is_now_refused_is_a_regression():
-    (change,) = compare([record()], [refused(reason="x: error 1")], 0.1)
+    (change,) = compare([record()], [refused(reason="x: error 1")], Bounds())
     assert (change.verdict, change.reason, change.regression) == ("broken", "x: error 1", True)
 
 
 def test_rows_of_one_file_only_are_told_apart():
-    changes = compare([record("gone"), refused("never")], [record("fresh"), refused("never")], 0.1)
+    changes = compare([record("gone"), refused("never")], [record("fresh"), refused("never")], Bounds())
     assert {(change.key.rsplit("-", 1)[1], change.verdict) for change in changes} == {
         ("gone", "missing"),
         ("fresh", "new"),
@@ -63,5 +74,5 @@ def test_rows_of_one_file_only_are_told_apart():
 
 
 def test_threads_are_different_rows():
-    changes = compare([record(threads=1)], [replace(record(threads=2), quantiles=spread(9e-3))], 0.1)
+    changes = compare([record(threads=1)], [replace(record(threads=2), quantiles=spread(9e-3))], Bounds())
     assert {change.verdict for change in changes} == {"missing", "new"}
