@@ -42,6 +42,7 @@ from nfkern.bench.baselines import (
     frozen,
     jax_causal,
     jax_jit,
+    nflows,
     onnxruntime,
     sampling,
     stacked,
@@ -133,6 +134,20 @@ VARIANTS: dict[str, Variant] = {
             requires=("jax", "optax"),
         ),
         Variant("zuko", "zuko's coupling flow of this size", zuko.BUILDERS, requires=("zuko",), standing="same_size"),
+        Variant(
+            "nflows",
+            "nflows' coupling flow of this size",
+            nflows.NFLOWS_BUILDERS,
+            requires=("nflows",),
+            standing="same_size",
+        ),
+        Variant(
+            "normflows",
+            "normflows' spline coupling flow of this size",
+            nflows.NORMFLOWS_BUILDERS,
+            requires=("normflows",),
+            standing="same_size",
+        ),
         Variant("weights_read", "reading the weights once", floors.READING_BUILDERS, standing="floor"),
         Variant(
             "weights_read_bf16",
@@ -161,7 +176,8 @@ _TRAINING = ("eager", "eager_compile", "reference_compile", "nfkern_reference", 
 _SAMPLERS = ("row_loop", "nfkern")
 _INFERENCE = tuple(work.name for work in FLOW_WORKS if work.name != "training_step")
 
-_RIVALS = ("onnxruntime", "jax_jit", "zuko")
+_LIBRARIES = ("zuko", "nflows", "normflows")
+_RIVALS = ("onnxruntime", "jax_jit", *_LIBRARIES)
 _FLOORS = ("gemm", "gemm_bf16")
 _READING = ("weights_read", "weights_read_bf16")
 
@@ -173,7 +189,7 @@ _QUICK = (
     Benchmark("inverse", ("ogbench",), (256,), (*_ACTING, *_RIVALS, *_FLOORS)),
     Benchmark("log_prob", ("ogbench",), (1, 256), _ACTING),
     Benchmark("denoised_action", ("ogbench",), (1, 256), _ACTING),
-    Benchmark("training_step", ("ogbench",), (256,), (*_TRAINING, "jax_jit", "zuko", "gemm"), threads=("one",)),
+    Benchmark("training_step", ("ogbench",), (256,), (*_TRAINING, "jax_jit", *_LIBRARIES, "gemm"), threads=("one",)),
     Benchmark("data_sampling", ("synthetic_100k",), (256,), _SAMPLERS, threads=("one",)),
 )
 
@@ -191,7 +207,7 @@ _CPU = (
     *(_beside_rivals(work, _CPU_CASES, (1,), _READING) for work in _INFERENCE),
     *(_beside_rivals(work, _CPU_CASES, BATCHES[1:], _FLOORS) for work in _INFERENCE),
     *(_beside_rivals(work, ("ogbench",), (65536,), _FLOORS) for work in ("inverse", "log_prob")),
-    Benchmark("training_step", _CPU_CASES, (256,), (*_TRAINING, "jax_jit", "zuko", *_FLOORS)),
+    Benchmark("training_step", _CPU_CASES, (256,), (*_TRAINING, "jax_jit", *_LIBRARIES, *_FLOORS)),
 )
 
 _FULL = (

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nfkern.bench import declarations
-from nfkern.bench.baselines import floors, jax_jit, onnxruntime, stacked, zuko
+from nfkern.bench.baselines import floors, jax_jit, nflows, onnxruntime, stacked, zuko
 from nfkern.bench.cases import CASES
 from nfkern.bench.declarations import Implementation, Row, Variant
 from nfkern.bench.environment import current_environment
@@ -23,6 +23,7 @@ from nfkern.bench.timing import SMOKE, num_threads
 
 CPU = torch.device("cpu")
 FLOWS = ("log_prob", "inverse", "denoised_action", "training_step")
+LIBRARIES = ("zuko", "nflows", "normflows")
 # Compilers take seconds: one work each among the quick tests.
 PEERS = [
     *(pytest.param(name, "inverse") for name in ("onnxruntime", "jax_jit")),
@@ -84,8 +85,9 @@ def test_peers_with_one_wrong_weight_are_refused(name, work):
 
 
 @pytest.mark.parametrize("work", FLOWS)
-def test_zuko_passes_its_own_check(work):
-    record = outcome(VARIANTS["zuko"], work)
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_flows_of_other_packages_pass_their_own_check(name, work):
+    record = outcome(VARIANTS[name], work)
     assert record.error is None
     assert record.quantiles.repeats >= 2
 
@@ -101,10 +103,9 @@ def test_zuko_passes_its_own_check(work):
         ("training_step", lambda loss: loss * 1.001, "losses: "),
     ],
 )
-def test_zuko_with_wrong_results_is_refused(work, spoil, reason):
-    spoiled = altered(
-        VARIANTS["zuko"], work, lambda built: replace(built, run=lambda *inputs: spoil(built.run(*inputs)))
-    )
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_flows_of_other_packages_with_wrong_results_are_refused(name, work, spoil, reason):
+    spoiled = altered(VARIANTS[name], work, lambda built: replace(built, run=lambda *inputs: spoil(built.run(*inputs))))
     assert outcome(spoiled, work).error.startswith(reason)
 
 
@@ -116,13 +117,16 @@ def test_zuko_training_that_does_not_train_is_refused():
     assert outcome(altered(VARIANTS["zuko"], "training_step", untrained), "training_step").error.startswith("losses: ")
 
 
-def test_zuko_has_the_size_of_the_flow():
-    pytest.importorskip("zuko")
-    for name in ("ogbench", "chunked"):
-        ours = sum(p.numel() for p in WORKS["inverse"].prepare(CASES[name], 1, CPU).flow.parameters())
-        theirs = sum(p.numel() for p in zuko.zuko_flow(CASES[name]).parameters())
-        # The weights of LayerNorm are what is missing.
-        assert theirs == pytest.approx(ours, rel=0.02), name
+# zuko lacks LayerNorm's weights, nflows has other factors of the mixing, normflows the nearest width.
+@pytest.mark.parametrize(
+    ("make", "tolerance"), [(zuko.zuko_flow, 0.02), (nflows.nflows_flow, 0.001), (nflows.normflows_flow, 0.03)]
+)
+@pytest.mark.parametrize("case", ["ogbench", "ogbench_jax", "chunked", "goal_density"])
+def test_flows_of_other_packages_have_the_size_of_the_flow(make, tolerance, case):
+    pytest.importorskip(make.__name__.removesuffix("_flow"))
+    ours = sum(p.numel() for p in WORKS["inverse"].prepare(CASES[case], 1, CPU).flow.parameters())
+    theirs = sum(p.numel() for p in make(CASES[case]).parameters())
+    assert theirs == pytest.approx(ours, rel=tolerance)
 
 
 @pytest.mark.parametrize("standing", ["same_size", "floor"])
@@ -140,7 +144,7 @@ def test_only_variants_that_are_no_peers_bring_a_check(standing):
         ("onnxruntime_one_sweep", "onnxruntime"),
         ("jax_jit", "jax"),
         ("jax_jit", "optax"),
-        ("zuko", "zuko"),
+        *((name, name) for name in LIBRARIES),
     ],
 )
 def test_rivals_that_are_not_installed_are_skipped_with_the_reason(name, module, monkeypatch):
@@ -154,7 +158,8 @@ def test_rivals_that_are_not_installed_are_skipped_with_the_reason(name, module,
 @pytest.mark.slow
 def test_the_registry_does_not_import_rivals():
     code = (
-        "import sys, nfkern.bench.registry; print({'jax', 'optax', 'onnxruntime', 'onnx', 'zuko'} & set(sys.modules))"
+        "import sys, nfkern.bench.registry; "
+        "print({'jax', 'optax', 'onnxruntime', 'onnx', 'zuko', 'nflows', 'normflows'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

@@ -1,0 +1,155 @@
+"""Flows of the same size from other packages: the same job, not the same function.
+
+Their values cannot be held to the reference's. They are held to their own: log-determinants to those of autograd's
+Jacobian, the inverse to a round trip, scores to finite differences, training to its repetition, all in float64.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from nfkern.bench.baselines.training import AdamWStep
+from nfkern.bench.cases import FlowCase
+from nfkern.bench.declarations import Builder, Implementation
+from nfkern.bench.flow_problem import SIGMA, FlowProblem
+
+TOLERANCE = 1e-4
+"""Of the largest entry. float32 was off by up to 3e-6 (2026-11, `chunked`); a wrong term shows in the first digits."""
+
+_ROWS = 4
+_STEP = 1e-6
+
+
+class Pair(nn.Module):
+    """Two networks in place of one: (batch, inputs) -> (batch, outputs of the first and the second in turns)."""
+
+    def __init__(self, shift: nn.Module, log_scale: nn.Module) -> None:
+        super().__init__()
+        self.shift, self.log_scale = shift, log_scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What both give, in turns."""
+        return torch.stack([self.shift(x), self.log_scale(x)], dim=-1).flatten(-2)
+
+
+def _double(tensors: tuple[torch.Tensor, ...], rows: int | None = _ROWS) -> list[torch.Tensor]:
+    """In float64, without traces of autograd or inference mode."""
+    return [tensor.detach()[:rows].double().clone() for tensor in tensors]
+
+
+def _error(name: str, value: torch.Tensor, exact: torch.Tensor) -> str | None:
+    value, exact = value.detach().double(), exact.detach()
+    error, allowed = float((value - exact).abs().max()), TOLERANCE * float(exact.abs().max())
+    # Written so that NaN fails.
+    return None if error <= allowed else f"{name}: error {error:.3g} exceeds {allowed:.3g}"
+
+
+def _jacobian_log_det(exact: Any, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    """Of the density direction, row by row, (batch,)."""
+
+    def one(row_context: torch.Tensor, row: torch.Tensor) -> Any:
+        return exact.transform(row_context)(row)
+
+    rows = zip(x, context, strict=True)
+    jacobians = [torch.autograd.functional.jacobian(partial(one, its_context), row) for row, its_context in rows]
+    log_det: torch.Tensor = torch.linalg.slogdet(torch.stack(jacobians)).logabsdet
+    return log_det
+
+
+def _check_log_prob(exact: Any, problem: FlowProblem, implementation: Implementation) -> str | None:
+    found = implementation(*problem.inputs[0])[:_ROWS]
+    x, context = _double(problem.inputs[0])
+    z = exact.transform(context)(x)
+    base = -0.5 * (z**2 + math.log(2 * math.pi)).sum(1)
+    return _error("log_prob", found, base + _jacobian_log_det(exact, x, context))
+
+
+def _check_inverse(exact: Any, problem: FlowProblem, implementation: Implementation) -> str | None:
+    x, log_det = _double(implementation(*problem.inputs[0]))
+    z, context = _double(problem.inputs[0])
+    reason = _error("round trip", exact.transform(context)(x), z)
+    return reason or _error("log_det", log_det, -_jacobian_log_det(exact, x, context))
+
+
+def _check_action(exact: Any, problem: FlowProblem, implementation: Implementation) -> str | None:
+    (action,) = _double((implementation(*problem.inputs[0]),))
+    z, context = _double(problem.inputs[0])
+    x = exact.transform(context).inv(z)
+    steps = _STEP * torch.eye(x.shape[1], dtype=torch.float64)
+    log_prob = exact(context).log_prob
+    score = torch.stack([(log_prob(x + step) - log_prob(x - step)) / (2 * _STEP) for step in steps], dim=1)
+    return _error("action", action, x + SIGMA**2 * score)
+
+
+def _check_training(exact: Any, problem: FlowProblem, implementation: Implementation) -> str | None:
+    """Two losses, the second after one step: later ones drift apart, as AdamW makes steps of the smallest gradients."""
+    first = problem.inputs[0]
+    found = torch.stack([implementation(*first) for _ in range(2)])
+    step = _training_step(exact)
+    return _error("losses", found, torch.stack([step(*_double(first, None)) for _ in range(2)]))
+
+
+def _log_prob(flow: Any) -> Callable[..., Any]:
+    return lambda x, context: flow(context).log_prob(x)
+
+
+def _inverse(flow: Any) -> Callable[..., Any]:
+    return lambda z, context: flow.transform(context).inv.call_and_ladj(z)
+
+
+def _denoised_action(flow: Any) -> Callable[..., Any]:
+    flow.requires_grad_(False)
+
+    def act(noise: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        distribution = flow(context)
+        x = distribution.transform.inv(noise)
+        with torch.enable_grad():
+            x = x.requires_grad_()
+            (score,) = torch.autograd.grad(distribution.log_prob(x).sum(), x)
+        action: torch.Tensor = x.detach() + SIGMA**2 * score
+        return action
+
+    return act
+
+
+def _training_step(flow: Any) -> AdamWStep:
+    return AdamWStep(flow.parameters(), lambda x, context: -flow(context).log_prob(x).mean())
+
+
+def _builder(
+    make: Callable[[FlowCase], Any], function: Callable[[Any], Callable[..., Any]], check: Callable[..., str | None]
+) -> Builder:
+    def build(problem: FlowProblem) -> Implementation:
+        # The check differentiates, which tensors made in inference mode do not allow.
+        with torch.inference_mode(False):
+            flow = make(problem.case)
+            exact = copy.deepcopy(flow).double()
+
+        def outside_inference_mode(implementation: Implementation) -> str | None:
+            with torch.inference_mode(False), torch.enable_grad():
+                return check(exact, problem, implementation)
+
+        return Implementation(function(flow), check=outside_inference_mode)
+
+    return build
+
+
+def builders(make: Callable[[FlowCase], Any]) -> Mapping[str, Builder]:
+    """A variant's builders, by work.
+
+    Args:
+        make: a flow of a case's shape, the same at every call: a module which, given contexts, is a distribution with
+            `log_prob(x)`, and whose `transform`, given contexts, is a transform from data to noise with `inv`, of which
+            `call_and_ladj` also gives the log-determinant. Those are zuko's names.
+    """
+    return {
+        "log_prob": _builder(make, _log_prob, _check_log_prob),
+        "inverse": _builder(make, _inverse, _check_inverse),
+        "denoised_action": _builder(make, _denoised_action, _check_action),
+        "training_step": _builder(make, _training_step, _check_training),
+    }
