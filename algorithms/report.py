@@ -207,7 +207,7 @@ def _pictures(groups: list[Group], dataset_dir: Path) -> list[str]:
     for caption, draw in (
         ("Training and validation loss (each algorithm's own: not comparable) and success.", figures.learning_curves),
         (figures.ACTIONS_CAPTION, lambda these: figures.action_distributions(these, dataset_dir)),
-        ("Paths of the first episodes for each goal: green ends at the goal (star), red does not.", figures.paths),
+        ("Paths of the first episodes for each goal: green succeeds, red does not.", figures.paths),
     ):
         try:
             image = draw(groups)

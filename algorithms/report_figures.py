@@ -1,8 +1,9 @@
 """The pictures of `nfkern report`, as PNG bytes. Needs matplotlib, and the simulator for maze walls."""
 
 import csv
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,24 +83,31 @@ def _two_sidedness(actions: np.ndarray) -> np.ndarray:
 
 
 def paths(groups: "Sequence[Group]", episodes: int = 10) -> bytes | None:
-    """Recorded paths in the maze, a row for each group and a column for each goal; None without recordings."""
+    """Recorded paths, a row for each group and a column for each goal; None without recordings.
+
+    Where there is one goal alone, the groups lie side by side.
+    """
     recorded = []
     for group in groups:
         file = group.runs[0].evaluations[group.starts][1].with_suffix(".npz") if group.starts is not None else None
         if file is not None and file.exists():
             recorded.append((group, file))
-    walls = _walls(groups[0].env_name) if recorded else None
-    if walls is None:
+    draw = _background(groups[0].env_name) if recorded else None
+    if draw is None:
         return None
     first = np.load(recorded[0][1])
     tasks = np.unique(first["task_ids"])
-    figure = Figure(figsize=(2.6 * len(tasks), 2.8 * len(recorded)), layout="constrained")
-    axes = figure.subplots(len(recorded), len(tasks), squeeze=False)
+    beside = len(tasks) == 1
+    shape = (1, len(recorded)) if beside else (len(recorded), len(tasks))
+    figure = Figure(figsize=(2.6 * shape[1], 2.8 * shape[0]), layout="constrained")
+    axes = figure.subplots(*shape, squeeze=False)
+    if beside:
+        axes = axes.T
     for row, (group, file) in enumerate(recorded):
         data = np.load(file)
         for column, task in enumerate(tasks):
             axis = axes[row, column]
-            _draw_walls(axis, *walls)
+            draw(axis)
             for index in np.flatnonzero(data["task_ids"] == task)[:episodes]:
                 start, end = data["offsets"][index : index + 2]
                 path = data["positions"][start:end]
@@ -108,9 +116,12 @@ def paths(groups: "Sequence[Group]", episodes: int = 10) -> bytes | None:
                 axis.plot(*path[0], "o", color="black", markersize=2)
                 axis.plot(*data["goals"][index], "*", color="gold", markeredgecolor="black", markersize=7)
             axis.set(aspect="equal", xticks=[], yticks=[])
-            if row == 0:
+            if beside:
+                axis.set_title(group.label)
+            elif row == 0:
                 axis.set_title(f"goal {task}")
-        axes[row, 0].set_ylabel(group.label)
+        if not beside:
+            axes[row, 0].set_ylabel(group.label)
     return _png(figure)
 
 
@@ -123,22 +134,28 @@ def _act(agent: Agent, batch: dict[str, np.ndarray], rows: np.ndarray, samples: 
     return actions[:, 0].reshape(len(rows), samples, -1)
 
 
-def _walls(env_name: str) -> tuple[np.ndarray, float, tuple[float, float]] | None:
-    """The maze's map (1 is wall), its cell size in metres, and where its first cell's centre lies."""
+def _background(env_name: str) -> Callable[[Any], None] | None:
+    """Draws the maze or the table that positions lie in; None where the first two numbers observed are none."""
     from nfkern.algorithms.environments import make_environment
 
     env = make_environment(env_name)
     try:
         maze: Any = env.unwrapped
+        if env.has_wrapper_attr("table"):
+            env.reset(seed=0)
+            table, picture = env.get_wrapper_attr("table"), env.get_wrapper_attr("picture")(400)
+            return lambda axis: axis.imshow(picture, extent=table, alpha=0.6)
         if not hasattr(maze, "maze_map"):
             return None
         origin = maze.ij_to_xy((0, 0))
-        return np.asarray(maze.maze_map), float(maze._maze_unit), (float(origin[0]), float(origin[1]))
+        cells, unit = np.asarray(maze.maze_map), float(maze._maze_unit)
+        return functools.partial(_draw_walls, maze=cells, unit=unit, origin=(float(origin[0]), float(origin[1])))
     finally:
         env.close()
 
 
 def _draw_walls(axis: Any, maze: np.ndarray, unit: float, origin: tuple[float, float]) -> None:
+    """The maze's map (1 is wall), its cell size in metres, and where its first cell's centre lies."""
     left, bottom = origin[0] - unit / 2, origin[1] - unit / 2
     extent = (left, left + unit * maze.shape[1], bottom, bottom + unit * maze.shape[0])
     axis.imshow(maze == 1, origin="lower", extent=extent, cmap="Greys", vmin=0, vmax=2)

@@ -32,6 +32,9 @@ class BlockPush(gymnasium.Env[np.ndarray, np.ndarray]):
     An episode ends with success once each block lies within `GOAL_RADIUS` of its goal.
     """
 
+    # Left, right, bottom and top of `picture`, in the units of positions.
+    table = (-1.0, 1.0, -1.0, 1.0)
+
     def __init__(self) -> None:
         self.observation_space = gymnasium.spaces.Box(-2.0, 2.0, (6,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)

@@ -25,6 +25,9 @@ class PointMass(gymnasium.Env[np.ndarray, np.ndarray]):
     passed and the goal.
     """
 
+    # Left, right, bottom and top of `picture`, in the units of positions.
+    table = (-1.0, 1.0, -1.0, 1.0)
+
     def __init__(self) -> None:
         self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
