@@ -93,10 +93,15 @@ class World:
         return tensor.cuda() if distributed.get_backend() == "nccl" else tensor
 
 
+def started_processes() -> int:
+    """How many processes `torchrun` has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextlib.contextmanager
 def world(device: torch.device) -> Iterator[World]:
     """The processes that `torchrun` started, connected for as long as the context lasts; a single one without it."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = started_processes()
     if size == 1:
         yield World()
         return

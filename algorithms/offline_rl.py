@@ -120,14 +120,16 @@ class OfflineRL(Offline):
 
     def forward(self, batch: Tensors, noise: Noise) -> LossAndInfo:
         """The sum of the critics' and the policy's losses."""
+        states = self._states(batch["observations"], batch.get("goals"))
+        actor_goals = batch.get("actor_goals")
         transitions = Transitions(
-            states=self._states(batch["observations"], batch.get("goals")),
+            states=states,
             actions=batch["actions"].clamp(ACTION_MARGIN - 1, 1 - ACTION_MARGIN),
             rewards=batch["rewards"],
             masks=batch["masks"],
             next_states=self._states(batch["next_observations"], batch.get("goals")),
             next_actions=batch.get("next_actions"),
-            actor_states=self._states(batch["observations"], batch.get("actor_goals", batch.get("goals"))),
+            actor_states=states if actor_goals is None else self._states(batch["observations"], actor_goals),
         )
         return sum_of_parts(self._losses(transitions, noise))
 

@@ -7,7 +7,6 @@ Any `gymnasium.vector.VectorEnv` can be learned in whose observations are a Dict
 
 import contextlib
 import copy
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from torch import nn
 
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.claims import claim
+from nfkern.algorithms.data_parallel import started_processes
 from nfkern.algorithms.goal_evaluation import evaluate_goals
 from nfkern.algorithms.interrupts import deferred_signals
 from nfkern.algorithms.mazes import layout, make_vector_maze
@@ -154,7 +154,7 @@ def train_online(algorithm: str, config: OnlineGCRLConfig, settings: OnlineSetti
         UserError: the maze is unknown, a package is missing, or the folder holds another run.
         Interrupted: SIGINT or SIGTERM came; the newest checkpoint continues the run, with new episodes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if started_processes() > 1:
         raise UserError(f"{algorithm} learns in one process: start it without torchrun")
     run_dirs = settings.run_dirs(algorithm)
     (run_dir,) = run_dirs.values()
