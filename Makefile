@@ -13,11 +13,12 @@ help: ## show this list
 quickstart: $(BIN)/.nfkern ## train NF-GCBC and two rivals on real data, evaluate them, write a report (about 10 minutes)
 	$(BIN)/nfkern demo
 
-test: $(BIN)/.nfkern-dev ## lint, types, and the whole test suite
+test: $(BIN)/.nfkern-dev ## lint, types, the whole test suite, and a look at the speed
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/nfkern bench guard
 
 lint: $(BIN)/.nfkern-dev ## format and fix what can be fixed
 	$(BIN)/python -m ruff check --fix .

@@ -56,7 +56,7 @@ def native_extension():
 setup(
     packages=packages,
     package_dir=folders,
-    package_data={"nfkern": ["py.typed"]},
+    package_data={"nfkern": ["py.typed"], "nfkern.bench": ["results/*.json"]},
     include_package_data=False,
     **native_extension(),
 )

@@ -52,6 +52,7 @@ COMMANDS = {
     "report": ("nfkern.algorithms.report", "Report", "write one HTML page about runs"),
     "bench run": ("nfkern.bench.commands", "Run", "run a suite of benchmarks"),
     "bench compare": ("nfkern.bench.commands", "Compare", "compare two results; exit 1 on a regression"),
+    "bench guard": ("nfkern.bench.guard", "Guard", "exit 1 where nfkern has lost its lead over eager PyTorch"),
     "bench report": ("nfkern.bench.commands", "Report", "write one HTML page about a result"),
     "bench list": ("nfkern.bench.commands", "List", "list the benchmarks"),
     "bench resources": ("nfkern.bench.resources", "Resources", "compile the Triton kernels; exit 1 over budget"),

@@ -1,0 +1,70 @@
+"""The guard: passes while a third of the recorded lead is left, and fails for a slower stub."""
+
+from dataclasses import replace
+
+import pytest
+from bench_records import record, refused, spread
+
+from nfkern import cli
+from nfkern.bench import guard, registry
+from nfkern.bench import records as storage
+from nfkern.bench.declarations import Benchmark, rows
+from nfkern.errors import UserError
+
+# Ten times as fast, of which a third of the lead is four times.
+RECORDED = [record("eager", spread(10e-3)), record("nfkern", spread(1e-3))]
+
+
+def found(eager_s, nfkern_s):
+    (finding,) = guard.findings([record("eager", spread(eager_s)), record("nfkern", spread(nfkern_s))], RECORDED)
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("eager_s", "nfkern_s", "lead", "passed"), [(10, 1, 10, True), (4.1, 1, 4.1, True), (3.9, 1, 3.9, False)]
+)
+def test_a_third_of_the_lead_has_to_be_left(eager_s, nfkern_s, lead, passed):
+    finding = found(eager_s, nfkern_s)
+    assert finding.lead == pytest.approx(lead)
+    assert finding.recorded == pytest.approx(10)
+    assert finding.least == pytest.approx(4)
+    assert finding.passed == passed
+
+
+def test_the_machines_speed_does_not_matter():
+    assert found(100, 20).lead == pytest.approx(found(5, 1).lead)
+
+
+def test_a_refused_number_has_fallen_behind():
+    (finding,) = guard.findings([record("eager"), refused("nfkern", "x: error 1")], RECORDED)
+    assert (finding.lead, finding.passed, finding.reason) == (None, False, "x: error 1")
+
+
+def test_without_a_baseline_or_a_record_nothing_is_said():
+    with pytest.raises(UserError, match=r"inverse-ogbench-256-threads_1: eager has no number \(x: error 1\)"):
+        guard.findings([refused("eager", "x: error 1"), record("nfkern")], RECORDED)
+    with pytest.raises(UserError, match="inverse-ogbench-256-threads_1-nfkern is not recorded"):
+        guard.findings([record("eager"), record("nfkern")], RECORDED[:1])
+
+
+def test_every_guarded_row_is_recorded_with_a_clear_lead():
+    recorded = {row.key: row.quantiles.median_s for row in storage.read(guard.RECORDED) if row.quantiles}
+    for row in rows(guard.GUARDED, registry.WORKS, registry.VARIANTS, 1):
+        for variant in row.variants:
+            if variant.name != guard.BASELINE:
+                assert recorded[f"{row.name}-eager"] / recorded[f"{row.name}-{variant.name}"] > 2
+
+
+@pytest.mark.slow
+def test_a_slower_stub_changes_the_verdict(monkeypatch, capsys):
+    monkeypatch.setattr(
+        guard, "GUARDED", (Benchmark("inverse", ("ogbench",), (1,), ("eager", "nfkern"), threads=("one",)),)
+    )
+    assert cli.main(["bench", "guard"]) == 0
+    assert "ok     inverse-ogbench-1-threads_1-nfkern: " in capsys.readouterr().out
+    slow = replace(registry.VARIANTS["nfkern"], builders=registry.VARIANTS["eager"].builders)
+    monkeypatch.setattr(guard, "VARIANTS", {**registry.VARIANTS, "nfkern": slow})
+    assert cli.main(["bench", "guard"]) == 1
+    out = capsys.readouterr().out
+    assert "BEHIND inverse-ogbench-1-threads_1-nfkern: " in out
+    assert "1 fell behind" in out
