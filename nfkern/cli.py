@@ -55,6 +55,7 @@ COMMANDS = {
     "bench guard": ("nfkern.bench.guard", "Guard", "exit 1 where nfkern has lost its lead over eager PyTorch"),
     "bench report": ("nfkern.bench.commands", "Report", "write one HTML page about a result"),
     "bench list": ("nfkern.bench.commands", "List", "list the benchmarks"),
+    "bench tables": ("nfkern.bench.tables", "Tables", "write the tables of README from the records"),
     "bench resources": ("nfkern.bench.resources", "Resources", "compile the Triton kernels; exit 1 over budget"),
     "bench tune": ("nfkern.bench.tune", "Tune", "time launches of the Triton kernels on this GPU and print the best"),
 }
