@@ -41,17 +41,19 @@ class Finding:
         lead: how many times as fast it is now; None where it has no number.
         recorded: how many times as fast it was.
         reason: why it has no number.
+        kept: share of the lead that has to be left.
     """
 
     key: str
     lead: float | None
     recorded: float
     reason: str | None = None
+    kept: float = KEPT
 
     @property
     def least(self) -> float:
         """The lead up to which it passes."""
-        return 1 + KEPT * (self.recorded - 1)
+        return 1 + self.kept * (self.recorded - 1)
 
     @property
     def passed(self) -> bool:
@@ -59,12 +61,13 @@ class Finding:
         return self.lead is not None and self.lead >= self.least
 
 
-def findings(measured: Sequence[Record], recorded: Iterable[Record]) -> list[Finding]:
+def findings(measured: Sequence[Record], recorded: Iterable[Record], kept: float = KEPT) -> list[Finding]:
     """What became of the leads of one row.
 
     Args:
         measured: the row's records, eager PyTorch's among them.
         recorded: any rows' records, those of this row among them.
+        kept: share of a lead that has to be left.
 
     Raises:
         UserError: the row is not recorded, or eager PyTorch has no number.
@@ -82,16 +85,25 @@ def findings(measured: Sequence[Record], recorded: Iterable[Record]) -> list[Fin
         if record.key not in before or baseline not in before:
             raise UserError(f"{record.key} is not recorded, so that there is no lead to keep")
         lead = times[BASELINE] / times[record.variant] if record.variant in times else None
-        found.append(Finding(record.key, lead, before[baseline] / before[record.key], record.error or record.skipped))
+        reason = record.error or record.skipped
+        found.append(Finding(record.key, lead, before[baseline] / before[record.key], reason, kept))
     return found
 
 
 @dataclass(frozen=True)
 class Guard:
-    """Measure a few rows and fail where nfkern has lost two thirds of its recorded lead over eager PyTorch.
+    """Measure a few rows and fail where nfkern has lost most of its recorded lead over eager PyTorch.
 
     A row that fails is measured a second time, and fails if it does so again. Takes about twenty seconds.
     """
+
+    kept: float = KEPT
+    """Share of the recorded lead that has to be left, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if not 0 <= self.kept <= 1:
+            raise ValueError(f"kept: expected a number from 0 to 1, got {self.kept}")
 
     def run(self) -> int:
         """Print one line per variant; 1 if one has fallen behind."""
@@ -99,7 +111,7 @@ class Guard:
         recorded = storage.read(RECORDED)
 
         def look(row: Row) -> list[Finding]:
-            return findings(measure(row, torch.device("cpu"), environment, BUDGET), recorded)
+            return findings(measure(row, torch.device("cpu"), environment, BUDGET), recorded, self.kept)
 
         failed = 0
         for row in rows(GUARDED, WORKS, VARIANTS, 1):
