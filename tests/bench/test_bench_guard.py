@@ -35,12 +35,12 @@ def test_the_machines_speed_does_not_matter():
     assert found(100, 20).lead == pytest.approx(found(5, 1).lead)
 
 
-def test_how_much_has_to_be_left_can_be_said(capsys):
+def test_how_much_has_to_be_left_can_be_said():
     measured = [record("eager", spread(5e-3)), record("nfkern", spread(1e-3))]
     passed = [guard.findings(measured, RECORDED, kept)[0].passed for kept in (0.4, 0.5)]
     assert passed == [True, False]
-    assert cli.main(["bench", "guard", "--kept", "2"]) == 2
-    assert "kept: expected a number from 0 to 1, got 2.0" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="kept: expected a number from 0 to 1, got 2"):
+        guard.Guard(kept=2)
 
 
 def test_a_refused_number_has_fallen_behind():
