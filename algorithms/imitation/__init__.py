@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import gymnasium
 import numpy as np
 
 NAMESPACE = "nfkern"
@@ -99,6 +98,9 @@ def environment_id(name: str) -> str | None:
 
     Nothing is imported before one is made.
     """
+    # Names are looked up where datasets are loaded, too, which needs no simulator.
+    import gymnasium
+
     environment = find(name)
     if environment is None:
         return None

@@ -1,5 +1,7 @@
 """TransitionDataset against OGBench's own loader, numpy, and hand-counted episodes."""
 
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -160,3 +162,10 @@ def test_names_without_a_task_and_files_without_positions_have_no_rewards(point_
         with_task_rewards(dataset, POINT_MAZE)
     with pytest.raises(UserError, match="has no column 'qpos'"):
         with_task_rewards(dataset, POINT_MAZE.replace("-v0", "-singletask-v0"))
+
+
+def test_loading_data_needs_no_simulator():
+    simulators = {"gymnasium", "mujoco", "ogbench", "pymunk"}
+    code = f"import sys, nfkern.algorithms.datasets; print({simulators} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
