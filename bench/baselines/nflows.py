@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from nfkern import CouplingFlow
 from nfkern.bench.baselines.same_size import Pair, builders
 from nfkern.bench.cases import FlowCase
-from nfkern.bench.flow_problem import SEED
+from nfkern.bench.flow_problem import SEED, random_flow
 
 
 class _Inverse:
@@ -90,7 +89,8 @@ class _Named(nn.Module):
         raise NotImplementedError
 
     def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+        found: torch.Tensor = self.flow.log_prob(x, context)
+        return found
 
 
 class _Nflows(_Named):
@@ -103,10 +103,6 @@ class _Nflows(_Named):
         x, log_det = self.flow._transform.inverse(z, context)
         return x, log_det
 
-    def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.flow.log_prob(x, context)
-        return found
-
 
 class _Normflows(_Named):
     @_rows
@@ -117,10 +113,6 @@ class _Normflows(_Named):
     def to_data(self, z: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x, log_det = self.flow.forward_and_log_det(z, context)
         return x, log_det
-
-    def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.flow.log_prob(x, context)
-        return found
 
 
 class _Conditioner(nn.Module):
@@ -170,17 +162,13 @@ def nflows_flow(case: FlowCase) -> _Named:
 
 def normflows_flow(case: FlowCase) -> _Named:
     """A flow of about the case's number of parameters, the same at every call."""
-    wanted = sum(p.numel() for p in _like(case).parameters())
+    wanted = _size(random_flow(case))
     low, high = 1, 4096
     # The number grows with the width: the first that is large enough.
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if _size(_spline_flow(case, middle)) >= wanted else (middle + 1, high)
     return _spline_flow(case, low)
-
-
-def _like(case: FlowCase) -> CouplingFlow:
-    return CouplingFlow(case.features, case.context_features, blocks=case.blocks, hidden=case.hidden)
 
 
 def _size(flow: nn.Module) -> int:

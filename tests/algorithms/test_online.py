@@ -125,8 +125,12 @@ def test_many_goals_are_found_as_unlikely_as_they_are():
     exact = agent.networks["flow"].log_prob(torch.from_numpy(goals), torch.zeros(4)).detach().numpy()
     density = agent.log_density(goals)
     assert (density != exact).any(), "no tables: the test shows little"
-    np.testing.assert_allclose(density, exact, rtol=2e-3, atol=2e-3)
-    np.testing.assert_allclose(np.take_along_axis(exact, density.argmin(1)[:, None], 1)[:, 0], exact.min(1), rtol=2e-3)
+    # A table is off by 1e-4 of a block's scale, later blocks stretch that, and log p changes with |z| times it.
+    reach = agent.networks["flow"].to_latent(torch.from_numpy(goals), torch.zeros(4))[0].detach().norm(dim=-1).numpy()
+    bound = 2e-3 * (1 + reach)
+    assert (np.abs(density - exact) <= bound).all()
+    chosen = np.take_along_axis(exact, density.argmin(1)[:, None], 1)[:, 0]
+    assert (chosen - exact.min(1) <= 2 * bound.max(1)).all()
 
 
 def test_crl_tells_apart_which_transition_led_to_a_goal():
