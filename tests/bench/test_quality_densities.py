@@ -1,0 +1,150 @@
+"""The known densities: each integrates to one, and its samples agree with it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from nfkern.bench.quality.densities import ON_MODE, GaussianMixture, chi_squared_quantile
+from nfkern.bench.quality.shapes import DENSITIES
+
+PLANAR = [name for name, density in DENSITIES.items() if density.size == 2]
+MIXTURES = [name for name, density in DENSITIES.items() if isinstance(density, GaussianMixture)]
+# A correct sampler fails one of these tests with this probability; the seeds are fixed.
+SIGNIFICANCE = 1e-3
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def contexts_of(density, count=2):
+    return density.contexts(count, generator(7))
+
+
+def grid(context, count, half_width=1.05):
+    """Midpoints of count x count squares (count^2, 2), the context for each, and a square's area."""
+    edge = 2 * half_width / count
+    ticks = (torch.arange(count, dtype=torch.float64) + 0.5) * edge - half_width
+    points = torch.cartesian_prod(ticks, ticks)
+    return points, context.expand(len(points), -1), edge**2
+
+
+@pytest.mark.parametrize("name", PLANAR)
+def test_planar_densities_integrate_to_one(name):
+    density = DENSITIES[name]
+    for context in contexts_of(density):
+        points, contexts, area = grid(context, 420)
+        # The edges of the board's cells run through 4 % of the grid's squares; the others are smooth.
+        tolerance = 4e-3 if name == "checkerboard" else 1e-4
+        assert float(density.log_prob(points, contexts).exp().sum() * area) == pytest.approx(1, abs=tolerance)
+
+
+@pytest.mark.parametrize("name", PLANAR)
+def test_planar_samples_agree_with_the_density(name):
+    density, bins, fine, count = DENSITIES[name], 20, 24, 20_000
+    for context in contexts_of(density):
+        samples = density.sample(context.expand(count, -1), generator())
+        points, contexts, area = grid(context, bins * fine)
+        mass = (density.log_prob(points, contexts).exp() * area).reshape(bins, fine, bins, fine).sum((1, 3))
+        edges = np.linspace(-1.05, 1.05, bins + 1)
+        counts, _, _ = np.histogram2d(*samples.T.numpy(), bins=[edges, edges])
+        expected = mass.numpy() * count
+        # Sparse squares are counted as one, for chi-square wants five or more of each.
+        dense = expected >= 5
+        found = [*counts[dense], counts[~dense].sum()]
+        wanted = np.array([*expected[dense], expected[~dense].sum()])
+        if wanted[-1] < 5:
+            found, wanted = found[:-1], wanted[:-1]
+        pvalue = stats.chisquare(found, wanted * sum(found) / sum(wanted)).pvalue
+        assert pvalue > SIGNIFICANCE, context
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_mixtures_equal_scipys(name):
+    density = DENSITIES[name]
+    contexts = contexts_of(density, 5)
+    x = density.sample(contexts, generator()) + 0.01
+    means, factors = density.means(contexts), density.cholesky(contexts).expand(5, density.modes, -1, -1)
+    plain = density.untwist(x, contexts)
+    for row in range(5):
+        parts = [
+            weight * stats.multivariate_normal(mean, factor @ factor.T).pdf(plain[row])
+            for weight, mean, factor in zip(
+                density.log_weights(contexts)[row].exp(), means[row], factors[row], strict=True
+            )
+        ]
+        assert float(density.log_prob(x, contexts)[row]) == pytest.approx(math.log(sum(parts)), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_samples_of_mixtures_agree_along_lines(name):
+    density, count = DENSITIES[name], 5000
+    for seed, context in enumerate(contexts_of(density)):
+        many = context.expand(count, -1)
+        line = torch.randn(density.size, generator=generator(seed), dtype=torch.float64)
+        along = density.untwist(density.sample(many, generator(seed)), many) @ line
+        weights = density.log_weights(context[None])[0].exp().numpy()
+        centres = (density.means(context[None])[0] @ line).numpy()
+        factors = density.cholesky(context[None])[0].expand(density.modes, -1, -1)
+        scales = (factors.mT @ line).norm(dim=1).numpy()
+
+        def distribution(values, weights=weights, centres=centres, scales=scales):
+            return (weights * stats.norm.cdf(np.asarray(values)[:, None], centres, scales)).sum(1)
+
+        assert stats.kstest(along.numpy(), distribution).pvalue > SIGNIFICANCE
+
+
+def test_the_twist_of_the_pinwheel_keeps_areas_and_is_undone():
+    density = DENSITIES["pinwheel"]
+    contexts = contexts_of(density, 1)
+    for point in density.sample(contexts.expand(4, -1), generator()):
+        jacobian = torch.autograd.functional.jacobian(lambda x: density.twist(x[None], contexts)[0], point)
+        assert float(torch.linalg.det(jacobian)) == pytest.approx(1, abs=1e-12)
+        twisted = density.twist(point[None], contexts)
+        assert not torch.allclose(twisted[0], point, atol=1e-3)
+        torch.testing.assert_close(density.untwist(twisted, contexts)[0], point)
+
+
+@pytest.mark.parametrize("density", DENSITIES.values(), ids=lambda density: density.name)
+def test_samples_are_on_modes_in_their_shares(density):
+    count = 20_000
+    for context in contexts_of(density):
+        many = context.expand(count, -1)
+        found = density.mode_of(density.sample(many, generator()), many)
+        on = 1.0 if density.name == "checkerboard" else ON_MODE
+        assert float((found >= 0).double().mean()) == pytest.approx(on, abs=0.003)
+        shares = torch.bincount(found[found >= 0], minlength=density.modes) / count
+        torch.testing.assert_close(
+            shares.double(), on * density.log_weights(context[None])[0].exp(), atol=0.012, rtol=0
+        )
+        positions = density.positions(context[None])[0]
+        assert density.mode_of(positions, context.expand(density.modes, -1)).tolist() == list(range(density.modes))
+
+
+@pytest.mark.parametrize("density", DENSITIES.values(), ids=lambda density: density.name)
+def test_samples_lie_where_agents_may_act_and_depend_on_the_context(density):
+    contexts = density.contexts(50_000, generator())
+    assert contexts.abs().max() <= 1
+    samples = density.sample(contexts, generator())
+    assert samples.shape == (50_000, density.chunk * density.action_size)
+    assert float((samples.abs() > 1).any(1).double().mean()) < 1e-4
+    one, other = contexts_of(density, 2)
+    x = density.sample(one.expand(200, -1), generator())
+    assert not torch.allclose(density.log_prob(x, one.expand(200, -1)), density.log_prob(x, other.expand(200, -1)))
+
+
+def test_there_is_nothing_between_the_cells_of_the_board():
+    density = DENSITIES["checkerboard"]
+    straight = torch.zeros(2, 2, dtype=torch.float64)
+    light_and_dark = torch.tensor([[0.175, -0.175], [0.175, 0.175]], dtype=torch.float64)
+    assert density.log_prob(light_and_dark, straight).tolist() == [-math.inf, pytest.approx(-math.log(8 * 0.35**2))]
+
+
+@pytest.mark.parametrize("degrees", [2, 8])
+def test_chi_squared_quantiles_are_scipys(degrees):
+    assert chi_squared_quantile(0.99, degrees) == pytest.approx(stats.chi2.ppf(0.99, degrees))
+    with pytest.raises(ValueError, match="even number, got 3"):
+        chi_squared_quantile(0.99, 3)
