@@ -54,6 +54,11 @@ COMMANDS = {
     "bench compare": ("nfkern.bench.commands", "Compare", "compare two results; exit 1 on a regression"),
     "bench guard": ("nfkern.bench.guard", "Guard", "exit 1 where nfkern has lost its lead over eager PyTorch"),
     "bench report": ("nfkern.bench.commands", "Report", "write one HTML page about a result"),
+    "bench quality": (
+        "nfkern.bench.quality.commands",
+        "Quality",
+        "how well policies fit known densities, at which cost",
+    ),
     "bench list": ("nfkern.bench.commands", "List", "list the benchmarks"),
     "bench tables": ("nfkern.bench.tables", "Tables", "write the tables of README from the records"),
     "bench resources": ("nfkern.bench.resources", "Resources", "compile the Triton kernels; exit 1 over budget"),

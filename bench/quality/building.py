@@ -1,0 +1,121 @@
+"""Agents of the study: as wide as asked for, with the weights of a training and a policy's way to act."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from nfkern.algorithms.behavioral_cloning import BehavioralCloning
+from nfkern.algorithms.datasets import ColumnStatistics, DatasetStatistics
+from nfkern.algorithms.nf_bc import NFBC
+from nfkern.bench.quality.densities import Density
+from nfkern.bench.quality.heads import MixtureBC, SplineBC
+from nfkern.bench.quality.policies import Policy, Recipe, Training
+
+PARAMETERS_WITHIN = 0.1
+"""Largest relative difference of a policy's number of parameters from what was asked for."""
+
+_STATISTICS_ROWS = 20_000
+
+
+def build(training: Training, density: Density, recipe: Recipe, learning_rate: float = 1e-3) -> BehavioralCloning:
+    """A fresh agent, as wide as the recipe asks; its weights come from torch's global generator."""
+    width = fitted_width(training, density, recipe.parameters)
+    settings = recipe.settings(learning_rate) | dict(training.settings) | training.sizes(width)
+    return _create(training.agent, settings, density)
+
+
+def acting_agent(policy: Policy, trained: BehavioralCloning, density: Density) -> BehavioralCloning:
+    """An agent with the weights of its training and the policy's way to act."""
+    agent = _create(type(trained), vars(trained.config) | dict(policy.acting), density)
+    agent.load_state_dict(trained.state_dict())
+    return agent
+
+
+def acting_networks(agent: BehavioralCloning) -> nn.ModuleDict:
+    """The networks that `act` uses: the averaged ones where there is an average."""
+    networks = agent.networks if agent.ema is None else agent.ema.module
+    assert isinstance(networks, nn.ModuleDict)
+    return networks
+
+
+@torch.no_grad()
+def log_density(agent: BehavioralCloning, actions: torch.Tensor, observations: torch.Tensor) -> torch.Tensor:
+    """Log-density (n,), in nats, of actions (n, D) in their own units, given observations (n, C).
+
+    Raises:
+        TypeError: the agent's actions have no density that it can tell.
+    """
+    normalized = agent.action_normalizer(actions.float().unflatten(1, (agent.chunk, -1))).flatten(1)
+    networks, observations = acting_networks(agent), observations.float()
+    if isinstance(agent, NFBC) and not agent.config.denoise:
+        found: torch.Tensor = networks["flow"](normalized, networks["encoder"](observations))
+    elif isinstance(agent, MixtureBC | SplineBC):
+        found = agent.log_density(networks, normalized, observations)
+    else:
+        raise TypeError(f"agent: expected one whose actions have a density, got {type(agent).__name__}")
+    log_scale = agent.action_normalizer.scale.double().log().sum()
+    return found.double().sub(log_scale, alpha=agent.chunk)
+
+
+def count_parameters(training: Training, agent: BehavioralCloning) -> tuple[int, int]:
+    """Numbers in the networks that act, and in all that are trained."""
+    acting = sum(parameter.numel() for name in training.acting for parameter in agent.networks[name].parameters())
+    return acting, sum(parameter.numel() for parameter in agent.networks.parameters())
+
+
+@lru_cache
+def fitted_width(training: Training, density: Density, parameters: int) -> int:
+    """The width at which the acting networks' number of parameters comes nearest to `parameters`.
+
+    Raises:
+        ValueError: none comes within `PARAMETERS_WITHIN`.
+    """
+
+    def count(width: int) -> int:
+        with torch.random.fork_rng(devices=[]):
+            agent = _create(training.agent, dict(training.settings) | training.sizes(width), density)
+        return count_parameters(training, agent)[0]
+
+    return nearest_width(count, parameters)
+
+
+def nearest_width(count: Callable[[int], int], wanted: int) -> int:
+    """The argument of an increasing function at which it comes nearest to `wanted`.
+
+    Raises:
+        ValueError: no argument brings it within `PARAMETERS_WITHIN`.
+    """
+    low, high = 1, 2
+    # Doubling first: the networks of a wide guess take seconds to make.
+    while count(high) < wanted:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) <= wanted else (low, middle)
+    width = min((low, high), key=lambda each: abs(count(each) - wanted))
+    if abs(count(width) - wanted) > PARAMETERS_WITHIN * wanted:
+        raise ValueError(f"parameters: no width comes near {wanted}; {width} has {count(width)}")
+    return width
+
+
+def _create(kind: type[BehavioralCloning], settings: dict[str, Any], density: Density) -> BehavioralCloning:
+    config = kind.config_class(**settings | {"chunk": density.chunk})
+    example = {"observations": torch.zeros(1, density.context_size), "actions": torch.zeros(1, density.size)}
+    return kind.create(config, example, _statistics(density))
+
+
+@lru_cache
+def _statistics(density: Density) -> DatasetStatistics:
+    """Of a sample, as a dataset would have them."""
+    generator = torch.Generator().manual_seed(0)
+    contexts = density.contexts(_STATISTICS_ROWS, generator)
+    actions = density.sample(contexts, generator).unflatten(1, (density.chunk, -1)).flatten(0, 1)
+    return DatasetStatistics(_column(contexts), _column(actions))
+
+
+def _column(values: torch.Tensor) -> ColumnStatistics:
+    parts = (values.mean(0), values.std(0), values.amin(0), values.amax(0))
+    return ColumnStatistics(*(part.float().numpy() for part in parts))

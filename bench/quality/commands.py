@@ -1,0 +1,138 @@
+"""`nfkern bench quality`."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from nfkern.bench.environment import current_environment
+from nfkern.bench.quality import records as storage
+from nfkern.bench.quality.policies import POLICIES, TRAININGS
+from nfkern.bench.quality.records import Results, Settings
+from nfkern.bench.quality.shapes import DENSITIES
+from nfkern.bench.quality.study import pieces
+from nfkern.bench.timing import num_threads
+from nfkern.errors import UsageError, UserError
+from nfkern.progress import progress_bar
+
+DEFAULT = Settings(tuple(DENSITIES), tuple(POLICIES))
+QUICK = replace(DEFAULT, seeds=(0,), steps=200, trial_steps=33, contexts=4, samples=500, pairs=2000)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Train policies of equal size on known densities; say how near they come and what an action costs.
+
+    Flow, Gaussian, mixture, diffusion, flow matching, distilled flow matching and spline flow see the same batches for
+    as many steps; the learning rate of each is chosen from one grid by held-out loss. One thread. About 40 minutes on a
+    core of its own. Every piece of work is in the file as soon as it is done: after Ctrl-C, the same command goes on.
+    """
+
+    out: Path
+    """File of the results, JSON."""
+    quick: bool = False
+    """Under three minutes: 200 steps and one seed, enough to try the study itself and for nothing else."""
+    densities: tuple[str, ...] = DEFAULT.densities
+    """Which densities."""
+    policies: tuple[str, ...] = DEFAULT.policies
+    """Which policies."""
+    steps: int | None = None
+    """Gradient steps of each training; trials of learning rates take a sixth of them."""
+    seeds: int | None = None
+    """Number of training seeds."""
+    parameters: int = DEFAULT.parameters
+    """Numbers in the networks that act."""
+    html: Path | None = None
+    """Also write the results as a page that opens without network."""
+    overwrite: bool = False
+    """Replace an existing file."""
+
+    def run(self) -> int:
+        """Measure and write; 0, 1 if a policy failed, 130 if interrupted."""
+        settings = self._settings()
+        results = self._earlier(settings) or _empty(settings)
+        pending = list(pieces(results))
+        if pending:
+            self._check_environment(results)
+        for name, reason in results.skipped.items():
+            print(f"skipped: {name}: {reason}")
+        total = sum(piece.steps for piece in pending)
+        try:
+            with num_threads(1), progress_bar(total=total, unit="step", disable=not pending) as progress:
+                for piece in pending:
+                    progress.set_description(piece.name)
+                    piece.run(progress.update)
+                    storage.write(self.out, results)
+        except KeyboardInterrupt:
+            print(f"interrupted; {self.out} has what is finished: the same command goes on")
+            return 130
+        failed = [fit for fit in results.fits if fit.error]
+        print(f"{len(results.fits)} fits in {self.out}")
+        for fit in failed:
+            print(f"failed: {fit.policy} on {fit.density}, seed {fit.seed}: {fit.error}")
+        if self.html is not None:
+            self._write_page(self.html, results)
+        return 1 if failed else 0
+
+    def _write_page(self, path: Path, results: Results) -> None:
+        # Here, not above: the picture needs matplotlib, and measuring does not.
+        from nfkern.bench.quality.report import to_html
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(to_html(results), encoding="utf-8")
+        print(f"wrote {path}")
+
+    def _settings(self) -> Settings:
+        for option, wanted, known in (
+            ("densities", self.densities, DENSITIES),
+            ("policies", self.policies, POLICIES),
+        ):
+            for name in wanted:
+                if name not in known:
+                    raise UsageError(f"--{option}: expected some of {', '.join(known)}, got {name!r}")
+            if not wanted:
+                raise UsageError(f"--{option}: expected at least one")
+        for option, value, least in (
+            ("steps", self.steps, 1),
+            ("seeds", self.seeds, 1),
+            ("parameters", self.parameters, 1000),
+        ):
+            if value is not None and value < least:
+                raise UsageError(f"--{option}: expected at least {least}, got {value}")
+        chosen = replace(
+            QUICK if self.quick else DEFAULT,
+            densities=tuple(name for name in DENSITIES if name in self.densities),
+            policies=tuple(name for name in POLICIES if name in self.policies),
+            parameters=self.parameters,
+        )
+        if self.steps is not None:
+            chosen = replace(chosen, steps=self.steps, trial_steps=max(1, self.steps // 6))
+        return chosen if self.seeds is None else replace(chosen, seeds=tuple(range(self.seeds)))
+
+    def _earlier(self, settings: Settings) -> Results | None:
+        if self.overwrite or not self.out.exists():
+            return None
+        results = storage.read(self.out)
+        if changed := storage.differences(results.settings, settings):
+            raise UserError(
+                f"{self.out} was made with other {', '.join(changed)}: repeat its command to go on with it, choose "
+                "another --out, or --overwrite it"
+            )
+        return results
+
+    def _check_environment(self, results: Results) -> None:
+        if results.environment != current_environment(torch.device("cpu")):
+            raise UserError(
+                f"{self.out} was measured elsewhere or with other versions, so it cannot be gone on with here: choose "
+                "another --out or --overwrite it"
+            )
+
+
+def _empty(settings: Settings) -> Results:
+    skipped = {}
+    for name in settings.policies:
+        if reasons := TRAININGS[POLICIES[name].training].not_supported_reasons():
+            skipped[name] = "; ".join(reasons)
+    environment = current_environment(torch.device("cpu"))
+    return Results(settings, environment, 1, datetime.now(UTC).isoformat(timespec="seconds"), skipped)

@@ -1,0 +1,175 @@
+"""Results of the study on disk: one JSON document, written anew after each piece of work."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from nfkern.bench.environment import Environment
+from nfkern.bench.timing import Quantiles
+from nfkern.errors import UserError
+
+FORMAT_VERSION = 1
+TRUTH = "truth"
+"""The name under which samples of the density itself are measured."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and how thoroughly.
+
+    Attributes:
+        densities, policies: names, in the order of the tables.
+        seeds: of initial weights, batches and the losses' noise.
+        steps: gradient steps of a training.
+        trial_steps: of each trial of a learning rate.
+        learning_rates: the grid, one for all policies.
+        batch_size: rows per step.
+        parameters: numbers that the networks which act should have.
+        contexts: held-out contexts of the sample metrics.
+        samples: per context.
+        pairs: held-out pairs of the log-likelihood.
+    """
+
+    densities: tuple[str, ...]
+    policies: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    steps: int = 3000
+    trial_steps: int = 500
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
+    batch_size: int = 128
+    parameters: int = 64_000
+    contexts: int = 8
+    samples: int = 1000
+    pairs: int = 10_000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The held-out loss of a short training; `loss` is None if it is not finite."""
+
+    density: str
+    training: str
+    learning_rate: float
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time per call of an agent's `act`, for `batch` observations."""
+
+    density: str
+    policy: str
+    batch: int
+    quantiles: Quantiles
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How near samples are to the density, means over the contexts.
+
+    Attributes:
+        sliced_wasserstein: in units of actions.
+        mmd: see `metrics.mmd`.
+        covered: share of the modes that got at least half of their due.
+        off_modes: share of the samples that are on no mode.
+        nll: -mean log q(x | c) over held-out pairs, nats; None where the policy cannot tell.
+    """
+
+    sliced_wasserstein: float
+    mmd: float
+    covered: float
+    off_modes: float
+    nll: float | None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A policy after its training, or the density itself. Exactly one of `scores` and `error` is set.
+
+    Attributes:
+        density, policy, seed: what was trained on what.
+        learning_rate: chosen by the trials.
+        parameters: in the networks that act.
+        trained_parameters: in all networks that are trained.
+        training_cpu_s: CPU seconds of all gradient steps, which other processes do not lengthen as they do wall time.
+        scores: of its samples.
+        error: why there are none.
+    """
+
+    density: str
+    policy: str
+    seed: int
+    learning_rate: float | None = None
+    parameters: int = 0
+    trained_parameters: int = 0
+    training_cpu_s: float = 0.0
+    scores: Scores | None = None
+    error: str | None = None
+
+
+@dataclass
+class Results:
+    """All that one file holds; `skipped` says of policies why they cannot run where it was measured."""
+
+    settings: Settings
+    environment: Environment
+    threads: int
+    started: str
+    skipped: dict[str, str] = field(default_factory=dict)
+    latencies: list[Latency] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+    fits: list[Fit] = field(default_factory=list)
+
+
+def write(path: Path, results: Results) -> None:
+    """Replace the file in one step, so that an interruption leaves the old or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    document = {"format_version": FORMAT_VERSION, **asdict(results)}
+    partial.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    os.replace(partial, path)
+
+
+def read(path: Path) -> Results:
+    """The results of a file.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); make one with `nfkern bench quality --out {path}`"
+        ) from None
+    try:
+        return _results(json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: holds no results of `nfkern bench quality`: {error}") from None
+
+
+def _results(data: dict[str, Any]) -> Results:
+    if data["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"format_version: expected {FORMAT_VERSION}, got {data['format_version']!r}")
+    return Results(
+        settings=_settings(data["settings"]),
+        environment=Environment(**data["environment"]),
+        threads=data["threads"],
+        started=data["started"],
+        skipped=dict(data["skipped"]),
+        latencies=[Latency(**row | {"quantiles": Quantiles(**row["quantiles"])}) for row in data["latencies"]],
+        trials=[Trial(**row) for row in data["trials"]],
+        fits=[Fit(**row | {"scores": row["scores"] and Scores(**row["scores"])}) for row in data["fits"]],
+    )
+
+
+def _settings(data: dict[str, Any]) -> Settings:
+    values: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in data.items()}
+    return Settings(**values)
+
+
+def differences(one: Settings, other: Settings) -> list[str]:
+    """Names of the settings that are not the same."""
+    return [each.name for each in fields(Settings) if getattr(one, each.name) != getattr(other, each.name)]
