@@ -1,7 +1,9 @@
 """`nfkern bench quality`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -11,7 +13,8 @@ from nfkern.bench.quality import records as storage
 from nfkern.bench.quality.policies import POLICIES, TRAININGS
 from nfkern.bench.quality.records import Results, Settings
 from nfkern.bench.quality.shapes import DENSITIES
-from nfkern.bench.quality.study import pieces
+from nfkern.bench.quality.study import Piece, timing_pieces, training_pieces
+from nfkern.bench.quality.tables import split_markdown, update_markdown
 from nfkern.bench.timing import num_threads
 from nfkern.errors import UsageError, UserError
 from nfkern.progress import progress_bar
@@ -45,25 +48,25 @@ class Quality:
     """Numbers in the networks that act."""
     html: Path | None = None
     """Also write the results as a page that opens without network."""
+    tables: Path | None = None
+    """Also put the results' tables into this Markdown file, between its two marks."""
     overwrite: bool = False
     """Replace an existing file."""
 
     def run(self) -> int:
         """Measure and write; 0, 1 if a policy failed, 130 if interrupted."""
         settings = self._settings()
+        self._check_reports()
         results = self._earlier(settings) or _empty(settings)
-        pending = list(pieces(results))
-        if pending:
+        timing, training = list(timing_pieces(results)), list(training_pieces(results))
+        if timing or training:
             self._check_environment(results)
         for name, reason in results.skipped.items():
             print(f"skipped: {name}: {reason}")
-        total = sum(piece.steps for piece in pending)
         try:
-            with num_threads(1), progress_bar(total=total, unit="step", disable=not pending) as progress:
-                for piece in pending:
-                    progress.set_description(piece.name)
-                    piece.run(progress.update)
-                    storage.write(self.out, results)
+            with num_threads(1):
+                self._work(results, timing, "density")
+                self._work(results, training, "step")
         except KeyboardInterrupt:
             print(f"interrupted; {self.out} has what is finished: the same command goes on")
             return 130
@@ -71,17 +74,35 @@ class Quality:
         print(f"{len(results.fits)} fits in {self.out}")
         for fit in failed:
             print(f"failed: {fit.policy} on {fit.density}, seed {fit.seed}: {fit.error}")
-        if self.html is not None:
-            self._write_page(self.html, results)
+        self._write_reports(results)
         return 1 if failed else 0
 
-    def _write_page(self, path: Path, results: Results) -> None:
-        # Here, not above: the picture needs matplotlib, and measuring does not.
-        from nfkern.bench.quality.report import to_html
+    def _work(self, results: Results, pending: Sequence[Piece], unit: str) -> None:
+        """Piece by piece under a bar; each is written as soon as it is done."""
+        with progress_bar(total=sum(piece.steps for piece in pending), unit=unit, disable=not pending) as progress:
+            for piece in pending:
+                progress.set_description(piece.name)
+                piece.run(progress.update)
+                storage.write(self.out, results)
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(to_html(results), encoding="utf-8")
-        print(f"wrote {path}")
+    def _check_reports(self) -> None:
+        """Before the measurements, which take long."""
+        if self.html is not None and find_spec("matplotlib") is None:
+            raise UserError("--html needs the package matplotlib: `pip install 'nfkern[log]'`")
+        if self.tables is not None:
+            split_markdown(self.tables)
+
+    def _write_reports(self, results: Results) -> None:
+        if self.html is not None:
+            # Here, not above: the picture needs matplotlib, and measuring does not.
+            from nfkern.bench.quality.report import to_html
+
+            self.html.parent.mkdir(parents=True, exist_ok=True)
+            self.html.write_text(to_html(results), encoding="utf-8")
+            print(f"wrote {self.html}")
+        if self.tables is not None:
+            update_markdown(self.tables, results)
+            print(f"wrote {self.tables}")
 
     def _settings(self) -> Settings:
         for option, wanted, known in (

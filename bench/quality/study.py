@@ -31,24 +31,28 @@ _TRIAL_SEED = 10_000
 _HELD_OUT_SEED = 20_000
 
 Step = Callable[[], object]
-"""Called after each gradient step."""
+"""Called after each gradient step, and after a density's times."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of work: its name, its gradient steps, and what does it and adds to the results."""
+    """A piece of work: its name, how often it calls `Step`, and what does it and adds to the results."""
 
     name: str
     steps: int
     run: Callable[[Step], None]
 
 
-def pieces(results: Results) -> Iterator[Piece]:
-    """All that the results' settings ask for and the results lack, a whole seed before the next."""
-    settings = results.settings
-    for density in (DENSITIES[name] for name in settings.densities):
+def timing_pieces(results: Results) -> Iterator[Piece]:
+    """The times of acting that the results lack."""
+    for density in (DENSITIES[name] for name in results.settings.densities):
         if not any(row.density == density.name for row in results.latencies):
-            yield Piece(f"{density.name}: times of acting", 0, partial(_time, results, density))
+            yield Piece(f"{density.name}: times of acting", 1, partial(_time, results, density))
+
+
+def training_pieces(results: Results) -> Iterator[Piece]:
+    """The trials, then the trainings that the results lack, a whole seed before the next."""
+    settings = results.settings
     for density in (DENSITIES[name] for name in settings.densities):
         for training in trainings(results):
             for rate in settings.learning_rates:
@@ -122,7 +126,7 @@ def _fresh(
         return build(training, density, recipe, rate)
 
 
-def _time(results: Results, density: Density, step: Step) -> None:
+def _time(results: Results, density: Density, done: Step) -> None:
     """Policies take turns; their weights are untrained, which changes no time."""
     agents: dict[str, BehavioralCloning] = {}
     for training in trainings(results):
@@ -134,6 +138,7 @@ def _time(results: Results, density: Density, step: Step) -> None:
         calls = {name: [partial(agent.act, observations)] for name, agent in agents.items()}
         times = interleaved(calls, ACTING, stopwatch_for(torch.device("cpu")))
         results.latencies += [Latency(density.name, name, batch, found) for name, found in times.items()]
+    done()
 
 
 def _try(results: Results, density: Density, training: Training, rate: float, step: Step) -> None:

@@ -1,0 +1,128 @@
+"""Results in short: means and spreads over seeds, the front of quality against time, and who is ahead of the flow."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from nfkern.bench.quality.records import TRUTH, Fit, Results
+
+OURS = ("nf", "nf_denoised")
+"""nfkern's own policies: reports say where others are ahead of them."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and, of two seeds or more, standard deviation."""
+
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of at least one value."""
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A policy on a density; the quantities are those of `Scores` and `Fit`.
+
+    Attributes:
+        kl: divergence of the policy from the density, nats: its NLL less that of the density on the same pairs.
+        latencies: median seconds of `act` by number of observations.
+        seeds: how many trainings succeeded.
+        error: why there are no scores.
+    """
+
+    density: str
+    policy: str
+    seeds: int
+    sliced_wasserstein: Spread | None = None
+    mmd: Spread | None = None
+    covered: Spread | None = None
+    off_modes: Spread | None = None
+    kl: Spread | None = None
+    training_cpu_s: Spread | None = None
+    learning_rate: float | None = None
+    parameters: int = 0
+    trained_parameters: int = 0
+    latencies: Mapping[int, float] | None = None
+    error: str | None = None
+
+
+def summaries(results: Results) -> dict[str, dict[str, Summary]]:
+    """By density, then by policy, the density itself under `TRUTH` last; only what has been fitted."""
+    settings = results.settings
+    found: dict[str, dict[str, Summary]] = {}
+    for density in settings.densities:
+        for policy in (*settings.policies, TRUTH):
+            fits = [fit for fit in results.fits if (fit.density, fit.policy) == (density, policy)]
+            if fits:
+                found.setdefault(density, {})[policy] = _summary(results, density, policy, fits)
+    return found
+
+
+def _summary(results: Results, density: str, policy: str, fits: Sequence[Fit]) -> Summary:
+    scores = [fit.scores for fit in fits if fit.scores]
+    if not scores:
+        return Summary(density, policy, 0, error=fits[0].error)
+    truth = next(
+        (fit.scores.nll for fit in results.fits if (fit.density, fit.policy) == (density, TRUTH) and fit.scores), None
+    )
+    told = [score.nll - truth for score in scores if score.nll is not None and truth is not None]
+    trained = [fit for fit in fits if fit.scores]
+    rows = (row for row in results.latencies if (row.density, row.policy) == (density, policy))
+    return Summary(
+        density,
+        policy,
+        len(scores),
+        sliced_wasserstein=Spread.of([score.sliced_wasserstein for score in scores]),
+        mmd=Spread.of([score.mmd for score in scores]),
+        covered=Spread.of([score.covered for score in scores]),
+        off_modes=Spread.of([score.off_modes for score in scores]),
+        kl=Spread.of(told) if told else None,
+        training_cpu_s=Spread.of([fit.training_cpu_s for fit in trained]),
+        learning_rate=trained[0].learning_rate,
+        parameters=trained[0].parameters,
+        trained_parameters=trained[0].trained_parameters,
+        latencies={row.batch: row.quantiles.median_s for row in rows},
+        error=next((fit.error for fit in fits if fit.error), None),
+    )
+
+
+def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Names of the points (time, distance) to which no other is preferable, from the fastest on.
+
+    Another is preferable if it is as fast and as near, and better in one of the two.
+    """
+    best: list[str] = []
+    for name in sorted(points, key=points.__getitem__):
+        if not best or points[name][1] < points[best[-1]][1]:
+            best.append(name)
+    return best
+
+
+def points(rows: Iterable[Summary], batch: int) -> dict[str, tuple[float, float]]:
+    """Median time of `act` for `batch` observations, and sliced Wasserstein distance, where there are both."""
+    return {
+        row.policy: (row.latencies[batch], row.sliced_wasserstein.mean)
+        for row in rows
+        if row.sliced_wasserstein and row.latencies and batch in row.latencies
+    }
+
+
+def ahead(rows: Mapping[str, Summary], ours: str) -> list[str]:
+    """Policies whose samples are nearer to the density than `ours`, by more than the seeds' spreads; nearest first.
+
+    By more than the spreads: the means differ by more than the root of the sum of the squared deviations.
+    """
+    own = rows[ours].sliced_wasserstein
+    others = [
+        (theirs.mean, name)
+        for name, row in rows.items()
+        if name not in (*OURS, TRUTH)
+        and (theirs := row.sliced_wasserstein)
+        and own
+        and own.mean - theirs.mean > ((own.deviation or 0.0) ** 2 + (theirs.deviation or 0.0) ** 2) ** 0.5
+    ]
+    return [name for _, name in sorted(others)]
