@@ -97,7 +97,9 @@ def nearest_width(count: Callable[[int], int], wanted: int) -> int:
         low, high = (middle, high) if count(middle) <= wanted else (low, middle)
     width = min((low, high), key=lambda each: abs(count(each) - wanted))
     if abs(count(width) - wanted) > PARAMETERS_WITHIN * wanted:
-        raise ValueError(f"parameters: no width comes near {wanted}; {width} has {count(width)}")
+        raise ValueError(
+            f"expected {wanted} within {PARAMETERS_WITHIN:.0%}; the nearest width, {width}, has {count(width)}"
+        )
     return width
 
 

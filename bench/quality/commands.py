@@ -10,10 +10,11 @@ import torch
 
 from nfkern.bench.environment import current_environment
 from nfkern.bench.quality import records as storage
+from nfkern.bench.quality.building import fitted_width
 from nfkern.bench.quality.policies import POLICIES, TRAININGS
 from nfkern.bench.quality.records import Results, Settings
 from nfkern.bench.quality.shapes import DENSITIES
-from nfkern.bench.quality.study import Piece, timing_pieces, training_pieces
+from nfkern.bench.quality.study import Piece, timing_pieces, training_pieces, trainings
 from nfkern.bench.quality.tables import split_markdown, update_markdown
 from nfkern.bench.timing import num_threads
 from nfkern.errors import UsageError, UserError
@@ -61,6 +62,7 @@ class Quality:
         timing, training = list(timing_pieces(results)), list(training_pieces(results))
         if timing or training:
             self._check_environment(results)
+            _check_sizes(results)
         for name, reason in results.skipped.items():
             print(f"skipped: {name}: {reason}")
         try:
@@ -117,7 +119,7 @@ class Quality:
         for option, value, least in (
             ("steps", self.steps, 1),
             ("seeds", self.seeds, 1),
-            ("parameters", self.parameters, 1000),
+            ("parameters", self.parameters, 1),
         ):
             if value is not None and value < least:
                 raise UsageError(f"--{option}: expected at least {least}, got {value}")
@@ -148,6 +150,15 @@ class Quality:
                 f"{self.out} was measured elsewhere or with other versions, so it cannot be gone on with here: choose "
                 "another --out or --overwrite it"
             )
+
+
+def _check_sizes(results: Results) -> None:
+    for name in results.settings.densities:
+        for training in trainings(results):
+            try:
+                fitted_width(training, DENSITIES[name], results.settings.parameters)
+            except ValueError as error:
+                raise UsageError(f"--parameters: {training.name} on {name}: {error}") from None
 
 
 def _empty(settings: Settings) -> Results:

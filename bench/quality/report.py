@@ -14,8 +14,8 @@ INTRODUCTION = (
     "Every policy learns the same conditional densities from the same batches, in as many steps, with the same "
     "optimiser (AdamW), schedule (warm-up, cosine) and average of the weights. Depths and proportions are each "
     "algorithm's own, and widths give the networks that act as many parameters. The learning rate is each policy's "
-    "best of one grid by its own held-out loss. Two densities are mixtures of Gaussians as a mixture density network "
-    "has them, up to correlations: it is at home there."
+    "best of one grid by its own held-out loss. Three densities are Gaussians or mixtures of them, gaussians_25 "
+    "exactly as a mixture density network has them: it is at home there."
 )
 
 

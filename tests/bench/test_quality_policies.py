@@ -48,7 +48,7 @@ def test_acting_networks_have_as_many_parameters_as_the_study_says(training, den
 
 
 def test_a_size_that_no_width_gives_is_refused():
-    with pytest.raises(ValueError, match="no width comes near 1000"):
+    with pytest.raises(ValueError, match="expected 1000 within 10%; the nearest width, 1, has 700"):
         building.nearest_width(lambda width: 700 * width, 1000)
     assert building.nearest_width(lambda width: 7 * width, 1000) == 143
 

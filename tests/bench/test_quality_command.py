@@ -1,0 +1,197 @@
+"""`nfkern bench quality`: what it measures, how it goes on after an interruption, what it refuses."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nfkern.bench.quality import commands, records, study
+from nfkern.bench.quality.commands import DEFAULT, QUICK, Quality
+from nfkern.bench.quality.records import TRUTH
+from nfkern.bench.quality.scoring import HeldOut, score
+from nfkern.bench.quality.shapes import DENSITIES
+from nfkern.bench.timing import SMOKE
+from nfkern.errors import UsageError, UserError
+
+TINY = {"quick": True, "densities": ("pinwheel",), "steps": 6, "parameters": 2000}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(study, "ACTING", SMOKE)
+    monkeypatch.setattr(commands, "QUICK", replace(QUICK, contexts=2, samples=100, pairs=100))
+
+
+def test_every_policy_gets_times_trials_and_scores(tmp_path, capsys):
+    out = tmp_path / "quality.json"
+    assert Quality(out, **TINY, policies=("nf", "ddim_10", "ddpm_100"), seeds=2).run() == 0
+    found = records.read(out)
+    assert [(fit.policy, fit.seed) for fit in found.fits] == [
+        (name, seed) for seed in (0, 1) for name in (TRUTH, "nf", "ddpm_100", "ddim_10")
+    ]
+    assert {(row.policy, row.batch) for row in found.latencies} == {
+        (name, batch) for name in ("nf", "ddpm_100", "ddim_10") for batch in (1, 256)
+    }
+    assert len(found.trials) == 2 * len(DEFAULT.learning_rates)
+    for fit in found.fits:
+        assert fit.error is None
+        assert (fit.scores.nll is None) == fit.policy.startswith("dd")
+        if fit.policy != TRUTH:
+            assert (fit.training_cpu_s > 0, fit.parameters) == (True, pytest.approx(2000, rel=0.1))
+            assert fit.learning_rate == study.chosen_rate(
+                found, "pinwheel", "nf" if fit.policy == "nf" else "diffusion"
+            )
+    # DDPM and DDIM act with the same weights, and differ in how.
+    ddpm, ddim = (next(fit for fit in found.fits if fit.policy == name) for name in ("ddpm_100", "ddim_10"))
+    assert ddpm.training_cpu_s == ddim.training_cpu_s
+    assert ddpm.scores != ddim.scores
+    assert f"8 fits in {out}" in capsys.readouterr().out
+
+
+def test_an_interrupted_study_goes_on_to_the_same_results(tmp_path, monkeypatch, capsys):
+    options = {**TINY, "policies": ("gaussian", "flow_matching_1")}
+    whole, out = tmp_path / "whole.json", tmp_path / "quality.json"
+    Quality(whole, **options).run()
+    train, trained = study.train, []
+
+    def interrupted(*arguments):
+        trained.append(arguments)
+        if len(trained) == 7:
+            raise KeyboardInterrupt
+        return train(*arguments)
+
+    monkeypatch.setattr(study, "train", interrupted)
+    assert Quality(out, **options).run() == 130
+    assert "the same command goes on" in capsys.readouterr().out
+    first = records.read(out)
+    assert (len(first.trials), first.fits) == (6, [])
+    assert Quality(out, **options).run() == 0
+    # The two trials and two trainings that were left, and the one that was interrupted: nothing twice.
+    assert len(trained) == 7 + 4
+    second = records.read(out)
+    assert second.latencies == first.latencies
+    assert second.trials[:6] == first.trials
+
+    def timeless(path):
+        return [replace(fit, training_cpu_s=0.0) for fit in records.read(path).fits]
+
+    assert timeless(out) == timeless(whole)
+    assert Quality(out, **options).run() == 0
+    assert records.read(out) == second
+
+
+def test_a_policy_that_breaks_leaves_the_others_alone(tmp_path, monkeypatch, capsys):
+    out, score_all = tmp_path / "quality.json", study.score
+
+    def broken(density, held_out, sample, log_prob=None):
+        if log_prob is None:
+            return score_all(density, held_out, lambda contexts: sample(contexts) * torch.nan)
+        return score_all(density, held_out, sample, log_prob)
+
+    monkeypatch.setattr(study, "score", broken)
+    assert Quality(out, **TINY, policies=("gaussian", "flow_matching_1")).run() == 1
+    found = {fit.policy: fit.error for fit in records.read(out).fits}
+    reason = "ValueError: actions: expected finite numbers, got NaN or infinity"
+    assert found == {TRUTH: None, "gaussian": None, "flow_matching_1": reason}
+    assert f"failed: flow_matching_1 on pinwheel, seed 0: {reason}" in capsys.readouterr().out
+
+
+def test_the_lowest_held_out_loss_chooses_the_learning_rate(tmp_path):
+    out = tmp_path / "quality.json"
+    Quality(out, **TINY, policies=("gaussian",)).run()
+    found = records.read(out)
+    found.trials = [
+        replace(row, loss={3e-4: 2.0, 1e-3: None, 3e-3: 1.0, 1e-2: 3.0}[row.learning_rate]) for row in found.trials
+    ]
+    assert study.chosen_rate(found, "pinwheel", "gaussian") == 3e-3
+    found.trials = [replace(row, loss=None) for row in found.trials]
+    with pytest.raises(ValueError, match="no learning rate of the grid"):
+        study.chosen_rate(found, "pinwheel", "gaussian")
+
+
+def test_policies_that_cannot_run_are_skipped_with_the_reason(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("nfkern.bench.quality.policies.find_spec", lambda name: None)
+    out = tmp_path / "quality.json"
+    assert Quality(out, **TINY, policies=("gaussian", "spline")).run() == 0
+    assert records.read(out).skipped == {"spline": "needs the module zuko"}
+    assert {fit.policy for fit in records.read(out).fits} == {TRUTH, "gaussian"}
+    assert "skipped: spline: needs the module zuko" in capsys.readouterr().out
+
+
+def test_results_are_never_mixed_or_replaced_silently(tmp_path, monkeypatch):
+    out = tmp_path / "quality.json"
+    options = {**TINY, "policies": ("gaussian",)}
+    Quality(out, **options).run()
+    with pytest.raises(UserError, match="made with other seeds: .*--overwrite"):
+        Quality(out, **options, seeds=2).run()
+    found = records.read(out)
+    records.write(out, replace(found, fits=[], environment=replace(found.environment, device_name="There")))
+    with pytest.raises(UserError, match="measured elsewhere"):
+        Quality(out, **options).run()
+    assert Quality(out, **options, overwrite=True).run() == 0
+    # A page of finished results may be written anywhere.
+    records.write(out, replace(records.read(out), environment=replace(found.environment, device_name="There")))
+    assert Quality(out, **options, html=tmp_path / "page.html").run() == 0
+    assert "There" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"densities": ("moons",)}, "--densities: expected some of checkerboard, .*, got 'moons'"),
+        ({"policies": ("nf", "gan")}, "--policies: expected some of nf, .*, got 'gan'"),
+        ({"policies": ()}, "--policies: expected at least one"),
+        ({"steps": 0}, "--steps: expected at least 1, got 0"),
+        ({"seeds": 0}, "--seeds: expected at least 1, got 0"),
+        ({"parameters": 0}, "--parameters: expected at least 1, got 0"),
+        ({"parameters": 10}, "--parameters: nf on checkerboard: expected 10 within 10%; the nearest width, 1, has"),
+    ],
+)
+def test_wrong_options_are_named(tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        Quality(tmp_path / "quality.json", **options).run()
+
+
+def test_reports_that_cannot_be_written_are_refused_before_measuring(tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "timing_pieces", lambda results: pytest.fail("measured"))
+    with pytest.raises(UserError, match="missing.md: cannot be read"):
+        Quality(tmp_path / "quality.json", tables=tmp_path / "missing.md").run()
+    monkeypatch.setattr(commands, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs the package matplotlib"):
+        Quality(tmp_path / "quality.json", html=tmp_path / "page.html").run()
+
+
+def test_the_density_itself_scores_as_well_as_can_be_and_a_wrong_one_worse():
+    density, settings = DENSITIES["gaussians_25"], replace(DEFAULT, contexts=2)
+    held_out, generator = HeldOut.of(density, settings), torch.Generator().manual_seed(1)
+    best = score(density, held_out, lambda contexts: density.sample(contexts, generator), density.log_prob)
+    turned = score(density, held_out, lambda contexts: density.sample(contexts.flip(1), generator))
+    assert (best.covered, turned.nll) == (1.0, None)
+    assert best.off_modes < 0.02 < turned.off_modes
+    assert best.sliced_wasserstein < 0.5 * turned.sliced_wasserstein
+    assert best.mmd < 0.5 * turned.mmd
+    assert best.nll == pytest.approx(-float(density.log_prob(held_out.pairs, held_out.pair_contexts).mean()))
+
+
+@pytest.mark.slow
+def test_the_command_of_all_policies_survives_control_c(tmp_path):
+    out = tmp_path / "quality.json"
+    options = ["--quick", "--steps", "6", "--densities", "chunk", "pinwheel", "--parameters", "6000"]
+    command = [sys.executable, "-m", "nfkern", "bench", "quality", "--out", str(out), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not (out.exists() and records.read(out).trials):
+        assert (process.poll(), time.monotonic() < deadline) == (None, True)
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    printed, errors = process.communicate(timeout=300)
+    assert (process.returncode, "the same command goes on" in printed) == (130, True), errors
+    again = subprocess.run([*command, "--html", str(tmp_path / "q.html")], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert {fit.policy for fit in records.read(out).fits} == {TRUTH, *DEFAULT.policies}
+    assert "data:image/png;base64," in (tmp_path / "q.html").read_text()

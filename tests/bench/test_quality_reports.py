@@ -1,0 +1,135 @@
+"""Results of the quality study: on disk, summed up, as tables, picture and page."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from quality_results import fit, results
+
+from nfkern.bench.quality import picture, records, report, summary, tables
+from nfkern.bench.quality.records import TRUTH
+from nfkern.errors import UserError
+
+
+def test_results_come_back_as_they_were(tmp_path):
+    path = tmp_path / "new" / "results.json"
+    records.write(path, results())
+    assert records.read(path) == results()
+    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"format_version": 2}', json.dumps({"format_version": 1, "settings": {"steps": 1}})],
+)
+def test_other_files_are_refused_with_their_name(tmp_path, text):
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="other.json: holds no results"):
+        records.read(path)
+    with pytest.raises(UserError, match="missing.json: cannot be read .* make one with"):
+        records.read(tmp_path / "missing.json")
+
+
+def test_numbers_that_are_not_finite_are_never_written(tmp_path):
+    path, found = tmp_path / "results.json", results()
+    records.write(path, found)
+    found.fits.append(fit("pinwheel", "nf", 2, float("nan")))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        records.write(path, found)
+    assert records.read(path) == results()
+
+
+def test_summaries_are_means_and_deviations_over_seeds():
+    row = summary.summaries(results())["pinwheel"]["nf"]
+    assert row.sliced_wasserstein == summary.Spread(pytest.approx(0.031), pytest.approx(0.002 / 2**0.5))
+    assert (row.mmd.mean, row.seeds, row.learning_rate) == (pytest.approx(0.062), 2, 1e-3)
+    # -log q is -0.8 and -0.9 where that of the density is -1.
+    assert row.kl == summary.Spread(pytest.approx(0.15), pytest.approx(0.1 / 2**0.5))
+    assert row.latencies == {1: pytest.approx(3e-4), 256: pytest.approx(48e-4)}
+    assert summary.Spread.of([2.0]) == summary.Spread(2.0, None)
+
+
+def test_a_policy_that_failed_has_its_reason_and_the_others_their_numbers():
+    rows = summary.summaries(results())["chunk"]
+    assert (rows["ddpm_100"].seeds, rows["ddpm_100"].error) == (0, "ValueError: <bad>")
+    assert rows["ddpm_100"].sliced_wasserstein is None
+    assert rows["nf"].error is None
+    assert rows[TRUTH].sliced_wasserstein.mean == pytest.approx(0.0055)
+
+
+def test_the_front_has_what_nothing_is_preferable_to():
+    points = {"fast": (1.0, 9.0), "slower_and_worse": (2.0, 10.0), "near": (3.0, 1.0), "same_time": (3.0, 2.0)}
+    assert summary.front(points | {"slow_and_as_near": (4.0, 1.0)}) == ["fast", "near"]
+    assert summary.front({}) == []
+
+
+def test_ahead_are_those_nearer_by_more_than_the_seeds_spread():
+    found = summary.summaries(results())
+    assert summary.ahead(found["pinwheel"], "nf") == ["mixture", "ddpm_100"]
+    # 0.031 and 0.032 with deviations of 0.0014: no difference, and the density itself is no rival.
+    assert summary.ahead(found["chunk"], "nf") == []
+
+
+def test_tables_have_every_density_and_what_cannot_be_is_empty():
+    head, rows = tables.distances(results())
+    assert head == ["policy", "pinwheel", "chunk"]
+    assert rows[0] == ["nf", "0.0310 ± 0.0014", "0.0310 ± 0.0014"]
+    assert rows[2] == ["ddpm_100", "0.0200 ± 0.0000", ""]
+    assert rows[3] == ["the density itself", "0.0055 ± 0.0007", "0.0055 ± 0.0007"]
+    assert [row[0] for row in tables.divergences(results())[1]] == ["nf", "mixture"]
+    assert tables.modes(results())[1][0] == ["nf", "75 % / 10 %", "75 % / 10 %"]
+    head, rows = tables.costs(results())
+    assert head[1:5] == ["parameters", "act, 1 x 2", "act, 256 x 2", "training, 2"]
+    assert rows[0][1:5] == ["64,000", "300 us", "4.80 ms", "12.5 s"]
+
+
+def test_tables_say_who_is_ahead_of_the_flow():
+    sentences = tables.verdicts(results())
+    assert "pinwheel: nearer to the density than nf, beyond the seeds' spread: mixture, ddpm_100." in sentences
+    assert "chunk: nearer to the density than nf, beyond the seeds' spread: no other policy." in sentences
+    assert "pinwheel: no policy is both faster and nearer than these: mixture." in sentences
+    assert "chunk: no policy is both faster and nearer than these: mixture, nf." in sentences
+
+
+def test_tables_go_between_the_marks_and_nowhere_else(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text(f"above\n{tables.BEGIN}\nold\n{tables.END}\nbelow\n")
+    for _ in range(2):
+        tables.update_markdown(path, results())
+        text = path.read_text()
+        assert text.startswith(f"above\n{tables.BEGIN}\n\nMeasured on Example CPU")
+        assert text.endswith(f"\n\n{tables.END}\nbelow\n")
+        assert text.count("| nf |") == 4
+    path.write_text("no marks")
+    with pytest.raises(UserError, match="expected a line <!-- from the records: begin -->"):
+        tables.update_markdown(path, results())
+
+
+def test_the_page_has_every_number_and_needs_nothing_else():
+    found = results()
+    found = replace(found, skipped={"spline": "needs the module zuko"})
+    html = report.to_html(found)
+    for text in ("Example CPU &lt;1&gt;", "0.0310 ± 0.0014", "ValueError: &lt;bad&gt;", "spline: skipped, needs the"):
+        assert text in html, text
+    assert not re.search(r"(src|href)=\"(?!data:)", html)
+    assert "<script" not in html
+
+
+def test_the_picture_has_a_panel_for_each_density_and_one_style_for_each_policy(monkeypatch):
+    found = []
+    monkeypatch.setattr(picture, "Figure", lambda **options: found.append(original(**options)) or found[-1])
+    assert picture.pareto(results()).startswith(b"\x89PNG")
+    pinwheel, chunk, legend = found[0].axes
+    assert (pinwheel.get_xscale(), pinwheel.get_title(), chunk.get_title()) == ("log", "pinwheel", "chunk")
+    marked = {tuple(line.get_xydata()[0]) for line in pinwheel.lines if line.get_marker() not in ("None", "")}
+    assert {(0.3, 0.031), (0.2, 0.011), (50.0, 0.02)} <= {(round(x, 6), round(y, 6)) for x, y in marked}
+    floor = next(line for line in pinwheel.lines if line.get_linestyle() == "--")
+    assert floor.get_ydata()[0] == pytest.approx(0.0055)
+    assert [text.get_text() for text in legend.get_legend().get_texts()] == ["nf", "mixture", "ddpm_100"]
+    styles = [tuple(picture._style(name)[key] for key in ("color", "marker")) for name in picture.POLICIES]
+    assert len(set(styles)) == len(styles)
+
+
+original = picture.Figure
