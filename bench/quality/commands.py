@@ -70,7 +70,8 @@ class Quality:
                 self._work(results, timing, "density")
                 self._work(results, training, "step")
         except KeyboardInterrupt:
-            print(f"interrupted; {self.out} has what is finished: the same command goes on")
+            without = " without --overwrite" if self.overwrite else ""
+            print(f"interrupted; {self.out} has what is finished: the same command{without} goes on")
             return 130
         failed = [fit for fit in results.fits if fit.error]
         print(f"{len(results.fits)} fits in {self.out}")

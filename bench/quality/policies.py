@@ -112,7 +112,7 @@ TRAININGS: dict[str, Training] = {
         Training("gaussian_mean", GaussianBC, _layers(3)),
         Training("gaussian", MixtureBC, _layers(3), {"components": 1}),
         Training("mixture", MixtureBC, _layers(3), {"components": 32}),
-        Training("diffusion", DiffusionBC, _layers(4), {"diffusion_steps": 100}, acting=("noise",)),
+        Training("diffusion", DiffusionBC, _layers(4), {"diffusion_steps": 100}, ("noise",), ("diffusers",)),
         Training("flow_matching", FlowMatchingBC, _layers(4), acting=("velocity",)),
         Training("distilled", DistilledBC, _layers(4)),
         # zuko's documentation asks for standardised data, because its splines cover [-5, 5].

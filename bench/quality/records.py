@@ -37,7 +37,7 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 3000
     trial_steps: int = 500
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     batch_size: int = 128
     parameters: int = 64_000
     contexts: int = 8

@@ -68,6 +68,10 @@ def test_an_interrupted_study_goes_on_to_the_same_results(tmp_path, monkeypatch,
     monkeypatch.setattr(study, "train", interrupted)
     assert Quality(out, **options).run() == 130
     assert "the same command goes on" in capsys.readouterr().out
+    monkeypatch.setattr(study, "train", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert Quality(tmp_path / "other.json", **options, overwrite=True).run() == 130
+    assert "the same command without --overwrite goes on" in capsys.readouterr().out
+    monkeypatch.setattr(study, "train", interrupted)
     first = records.read(out)
     assert (len(first.trials), first.fits) == (6, [])
     assert Quality(out, **options).run() == 0
@@ -106,7 +110,7 @@ def test_the_lowest_held_out_loss_chooses_the_learning_rate(tmp_path):
     Quality(out, **TINY, policies=("gaussian",)).run()
     found = records.read(out)
     found.trials = [
-        replace(row, loss={3e-4: 2.0, 1e-3: None, 3e-3: 1.0, 1e-2: 3.0}[row.learning_rate]) for row in found.trials
+        replace(row, loss={1e-3: None, 3e-3: 1.0, 1e-2: 2.0, 3e-2: 3.0}[row.learning_rate]) for row in found.trials
     ]
     assert study.chosen_rate(found, "pinwheel", "gaussian") == 3e-3
     found.trials = [replace(row, loss=None) for row in found.trials]

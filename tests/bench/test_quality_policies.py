@@ -170,4 +170,5 @@ def test_policies_act_by_their_own_settings_with_their_trainings_weights(name):
 def test_policies_that_need_a_missing_module_say_so(monkeypatch):
     monkeypatch.setattr(policies, "find_spec", lambda name: None)
     assert TRAININGS["spline"].not_supported_reasons() == ["needs the module zuko"]
+    assert TRAININGS["diffusion"].not_supported_reasons() == ["needs the module diffusers"]
     assert TRAININGS["nf"].not_supported_reasons() == []

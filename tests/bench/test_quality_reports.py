@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from quality_results import fit, results
@@ -10,6 +11,8 @@ from quality_results import fit, results
 from nfkern.bench.quality import picture, records, report, summary, tables
 from nfkern.bench.quality.records import TRUTH
 from nfkern.errors import UserError
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_results_come_back_as_they_were(tmp_path):
@@ -118,7 +121,7 @@ def test_the_page_has_every_number_and_needs_nothing_else():
 
 
 def test_the_picture_has_a_panel_for_each_density_and_one_style_for_each_policy(monkeypatch):
-    found = []
+    found, original = [], picture.Figure
     monkeypatch.setattr(picture, "Figure", lambda **options: found.append(original(**options)) or found[-1])
     assert picture.pareto(results()).startswith(b"\x89PNG")
     pinwheel, chunk, legend = found[0].axes
@@ -132,4 +135,7 @@ def test_the_picture_has_a_panel_for_each_density_and_one_style_for_each_policy(
     assert len(set(styles)) == len(styles)
 
 
-original = picture.Figure
+def test_the_documentation_has_the_tables_of_the_newest_record_and_no_others():
+    _, between, _ = tables.split_markdown(ROOT / "docs" / "quality.md")
+    found = sorted((ROOT / "bench" / "results").glob("quality-cpu-*.json"))
+    assert between.strip() == (tables.to_markdown(records.read(found[-1])) if found else "")
