@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from nfkern.bench.quality.policies import POLICIES
 from nfkern.bench.quality.records import TRUTH, Results
@@ -56,7 +56,11 @@ def _panel(axis: Any, density: str, policies: dict[str, Summary], batch: int) ->
     if TRUTH in policies and (floor := policies[TRUTH].sliced_wasserstein):
         axis.axhline(floor.mean, color="0.4", linestyle="--", linewidth=1, zorder=0)
     axis.set(xscale="log", yscale="log", title=density, xlabel="time of one action, ms", ylabel="sliced Wasserstein")
+    # Distances span a decade or less: powers of ten alone would leave one tick.
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.yaxis.set_minor_formatter(NullFormatter())
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_major_formatter(FormatStrFormatter("%g"))
 
 
 def _style(name: str) -> dict[str, Any]:

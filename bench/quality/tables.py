@@ -73,12 +73,14 @@ def costs(results: Results) -> Table:
 def verdicts(results: Results) -> list[str]:
     """For each density, a sentence on who is ahead of nfkern's own policies, and one on the front."""
     sentences = []
+    # One seed has no spread, and a reader must not take a difference for more than that.
+    beyond = "beyond the seeds' spread" if len(results.settings.seeds) > 1 else "by one seed, whose spread is not known"
     for density, policies in summaries(results).items():
         for ours in OURS:
             if ours in policies and policies[ours].sliced_wasserstein:
                 others = ahead(policies, ours)
                 names = ", ".join(others) if others else "no other policy"
-                sentences.append(f"{density}: nearer to the density than {ours}, beyond the seeds' spread: {names}.")
+                sentences.append(f"{density}: nearer to the density than {ours}, {beyond}: {names}.")
         best = ", ".join(front(points(policies.values(), 1)))
         sentences.append(f"{density}: no policy is both faster and nearer than these: {best}.")
     return sentences
@@ -92,9 +94,10 @@ def described(results: Results) -> str:
         f"{name} {environment.versions[name]}" for name in ("torch", "zuko") if name in environment.versions
     )
     threads = "1 thread" if results.threads == 1 else f"{results.threads} threads"
+    seeds = "1 seed" if len(settings.seeds) == 1 else f"{len(settings.seeds)} seeds"
     return (
         f"{environment.device_name}, {threads}, {versions}, commit {(environment.commit or 'unknown')[:12]}, "
-        f"{results.started[:10]}. {settings.steps} steps of {settings.batch_size} pairs, {len(settings.seeds)} seeds, "
+        f"{results.started[:10]}. {settings.steps} steps of {settings.batch_size} pairs, {seeds}, "
         f"about {settings.parameters:,} parameters. Learning rates from {rates} by the held-out loss after "
         f"{settings.trial_steps} steps on a seed of its own. Scores at {settings.contexts} contexts with "
         f"{settings.samples} samples each, log-likelihoods on {settings.pairs:,} pairs."

@@ -96,6 +96,17 @@ def test_tables_say_who_is_ahead_of_the_flow():
     assert "chunk: no policy is both faster and nearer than these: mixture, nf." in sentences
 
 
+def test_one_seed_is_not_said_to_have_a_spread():
+    found = results()
+    found = replace(
+        found, settings=replace(found.settings, seeds=(0,)), fits=[fit for fit in found.fits if fit.seed == 0]
+    )
+    assert "pinwheel: nearer to the density than nf, by one seed, whose spread is not known: mixture, ddpm_100." in (
+        tables.verdicts(found)
+    )
+    assert " 1 seed, about 64,000 parameters" in tables.described(found)
+
+
 def test_tables_go_between_the_marks_and_nowhere_else(tmp_path):
     path = tmp_path / "page.md"
     path.write_text(f"above\n{tables.BEGIN}\nold\n{tables.END}\nbelow\n")
