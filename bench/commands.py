@@ -16,18 +16,19 @@ from nfkern.bench.compare import Bounds, Change, compare
 from nfkern.bench.declarations import Row, rows
 from nfkern.bench.environment import Environment, current_environment
 from nfkern.bench.records import Record
-from nfkern.bench.registry import SUITES, VARIANTS, WORKS
+from nfkern.bench.registry import VARIANTS, WORKS
 from nfkern.bench.report import described, duration, standing_note, to_html
 from nfkern.bench.runner import measure
+from nfkern.bench.suites import SUITES
 from nfkern.errors import UsageError, UserError
 
-Suite = Literal["smoke", "quick", "cpu", "causal", "control", "full"]
+Suite = Literal["smoke", "quick", "cpu", "causal", "control-loop", "full"]
 BUDGETS = {
     "smoke": timing.SMOKE,
     "quick": timing.QUICK,
     "cpu": timing.QUICK,
     "causal": timing.QUICK,
-    "control": timing.CONTROL,
+    "control-loop": timing.CONTROL,
     "full": timing.FULL,
 }
 
@@ -44,7 +45,7 @@ class Run:
     """File of the records, one JSON object a line."""
     suite: Suite = "quick"
     """smoke: seconds, to try the suite itself; quick: under five minutes on two cores; cpu: everything a CPU could run
-    instead, hours; causal: the same for the autoregressive flow; control: numpy to numpy, 100 000 times, minutes;
+    instead, hours; causal: the same for the autoregressive flow; control-loop: numpy to numpy, 100 000 times, minutes;
     full: nfkern and PyTorch for longer, hours."""
     device: str = "cpu"
     """cpu or cuda."""

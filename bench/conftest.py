@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from nfkern.bench.declarations import rows
-from nfkern.bench.registry import SUITES, VARIANTS, WORKS
+from nfkern.bench.registry import VARIANTS, WORKS
+from nfkern.bench.suites import SUITES
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

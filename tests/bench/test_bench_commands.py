@@ -13,7 +13,7 @@ import pytest
 import torch
 from bench_records import ENVIRONMENT, record, refused, spread
 
-from nfkern.bench import commands, registry
+from nfkern.bench import commands, registry, suites
 from nfkern.bench import records as storage
 from nfkern.bench.cases import CASES
 from nfkern.bench.declarations import Benchmark, Implementation, Row, Variant
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent.parent
 def tiny_suite(monkeypatch):
     """`smoke` is two rows of two variants, on a machine that is not the one of `bench_records`."""
     suite = (Benchmark("log_prob", ("tiny",), (1, 4), ("eager", "nfkern"), threads=("one",)),)
-    monkeypatch.setitem(registry.SUITES, "smoke", suite)
+    monkeypatch.setitem(suites.SUITES, "smoke", suite)
     monkeypatch.setattr(commands, "current_environment", lambda device: replace(ENVIRONMENT, device_name="Here"))
 
 

@@ -9,7 +9,8 @@ from nfkern.bench import commands
 from nfkern.bench.cases import BATCHES, CASES, FlowCase
 from nfkern.bench.declarations import Benchmark, rows
 from nfkern.bench.flow_problem import random_flow
-from nfkern.bench.registry import SUITES, VARIANTS, WORKS
+from nfkern.bench.registry import VARIANTS, WORKS
+from nfkern.bench.suites import SUITES
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if isinstance(case, FlowCase)])

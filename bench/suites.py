@@ -1,0 +1,116 @@
+"""The suites, by name: which works are measured at which cases and batches, by which variants."""
+
+from nfkern.bench.cases import BATCHES
+from nfkern.bench.declarations import Benchmark
+from nfkern.bench.flow_works import FLOW_WORKS
+
+_UNCOMPILED = ("eager", "nfkern")
+_FROZEN = ("nfkern", "nfkern_frozen", "nfkern_frozen_bf16")
+_ACTING = ("eager", "eager_plu_once", *_FROZEN)
+_FLOWS = ("eager", "eager_plu_once", "eager_compile", "reference_compile", "nfkern_reference", *_FROZEN)
+_TRAINING = ("eager", "eager_compile", "reference_compile", "nfkern_reference", "nfkern")
+_SAMPLERS = ("row_loop", "nfkern")
+_INFERENCE = tuple(work.name for work in FLOW_WORKS if work.name != "training_step")
+
+_LIBRARIES = ("zuko", "nflows", "normflows")
+_RIVALS = ("onnxruntime", "jax_jit", *_LIBRARIES)
+_FLOORS = ("gemm", "gemm_bf16")
+_READING = ("weights_read", "weights_read_bf16")
+
+_CANDIDATES = ("eager", "nfkern", "nfkern_tables")
+
+# Compiling one variant of a row takes 10-60 s (2026-11, two cores): the quick suite has two such rows.
+_QUICK = (
+    Benchmark("inverse", ("ogbench",), (1,), (*_FLOWS, *_RIVALS, *_READING), threads=("one",)),
+    Benchmark("inverse", ("ogbench",), (256,), (*_ACTING, *_RIVALS, *_FLOORS)),
+    Benchmark("log_prob", ("ogbench",), (1, 256), _ACTING),
+    Benchmark("denoised_action", ("ogbench",), (1, 256), _ACTING),
+    Benchmark("training_step", ("ogbench",), (256,), (*_TRAINING, "jax_jit", *_LIBRARIES, "gemm"), threads=("one",)),
+    Benchmark("data_sampling", ("synthetic_100k",), (256,), _SAMPLERS, threads=("one",)),
+)
+
+# Beside everything that a user of a CPU could run instead, and beside what the machine can do. At batch 1 products are
+# calls, and reading the weights is the floor; later it is no longer in sight.
+_CPU_CASES = ("ogbench", "ogbench_jax", "chunked", "goal_density")
+
+
+def _beside_rivals(work: str, cases: tuple[str, ...], batches: tuple[int, ...], floors: tuple[str, ...]) -> Benchmark:
+    one_sweep = ("onnxruntime_one_sweep",) if work == "denoised_action" else ()
+    return Benchmark(work, cases, batches, (*_FLOWS, *_RIVALS, *one_sweep, *floors))
+
+
+_CPU = (
+    *(_beside_rivals(work, _CPU_CASES, (1,), _READING) for work in _INFERENCE),
+    *(_beside_rivals(work, _CPU_CASES, BATCHES[1:], _FLOORS) for work in _INFERENCE),
+    *(_beside_rivals(work, ("ogbench",), (65536,), _FLOORS) for work in ("inverse", "log_prob")),
+    Benchmark("training_step", _CPU_CASES, (256,), (*_TRAINING, "jax_jit", *_LIBRARIES, *_FLOORS)),
+)
+
+_FULL = (
+    *(Benchmark(work, ("ogbench", "ogbench_jax", "chunked"), BATCHES, _FLOWS) for work in _INFERENCE),
+    Benchmark("training_step", ("ogbench", "ogbench_jax", "chunked"), BATCHES, _TRAINING),
+    *(Benchmark(work, ("ogbench_features_8", "ogbench_features_21"), (1, 256), _ACTING) for work in _INFERENCE),
+    Benchmark("training_step", ("ogbench_features_8", "ogbench_features_21"), (1, 256), _UNCOMPILED),
+    Benchmark("log_prob", ("goal_density",), BATCHES, _FLOWS),
+    Benchmark("training_step", ("goal_density",), BATCHES, _TRAINING),
+    Benchmark("data_sampling", ("synthetic_100k",), (256, 4096), _SAMPLERS, threads=("one",)),
+    # Of a million points rivals take half a minute a call.
+    Benchmark("candidate_log_prob", ("goal_density",), (1 << 16,), _CANDIDATES),
+    Benchmark("candidate_log_prob", ("goal_density",), (1 << 20,), ("nfkern_tables",)),
+)
+
+# Compiling the unrolled inverse takes minutes: at 256 tokens it is left out, and ONNX Runtime has no loop with a cache.
+# Iterating takes as many times as long as it has iterations where products are at their peak: it is tried below that.
+_CAUSAL_ACTING = ("eager", "eager_compile", "nfkern_reference", *_FROZEN, "jax_jit")
+_CAUSAL_INVERSE = (*_CAUSAL_ACTING, "nfkern_jacobi")
+_CAUSAL = (
+    Benchmark("causal_inverse", ("causal",), (1,), (*_CAUSAL_INVERSE, *_READING)),
+    Benchmark("causal_inverse", ("causal",), (50,), (*_CAUSAL_INVERSE, *_FLOORS)),
+    Benchmark("causal_inverse", ("causal",), BATCHES[2:], (*_CAUSAL_ACTING, *_FLOORS)),
+    Benchmark(
+        "causal_inverse",
+        ("causal_2", "causal_4", "causal_8", "causal_32"),
+        (1,),
+        (*_CAUSAL_INVERSE, *_READING),
+        threads=("one",),
+    ),
+    Benchmark(
+        "causal_inverse",
+        ("causal_256",),
+        (1,),
+        ("eager", "nfkern_reference", *_FROZEN, "jax_jit", *_READING),
+        threads=("one",),
+    ),
+    Benchmark("causal_log_prob", ("causal",), (1,), (*_CAUSAL_ACTING, "onnxruntime", *_READING)),
+    Benchmark("causal_log_prob", ("causal",), BATCHES[1:], (*_CAUSAL_ACTING, "onnxruntime", *_FLOORS)),
+    Benchmark(
+        "causal_training_step",
+        ("causal",),
+        (256,),
+        ("eager", "eager_compile", "nfkern_reference", "nfkern", "jax_jit", *_FLOORS),
+    ),
+)
+
+_CONTROL_LOOP = (
+    Benchmark("control_loop", ("ogbench", "ogbench_jax", "chunked"), (1,), ("eager", *_FROZEN), threads=("one",)),
+)
+
+_SMOKE = (
+    *(Benchmark(work, ("tiny",), (1, 4), _ACTING, threads=("one",)) for work in _INFERENCE),
+    Benchmark("training_step", ("tiny",), (1, 4), _UNCOMPILED, threads=("one",)),
+    Benchmark("control_loop", ("tiny",), (1, 4), ("eager", *_FROZEN), threads=("one",)),
+    Benchmark("causal_inverse", ("causal_tiny",), (1, 4), ("eager", *_FROZEN, "nfkern_jacobi", "gemm"), ("one",)),
+    Benchmark("causal_log_prob", ("causal_tiny",), (1, 4), ("eager", *_FROZEN, *_READING), ("one",)),
+    Benchmark("causal_training_step", ("causal_tiny",), (1, 4), (*_UNCOMPILED, "gemm"), ("one",)),
+    Benchmark("data_sampling", ("synthetic_tiny",), (16,), _SAMPLERS, threads=("one",)),
+    Benchmark("candidate_log_prob", ("tiny_plane",), (512,), _CANDIDATES, threads=("one",)),
+)
+
+SUITES: dict[str, tuple[Benchmark, ...]] = {
+    "smoke": _SMOKE,
+    "quick": _QUICK,
+    "cpu": _CPU,
+    "causal": _CAUSAL,
+    "control-loop": _CONTROL_LOOP,
+    "full": _FULL,
+}
