@@ -67,24 +67,25 @@ class ControlLoop:
         observations = torch.randn(8, batch, OBSERVATION_SIZE, generator=generator)
         inputs = tuple((each.numpy(),) for each in observations)
         right = {
-            dtype: _actions(eager_actions(encoder, flow, dtype), inputs) for dtype in (torch.float64, torch.float32)
+            dtype: actions(eager_actions(encoder, flow, dtype), inputs) for dtype in (torch.float64, torch.float32)
         }
         return ControlProblem(batch, encoder, flow, inputs, right[torch.float64], right[torch.float32])
 
     def check(self, problem: ControlProblem, implementation: Implementation, precision: Precision) -> str | None:
         """The first action that is not the reference's within the derived tolerance."""
-        found = _actions(implementation, problem.inputs)
+        found = actions(implementation, problem.inputs)
         terms = problem.flow.features * (problem.flow.blocks + 1)
         return gate.disagreement("action", found, problem.exact, problem.single, gate.EPSILON[precision], terms)
 
 
-def _actions(implementation: Implementation, inputs: tuple[tuple[np.ndarray], ...]) -> torch.Tensor:
-    actions = []
+def actions(implementation: Implementation, inputs: tuple[tuple[np.ndarray], ...]) -> torch.Tensor:
+    """What it does for all inputs, each from torch's generator at `SEED`."""
+    found = []
     with torch.random.fork_rng(devices=[]):
         for each in inputs:
             torch.manual_seed(SEED)
-            actions.append(torch.from_numpy(implementation.run(*each).copy()))
-    return torch.stack(actions)
+            found.append(torch.from_numpy(implementation.run(*each).copy()))
+    return torch.stack(found)
 
 
 def eager_actions(encoder: Encoder, flow: CouplingFlow, dtype: torch.dtype) -> Implementation:

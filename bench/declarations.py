@@ -13,11 +13,12 @@ from nfkern.bench.cases import CASES, Case
 
 Precision = Literal["fp64", "fp32", "tf32", "bf16"]
 Mode = Literal["inference", "training"]
-Standing = Literal["peer", "same_size", "floor"]
+Standing = Literal["peer", "same_size", "own_size", "floor"]
 
 STANDINGS: dict[Standing, str] = {
     "peer": "",
     "same_size": "same size, not the same function",
+    "own_size": "another function, in its usual size",
     "floor": "a floor, not the whole job",
 }
 """What the report says of variants that do not compute the work's results."""
@@ -33,6 +34,7 @@ class Implementation:
         arguments: makes `run`'s arguments of a set of inputs, for variants whose arrays are not PyTorch's; not timed.
         result: makes tensors of what `run` returns; the gate needs them, and nothing timed does.
         check: of a variant that is no peer: why its results are wrong, or None, in place of the work's check.
+        parameters: how many it has, where that differs from the problem's.
     """
 
     run: Callable[..., Any]
@@ -40,6 +42,7 @@ class Implementation:
     arguments: Callable[..., tuple[Any, ...]] | None = None
     result: Callable[[Any], Any] | None = None
     check: Callable[["Implementation"], str | None] | None = None
+    parameters: int | None = None
 
     def __call__(self, *inputs: Any) -> Any:
         """The results for one set of the problem's inputs, as tensors."""

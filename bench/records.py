@@ -26,7 +26,7 @@ class Record:
         mode: "inference" or "training".
         threads: of PyTorch.
         precision: of the hidden products.
-        parameters: number of trained parameters, 0 without a model.
+        parameters: number of trained parameters of the variant, 0 without a model.
         first_call_s: seconds of building the variant and calling it once, compilation included.
         quantiles: time per call.
         error: why the number was refused, e.g. a red gate.

@@ -31,6 +31,8 @@ Notes, prediction against measurement (`bench/results/cpu-2026-11-26.json`: AMD 
 - data_sampling: 0.147 ms on an earlier machine (`quick-cpu-2026-11-24.json`), 1.7 million transitions a second.
 """
 
+from collections.abc import Mapping
+
 from nfkern.bench import control_loop, plane_works
 from nfkern.bench.baselines import (
     compiled,
@@ -44,13 +46,14 @@ from nfkern.bench.baselines import (
     jax_jit,
     nflows,
     onnxruntime,
+    policies,
     sampling,
     stacked,
     zuko,
 )
 from nfkern.bench.causal_works import CAUSAL_WORKS
 from nfkern.bench.data_works import DataSampling
-from nfkern.bench.declarations import Variant, Work
+from nfkern.bench.declarations import Builder, Variant, Work
 from nfkern.bench.flow_works import FLOW_WORKS
 from nfkern.bench.plane_works import CandidateDensities
 
@@ -60,6 +63,20 @@ WORKS: dict[str, Work] = {
     work.name: work
     for work in (*FLOW_WORKS, *CAUSAL_WORKS, CandidateDensities(), control_loop.ControlLoop(), DataSampling())
 }
+
+
+def _policy(name: str, head: policies.Head, builders: Mapping[str, Builder]) -> Variant:
+    compiled, own_size = "_compile" in name, name.endswith("_own_size")
+    summary = f"{head.summary}, unrolled by hand under torch.compile" if compiled else f"{head.summary}, eager PyTorch"
+    return Variant(
+        name,
+        summary,
+        {"control_loop": builders[head.name]},
+        compiles=compiled,
+        requires=head.requires,
+        standing="own_size" if own_size else "same_size",
+    )
+
 
 VARIANTS: dict[str, Variant] = {
     variant.name: variant
@@ -164,5 +181,8 @@ VARIANTS: dict[str, Variant] = {
             standing="floor",
         ),
         Variant("row_loop", "sampling transitions one by one in Python", sampling.ROW_LOOP_BUILDERS),
+        *(_policy(head.name, head, policies.EAGER_BUILDERS) for head in policies.HEADS),
+        *(_policy(f"{head.name}_compile", head, policies.COMPILED_BUILDERS) for head in policies.HEADS),
+        *(_policy(f"{head.name}_compile_own_size", head, policies.OWN_SIZE_BUILDERS) for head in policies.HEADS),
     )
 }

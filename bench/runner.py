@@ -61,7 +61,7 @@ def record_of(
         mode=row.work.mode,
         threads=row.threads,
         precision=candidate.variant.precision,
-        parameters=problem.parameters,
+        parameters=_parameters(problem, candidate.implementation),
         first_call_s=candidate.first_call_s,
         quantiles=times,
         error=candidate.error,
@@ -70,6 +70,12 @@ def record_of(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment,
     )
+
+
+def _parameters(problem: Problem, implementation: Implementation | None) -> int:
+    if implementation is None or implementation.parameters is None:
+        return problem.parameters
+    return implementation.parameters
 
 
 def _admit(variant: Variant, row: Row, problem: Problem) -> Candidate:

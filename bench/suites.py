@@ -1,5 +1,6 @@
 """The suites, by name: which works are measured at which cases and batches, by which variants."""
 
+from nfkern.bench.baselines import policies
 from nfkern.bench.cases import BATCHES
 from nfkern.bench.declarations import Benchmark
 from nfkern.bench.flow_works import FLOW_WORKS
@@ -91,8 +92,11 @@ _CAUSAL = (
     ),
 )
 
+# What a robot could run instead. Unrolling a hundred steps of diffusion compiles for minutes.
+_POLICIES = tuple(f"{head.name}{form}" for form in ("", "_compile", "_compile_own_size") for head in policies.HEADS)
 _CONTROL_LOOP = (
-    Benchmark("control_loop", ("ogbench", "ogbench_jax", "chunked"), (1,), ("eager", *_FROZEN), threads=("one",)),
+    Benchmark("control_loop", ("ogbench",), (1,), ("eager", *_FROZEN, *_POLICIES), threads=("one",)),
+    Benchmark("control_loop", ("ogbench_jax", "chunked"), (1,), ("eager", *_FROZEN), threads=("one",)),
 )
 
 _SMOKE = (

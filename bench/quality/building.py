@@ -1,6 +1,5 @@
 """Agents of the study: as wide as asked for, with the weights of a training and a policy's way to act."""
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -13,9 +12,7 @@ from nfkern.algorithms.nf_bc import NFBC
 from nfkern.bench.quality.densities import Density
 from nfkern.bench.quality.heads import MixtureBC, SplineBC
 from nfkern.bench.quality.policies import Policy, Recipe, Training
-
-PARAMETERS_WITHIN = 0.1
-"""Largest relative difference of a policy's number of parameters from what was asked for."""
+from nfkern.bench.sizes import nearest_width
 
 _STATISTICS_ROWS = 20_000
 
@@ -71,7 +68,7 @@ def fitted_width(training: Training, density: Density, parameters: int) -> int:
     """The width at which the acting networks' number of parameters comes nearest to `parameters`.
 
     Raises:
-        ValueError: none comes within `PARAMETERS_WITHIN`.
+        ValueError: none comes within `sizes.PARAMETERS_WITHIN`.
     """
 
     def count(width: int) -> int:
@@ -80,27 +77,6 @@ def fitted_width(training: Training, density: Density, parameters: int) -> int:
         return count_parameters(training, agent)[0]
 
     return nearest_width(count, parameters)
-
-
-def nearest_width(count: Callable[[int], int], wanted: int) -> int:
-    """The argument of an increasing function at which it comes nearest to `wanted`.
-
-    Raises:
-        ValueError: no argument brings it within `PARAMETERS_WITHIN`.
-    """
-    low, high = 1, 2
-    # Doubling first: the networks of a wide guess take seconds to make.
-    while count(high) < wanted:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(middle) <= wanted else (low, middle)
-    width = min((low, high), key=lambda each: abs(count(each) - wanted))
-    if abs(count(width) - wanted) > PARAMETERS_WITHIN * wanted:
-        raise ValueError(
-            f"expected {wanted} within {PARAMETERS_WITHIN:.0%}; the nearest width, {width}, has {count(width)}"
-        )
-    return width
 
 
 def _create(kind: type[BehavioralCloning], settings: dict[str, Any], density: Density) -> BehavioralCloning:

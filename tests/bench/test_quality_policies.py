@@ -6,13 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nfkern.bench import sizes
 from nfkern.bench.quality import building, policies
-from nfkern.bench.quality.building import PARAMETERS_WITHIN, acting_agent, build, count_parameters, log_density
+from nfkern.bench.quality.building import acting_agent, build, count_parameters, log_density
 from nfkern.bench.quality.commands import DEFAULT
 from nfkern.bench.quality.heads import MixtureBC
 from nfkern.bench.quality.policies import POLICIES, TRAININGS, Recipe
 from nfkern.bench.quality.shapes import DENSITIES
 from nfkern.bench.quality.study import batch_of, train
+from nfkern.bench.sizes import PARAMETERS_WITHIN
 
 RECIPE = Recipe(steps=4, parameters=3000, batch_size=16)
 
@@ -49,8 +51,8 @@ def test_acting_networks_have_as_many_parameters_as_the_study_says(training, den
 
 def test_a_size_that_no_width_gives_is_refused():
     with pytest.raises(ValueError, match="expected 1000 within 10%; the nearest width, 1, has 700"):
-        building.nearest_width(lambda width: 700 * width, 1000)
-    assert building.nearest_width(lambda width: 7 * width, 1000) == 143
+        sizes.nearest_width(lambda width: 700 * width, 1000)
+    assert sizes.nearest_width(lambda width: 7 * width, 1000) == 143
 
 
 @pytest.mark.parametrize("training", TRAININGS)
