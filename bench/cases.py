@@ -58,6 +58,13 @@ _TABLE: tuple[Case, ...] = (
     CausalCase("causal", tokens=16, features=7, context_features=256),
     *(CausalCase(f"causal_{tokens}", tokens, features=7, context_features=256) for tokens in (2, 4, 8, 32, 256)),
     CausalCase("causal_tiny", tokens=4, features=3, context_features=4, blocks=2, layers=1, width=16),
+    # How time grows with a flow's features, blocks and hidden units, all else as in `ogbench`.
+    *(FlowCase(f"features_{features}", features, context_features=64) for features in (2, 4, 8, 16, 32, 64)),
+    *(FlowCase(f"blocks_{blocks}", features=5, context_features=64, blocks=blocks) for blocks in (1, 2, 4, 8, 16)),
+    *(
+        FlowCase(f"hidden_{hidden}", features=5, context_features=64, hidden=(hidden, hidden))
+        for hidden in (64, 128, 256, 512, 1024)
+    ),
     # For trying the suite itself: odd features, unequal widths, milliseconds.
     FlowCase("tiny", features=3, context_features=4, hidden=(16, 8), blocks=2),
     FlowCase("tiny_plane", features=2, context_features=4, hidden=(16, 8), blocks=2),

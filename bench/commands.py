@@ -22,13 +22,14 @@ from nfkern.bench.runner import measure
 from nfkern.bench.suites import SUITES
 from nfkern.errors import UsageError, UserError
 
-Suite = Literal["smoke", "quick", "cpu", "causal", "control-loop", "full"]
+Suite = Literal["smoke", "quick", "cpu", "causal", "control-loop", "scaling", "full"]
 BUDGETS = {
     "smoke": timing.SMOKE,
     "quick": timing.QUICK,
     "cpu": timing.QUICK,
     "causal": timing.QUICK,
     "control-loop": timing.CONTROL,
+    "scaling": timing.QUICK,
     "full": timing.FULL,
 }
 
@@ -46,7 +47,8 @@ class Run:
     suite: Suite = "quick"
     """smoke: seconds, to try the suite itself; quick: under five minutes on two cores; cpu: everything a CPU could run
     instead, hours; causal: the same for the autoregressive flow; control-loop: numpy to numpy, 100 000 times, minutes;
-    full: nfkern and PyTorch for longer, hours."""
+    scaling: how time and memory grow with batch, features, blocks, width, length and threads, an hour; full: nfkern
+    and PyTorch for longer, hours."""
     device: str = "cpu"
     """cpu or cuda."""
     match: str = ""

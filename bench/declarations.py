@@ -128,14 +128,16 @@ class Benchmark:
         cases: names in `cases.CASES`.
         batches: numbers of samples per call.
         variants: names in `registry.VARIANTS`; the first is the one that the report's ratios refer to.
-        threads: "one", "all" or both; each is timed in its own right.
+        threads: "one", "all", both, or "doubling" from one to all; each is timed in its own right.
+        memory: whether a training step's memory is measured too.
     """
 
     work: str
     cases: tuple[str, ...]
     batches: tuple[int, ...]
     variants: tuple[str, ...]
-    threads: tuple[Literal["one", "all"], ...] = ("one", "all")
+    threads: tuple[Literal["one", "all", "doubling"], ...] = ("one", "all")
+    memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ class Row:
     batch: int
     threads: int
     variants: tuple[Variant, ...]
+    memory: bool = False
 
     @property
     def name(self) -> str:
@@ -170,17 +173,23 @@ def rows(
     """
     found: dict[str, Row] = {}
     for benchmark in benchmarks:
-        counts = sorted({1 if threads == "one" else all_threads for threads in benchmark.threads})
+        counts = sorted({count for threads in benchmark.threads for count in _thread_counts(threads, all_threads)})
         work = _look_up("work", works, benchmark.work)
         chosen = tuple(_look_up("variant", variants, name) for name in benchmark.variants)
         for name in benchmark.cases:
             for batch in benchmark.batches:
                 for threads in counts:
-                    row = Row(work, _look_up("case", CASES, name), batch, threads, chosen)
+                    row = Row(work, _look_up("case", CASES, name), batch, threads, chosen, benchmark.memory)
                     if row.name in found:
                         raise ValueError(f"benchmarks: {row.name} is declared twice")
                     found[row.name] = row
     return list(found.values())
+
+
+def _thread_counts(threads: str, all_threads: int) -> list[int]:
+    if threads == "doubling":
+        return [*(2**power for power in range(all_threads.bit_length()) if 2**power < all_threads), all_threads]
+    return [1] if threads == "one" else [all_threads]
 
 
 def _look_up(kind: str, table: Mapping[str, Any], name: str) -> Any:

@@ -29,6 +29,7 @@ class Record:
         parameters: number of trained parameters of the variant, 0 without a model.
         first_call_s: seconds of building the variant and calling it once, compilation included.
         quantiles: time per call.
+        peak_bytes: what a process's first training steps allocate at most beside the problem, where it was measured.
         error: why the number was refused, e.g. a red gate.
         skipped: why the variant cannot run here.
         clock: the device's clock after the measurement.
@@ -51,6 +52,7 @@ class Record:
     clock: str
     date: str
     environment: Environment
+    peak_bytes: int | None = None
 
     @property
     def row(self) -> str:
@@ -78,8 +80,8 @@ def from_json(data: dict[str, Any]) -> Record:
         raise ValueError(f"format_version: expected {FORMAT_VERSION}, got {data.get('format_version')!r}")
     values = {name: value for name, value in data.items() if name != "format_version"}
     expected = {field.name for field in fields(Record)}
-    if values.keys() != expected:
-        raise ValueError(f"fields: differ from this version's in {', '.join(sorted(values.keys() ^ expected))}")
+    if different := (values.keys() ^ expected) - {"peak_bytes"}:
+        raise ValueError(f"fields: differ from this version's in {', '.join(sorted(different))}")
     try:
         values["environment"] = Environment(**values["environment"])
         values["quantiles"] = None if values["quantiles"] is None else Quantiles(**values["quantiles"])

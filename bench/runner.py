@@ -12,6 +12,7 @@ import torch
 
 from nfkern.bench.declarations import Implementation, Problem, Row, Variant
 from nfkern.bench.environment import Environment, clock_state
+from nfkern.bench.memory import peak_bytes
 from nfkern.bench.records import Record
 from nfkern.bench.timing import Budget, Quantiles, interleaved, num_threads, stopwatch_for
 
@@ -34,7 +35,13 @@ def measure(row: Row, device: torch.device, environment: Environment, budget: Bu
         candidates = admit(row, problem)
         passed = {c.variant.name: c.implementation.calls(problem.inputs) for c in candidates if c.implementation}
         times = interleaved(passed, budget, stopwatch_for(device)) if passed else {}
-    return [record_of(row, problem, c, times.get(c.variant.name), device, environment) for c in candidates]
+    records = [record_of(row, problem, c, times.get(c.variant.name), device, environment) for c in candidates]
+    if not row.memory:
+        return records
+    return [
+        replace(record, peak_bytes=peak_bytes(row, c.variant, device)) if record.quantiles else record
+        for c, record in zip(candidates, records, strict=True)
+    ]
 
 
 def admit(row: Row, problem: Problem) -> list[Candidate]:

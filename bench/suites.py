@@ -1,7 +1,7 @@
 """The suites, by name: which works are measured at which cases and batches, by which variants."""
 
 from nfkern.bench.baselines import policies
-from nfkern.bench.cases import BATCHES
+from nfkern.bench.cases import BATCHES, CASES
 from nfkern.bench.declarations import Benchmark
 from nfkern.bench.flow_works import FLOW_WORKS
 
@@ -64,20 +64,21 @@ _FULL = (
 # Iterating takes as many times as long as it has iterations where products are at their peak: it is tried below that.
 _CAUSAL_ACTING = ("eager", "eager_compile", "nfkern_reference", *_FROZEN, "jax_jit")
 _CAUSAL_INVERSE = (*_CAUSAL_ACTING, "nfkern_jacobi")
+_CAUSAL_LENGTHS = ("causal_2", "causal_4", "causal_8", "causal_32", "causal_256")
 _CAUSAL = (
     Benchmark("causal_inverse", ("causal",), (1,), (*_CAUSAL_INVERSE, *_READING)),
     Benchmark("causal_inverse", ("causal",), (50,), (*_CAUSAL_INVERSE, *_FLOORS)),
     Benchmark("causal_inverse", ("causal",), BATCHES[2:], (*_CAUSAL_ACTING, *_FLOORS)),
     Benchmark(
         "causal_inverse",
-        ("causal_2", "causal_4", "causal_8", "causal_32"),
+        _CAUSAL_LENGTHS[:-1],
         (1,),
         (*_CAUSAL_INVERSE, *_READING),
         threads=("one",),
     ),
     Benchmark(
         "causal_inverse",
-        ("causal_256",),
+        _CAUSAL_LENGTHS[-1:],
         (1,),
         ("eager", "nfkern_reference", *_FROZEN, "jax_jit", *_READING),
         threads=("one",),
@@ -99,9 +100,22 @@ _CONTROL_LOOP = (
     Benchmark("control_loop", ("ogbench_jax", "chunked"), (1,), ("eager", *_FROZEN), threads=("one",)),
 )
 
+# How time and memory grow, one number of a case at a time. Of a million rows one call takes half a minute.
+_GROWING = ("eager", "nfkern", "nfkern_frozen", "jax_jit")
+_GROWING_TRAINING = ("eager", "reference_compile", "nfkern_reference", "nfkern")
+_SHAPES = tuple(name for name in CASES if name.rsplit("_", 1)[0] in ("features", "blocks", "hidden"))
+_SCALING = (
+    Benchmark("inverse", ("ogbench",), tuple(4**power for power in range(9)), _GROWING, ("doubling",)),
+    Benchmark("inverse", ("ogbench",), (1 << 20,), ("eager", "nfkern", "nfkern_frozen"), ("all",)),
+    Benchmark("inverse", _SHAPES, (1, 256), _GROWING, ("one",)),
+    Benchmark("causal_inverse", ("causal", *_CAUSAL_LENGTHS), (1,), ("nfkern", "nfkern_frozen", "jax_jit"), ("one",)),
+    Benchmark("training_step", ("ogbench",), (64, 256, 1024, 4096), _GROWING_TRAINING, ("doubling",), memory=True),
+    Benchmark("training_step", _SHAPES, (256,), ("eager", "nfkern"), ("one",), memory=True),
+)
+
 _SMOKE = (
     *(Benchmark(work, ("tiny",), (1, 4), _ACTING, threads=("one",)) for work in _INFERENCE),
-    Benchmark("training_step", ("tiny",), (1, 4), _UNCOMPILED, threads=("one",)),
+    Benchmark("training_step", ("tiny",), (1, 4), _UNCOMPILED, threads=("one",), memory=True),
     Benchmark("control_loop", ("tiny",), (1, 4), ("eager", *_FROZEN), threads=("one",)),
     Benchmark("causal_inverse", ("causal_tiny",), (1, 4), ("eager", *_FROZEN, "nfkern_jacobi", "gemm"), ("one",)),
     Benchmark("causal_log_prob", ("causal_tiny",), (1, 4), ("eager", *_FROZEN, *_READING), ("one",)),
@@ -116,5 +130,6 @@ SUITES: dict[str, tuple[Benchmark, ...]] = {
     "cpu": _CPU,
     "causal": _CAUSAL,
     "control-loop": _CONTROL_LOOP,
+    "scaling": _SCALING,
     "full": _FULL,
 }
