@@ -22,7 +22,7 @@ from nfkern.bench.runner import measure
 from nfkern.bench.suites import SUITES
 from nfkern.errors import UsageError, UserError
 
-Suite = Literal["smoke", "quick", "cpu", "causal", "control-loop", "scaling", "full"]
+Suite = Literal["smoke", "quick", "cpu", "causal", "control-loop", "scaling", "training", "full"]
 BUDGETS = {
     "smoke": timing.SMOKE,
     "quick": timing.QUICK,
@@ -30,6 +30,7 @@ BUDGETS = {
     "causal": timing.QUICK,
     "control-loop": timing.CONTROL,
     "scaling": timing.QUICK,
+    "training": timing.RUNS,
     "full": timing.FULL,
 }
 
@@ -47,8 +48,8 @@ class Run:
     suite: Suite = "quick"
     """smoke: seconds, to try the suite itself; quick: under five minutes on two cores; cpu: everything a CPU could run
     instead, hours; causal: the same for the autoregressive flow; control-loop: numpy to numpy, 100 000 times, minutes;
-    scaling: how time and memory grow with batch, features, blocks, width, length and threads, an hour; full: nfkern
-    and PyTorch for longer, hours."""
+    scaling: how time and memory grow with batch, features, blocks, width, length and threads, an hour; training:
+    gradient steps of the algorithms as a user takes them, half an hour; full: nfkern and PyTorch for longer, hours."""
     device: str = "cpu"
     """cpu or cuda."""
     match: str = ""

@@ -39,7 +39,7 @@ def allocated_at_most(run: Callable[[], object]) -> int:
     assert profile.profiler.kineto_results is not None
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     sizes = (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
-    most: int = max(accumulate(sizes), default=0)
+    most: int = max(accumulate(sizes, initial=0))
     return most
 
 

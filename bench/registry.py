@@ -33,7 +33,7 @@ Notes, prediction against measurement (`bench/results/cpu-2026-11-26.json`: AMD 
 
 from collections.abc import Mapping
 
-from nfkern.bench import control_loop, plane_works
+from nfkern.bench import control_loop, plane_works, training_runs
 from nfkern.bench.baselines import (
     compiled,
     compiled_causal,
@@ -56,12 +56,20 @@ from nfkern.bench.data_works import DataSampling
 from nfkern.bench.declarations import Builder, Variant, Work
 from nfkern.bench.flow_works import FLOW_WORKS
 from nfkern.bench.plane_works import CandidateDensities
+from nfkern.bench.training_runs import TRAINING_RUNS
 
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 WORKS: dict[str, Work] = {
     work.name: work
-    for work in (*FLOW_WORKS, *CAUSAL_WORKS, CandidateDensities(), control_loop.ControlLoop(), DataSampling())
+    for work in (
+        *FLOW_WORKS,
+        *CAUSAL_WORKS,
+        CandidateDensities(),
+        control_loop.ControlLoop(),
+        DataSampling(),
+        *TRAINING_RUNS,
+    )
 }
 
 
@@ -181,6 +189,10 @@ VARIANTS: dict[str, Variant] = {
             standing="floor",
         ),
         Variant("row_loop", "sampling transitions one by one in Python", sampling.ROW_LOOP_BUILDERS),
+        *(
+            Variant(name, f"a run of {name}, its default settings", builders, standing="own_size")
+            for name, builders in training_runs.BUILDERS.items()
+        ),
         *(_policy(head.name, head, policies.EAGER_BUILDERS) for head in policies.HEADS),
         *(_policy(f"{head.name}_compile", head, policies.COMPILED_BUILDERS) for head in policies.HEADS),
         *(_policy(f"{head.name}_compile_own_size", head, policies.OWN_SIZE_BUILDERS) for head in policies.HEADS),

@@ -1,5 +1,6 @@
 """The suites, by name: which works are measured at which cases and batches, by which variants."""
 
+from nfkern.bench import training_runs
 from nfkern.bench.baselines import policies
 from nfkern.bench.cases import BATCHES, CASES
 from nfkern.bench.declarations import Benchmark
@@ -113,6 +114,12 @@ _SCALING = (
     Benchmark("training_step", _SHAPES, (256,), ("eager", "nfkern"), ("one",), memory=True),
 )
 
+# Algorithms as a user trains them; of the models, training_step tells more.
+_TRAINING_RUNS = (
+    Benchmark("goal_conditioned_run", ("synthetic_100k",), (256,), training_runs.GOAL_CONDITIONED, ("all",)),
+    Benchmark("offline_rl_run", ("synthetic_100k",), (256,), training_runs.OFFLINE_RL, ("all",)),
+)
+
 _SMOKE = (
     *(Benchmark(work, ("tiny",), (1, 4), _ACTING, threads=("one",)) for work in _INFERENCE),
     Benchmark("training_step", ("tiny",), (1, 4), _UNCOMPILED, threads=("one",), memory=True),
@@ -131,5 +138,6 @@ SUITES: dict[str, tuple[Benchmark, ...]] = {
     "causal": _CAUSAL,
     "control-loop": _CONTROL_LOOP,
     "scaling": _SCALING,
+    "training": _TRAINING_RUNS,
     "full": _FULL,
 }

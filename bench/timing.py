@@ -37,6 +37,7 @@ class Budget:
 QUICK = Budget()
 FULL = Budget(warmup_s=1.0, measure_s=5.0, min_repeats=50, limit_s=30.0)
 CONTROL = Budget(warmup_s=1.0, measure_s=0.0, min_repeats=100_000, limit_s=30.0)
+RUNS = Budget(warmup_s=0.0, measure_s=0.0, min_repeats=5, limit_s=300.0)
 SMOKE = Budget(warmup_s=0.0, measure_s=0.0, min_repeats=2)
 
 
