@@ -15,9 +15,10 @@ from nfkern.bench import timing
 from nfkern.bench.compare import Bounds, Change, compare
 from nfkern.bench.declarations import Row, rows
 from nfkern.bench.environment import Environment, current_environment
+from nfkern.bench.page.kinds import to_html
 from nfkern.bench.records import Record
 from nfkern.bench.registry import VARIANTS, WORKS
-from nfkern.bench.report import described, duration, standing_note, to_html
+from nfkern.bench.report import described, duration, standing_note
 from nfkern.bench.runner import measure
 from nfkern.bench.suites import SUITES
 from nfkern.errors import UsageError, UserError
@@ -165,22 +166,23 @@ class Compare:
 
 @dataclass(frozen=True)
 class Report:
-    """Write records as one HTML page that opens without network."""
+    """Write results as one HTML page that opens without network: tables to sort, curves, and where nfkern loses.
 
-    file: Annotated[Path, tyro.conf.Positional]
-    """File of records."""
+    It takes files of `nfkern bench run` and of `nfkern bench quality`, in any order, and knows them by what they hold.
+    """
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """Files of results."""
     html: Path
     """The page to write."""
 
     def run(self) -> int:
         """Write; 0."""
-        records = storage.read(self.file)
-        if not records:
-            raise UserError(
-                f"{self.file} holds no records: make some with `nfkern bench run --out {self.file} --overwrite`"
-            )
+        if not self.files:
+            raise UsageError("FILES: expected at least one file of results")
+        text = to_html(self.files)
         self.html.parent.mkdir(parents=True, exist_ok=True)
-        self.html.write_text(to_html(records), encoding="utf-8")
+        self.html.write_text(text, encoding="utf-8")
         print(f"wrote {self.html}")
         return 0
 

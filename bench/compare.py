@@ -86,12 +86,13 @@ def _change(key: str, old: Record | None, new: Record | None, bounds: Bounds) ->
 
 
 def _verdict(before: Quantiles, after: Quantiles, bounds: Bounds) -> Verdict:
-    if _above(after, before, bounds):
+    if above(after, before, bounds):
         return "slower"
-    return "faster" if _above(before, after, bounds) else "same"
+    return "faster" if above(before, after, bounds) else "same"
 
 
-def _above(high: Quantiles, low: Quantiles, bounds: Bounds) -> bool:
+def above(high: Quantiles, low: Quantiles, bounds: Bounds) -> bool:
+    """Whether a time lies above another by more than the noise and the bounds."""
     outside = high.median_s > low.p90_s and low.median_s < high.p10_s
     more = high.median_s - low.median_s
     return outside and more > bounds.relative * low.median_s and more > bounds.absolute_s

@@ -1,39 +1,51 @@
-"""The HTML page that reports are written on: one file that needs no network, script or font."""
+"""The HTML page that reports are written on: one file that needs no network and no font, and reads on a phone too."""
 
 from collections.abc import Sequence
 from html import escape
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1c2330; }
-h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem }
-table { border-collapse: collapse; width: 100%; margin: .75rem 0 }
-th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid #dfe3ea }
+:root { color-scheme: light dark; --ink: #1c2330; --soft: #5d677c; --line: #dfe3ea; --paper: #fff; --bad: #b3261e;
+  --bar: #9db4d3; --ours: #2f6f4f }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e7ed; --soft: #9aa4b8; --line: #353c4a; --paper: #14181f;
+  --bad: #ff8a80; --bar: #52698a; --ours: #5fb98d } }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: var(--ink);
+  background: var(--paper); overflow-wrap: break-word }
+h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 2.5rem }
+.scroll { overflow-x: auto; margin: .75rem 0 }
+table { border-collapse: collapse; width: 100% }
+th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--line) }
 td { font-variant-numeric: tabular-nums }
 th:first-child, td:first-child, td.note { text-align: left }
-.best { font-weight: 600 } .refused { color: #b3261e } .skipped { color: #66708a }
-img { max-width: 100% } figure { margin: 1rem 0 } figcaption, footer { color: #66708a; font-size: 13px }
-svg text { font-size: 12px; fill: #1c2330 } .bar { fill: #9db4d3 } .ours { fill: #2f6f4f }
+.best { font-weight: 600 } .refused { color: var(--bad) } .skipped { color: var(--soft) }
+img { max-width: 100%; background: #fff } figure { margin: 1rem 0 }
+figcaption, footer { color: var(--soft); font-size: 13px }
+svg text { font-size: 12px; fill: var(--ink) } .bar { fill: var(--bar) } .ours { fill: var(--ours) }
 footer { margin-top: 3rem }
 """
 
+# Nothing may be fetched, whatever the body says.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
-def page(title: str, body: str, footer: str = "") -> str:
-    """A whole document; `body` is HTML, `title` and `footer` are text."""
+
+def page(title: str, body: str, footer: str = "", style: str = "", script: str = "") -> str:
+    """A whole document; `body` is HTML, `title` and `footer` are text, `style` and `script` come to the common ones."""
+    run = f"<script>\n{script}</script>\n" if script else ""
     return f"""<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>
-<style>{_STYLE}</style></head>
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><title>{escape(title)}</title>
+<style>{_STYLE}{style}</style></head>
 <body>
 <h1>{escape(title)}</h1>
 {body}
 <footer>{escape(footer)}</footer>
-</body>
+{run}</body>
 </html>
 """
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of text; the first column is aligned left, the others right."""
+    """A table of text that scrolls where it is too wide; the first column is aligned left, the others right."""
     lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
     lines += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
-    return "<table>\n" + "\n".join(lines) + "\n</table>"
+    return '<div class="scroll"><table>\n' + "\n".join(lines) + "\n</table></div>"

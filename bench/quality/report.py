@@ -21,22 +21,27 @@ INTRODUCTION = (
 
 def to_html(results: Results) -> str:
     """The page."""
+    footer = f"{len(results.fits)} fits, started {results.started}"
+    return page("Quality beside speed", body(results, "h2"), footer)
+
+
+def body(results: Results, heading: str) -> str:
+    """All of the page, its headings in elements of this name."""
     found = summaries(results)
     image = base64.b64encode(picture.pareto(results)).decode()
     sections = "\n".join(
-        f"<h2>{escape(name)}</h2><p>{escape(DENSITIES[name].summary)}</p>{table(*tables.of_density(rows))}"
+        f"<{heading}>{escape(name)}</{heading}><p>{escape(DENSITIES[name].summary)}</p>{table(*tables.of_density(rows))}"
         for name, rows in found.items()
     )
     names = [name for name in results.settings.policies if name not in results.skipped]
     legend = "".join(f"<li><b>{escape(name)}</b>: {escape(POLICIES[name].summary)}</li>" for name in names)
     skipped = "".join(f"<li>{escape(f'{name}: skipped, {why}')}</li>" for name, why in results.skipped.items())
     verdicts = "".join(f"<li>{escape(sentence)}</li>" for sentence in tables.verdicts(results))
-    body = f"""<p>{escape(INTRODUCTION)}</p>
+    return f"""<p>{escape(INTRODUCTION)}</p>
 <p>{escape(tables.described(results))}</p>
 <figure><img alt="quality against latency" src="data:image/png;base64,{image}">
 <figcaption>{escape(picture.CAPTION)}</figcaption></figure>
-<h2>Who is ahead</h2><ul>{verdicts}</ul>
-<h2>Policies</h2><ul>{legend}{skipped}</ul>
-<h2>Time of act for 1 and 256 observations, and CPU time of training</h2>{table(*tables.costs(results))}
+<{heading}>Who is ahead</{heading}><ul>{verdicts}</ul>
+<{heading}>Policies</{heading}><ul>{legend}{skipped}</ul>
+<{heading}>Time of act for 1 and 256 observations, and CPU time of training</{heading}>{table(*tables.costs(results))}
 {sections}"""
-    return page("Quality beside speed", body, f"{len(results.fits)} fits, started {results.started}")

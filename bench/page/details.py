@@ -1,0 +1,78 @@
+"""Each row in full: every variant's quantiles with a bar, and the command that measures it again."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from nfkern.bench.page.reproduction import reproduction
+from nfkern.bench.page.rows import Timed
+from nfkern.bench.page.tables import NOTHING, Cell, line, ratio, seconds, sortable, text
+from nfkern.bench.records import Record
+from nfkern.bench.report import duration, is_ours, standing_note
+
+_COLUMNS = ("variant", "median", "", "p10", "p90", "p99", "p99.9", "ratio", "first call", "calls")
+
+
+def details(rows: Sequence[Timed], machines: Mapping[str, int]) -> str:
+    """All rows, each to be opened.
+
+    Args:
+        rows: in their order.
+        machines: numbers of the environments, by their text.
+    """
+    sections = "\n".join(_row(row, machines[str(row.first.environment)]) for row in rows)
+    return f"""<p>Ratios say how many times faster than the row's first variant. Bars go from zero to the median, and
+the line across a bar's end is the 10 to 90 % band. The bold variant is the fastest that does the whole job.</p>
+{sections}"""
+
+
+def _row(row: Timed, machine: int) -> str:
+    first = row.first
+    size = f", {first.parameters:,} parameters" if first.parameters else ""
+    measured = [record.quantiles for record in row.records if record.quantiles]
+    # A floor does not do the job, and another function is not the one asked for.
+    jobs = [each.quantiles.median_s for each in row.records if each.quantiles and not standing_note(each.variant)]
+    longest = max((each.p90_s for each in measured), default=0.0)
+    reference = measured[0].median_s if measured else 0.0
+    lines = [_line(record, reference, min(jobs, default=0.0), longest) for record in row.records]
+    best = f"<small>{duration(min(jobs))} at best</small>" if jobs else "<small>no number</small>"
+    return f"""<details id="{escape(row.anchor)}"><summary>{escape(row.title)}{best}</summary>
+<p>{escape(first.mode)}{size}; machine {machine}, clock {escape(first.clock)}; {escape(row.file)}</p>
+{sortable(_COLUMNS, lines)}
+<p>{_again(row.records)}</p></details>"""
+
+
+def _again(records: Sequence[Record]) -> str:
+    found = reproduction(records)
+    if found is None:
+        return "No suite has this row any more."
+    without = f" (without {', '.join(found.missing)}, which no suite has there any more)" if found.missing else ""
+    return f"Measure it again: <code>{escape(found.command)}</code>{escape(without)}"
+
+
+def _line(record: Record, reference: float, best: float, longest: float) -> str:
+    note = standing_note(record.variant)
+    precision = "" if record.precision == "fp32" else f" <small>{escape(record.precision)}</small>"
+    name = Cell(f"{escape(record.variant)}{precision}" + (f" <i>({escape(note)})</i>" if note else ""))
+    if record.quantiles is None:
+        kind, reason = ("refused", record.error) if record.error else ("skipped", record.skipped)
+        shown = f'<td class="note" colspan="{len(_COLUMNS) - 1}">{kind}: {escape(reason or "")}</td>'
+        return f'<tr class="{kind}"><td>{name.html}</td>{shown}</tr>'
+    q = record.quantiles
+    cells = [name, seconds(q.median_s), _bar(record, longest), *map(seconds, (q.p10_s, q.p90_s, q.p99_s, q.p999_s))]
+    first_call = NOTHING if record.first_call_s is None else seconds(record.first_call_s)
+    cells += [ratio(reference / q.median_s), first_call, text(q.repeats)]
+    return line(cells, ' class="best"' if q.median_s == best else "")
+
+
+def _bar(record: Record, longest: float) -> Cell:
+    """From zero to the median, with the band as a line."""
+    q = record.quantiles
+    if q is None or longest <= 0:
+        return NOTHING
+    end, low, high = (140 * value / longest for value in (q.median_s, q.p10_s, q.p90_s))
+    kind = "bar ours" if is_ours(record.variant) else "bar"
+    return Cell(
+        f'<svg viewBox="0 0 144 14" aria-hidden="true"><rect class="{kind}" y="1" width="{end:.1f}" height="12"/>'
+        f'<line x1="{low:.1f}" x2="{high:.1f}" y1="7" y2="7"/></svg>',
+        q.median_s,
+    )

@@ -1,0 +1,121 @@
+"""The overview, a line for every row, and where nfkern is behind, even, or has no number."""
+
+from collections import Counter
+from collections.abc import Sequence
+from html import escape
+
+from nfkern.bench.page.rows import EVEN, Timed
+from nfkern.bench.page.tables import NOTHING, Cell, line, ratio, seconds, sortable, text
+from nfkern.bench.records import Record
+from nfkern.bench.report import standing_note
+
+_COLUMNS = (
+    *("work", "case", "batch", "threads", "nfkern", "best peer", "ratio", "coarser"),
+    *("floor", "to floor"),
+)
+_PERCENT = f"{EVEN:.0%}".replace("%", " %")
+
+
+def overview(rows: Sequence[Timed]) -> str:
+    """The first table; its lines lead to the rows' sections."""
+    columns = (*_COLUMNS, "file") if rows[0].several else _COLUMNS
+    lines = [_line(row) for row in rows]
+    dates = sorted(record.date[:10] for row in rows for record in row.records)
+    measured = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    return f"""<p>{sum(len(row.records) for row in rows)} records of {len(rows)} rows, measured {measured}.</p>
+<p>Medians of wall clock per call, measured in turns. <b>nfkern</b> is its fastest variant in the
+precision of the best peer or a higher one, and <b>ratio</b> says how many times as long that peer takes;
+<b>coarser</b> is nfkern's fastest in a lower precision, where that is faster still. Peers give the same results as
+nfkern. A floor is a part of the job, done right or wrong; <b>to floor</b> says how many times as long nfkern takes. No
+time is shown without a green correctness gate.</p>
+{sortable(columns, lines, "filtered")}"""
+
+
+def losses(rows: Sequence[Timed]) -> str:
+    """What speaks against nfkern in these records."""
+    words = Counter(row.word for row in rows)
+    compared = len(rows) - words["alone"]
+    behind = [row for row in rows if row.word == "behind"]
+    even = [row for row in rows if row.word == "even"]
+    parts = [
+        f"<p>Of {len(rows)} rows {compared} have both a peer and nfkern in the peer's precision or a higher one. There "
+        f"nfkern is ahead in {words['ahead']}, even in {words['even']} and behind in {words['behind']}. Behind: the "
+        "peer is faster by more than the noise, which is that each median lies outside the other's 10 to 90 % band. "
+        f"Even: not behind, and ahead by less than {_PERCENT} or by less than the noise.</p>",
+        _compared("Behind a peer", behind, f"In none of {compared} rows is a peer faster by more than the noise."),
+        _compared("Even", even, f"None of {compared} rows is even."),
+        _refused(rows),
+        _other_functions(rows),
+    ]
+    return "\n".join(parts)
+
+
+def _line(row: Timed) -> str:
+    first = row.first
+    link = Cell(f'<a href="#{escape(row.anchor)}">{escape(first.work)}</a>')
+    floor = row.floor
+    above = _time(row.ours) / _time(floor) if row.ours and floor else None
+    cells = [
+        *(link, text(first.case, "words"), text(first.batch), text(first.threads)),
+        *(_best(row.ours), _best(row.peer)),
+        ratio(row.ratio, "" if row.word == "ahead" else row.word),
+        *(_coarser(row.ours_coarser), _best(floor), ratio(above)),
+        *([text(row.file, "words")] if row.several else []),
+    ]
+    found = " ".join([first.row.replace("-", " "), f"batch_{first.batch}", *(each.variant for each in row.records)])
+    words = escape(found.lower())
+    return line(cells, f' class="{row.word}" data-row="{escape(row.anchor)}" data-words="{words} {escape(row.file)}"')
+
+
+def _compared(title: str, rows: Sequence[Timed], otherwise: str) -> str:
+    if not rows:
+        return f"<h3>{title}</h3><p>{otherwise}</p>"
+    head = ("row", "nfkern", "10 to 90 %", "peer", "10 to 90 %", "ratio")
+    lines = [line([_link(row), *_banded(row.ours), *_banded(row.peer), ratio(row.ratio)]) for row in rows]
+    return f"<h3>{title}</h3>{sortable(head, lines)}"
+
+
+def _refused(rows: Sequence[Timed]) -> str:
+    found = [(row, record) for row in rows for record in row.refused]
+    if not found:
+        return f"<h3>Refused</h3><p>No variant was refused a number in {len(rows)} rows.</p>"
+    lines = [line([_link(row), text(each.variant, "words"), text(each.error, "long")]) for row, each in found]
+    return f"<h3>Refused</h3>{sortable(('row', 'variant', 'reason'), lines)}"
+
+
+def _other_functions(rows: Sequence[Timed]) -> str:
+    found = [(row, record) for row in rows for record in row.other_functions_ahead]
+    title = "<h3>Faster, but another function</h3>"
+    if not found:
+        return f"{title}<p>No flow of the same size that computes another function is faster than nfkern.</p>"
+    head = ("row", "nfkern", "variant", "median", "note")
+    lines = [
+        line([_link(row), _best(row.ours), text(each.variant), _best(each), text(standing_note(each.variant))])
+        for row, each in found
+    ]
+    return title + sortable(head, lines)
+
+
+def _link(row: Timed) -> Cell:
+    return Cell(f'<a href="#{escape(row.anchor)}">{escape(row.title)}</a>')
+
+
+def _best(record: Record | None) -> Cell:
+    return NOTHING if record is None else seconds(_time(record), record.variant)
+
+
+def _coarser(record: Record | None) -> Cell:
+    return NOTHING if record is None else seconds(_time(record), record.precision)
+
+
+def _banded(record: Record | None) -> list[Cell]:
+    if record is None or record.quantiles is None:
+        return [NOTHING, NOTHING]
+    low, high = record.quantiles.p10_s, record.quantiles.p90_s
+    return [_best(record), Cell(f"{seconds(low).html} to {seconds(high).html}", low)]
+
+
+def _time(record: Record) -> float:
+    if record.quantiles is None:
+        raise ValueError(f"record: {record.key} has no number")
+    return record.quantiles.median_s

@@ -1,0 +1,79 @@
+"use strict";
+// Without this script the page is complete; with it tables can be sorted and rows filtered.
+
+// Numbers by their raw value, all else as text; cells without anything come last either way.
+function compare(one, other, descending) {
+  if (one === "" || other === "") return (one === "") - (other === "");
+  const order = typeof one === "number" && typeof other === "number"
+    ? one - other
+    : String(one).localeCompare(String(other), "en", { numeric: true });
+  return descending ? -order : order;
+}
+
+function key(row, column) {
+  const cell = row.cells[column];
+  if (!cell) return "";
+  return cell.dataset.value === undefined ? cell.textContent.trim() : Number(cell.dataset.value);
+}
+
+function sort(table, column) {
+  const heads = table.tHead.rows[0].cells;
+  const descending = heads[column].getAttribute("aria-sort") === "ascending";
+  for (const head of heads) head.setAttribute("aria-sort", "none");
+  heads[column].setAttribute("aria-sort", descending ? "descending" : "ascending");
+  const body = table.tBodies[0];
+  const rows = [...body.rows].map(row => [key(row, column), row]);
+  rows.sort((one, other) => compare(one[0], other[0], descending));
+  body.append(...rows.map(([, row]) => row));
+}
+
+for (const table of document.querySelectorAll("table.sortable")) {
+  [...table.tHead.rows[0].cells].forEach((head, column) => {
+    const button = document.createElement("button");
+    button.append(...head.childNodes);
+    button.addEventListener("click", () => sort(table, column));
+    head.append(button);
+    head.setAttribute("aria-sort", "none");
+  });
+}
+
+// One line of the overview and the details of the same row come and go together: every word must be in the row's name.
+for (const table of document.querySelectorAll("table.filtered")) {
+  const label = document.createElement("label");
+  const field = document.createElement("input");
+  const count = document.createElement("output");
+  field.type = "search";
+  field.placeholder = "work case batch_1 threads_1 variant";
+  label.append("Only rows with ", field, " ", count);
+  label.className = "filter";
+  table.parentElement.before(label);
+  const rows = [...table.tBodies[0].rows];
+  const show = () => {
+    const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const row of rows) {
+      row.hidden = !words.every(word => row.dataset.words.includes(word));
+      document.getElementById(row.dataset.row).hidden = row.hidden;
+    }
+    count.textContent = words.length ? `${rows.filter(row => !row.hidden).length} of ${rows.length}` : "";
+  };
+  field.addEventListener("input", show);
+}
+
+// A line of fits shows its curve: the others fade.
+for (const line of document.querySelectorAll(".growth tr[data-curve]")) {
+  const curves = [...line.closest(".growth").querySelectorAll("g.curve")];
+  const fade = one => curves.forEach(curve => curve.classList.toggle("dim", one !== "" && curve.dataset.curve !== one));
+  line.addEventListener("pointerenter", () => fade(line.dataset.curve));
+  line.addEventListener("pointerleave", () => fade(""));
+}
+
+// A link to a row opens it, also the second time.
+function open() {
+  const row = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (row instanceof HTMLDetailsElement) row.open = true;
+}
+addEventListener("hashchange", open);
+document.addEventListener("click", event => {
+  if (event.target.closest("a[href^='#']")) setTimeout(open);
+});
+open();

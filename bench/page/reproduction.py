@@ -1,0 +1,46 @@
+"""The command that measures a row again."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nfkern.bench.declarations import rows
+from nfkern.bench.records import Record
+from nfkern.bench.registry import VARIANTS, WORKS
+from nfkern.bench.suites import SUITES
+
+OUT = "again.json"
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """How to measure a row again.
+
+    Attributes:
+        command: for a shell.
+        missing: variants of the row that it leaves out, for no suite has them there any more.
+    """
+
+    command: str
+    missing: tuple[str, ...]
+
+
+def reproduction(records: Sequence[Record]) -> Reproduction | None:
+    """With the suite that has most of the row's variants, the first of several; None if none has the row any more.
+
+    Args:
+        records: of one row.
+    """
+    first, best, shared = records[0], "", set[str]()
+    measured = [record.variant for record in records]
+    for name, benchmarks in SUITES.items():
+        # What "all" threads mean is the machine's affair: here it is the row's own number.
+        for row in rows(benchmarks, WORKS, VARIANTS, first.threads):
+            here = {variant.name for variant in row.variants} & set(measured)
+            if row.name == first.row and len(here) > len(shared):
+                best, shared = name, here
+    if not best:
+        return None
+    device = [] if first.environment.device == "cpu" else ["--device", first.environment.device]
+    words = ["nfkern", "bench", "run", "--suite", best, *device, "--match", first.row, "--out", OUT]
+    return Reproduction(shlex.join(words), tuple(name for name in measured if name not in shared))

@@ -1,0 +1,139 @@
+"""Rows of one or several files, and who is ahead in each."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nfkern.bench.cases import CASES
+from nfkern.bench.compare import Bounds, above
+from nfkern.bench.records import Record, by_row
+from nfkern.bench.report import is_ours, standing
+
+Word = Literal["ahead", "even", "behind", "alone"]
+
+EVEN = 0.05
+"""Share of the smaller median up to which two are called even."""
+
+_PRECISIONS = ("bf16", "tf32", "fp32", "fp64")
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The variants of one row, which took turns.
+
+    Attributes:
+        anchor: the row's name on the page, unique there.
+        file: the name of the file.
+        several: whether the page has more files than this one.
+        records: one of each variant.
+    """
+
+    anchor: str
+    file: str
+    several: bool
+    records: Sequence[Record]
+
+    @property
+    def first(self) -> Record:
+        """Says what all have in common: work, case, batch, threads, environment."""
+        return self.records[0]
+
+    @property
+    def title(self) -> str:
+        """The row in words, which tell it from all others of the page."""
+        threads = "1 thread" if self.first.threads == 1 else f"{self.first.threads} threads"
+        file = f" ({self.file})" if self.several else ""
+        return f"{self.first.work}, {self.first.case}, batch {self.first.batch}, {threads}{file}"
+
+    @property
+    def peer(self) -> Record | None:
+        """The fastest that does the same job and is not nfkern's own."""
+        return _fastest(each for each in self.records if not is_ours(each.variant) and _is(each, "peer"))
+
+    @property
+    def ours(self) -> Record | None:
+        """Nfkern's fastest variant, at the peer's precision or a higher one; without a peer at that of fp32."""
+        least = self.peer.precision if self.peer else "fp32"
+        return _fastest(each for each in self.records if is_ours(each.variant) and _rank(each) >= _rank(least))
+
+    @property
+    def ours_coarser(self) -> Record | None:
+        """Nfkern's fastest variant of all, if it is one of a lower precision than `ours` may have."""
+        fastest = _fastest(each for each in self.records if is_ours(each.variant))
+        return None if fastest is self.ours else fastest
+
+    @property
+    def floor(self) -> Record | None:
+        """Of the floors of the precision of `ours`, the highest."""
+        precision = self.ours.precision if self.ours else "fp32"
+        floors = [each for each in self.records if _is(each, "floor") and each.precision == precision]
+        return max((each for each in floors if each.quantiles), key=_median, default=None)
+
+    @property
+    def word(self) -> Word:
+        """How `ours` stands to `peer`.
+
+        Ahead or behind if each median lies outside the other's 10 to 90 % band, as `nfkern bench compare` has it.
+        A difference of up to `EVEN` in nfkern's favour is called even, however small the noise; one against it is not.
+        """
+        if not (self.ours and self.peer and self.ours.quantiles and self.peer.quantiles):
+            return "alone"
+        if above(self.ours.quantiles, self.peer.quantiles, Bounds(0.0)):
+            return "behind"
+        return "ahead" if above(self.peer.quantiles, self.ours.quantiles, Bounds(EVEN)) else "even"
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as fast as `peer` `ours` is."""
+        return _median(self.peer) / _median(self.ours) if self.ours and self.peer else None
+
+    @property
+    def other_functions_ahead(self) -> list[Record]:
+        """Variants of the same size, but another function, that are faster than `ours`."""
+        return [
+            each
+            for each in self.records
+            if self.ours and each.quantiles and _is(each, "same_size") and _median(each) < _median(self.ours)
+        ]
+
+    @property
+    def refused(self) -> list[Record]:
+        """Those that the gate, or an error, left without a number."""
+        return [each for each in self.records if each.error]
+
+
+def timed_rows(files: Mapping[str, Sequence[Record]]) -> list[Timed]:
+    """Every row of every file, by work, case, batch and threads; works in the order of the files.
+
+    Rows of two files are two rows, for their variants did not take turns.
+    """
+    found = []
+    for number, (file, records) in enumerate(files.items()):
+        prefix = f"{number}-" if number else ""
+        found += [Timed(prefix + name, file, len(files) > 1, each) for name, each in by_row(records).items()]
+    works = list(dict.fromkeys(row.first.work for row in found))
+    # Cases as they are declared; what is no longer known comes last.
+    cases = list(dict.fromkeys([*CASES, *(row.first.case for row in found)]))
+    return sorted(found, key=lambda row: _place(row.first, works, cases))
+
+
+def _place(record: Record, works: Sequence[str], cases: Sequence[str]) -> tuple[int, int, int, int]:
+    return works.index(record.work), cases.index(record.case), record.batch, record.threads
+
+
+def _is(record: Record, kind: str) -> bool:
+    return standing(record.variant) == kind
+
+
+def _rank(precision: Record | str) -> int:
+    return _PRECISIONS.index(precision if isinstance(precision, str) else precision.precision)
+
+
+def _median(record: Record) -> float:
+    if record.quantiles is None:
+        raise ValueError(f"record: {record.key} has no number")
+    return record.quantiles.median_s
+
+
+def _fastest(records: Iterable[Record]) -> Record | None:
+    return min((record for record in records if record.quantiles), key=_median, default=None)
