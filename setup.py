@@ -56,7 +56,11 @@ def native_extension():
 setup(
     packages=packages,
     package_dir=folders,
-    package_data={"nfkern": ["py.typed"], "nfkern.bench": ["results/*.json"]},
+    package_data={
+        "nfkern": ["py.typed"],
+        "nfkern.bench": ["results/*.json"],
+        "nfkern.bench.page": ["page.css", "page.js"],
+    },
     include_package_data=False,
     **native_extension(),
 )

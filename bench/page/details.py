@@ -33,7 +33,8 @@ def _row(row: Timed, machine: int) -> str:
     jobs = [each.quantiles.median_s for each in row.records if each.quantiles and not standing_note(each.variant)]
     longest = max((each.p90_s for each in measured), default=0.0)
     reference = measured[0].median_s if measured else 0.0
-    lines = [_line(record, reference, min(jobs, default=0.0), longest) for record in row.records]
+    best_s = min(jobs, default=0.0)
+    lines = [_line(record, first, reference, best_s, longest) for record in row.records]
     best = f"<small>{duration(min(jobs))} at best</small>" if jobs else "<small>no number</small>"
     return f"""<details id="{escape(row.anchor)}"><summary>{escape(row.title)}{best}</summary>
 <p>{escape(first.mode)}{size}; machine {machine}, clock {escape(first.clock)}; {escape(row.file)}</p>
@@ -49,10 +50,8 @@ def _again(records: Sequence[Record]) -> str:
     return f"Measure it again: <code>{escape(found.command)}</code>{escape(without)}"
 
 
-def _line(record: Record, reference: float, best: float, longest: float) -> str:
-    note = standing_note(record.variant)
-    precision = "" if record.precision == "fp32" else f" <small>{escape(record.precision)}</small>"
-    name = Cell(f"{escape(record.variant)}{precision}" + (f" <i>({escape(note)})</i>" if note else ""))
+def _line(record: Record, first: Record, reference: float, best: float, longest: float) -> str:
+    name = Cell(_name(record, first))
     if record.quantiles is None:
         kind, reason = ("refused", record.error) if record.error else ("skipped", record.skipped)
         shown = f'<td class="note" colspan="{len(_COLUMNS) - 1}">{kind}: {escape(reason or "")}</td>'
@@ -62,6 +61,15 @@ def _line(record: Record, reference: float, best: float, longest: float) -> str:
     first_call = NOTHING if record.first_call_s is None else seconds(record.first_call_s)
     cells += [ratio(reference / q.median_s), first_call, text(q.repeats)]
     return line(cells, ' class="best"' if q.median_s == best else "")
+
+
+def _name(record: Record, first: Record) -> str:
+    """A variant, and what sets it apart: precision, size, standing."""
+    apart = [record.precision] if record.precision != "fp32" else []
+    apart += [f"{record.parameters:,} parameters"] if record.parameters != first.parameters else []
+    note = standing_note(record.variant)
+    small = f" <small>{escape(', '.join(apart))}</small>" if apart else ""
+    return f"{escape(record.variant)}{small}" + (f" <i>({escape(note)})</i>" if note else "")
 
 
 def _bar(record: Record, longest: float) -> Cell:

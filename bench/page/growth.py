@@ -25,7 +25,7 @@ is the slope of the line of least squares through the logarithms of all points o
 proportional, 0 constant. Where a call's fixed cost is in sight times follow no power law: then the slope between the
 last two points (last step) is another, and the farthest point lies off the line by the factor named (off by). Variants
 with fewer than {FEWEST} points are left out. Numbers at the curves are those of the table; thick lines with full marks
-are nfkern's own, thin ones peers, dashed ones floors, dotted ones other functions of the same size.</p>
+are nfkern's own, thin ones peers, dashed ones floors, dotted ones other functions.</p>
 {"".join(parts)}"""
 
 

@@ -23,11 +23,11 @@ def overview(rows: Sequence[Timed]) -> str:
     dates = sorted(record.date[:10] for row in rows for record in row.records)
     measured = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     return f"""<p>{sum(len(row.records) for row in rows)} records of {len(rows)} rows, measured {measured}.</p>
-<p>Medians of wall clock per call, measured in turns. <b>nfkern</b> is its fastest variant in the
-precision of the best peer or a higher one, and <b>ratio</b> says how many times as long that peer takes;
-<b>coarser</b> is nfkern's fastest in a lower precision, where that is faster still. Peers give the same results as
-nfkern. A floor is a part of the job, done right or wrong; <b>to floor</b> says how many times as long nfkern takes. No
-time is shown without a green correctness gate.</p>
+<p>Medians of wall clock per call, measured in turns. <b>nfkern</b> is its fastest variant in the precision of the best
+peer or a higher one, and <b>ratio</b> says how many times as long that peer takes; <b>coarser</b> is nfkern's fastest
+in a lower precision, where that is faster still. Peers give the same results as nfkern. A floor is a part of the job,
+done right or wrong; <b>to floor</b> says how many times as long nfkern takes, less than once where its products are
+faster than torch.mm's, which gemm are. No time is shown without a green correctness gate.</p>
 {sortable(columns, lines, "filtered")}"""
 
 
@@ -42,8 +42,17 @@ def losses(rows: Sequence[Timed]) -> str:
         f"nfkern is ahead in {words['ahead']}, even in {words['even']} and behind in {words['behind']}. Behind: the "
         "peer is faster by more than the noise, which is that each median lies outside the other's 10 to 90 % band. "
         f"Even: not behind, and ahead by less than {_PERCENT} or by less than the noise.</p>",
-        _compared("Behind a peer", behind, f"In none of {compared} rows is a peer faster by more than the noise."),
-        _compared("Even", even, f"None of {compared} rows is even."),
+        _compared(
+            "Behind a peer",
+            [(row, row.ours) for row in behind],
+            f"In none of {compared} rows is a peer faster by more than the noise.",
+        ),
+        _compared(
+            "Behind a peer as a user calls it",
+            [(row, row.called_behind) for row in rows if row.called_behind],
+            "Nowhere else is a peer faster than the variant nfkern, which is neither frozen nor otherwise prepared.",
+        ),
+        _compared("Even", [(row, row.ours) for row in even], f"None of {compared} rows is even."),
         _refused(rows),
         _other_functions(rows),
     ]
@@ -67,11 +76,16 @@ def _line(row: Timed) -> str:
     return line(cells, f' class="{row.word}" data-row="{escape(row.anchor)}" data-words="{words} {escape(row.file)}"')
 
 
-def _compared(title: str, rows: Sequence[Timed], otherwise: str) -> str:
+def _compared(title: str, rows: Sequence[tuple[Timed, Record | None]], otherwise: str) -> str:
+    """Rows, and the variant that is set beside their peer."""
     if not rows:
         return f"<h3>{title}</h3><p>{otherwise}</p>"
     head = ("row", "nfkern", "10 to 90 %", "peer", "10 to 90 %", "ratio")
-    lines = [line([_link(row), *_banded(row.ours), *_banded(row.peer), ratio(row.ratio)]) for row in rows]
+    lines = [
+        line([_link(row), *_banded(ours), *_banded(row.peer), ratio(_time(row.peer) / _time(ours))])
+        for row, ours in rows
+        if ours and row.peer
+    ]
     return f"<h3>{title}</h3>{sortable(head, lines)}"
 
 
@@ -87,7 +101,7 @@ def _other_functions(rows: Sequence[Timed]) -> str:
     found = [(row, record) for row in rows for record in row.other_functions_ahead]
     title = "<h3>Faster, but another function</h3>"
     if not found:
-        return f"{title}<p>No flow of the same size that computes another function is faster than nfkern.</p>"
+        return f"{title}<p>No variant that computes another function is faster than nfkern.</p>"
     head = ("row", "nfkern", "variant", "median", "note")
     lines = [
         line([_link(row), _best(row.ours), text(each.variant), _best(each), text(standing_note(each.variant))])

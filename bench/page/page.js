@@ -37,7 +37,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// One line of the overview and the details of the same row come and go together: every word must be in the row's name.
+// A part of a name will do; behind a number nothing may follow, so that batch_1 is not batch_16.
+function has(names, word) {
+  return names.some(name => /\d$/.test(word) ? name.endsWith(word) : name.includes(word));
+}
+
+// A line of the overview and the details of the same row come and go together.
 for (const table of document.querySelectorAll("table.filtered")) {
   const label = document.createElement("label");
   const field = document.createElement("input");
@@ -51,7 +56,7 @@ for (const table of document.querySelectorAll("table.filtered")) {
   const show = () => {
     const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const row of rows) {
-      row.hidden = !words.every(word => row.dataset.words.includes(word));
+      row.hidden = !words.every(word => has(row.dataset.words.split(" "), word));
       document.getElementById(row.dataset.row).hidden = row.hidden;
     }
     count.textContent = words.length ? `${rows.filter(row => !row.hidden).length} of ${rows.length}` : "";

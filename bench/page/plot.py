@@ -11,13 +11,15 @@ from nfkern.bench.report import is_ours, standing
 _WIDTH, _HEIGHT = 520, 470
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 478, 12, 420
 _COLOURS = 7
-# Within radius 1 of the origin; the last two have no area.
+# Within radius 1 of the origin.
 _MARKS = (
     "M-.9,0a.9,.9 0 1 0 1.8,0a.9,.9 0 1 0 -1.8,0Z",
     "M-.8,-.8H.8V.8H-.8Z",
     "M0,-1L1,.8H-1Z",
     "M0,-1.1L1.1,0L0,1.1L-1.1,0Z",
     "M0,1L1,-.8H-1Z",
+    "M-.8,-.9H.8L-.8,.9H.8Z",
+    "M.8,-1V1L-1,0Z",
     "M-1,0H1M0,-1V1",
     "M-.8,-.8L.8,.8M-.8,.8L.8,-.8",
 )
@@ -30,14 +32,21 @@ class Look:
     """How a variant is drawn, in every picture alike.
 
     Attributes:
-        kind: "own", or its standing: width, filling and dashes.
-        colour: number of a colour of the page.
-        mark: of `_MARKS`; with `kind` it tells variants apart without their colour.
+        kind: "own", or its standing: width and dashes.
+        mark: of `_MARKS`.
+        full: whether marks are filled; with `kind` and `mark` it tells variants apart without their colour.
+        colour: a variable of the page's style.
     """
 
     kind: str
-    colour: int
     mark: int
+    full: bool
+    colour: str
+
+    @property
+    def attributes(self) -> str:
+        """Class and style of what is drawn so."""
+        return f'class="curve {self.kind}{" full" if self.full else ""}" style="--c:var(--{self.colour})"'
 
 
 def look(variant: str) -> Look:
@@ -45,14 +54,16 @@ def look(variant: str) -> Look:
     kind = _kind(variant)
     alike = [name for name in VARIANTS if _kind(name) == kind]
     place = alike.index(variant) if variant in alike else len(alike)
-    return Look(kind, place % _COLOURS, place % len(_MARKS))
+    turn, mark = divmod(place, len(_MARKS))
+    colour = "soft" if kind == "floor" else f"c{place % _COLOURS}"
+    return Look(kind, mark, (kind == "own") != (turn % 2 == 1), colour)
 
 
 def sample(variant: str) -> str:
     """A piece of its curve, for a legend."""
     shown = look(variant)
     return (
-        f'<svg class="sample curve {shown.kind}" style="--c:var(--c{shown.colour})" viewBox="0 0 44 14" '
+        f'<svg {shown.attributes} viewBox="0 0 44 14" '
         f'aria-hidden="true"><polyline points="2,7 42,7"/>{_mark(shown, 22, 7)}</svg>'
     )
 
@@ -128,7 +139,7 @@ def _curve(number: int, name: str, places: Sequence[tuple[float, float]], end: f
     marks = "".join(_mark(shown, x, y) for x, y in places)
     x, y = places[-1]
     return (
-        f'<g class="curve {shown.kind}" data-curve="{escape(name)}" style="--c:var(--c{shown.colour})">'
+        f'<g {shown.attributes} data-curve="{escape(name)}">'
         f'<title>{escape(f"{name}: {words}")}</title><polyline points="{line} "/>{marks}'
         f'<path class="leader" d="M{x + 6:.1f},{y:.1f}L{x + 17:.1f},{end:.1f}"/>'
         f"{_text(x + 20, end + 5, str(number), 'start')}</g>"

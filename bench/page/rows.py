@@ -83,17 +83,26 @@ class Timed:
         return "ahead" if above(self.peer.quantiles, self.ours.quantiles, Bounds(EVEN)) else "even"
 
     @property
+    def called_behind(self) -> Record | None:
+        """Nfkern as a user calls it, neither frozen nor otherwise prepared, where that alone is behind `peer`."""
+        called = next((each for each in self.records if each.variant == "nfkern"), None)
+        peer = self.peer
+        if self.word == "behind" or not (called and peer and called.quantiles and peer.quantiles):
+            return None
+        return called if above(called.quantiles, peer.quantiles, Bounds(0.0)) else None
+
+    @property
     def ratio(self) -> float | None:
         """How many times as fast as `peer` `ours` is."""
         return _median(self.peer) / _median(self.ours) if self.ours and self.peer else None
 
     @property
     def other_functions_ahead(self) -> list[Record]:
-        """Variants of the same size, but another function, that are faster than `ours`."""
+        """Variants that compute another function, and do so faster than `ours` its own."""
         return [
             each
             for each in self.records
-            if self.ours and each.quantiles and _is(each, "same_size") and _median(each) < _median(self.ours)
+            if self.ours and each.quantiles and _other(each) and _median(each) < _median(self.ours)
         ]
 
     @property
@@ -123,6 +132,10 @@ def _place(record: Record, works: Sequence[str], cases: Sequence[str]) -> tuple[
 
 def _is(record: Record, kind: str) -> bool:
     return standing(record.variant) == kind
+
+
+def _other(record: Record) -> bool:
+    return standing(record.variant) not in ("peer", "floor")
 
 
 def _rank(precision: Record | str) -> int:

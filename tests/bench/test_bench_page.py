@@ -1,0 +1,204 @@
+"""What the page says: who is ahead in a row, how to measure it again, and which files it takes."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from bench_records import ENVIRONMENT, record, refused, spread
+from quality_results import results
+
+from nfkern.bench import records as storage
+from nfkern.bench import suites
+from nfkern.bench.declarations import Benchmark
+from nfkern.bench.page import growth, kinds, machines, overview, plot
+from nfkern.bench.page.reproduction import reproduction
+from nfkern.bench.page.rows import Timed, timed_rows
+from nfkern.bench.quality import records as quality
+from nfkern.bench.registry import VARIANTS
+from nfkern.errors import UserError
+
+RESULTS = Path(__file__).parent.parent.parent / "bench" / "results"
+
+
+def row(*records):
+    return Timed("row", "records.json", False, records)
+
+
+def timed(**medians):
+    """A row of medians in milliseconds, with bands of 2 % to either side."""
+    times = {name: spread(value * 1e-3) for name, value in medians.items()}
+    return row(*(record(name, each, precision=VARIANTS[name].precision) for name, each in times.items()))
+
+
+@pytest.mark.parametrize(
+    ("ours", "peer", "word"),
+    [(1.0, 2.0, "ahead"), (1.0, 1.06, "ahead"), (1.0, 1.04, "even"), (1.01, 1.0, "even"), (1.04, 1.0, "behind")],
+)
+def test_a_row_is_ahead_even_or_behind(ours, peer, word):
+    found = timed(nfkern=ours, eager=peer)
+    assert found.word == word
+    assert found.ratio == pytest.approx(peer / ours)
+
+
+def test_noise_makes_even_what_the_medians_do_not():
+    noisy = row(record("nfkern", spread(1e-3, 0.4)), record("eager", spread(1.3e-3, 0.4)))
+    assert noisy.word == "even"
+    assert row(noisy.records[1], replace(noisy.records[0], variant="eager_compile")).word == "alone"
+
+
+def test_the_best_are_of_one_precision_and_floors_are_no_peers():
+    found = timed(eager=9, jax_jit=4, nfkern=5, nfkern_frozen=3, nfkern_frozen_bf16=2, gemm=1, gemm_bf16=0.5, zuko=2.5)
+    assert (found.ours.variant, found.peer.variant) == ("nfkern_frozen", "jax_jit")
+    assert found.ours_coarser.variant == "nfkern_frozen_bf16"
+    assert found.floor.variant == "gemm"
+    assert [each.variant for each in found.other_functions_ahead] == ["zuko"]
+    # In bf16 it would be ahead: that does not count against a peer in fp32.
+    assert timed(jax_jit=4, nfkern=5, nfkern_frozen_bf16=2).word == "behind"
+    assert timed(nfkern=1, gemm=0.5).word == "alone"
+
+
+def test_rows_of_two_files_are_two_rows():
+    found = timed_rows({"one.json": [record(batch=256), record(batch=1)], "two.json": [record(batch=1)]})
+    assert [(each.first.batch, each.file) for each in found] == [(1, "one.json"), (1, "two.json"), (256, "one.json")]
+    assert len({each.anchor for each in found}) == 3
+    assert found[1].title == "inverse, ogbench, batch 1, 1 thread (two.json)"
+
+
+def test_losses_say_over_how_many_rows():
+    ahead = timed(nfkern=1, eager=2)
+    html = overview.losses([ahead, timed(nfkern=1, gemm=1)])
+    assert "Of 2 rows 1 have both" in html
+    assert "In none of 1 rows is a peer faster by more than the noise." in html
+    assert "No variant was refused a number in 2 rows." in html
+    behind = timed(nfkern=2, eager=1, zuko=1.5)
+    even = timed(nfkern=1, jax_jit=1)
+    failed = row(record("eager"), refused("nfkern", "<wrong>"))
+    html = overview.losses([ahead, behind, even, failed])
+    assert "ahead in 1, even in 1 and behind in 1" in html
+    parts = dict(zip(re.findall(r"<h3>(.*?)</h3>", html), re.split(r"<h3>.*?</h3>", html)[1:], strict=True))
+    assert "2.00 ms <small>nfkern</small>" in parts["Behind a peer"]
+    assert "1.00 ms <small>jax_jit</small>" in parts["Even"]
+    assert "Nowhere else" in parts["Behind a peer as a user calls it"]
+    assert "&lt;wrong&gt;" in parts["Refused"]
+    assert "same size, not the same function" in parts["Faster, but another function"]
+
+
+def test_a_frozen_lead_does_not_hide_that_the_call_is_behind():
+    found = timed(nfkern=3, nfkern_frozen=1, eager=2)
+    assert (found.word, found.called_behind.variant) == ("ahead", "nfkern")
+    html = overview.losses([found])
+    assert re.search("as a user calls it</h3>.*3.00 ms.*2.00 ms.*0.67.*<h3>Even", html, re.DOTALL)
+    assert timed(nfkern=1.9, nfkern_frozen=1, eager=2).called_behind is None
+
+
+def test_the_command_is_of_the_suite_that_has_most_of_the_row(monkeypatch):
+    monkeypatch.setattr(
+        "nfkern.bench.page.reproduction.SUITES",
+        {
+            "small": (Benchmark("inverse", ("ogbench",), (256,), ("eager", "nfkern")),),
+            "large": (Benchmark("inverse", ("ogbench",), (256,), ("eager", "nfkern", "jax_jit")),),
+        },
+    )
+    records = [record("eager", threads=3), record("jax_jit", threads=3), record("zuko", threads=3)]
+    found = reproduction(records)
+    assert found.command == ("nfkern bench run --suite large --match inverse-ogbench-256-threads_3 --out again.json")
+    assert found.missing == ("zuko",)
+    assert "--suite small" in reproduction(records[:1]).command
+    assert reproduction([record(batch=7)]) is None
+    on_gpu = replace(records[0], environment=replace(ENVIRONMENT, device="cuda"))
+    assert "--device cuda" in reproduction([on_gpu]).command
+
+
+def test_commands_of_the_recorded_rows_name_rows_that_are_there():
+    """Every row that is on record can be measured again."""
+    for path in sorted(RESULTS.glob("*.json")):
+        for name, records in storage.by_row(storage.read(path)).items():
+            found = reproduction(records)
+            assert found is not None, name
+            assert re.search(r"--suite (\S+)", found.command)[1] in suites.SUITES
+
+
+def test_machines_are_the_distinct_environments():
+    backends = {"a": "native", "b": "native", "c": "reference"}
+    other = replace(ENVIRONMENT, commit="0123456789abcdef-dirty", backends=backends)
+    records = [record(), record("eager"), record(batch=1, environment=other, clock="2000 MHz")]
+    html = machines.machines(timed_rows({"one.json": records}))
+    assert html.count("<tr>") == 3
+    common = ("Example CPU &lt;1&gt; (cpu)", "reference (1 op)", "torch 2.13.0")
+    for words in (*common, "0123456789ab with changes", "2000 MHz"):
+        assert words in html, words
+    assert "native (2 ops); reference: c" in html
+
+
+def test_growth_has_a_picture_and_exponents_for_each_family():
+    slower = {"nfkern": 1, "eager": 3}
+    records = [record(name, spread(1e-5 * x * slower[name]), batch=x) for name in slower for x in (1, 16, 256)]
+    html = growth.growth({"one.json": records})
+    assert (html.count("<figure>"), html.count("inverse against batch")) == (1, 1)
+    assert "case ogbench, threads 1" in html
+    assert re.findall(r'<td data-value="1">1.00</td>', html)
+    assert "1 to 256" in html
+    # Once at its curve, once in the table; the slower one lies above and comes first.
+    assert re.findall(r'data-curve="(\w+)"', html) == ["eager", "nfkern", "eager", "nfkern"]
+    assert growth.growth({"one.json": records[:2]}) == "<p>No 3 records of a file differ in one axis only.</p>"
+
+
+def test_variants_look_different_without_their_colours():
+    looks = [replace(plot.look(name), colour="") for name in VARIANTS]
+    assert len(set(looks)) == len(looks)
+
+
+def test_numbers_at_the_ends_of_curves_do_not_overlap():
+    places = [400.0, 401.0, 402.0, 419.0, 100.0, 99.0, 12.0]
+    moved = plot._apart(places)
+    assert sorted(range(7), key=moved.__getitem__) == sorted(range(7), key=places.__getitem__)
+    gaps = [b - a for a, b in zip(sorted(moved), sorted(moved)[1:], strict=False)]
+    assert min(gaps) >= plot._LINE - 1e-9
+    assert min(moved) >= plot._TOP
+    assert max(moved) <= plot._BOTTOM
+
+
+def test_files_are_told_apart_by_what_they_hold(tmp_path):
+    times, fits = tmp_path / "a.json", tmp_path / "b.json"
+    storage.write(times, [record("eager", spread(4e-3)), record()])
+    quality.write(fits, results())
+    html = kinds.to_html([fits, times])
+    titles = re.findall(r"<h2 [^>]*>(.*?)</h2>", html)
+    assert titles == [
+        *("Overview", "Where nfkern loses", "How times grow", "Machines", "Variants", "Every row"),
+        "Quality beside speed",
+    ]
+    assert re.findall(r'<li><a href="#[^"]*">(.*?)</a>', html) == titles
+    assert "data:image/png;base64," in html
+    assert "b.json: " in html
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "{", json.dumps({"work": "x"}), "words"])
+def test_other_files_are_refused_with_both_kinds(tmp_path, text):
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    message = "other.json: is neither benchmark records .*bench run.* nor results of densities .*bench quality"
+    with pytest.raises(UserError, match=message):
+        kinds.to_html([path])
+
+
+def test_what_is_wrong_with_files_is_said(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="missing.json: cannot be read .*`nfkern bench run --out .* or `nfkern bench q"):
+        kinds.to_html([tmp_path / "missing.json"])
+    times, fits = tmp_path / "a.json", tmp_path / "b.json"
+    storage.write(times, [record()])
+    with pytest.raises(UserError, match="files: expected different ones"):
+        kinds.to_html([times, tmp_path / ".." / tmp_path.name / "a.json"])
+    quality.write(fits, results())
+    monkeypatch.setattr(kinds, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs the package matplotlib: `pip install 'nfkern\\[log\\]'`"):
+        kinds.to_html([fits])
+    assert "Overview" in kinds.to_html([times])
+
+
+def test_the_page_of_the_recorded_rows_stays_small():
+    """Under two megabytes: a phone loads it at once."""
+    for path in sorted(RESULTS.glob("*.json")):
+        assert len(kinds.to_html([path]).encode()) < 2_000_000, path
