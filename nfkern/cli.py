@@ -53,7 +53,7 @@ COMMANDS = {
     "bench run": ("nfkern.bench.commands", "Run", "run a suite of benchmarks"),
     "bench compare": ("nfkern.bench.commands", "Compare", "compare two results; exit 1 on a regression"),
     "bench guard": ("nfkern.bench.guard", "Guard", "exit 1 where nfkern has lost its lead over eager PyTorch"),
-    "bench report": ("nfkern.bench.commands", "Report", "write one HTML page about a result"),
+    "bench report": ("nfkern.bench.commands", "Report", "write results as one HTML page"),
     "bench quality": (
         "nfkern.bench.quality.commands",
         "Quality",

@@ -12,7 +12,7 @@ from quality_results import results
 from nfkern.bench import records as storage
 from nfkern.bench import suites
 from nfkern.bench.declarations import Benchmark
-from nfkern.bench.page import growth, kinds, machines, overview, plot
+from nfkern.bench.page import details, growth, kinds, machines, overview, plot
 from nfkern.bench.page.reproduction import reproduction
 from nfkern.bench.page.rows import Timed, timed_rows
 from nfkern.bench.quality import records as quality
@@ -57,6 +57,17 @@ def test_the_best_are_of_one_precision_and_floors_are_no_peers():
     # In bf16 it would be ahead: that does not count against a peer in fp32.
     assert timed(jax_jit=4, nfkern=5, nfkern_frozen_bf16=2).word == "behind"
     assert timed(nfkern=1, gemm=0.5).word == "alone"
+
+
+def test_details_say_what_sets_a_variant_apart():
+    records = [record("eager"), record("nfkern_frozen_bf16", precision="bf16"), record("zuko", parameters=12_345)]
+    html = details.details([row(*records, refused("nfkern", "<wrong>"))], {str(ENVIRONMENT): 7})
+    assert "1,017,006 parameters; machine 7, clock 3000 MHz; records.json" in html
+    assert "<td>eager</td>" in html
+    assert "nfkern_frozen_bf16 <small>bf16</small>" in html
+    assert "zuko <small>12,345 parameters</small> <i>(same size, not the same function)</i>" in html
+    assert "refused: &lt;wrong&gt;" in html
+    assert "Measure it again: <code>nfkern bench run --suite quick --match inverse-ogbench-256-threads_1" in html
 
 
 def test_rows_of_two_files_are_two_rows():

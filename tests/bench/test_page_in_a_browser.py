@@ -146,6 +146,16 @@ def test_words_filter_the_rows_and_their_details(page):
     assert len(shown(page, "table.filtered tbody tr")) == everything
 
 
+def test_pointing_at_a_line_of_fits_shows_its_curve(page):
+    line = page.find_element(By.CSS_SELECTOR, ".growth tbody tr")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", line)
+    webdriver.ActionChains(page).move_to_element(line).perform()
+    curves = page.find_element(By.CSS_SELECTOR, ".growth").find_elements(By.CSS_SELECTOR, "g.curve")
+    faded = [curve for curve in curves if "dim" in curve.get_dom_attribute("class")]
+    assert len(faded) == len(curves) - 1
+    assert line.get_dom_attribute("data-curve") not in {curve.get_dom_attribute("data-curve") for curve in faded}
+
+
 def test_a_line_leads_to_its_row_and_opens_it(page):
     link = page.find_element(By.CSS_SELECTOR, "table.filtered tbody a")
     row = page.find_element(By.ID, link.get_attribute("href").partition("#")[2])
