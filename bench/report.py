@@ -13,6 +13,15 @@ def duration(seconds: float) -> str:
     raise AssertionError
 
 
+def size(bytes_: float) -> str:
+    """Three digits with a unit, in powers of a thousand: `512 B`, `1.20 MB`."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if bytes_ >= scale:
+            value = bytes_ / scale
+            return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f} {unit}"
+    return f"{bytes_:.0f} B"
+
+
 def described(variant: Variant) -> str:
     """Its summary, and what its times stand for where that is not the whole job."""
     note = STANDINGS[variant.standing]

@@ -23,6 +23,11 @@ def median_s(record: Record) -> float | None:
     return record.quantiles.median_s if record.quantiles else None
 
 
+def peak_bytes(record: Record) -> float | None:
+    """Bytes that a training step holds at most."""
+    return record.peak_bytes or None
+
+
 @dataclass(frozen=True)
 class Family:
     """Records that differ in one axis and the variant only.

@@ -1,15 +1,27 @@
 """Each row in full: every variant's quantiles with a bar, and the command that measures it again."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from nfkern.bench.page.reproduction import reproduction
 from nfkern.bench.page.rows import Timed
 from nfkern.bench.page.tables import NOTHING, Cell, line, ratio, seconds, sortable, text
 from nfkern.bench.records import Record
-from nfkern.bench.report import duration, is_ours, standing_note
+from nfkern.bench.report import duration, is_ours, size, standing_note
 
 _COLUMNS = ("variant", "median", "", "p10", "p90", "p99", "p99.9", "ratio", "first call", "calls")
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What a row's lines have in common: columns, the first record, and medians to compare with, in seconds."""
+
+    columns: Sequence[str]
+    first: Record
+    reference: float
+    best: float
+    longest: float
 
 
 def details(rows: Sequence[Timed], machines: Mapping[str, int]) -> str:
@@ -21,24 +33,30 @@ def details(rows: Sequence[Timed], machines: Mapping[str, int]) -> str:
     """
     sections = "\n".join(_row(row, machines[str(row.first.environment)]) for row in rows)
     return f"""<p>Ratios say how many times faster than the row's first variant. Bars go from zero to the median, and
-the line across a bar's end is the 10 to 90 % band. The bold variant is the fastest that does the whole job.</p>
+the line across a bar's end is the 10 to 90 % band. The bold variant is the fastest that does the whole job.
+Memory is the most that a training step allocates beside model and batch, where it was measured.</p>
 {sections}"""
 
 
 def _row(row: Timed, machine: int) -> str:
     first = row.first
-    size = f", {first.parameters:,} parameters" if first.parameters else ""
+    parameters = f", {first.parameters:,} parameters" if first.parameters else ""
     measured = [record.quantiles for record in row.records if record.quantiles]
     # A floor does not do the job, and another function is not the one asked for.
     jobs = [each.quantiles.median_s for each in row.records if each.quantiles and not standing_note(each.variant)]
-    longest = max((each.p90_s for each in measured), default=0.0)
-    reference = measured[0].median_s if measured else 0.0
-    best_s = min(jobs, default=0.0)
-    lines = [_line(record, first, reference, best_s, longest) for record in row.records]
-    best = f"<small>{duration(min(jobs))} at best</small>" if jobs else "<small>no number</small>"
+    with_memory = any(record.peak_bytes for record in row.records)
+    frame = _Frame(
+        (*_COLUMNS, "memory") if with_memory else _COLUMNS,
+        first,
+        reference=measured[0].median_s if measured else 0.0,
+        best=min(jobs, default=0.0),
+        longest=max((each.p90_s for each in measured), default=0.0),
+    )
+    lines = [_line(record, frame) for record in row.records]
+    best = f"<small>{duration(frame.best)} at best</small>" if jobs else "<small>no number</small>"
     return f"""<details id="{escape(row.anchor)}"><summary>{escape(row.title)}{best}</summary>
-<p>{escape(first.mode)}{size}; machine {machine}, clock {escape(first.clock)}; {escape(row.file)}</p>
-{sortable(_COLUMNS, lines)}
+<p>{escape(first.mode)}{parameters}; machine {machine}, clock {escape(first.clock)}; {escape(row.file)}</p>
+{sortable(frame.columns, lines)}
 <p>{_again(row.records)}</p></details>"""
 
 
@@ -50,17 +68,19 @@ def _again(records: Sequence[Record]) -> str:
     return f"Measure it again: <code>{escape(found.command)}</code>{escape(without)}"
 
 
-def _line(record: Record, first: Record, reference: float, best: float, longest: float) -> str:
-    name = Cell(_name(record, first))
+def _line(record: Record, frame: _Frame) -> str:
+    name = Cell(_name(record, frame.first))
     if record.quantiles is None:
         kind, reason = ("refused", record.error) if record.error else ("skipped", record.skipped)
-        shown = f'<td class="note" colspan="{len(_COLUMNS) - 1}">{kind}: {escape(reason or "")}</td>'
+        shown = f'<td class="note" colspan="{len(frame.columns) - 1}">{kind}: {escape(reason or "")}</td>'
         return f'<tr class="{kind}"><td>{name.html}</td>{shown}</tr>'
     q = record.quantiles
-    cells = [name, seconds(q.median_s), _bar(record, longest), *map(seconds, (q.p10_s, q.p90_s, q.p99_s, q.p999_s))]
-    first_call = NOTHING if record.first_call_s is None else seconds(record.first_call_s)
-    cells += [ratio(reference / q.median_s), first_call, text(q.repeats)]
-    return line(cells, ' class="best"' if q.median_s == best else "")
+    cells = [name, seconds(q.median_s), _bar(record, frame.longest)]
+    cells += [*map(seconds, (q.p10_s, q.p90_s, q.p99_s, q.p999_s)), ratio(frame.reference / q.median_s)]
+    cells += [seconds(record.first_call_s), text(q.repeats)]
+    if "memory" in frame.columns:
+        cells.append(Cell(size(record.peak_bytes), record.peak_bytes) if record.peak_bytes else NOTHING)
+    return line(cells, ' class="best"' if q.median_s == frame.best else "")
 
 
 def _name(record: Record, first: Record) -> str:

@@ -55,7 +55,9 @@ def look(variant: str) -> Look:
     alike = [name for name in VARIANTS if _kind(name) == kind]
     place = alike.index(variant) if variant in alike else len(alike)
     turn, mark = divmod(place, len(_MARKS))
-    colour = "soft" if kind == "floor" else f"c{place % _COLOURS}"
+    # Shifted for others, so that the first of them and nfkern's first are of two colours.
+    shift = 0 if kind == "own" else 4
+    colour = "soft" if kind == "floor" else f"c{(place + shift) % _COLOURS}"
     return Look(kind, mark, (kind == "own") != (turn % 2 == 1), colour)
 
 

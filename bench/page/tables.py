@@ -72,5 +72,5 @@ def sortable(head: Sequence[str], lines: Sequence[str], kind: str = "") -> str:
 
 def _cell(cell: Cell) -> str:
     kind = f' class="{cell.kind}"' if cell.kind else ""
-    value = "" if cell.value is None else f' data-value="{cell.value:.6g}"'
+    value = "" if cell.value is None else f' data-value="{cell.value:.9g}"'
     return f"<td{kind}{value}>{cell.html}</td>"

@@ -20,7 +20,7 @@ def sections(files: Mapping[str, Sequence[Record]]) -> list[Section]:
     return [
         Section("overview", "Overview", overview(rows)),
         Section("losses", "Where nfkern loses", losses(rows)),
-        Section("growth", "How times grow", growth(files)),
+        Section("growth", "How time and memory grow", growth(files)),
         Section("machines", "Machines", machines(rows)),
         Section("variants", "Variants", variants(records)),
         Section("rows", "Every row", details(rows, numbered(rows))),

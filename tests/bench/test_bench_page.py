@@ -17,6 +17,7 @@ from nfkern.bench.page.reproduction import reproduction
 from nfkern.bench.page.rows import Timed, timed_rows
 from nfkern.bench.quality import records as quality
 from nfkern.bench.registry import VARIANTS
+from nfkern.bench.report import size
 from nfkern.errors import UserError
 
 RESULTS = Path(__file__).parent.parent.parent / "bench" / "results"
@@ -67,7 +68,15 @@ def test_details_say_what_sets_a_variant_apart():
     assert "nfkern_frozen_bf16 <small>bf16</small>" in html
     assert "zuko <small>12,345 parameters</small> <i>(same size, not the same function)</i>" in html
     assert "refused: &lt;wrong&gt;" in html
+    assert '<th scope="col">memory</th>' not in html
     assert "Measure it again: <code>nfkern bench run --suite quick --match inverse-ogbench-256-threads_1" in html
+
+
+def test_details_have_memory_where_it_was_measured():
+    records = [record("eager", peak_bytes=12_340_000), record("nfkern")]
+    html = details.details([row(*records)], {str(ENVIRONMENT): 1})
+    assert html.count('<th scope="col">memory</th>') == 1
+    assert '<td data-value="12340000">12.3 MB</td>' in html
 
 
 def test_rows_of_two_files_are_two_rows():
@@ -156,6 +165,24 @@ def test_growth_has_a_picture_and_exponents_for_each_family():
     assert growth.growth({"one.json": records[:2]}) == "<p>No 3 records of a file differ in one axis only.</p>"
 
 
+def test_memory_grows_in_pictures_of_its_own():
+    records = [record("nfkern", spread(1e-3), work="training_step", peak_bytes=1000 * x, batch=x) for x in (1, 16, 256)]
+    html = growth.growth({"one.json": records})
+    titles = re.findall(r"<h3>(.*?)</h3>", html)
+    assert titles == ["training_step against batch", "training_step, memory against batch"]
+    assert "256 kB</td>" in html
+    assert ">100 kB</text>" in html
+    # Time is constant, memory proportional.
+    assert re.findall(r">(-?\d\.\d\d)</td>", html) == ["0.00", "0.00", "1.00", "1.00", "1.00", "1.00"]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(512, "512 B"), (1200, "1.20 kB"), (45_600_000, "45.6 MB"), (2.5e9, "2.50 GB")]
+)
+def test_sizes_have_three_digits(number, text):
+    assert size(number) == text
+
+
 def test_variants_look_different_without_their_colours():
     looks = [replace(plot.look(name), colour="") for name in VARIANTS]
     assert len(set(looks)) == len(looks)
@@ -178,7 +205,7 @@ def test_files_are_told_apart_by_what_they_hold(tmp_path):
     html = kinds.to_html([fits, times])
     titles = re.findall(r"<h2 [^>]*>(.*?)</h2>", html)
     assert titles == [
-        *("Overview", "Where nfkern loses", "How times grow", "Machines", "Variants", "Every row"),
+        *("Overview", "Where nfkern loses", "How time and memory grow", "Machines", "Variants", "Every row"),
         "Quality beside speed",
     ]
     assert re.findall(r'<li><a href="#[^"]*">(.*?)</a>', html) == titles
