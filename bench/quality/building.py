@@ -1,4 +1,4 @@
-"""Agents of the study: as wide as asked for, with the weights of a training and a policy's way to act."""
+"""Agents of the study, as wide as asked for, and the densities that they tell."""
 
 from functools import lru_cache
 from typing import Any
@@ -11,8 +11,9 @@ from nfkern.algorithms.datasets import ColumnStatistics, DatasetStatistics
 from nfkern.algorithms.nf_bc import NFBC
 from nfkern.bench.quality.densities import Density
 from nfkern.bench.quality.heads import MixtureBC, SplineBC
-from nfkern.bench.quality.policies import Policy, Recipe, Training
+from nfkern.bench.quality.policies import Recipe
 from nfkern.bench.sizes import nearest_width
+from nfkern.bench.studies.policies import Training, count_parameters
 
 _STATISTICS_ROWS = 20_000
 
@@ -22,13 +23,6 @@ def build(training: Training, density: Density, recipe: Recipe, learning_rate: f
     width = fitted_width(training, density, recipe.parameters)
     settings = recipe.settings(learning_rate) | dict(training.settings) | training.sizes(width)
     return _create(training.agent, settings, density)
-
-
-def acting_agent(policy: Policy, trained: BehavioralCloning, density: Density) -> BehavioralCloning:
-    """An agent with the weights of its training and the policy's way to act."""
-    agent = _create(type(trained), vars(trained.config) | dict(policy.acting), density)
-    agent.load_state_dict(trained.state_dict())
-    return agent
 
 
 def acting_networks(agent: BehavioralCloning) -> nn.ModuleDict:
@@ -55,12 +49,6 @@ def log_density(agent: BehavioralCloning, actions: torch.Tensor, observations: t
         raise TypeError(f"agent: expected one whose actions have a density, got {type(agent).__name__}")
     log_scale = agent.action_normalizer.scale.double().log().sum()
     return found.double().sub(log_scale, alpha=agent.chunk)
-
-
-def count_parameters(training: Training, agent: BehavioralCloning) -> tuple[int, int]:
-    """Numbers in the networks that act, and in all that are trained."""
-    acting = sum(parameter.numel() for name in training.acting for parameter in agent.networks[name].parameters())
-    return acting, sum(parameter.numel() for parameter in agent.networks.parameters())
 
 
 @lru_cache

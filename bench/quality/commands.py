@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -15,9 +14,19 @@ from nfkern.bench.quality.policies import POLICIES, TRAININGS
 from nfkern.bench.quality.records import Results, Settings
 from nfkern.bench.quality.shapes import DENSITIES
 from nfkern.bench.quality.study import Piece, timing_pieces, training_pieces, trainings
-from nfkern.bench.quality.tables import split_markdown, update_markdown
+from nfkern.bench.quality.tables import to_markdown
+from nfkern.bench.studies.checks import (
+    check_environment,
+    check_least,
+    check_names,
+    check_reports,
+    check_settings,
+    how_to_go_on,
+)
+from nfkern.bench.studies.policies import skipped
+from nfkern.bench.studies.tables import update_markdown
 from nfkern.bench.timing import num_threads
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UsageError
 from nfkern.progress import progress_bar
 
 DEFAULT = Settings(tuple(DENSITIES), tuple(POLICIES))
@@ -57,11 +66,11 @@ class Quality:
     def run(self) -> int:
         """Measure and write; 0, 1 if a policy failed, 130 if interrupted."""
         settings = self._settings()
-        self._check_reports()
+        check_reports(self.html, self.tables)
         results = self._earlier(settings) or _empty(settings)
         timing, training = list(timing_pieces(results)), list(training_pieces(results))
         if timing or training:
-            self._check_environment(results)
+            check_environment(self.out, results.environment)
             _check_sizes(results)
         for name, reason in results.skipped.items():
             print(f"skipped: {name}: {reason}")
@@ -70,8 +79,7 @@ class Quality:
                 self._work(results, timing, "density")
                 self._work(results, training, "step")
         except KeyboardInterrupt:
-            without = " without --overwrite" if self.overwrite else ""
-            print(f"interrupted; {self.out} has what is finished: the same command{without} goes on")
+            print(how_to_go_on(self.out, self.overwrite))
             return 130
         failed = [fit for fit in results.fits if fit.error]
         print(f"{len(results.fits)} fits in {self.out}")
@@ -88,13 +96,6 @@ class Quality:
                 piece.run(progress.update)
                 storage.write(self.out, results)
 
-    def _check_reports(self) -> None:
-        """Before the measurements, which take long."""
-        if self.html is not None and find_spec("matplotlib") is None:
-            raise UserError("--html needs the package matplotlib: `pip install 'nfkern[log]'`")
-        if self.tables is not None:
-            split_markdown(self.tables)
-
     def _write_reports(self, results: Results) -> None:
         if self.html is not None:
             # Here, not above: the picture needs matplotlib, and measuring does not.
@@ -104,26 +105,13 @@ class Quality:
             self.html.write_text(to_html(results), encoding="utf-8")
             print(f"wrote {self.html}")
         if self.tables is not None:
-            update_markdown(self.tables, results)
+            update_markdown(self.tables, to_markdown(results))
             print(f"wrote {self.tables}")
 
     def _settings(self) -> Settings:
-        for option, wanted, known in (
-            ("densities", self.densities, DENSITIES),
-            ("policies", self.policies, POLICIES),
-        ):
-            for name in wanted:
-                if name not in known:
-                    raise UsageError(f"--{option}: expected some of {', '.join(known)}, got {name!r}")
-            if not wanted:
-                raise UsageError(f"--{option}: expected at least one")
-        for option, value, least in (
-            ("steps", self.steps, 1),
-            ("seeds", self.seeds, 1),
-            ("parameters", self.parameters, 1),
-        ):
-            if value is not None and value < least:
-                raise UsageError(f"--{option}: expected at least {least}, got {value}")
+        check_names("densities", self.densities, DENSITIES)
+        check_names("policies", self.policies, POLICIES)
+        check_least({"steps": self.steps, "seeds": self.seeds, "parameters": self.parameters})
         chosen = replace(
             QUICK if self.quick else DEFAULT,
             densities=tuple(name for name in DENSITIES if name in self.densities),
@@ -138,19 +126,8 @@ class Quality:
         if self.overwrite or not self.out.exists():
             return None
         results = storage.read(self.out)
-        if changed := storage.differences(results.settings, settings):
-            raise UserError(
-                f"{self.out} was made with other {', '.join(changed)}: repeat its command to go on with it, choose "
-                "another --out, or --overwrite it"
-            )
+        check_settings(self.out, results.settings, settings)
         return results
-
-    def _check_environment(self, results: Results) -> None:
-        if results.environment != current_environment(torch.device("cpu")):
-            raise UserError(
-                f"{self.out} was measured elsewhere or with other versions, so it cannot be gone on with here: choose "
-                "another --out or --overwrite it"
-            )
 
 
 def _check_sizes(results: Results) -> None:
@@ -163,9 +140,6 @@ def _check_sizes(results: Results) -> None:
 
 
 def _empty(settings: Settings) -> Results:
-    skipped = {}
-    for name in settings.policies:
-        if reasons := TRAININGS[POLICIES[name].training].not_supported_reasons():
-            skipped[name] = "; ".join(reasons)
     environment = current_environment(torch.device("cpu"))
-    return Results(settings, environment, 1, datetime.now(UTC).isoformat(timespec="seconds"), skipped)
+    missing = skipped(POLICIES, TRAININGS, settings.policies)
+    return Results(settings, environment, 1, datetime.now(UTC).isoformat(timespec="seconds"), missing)

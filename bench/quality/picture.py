@@ -1,21 +1,17 @@
 """The study's picture, as PNG bytes: distance from the density against the time of one action. Needs matplotlib."""
 
-import io
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from nfkern.bench.quality.policies import POLICIES
 from nfkern.bench.quality.records import TRUTH, Results
-from nfkern.bench.quality.summary import OURS, Summary, front, points, summaries
+from nfkern.bench.quality.summary import OURS, Summary, points, summaries
+from nfkern.bench.studies.drawing import draw_front, draw_legend, png, style
+from nfkern.bench.studies.summary import front
 
 _COLUMNS = 3
-# Colours that stay apart for colour-blind readers too (Okabe and Ito's), and a shape for each colour's second turn.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_SHAPES = ("o", "s", "^")
-
 CAPTION = (
     "Sliced Wasserstein distance from the density (below is better) against the median time of one action (left is "
     "better), both on logarithmic axes; bars are a standard deviation over seeds to either side. The line joins the "
@@ -32,15 +28,11 @@ def pareto(results: Results, batch: int = 1) -> bytes:
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).flat
     for axis, (density, policies) in zip(axes, found.items(), strict=False):
         _panel(axis, density, policies, batch)
-    legend = axes[len(found)]
     for axis in axes[len(found) :]:
         axis.set_axis_off()
     names = [name for name in POLICIES if any(name in policies for policies in found.values())]
-    handles = [legend.plot([], [], linestyle="", label=name, **_style(name))[0] for name in names]
-    legend.legend(handles=handles, loc="center", frameon=False)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
+    draw_legend(axes[len(found)], {name: _style(name) for name in names})
+    return png(figure)
 
 
 def _panel(axis: Any, density: str, policies: dict[str, Summary], batch: int) -> None:
@@ -51,8 +43,7 @@ def _panel(axis: Any, density: str, policies: dict[str, Summary], batch: int) ->
         # A bar down to zero or below has no place on this axis.
         below = None if error is None else [[min(error, 0.9 * distance)], [error]]
         axis.errorbar([seconds * 1e3], [distance], yerr=below, linestyle="", capsize=2, **_style(name))
-    line = [(found[name][0] * 1e3, found[name][1]) for name in front(found)]
-    axis.plot(*zip(*line, strict=True), color="0.6", linewidth=1, zorder=0, drawstyle="steps-post")
+    draw_front(axis, [(found[name][0] * 1e3, found[name][1]) for name in front(found)])
     if TRUTH in policies and (floor := policies[TRUTH].sliced_wasserstein):
         axis.axhline(floor.mean, color="0.4", linestyle="--", linewidth=1, zorder=0)
     axis.set(xscale="log", yscale="log", title=density, xlabel="time of one action, ms", ylabel="sliced Wasserstein")
@@ -64,7 +55,4 @@ def _panel(axis: Any, density: str, policies: dict[str, Summary], batch: int) ->
 
 
 def _style(name: str) -> dict[str, Any]:
-    """The same for a policy in every picture."""
-    index = list(POLICIES).index(name)
-    shape = _SHAPES[index // len(_COLOURS)]
-    return {"color": _COLOURS[index % len(_COLOURS)], "marker": shape, "markersize": 10 if name in OURS else 6}
+    return style(name, POLICIES, OURS)

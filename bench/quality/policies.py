@@ -1,65 +1,19 @@
-"""The policies of the study: which agent each is, how it learns, how it acts, and how wide it is.
+"""The policies of the study, and what their trainings share.
 
 All learn from the same batches with the same optimiser, schedule and average of the weights, in as many steps. Depths
 and proportions are those of each algorithm's own settings; widths are scaled until the networks that act have about
-the same number of parameters. Two policies that differ only in how they act share one training.
+the same number of parameters.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from importlib.util import find_spec
+from dataclasses import dataclass
 from typing import Any
 
-from nfkern.algorithms.behavioral_cloning import BehavioralCloning
 from nfkern.algorithms.diffusion_bc import DiffusionBC
 from nfkern.algorithms.flow_matching_bc import FlowMatchingBC
 from nfkern.algorithms.gaussian_bc import GaussianBC
 from nfkern.algorithms.nf_bc import NFBC
 from nfkern.bench.quality.heads import DistilledBC, MixtureBC, SplineBC
-
-
-@dataclass(frozen=True, eq=False)
-class Training:
-    """An agent and its settings besides those that all share.
-
-    Args:
-        name: as in records.
-        agent: its class.
-        sizes: settings of its networks, for a width.
-        settings: the other settings that are not the agent's defaults, or that ought to be seen here.
-        acting: names of the networks that act.
-        requires: modules that must be importable.
-    """
-
-    name: str
-    agent: type[BehavioralCloning]
-    sizes: Callable[[int], dict[str, Any]]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    acting: tuple[str, ...] = ("policy",)
-    requires: tuple[str, ...] = ()
-
-    def not_supported_reasons(self) -> list[str]:
-        """Why it cannot run here; empty if it can."""
-        return [f"needs the module {name}" for name in self.requires if find_spec(name) is None]
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A way to act with what a training has learned.
-
-    Args:
-        name: as in records.
-        summary: one line for reports.
-        training: name of its training.
-        acting: settings of acting that are not the training's.
-        density: whether its actions have a log-density that it can tell.
-    """
-
-    name: str
-    summary: str
-    training: str
-    acting: Mapping[str, Any] = field(default_factory=dict)
-    density: bool = False
+from nfkern.bench.studies.policies import Policy, Training, layers
 
 
 @dataclass(frozen=True)
@@ -93,10 +47,6 @@ class Recipe:
         }
 
 
-def _layers(count: int) -> Callable[[int], dict[str, Any]]:
-    return lambda width: {"hidden": (width,) * count}
-
-
 def _flow(width: int) -> dict[str, Any]:
     """NF-BC's proportions: 512 hidden units, 256 numbers of context, 512 wide an encoder."""
     return {"hidden": (width, width), "representation": max(1, width // 2), "encoder_width": width}
@@ -109,15 +59,15 @@ TRAININGS: dict[str, Training] = {
     for training in (
         Training("nf", NFBC, _flow, {"noise_std": 0.0, "denoise": False}, _NF_ACTING),
         Training("nf_noised", NFBC, _flow, {"noise_std": 0.1, "denoise": True}, _NF_ACTING),
-        Training("gaussian_mean", GaussianBC, _layers(3)),
-        Training("gaussian", MixtureBC, _layers(3), {"components": 1}),
-        Training("mixture", MixtureBC, _layers(3), {"components": 32}),
-        Training("diffusion", DiffusionBC, _layers(4), {"diffusion_steps": 100}, ("noise",), ("diffusers",)),
-        Training("flow_matching", FlowMatchingBC, _layers(4), acting=("velocity",)),
-        Training("distilled", DistilledBC, _layers(4)),
+        Training("gaussian_mean", GaussianBC, layers(3)),
+        Training("gaussian", MixtureBC, layers(3), {"components": 1}),
+        Training("mixture", MixtureBC, layers(3), {"components": 32}),
+        Training("diffusion", DiffusionBC, layers(4), {"diffusion_steps": 100}, ("noise",), ("diffusers",)),
+        Training("flow_matching", FlowMatchingBC, layers(4), acting=("velocity",)),
+        Training("distilled", DistilledBC, layers(4)),
         # zuko's documentation asks for standardised data, because its splines cover [-5, 5].
         Training(
-            "spline", SplineBC, _layers(2), {"action_normalization": "standard"}, acting=("flow",), requires=("zuko",)
+            "spline", SplineBC, layers(2), {"action_normalization": "standard"}, acting=("flow",), requires=("zuko",)
         ),
     )
 }

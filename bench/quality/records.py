@@ -1,14 +1,12 @@
-"""Results of the study on disk: one JSON document, written anew after each piece of work."""
+"""Results of the study: one JSON document."""
 
-import json
-import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nfkern.bench.environment import Environment
+from nfkern.bench.studies.documents import read_document, tuples, write_document
 from nfkern.bench.timing import Quantiles
-from nfkern.errors import UserError
 
 FORMAT_VERSION = 1
 TRUTH = "truth"
@@ -124,37 +122,20 @@ class Results:
 
 
 def write(path: Path, results: Results) -> None:
-    """Replace the file in one step, so that an interruption leaves the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    document = {"format_version": FORMAT_VERSION, **asdict(results)}
-    partial.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    """Replace the file; raises as `write_document`."""
+    write_document(path, {"format_version": FORMAT_VERSION}, results)
 
 
 def read(path: Path) -> Results:
-    """The results of a file.
-
-    Raises:
-        UserError: there is no such file, or it holds something else.
-    """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); make one with `nfkern bench quality --out {path}`"
-        ) from None
-    try:
-        return _results(json.loads(text))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: holds no results of `nfkern bench quality`: {error}") from None
+    """The results of a file; raises as `read_document`."""
+    return read_document(path, "nfkern bench quality", _results)
 
 
 def _results(data: dict[str, Any]) -> Results:
     if data["format_version"] != FORMAT_VERSION:
         raise ValueError(f"format_version: expected {FORMAT_VERSION}, got {data['format_version']!r}")
     return Results(
-        settings=_settings(data["settings"]),
+        settings=Settings(**tuples(data["settings"])),
         environment=Environment(**data["environment"]),
         threads=data["threads"],
         started=data["started"],
@@ -163,13 +144,3 @@ def _results(data: dict[str, Any]) -> Results:
         trials=[Trial(**row) for row in data["trials"]],
         fits=[Fit(**row | {"scores": row["scores"] and Scores(**row["scores"])}) for row in data["fits"]],
     )
-
-
-def _settings(data: dict[str, Any]) -> Settings:
-    values: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in data.items()}
-    return Settings(**values)
-
-
-def differences(one: Settings, other: Settings) -> list[str]:
-    """Names of the settings that are not the same."""
-    return [each.name for each in fields(Settings) if getattr(one, each.name) != getattr(other, each.name)]

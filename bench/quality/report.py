@@ -1,6 +1,5 @@
 """The study as one HTML page that needs nothing else."""
 
-import base64
 from html import escape
 
 from nfkern.bench.quality import picture, tables
@@ -8,6 +7,7 @@ from nfkern.bench.quality.policies import POLICIES
 from nfkern.bench.quality.records import Results
 from nfkern.bench.quality.shapes import DENSITIES
 from nfkern.bench.quality.summary import summaries
+from nfkern.bench.studies.drawing import embedded
 from nfkern.page import page, table
 
 INTRODUCTION = (
@@ -28,7 +28,7 @@ def to_html(results: Results) -> str:
 def body(results: Results, heading: str) -> str:
     """All of the page, its headings in elements of this name."""
     found = summaries(results)
-    image = base64.b64encode(picture.pareto(results)).decode()
+    image = embedded(picture.pareto(results), "quality against latency", picture.CAPTION)
     sections = "\n".join(
         f"<{heading}>{escape(name)}</{heading}><p>{escape(DENSITIES[name].summary)}</p>{table(*tables.of_density(rows))}"
         for name, rows in found.items()
@@ -39,8 +39,7 @@ def body(results: Results, heading: str) -> str:
     verdicts = "".join(f"<li>{escape(sentence)}</li>" for sentence in tables.verdicts(results))
     return f"""<p>{escape(INTRODUCTION)}</p>
 <p>{escape(tables.described(results))}</p>
-<figure><img alt="quality against latency" src="data:image/png;base64,{image}">
-<figcaption>{escape(picture.CAPTION)}</figcaption></figure>
+{image}
 <{heading}>Who is ahead</{heading}><ul>{verdicts}</ul>
 <{heading}>Policies</{heading}><ul>{legend}{skipped}</ul>
 <{heading}>Time of act for 1 and 256 observations, and CPU time of training</{heading}>{table(*tables.costs(results))}

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from nfkern.algorithms.behavioral_cloning import BehavioralCloning
-from nfkern.bench.quality.building import acting_agent, build, count_parameters, log_density
+from nfkern.bench.quality.building import build, log_density
 from nfkern.bench.quality.densities import Density
-from nfkern.bench.quality.policies import POLICIES, TRAININGS, Policy, Recipe, Training
+from nfkern.bench.quality.policies import POLICIES, TRAININGS, Recipe
 from nfkern.bench.quality.records import TRUTH, Fit, Latency, Results, Scores, Trial
 from nfkern.bench.quality.scoring import HeldOut, score
 from nfkern.bench.quality.shapes import DENSITIES
+from nfkern.bench.studies.policies import Policy, Training, acting_agent, count_parameters
 from nfkern.bench.timing import Budget, interleaved, stopwatch_for
 
 BATCHES = (1, 256)
@@ -131,7 +132,7 @@ def _time(results: Results, density: Density, done: Step) -> None:
     agents: dict[str, BehavioralCloning] = {}
     for training in trainings(results):
         agent = _fresh(results, density, training, results.settings.steps, results.settings.learning_rates[0], 0)
-        agents |= {policy.name: acting_agent(policy, agent, density) for policy in policies(results, training)}
+        agents |= {policy.name: acting_agent(policy, agent) for policy in policies(results, training)}
     for batch in BATCHES:
         contexts = density.contexts(batch, torch.Generator().manual_seed(0))
         observations = contexts[:, None].float().numpy()
@@ -179,7 +180,7 @@ def _scored(
     results: Results, density: Density, policy: Policy, trained: BehavioralCloning, seed: int
 ) -> tuple[Scores | None, str | None]:
     try:
-        agent = acting_agent(policy, trained, density)
+        agent = acting_agent(policy, trained)
         generator = torch.Generator().manual_seed(_HELD_OUT_SEED + 1 + seed)
 
         def sample(contexts: torch.Tensor) -> torch.Tensor:

@@ -1,26 +1,13 @@
-"""Results in short: means and spreads over seeds, the front of quality against time, and who is ahead of the flow."""
+"""Results in short: means and spreads over seeds, and who is ahead of the flow."""
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nfkern.bench.quality.records import TRUTH, Fit, Results
+from nfkern.bench.studies.summary import Spread
 
 OURS = ("nf", "nf_denoised")
 """nfkern's own policies: reports say where others are ahead of them."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and, of two seeds or more, standard deviation."""
-
-    mean: float
-    deviation: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least one value."""
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 @dataclass(frozen=True)
@@ -90,18 +77,6 @@ def _summary(results: Results, density: str, policy: str, fits: Sequence[Fit]) -
     )
 
 
-def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Names of the points (time, distance) to which no other is preferable, from the fastest on.
-
-    Another is preferable if it is as fast and as near, and better in one of the two.
-    """
-    best: list[str] = []
-    for name in sorted(points, key=points.__getitem__):
-        if not best or points[name][1] < points[best[-1]][1]:
-            best.append(name)
-    return best
-
-
 def points(rows: Iterable[Summary], batch: int) -> dict[str, tuple[float, float]]:
     """Median time of `act` for `batch` observations, and sliced Wasserstein distance, where there are both."""
     return {
@@ -112,17 +87,11 @@ def points(rows: Iterable[Summary], batch: int) -> dict[str, tuple[float, float]
 
 
 def ahead(rows: Mapping[str, Summary], ours: str) -> list[str]:
-    """Policies whose samples are nearer to the density than `ours`, by more than the seeds' spreads; nearest first.
-
-    By more than the spreads: the means differ by more than the root of the sum of the squared deviations.
-    """
+    """Policies whose samples are nearer to the density than `ours`, by more than the seeds' spreads; nearest first."""
     own = rows[ours].sliced_wasserstein
     others = [
         (theirs.mean, name)
         for name, row in rows.items()
-        if name not in (*OURS, TRUTH)
-        and (theirs := row.sliced_wasserstein)
-        and own
-        and own.mean - theirs.mean > ((own.deviation or 0.0) ** 2 + (theirs.deviation or 0.0) ** 2) ** 0.5
+        if name not in (*OURS, TRUTH) and (theirs := row.sliced_wasserstein) and own and own.above(theirs)
     ]
     return [name for _, name in sorted(others)]

@@ -1,19 +1,15 @@
 """The study's tables, as rows of text for HTML and Markdown alike."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from nfkern.bench.quality.policies import POLICIES
 from nfkern.bench.quality.records import TRUTH, Results
 from nfkern.bench.quality.shapes import DENSITIES
-from nfkern.bench.quality.summary import OURS, Spread, Summary, ahead, front, points, summaries
+from nfkern.bench.quality.summary import OURS, Summary, ahead, points, summaries
 from nfkern.bench.report import duration
-from nfkern.errors import UserError
-
-Table = tuple[list[str], list[list[str]]]
-"""Head and rows."""
-
-BEGIN, END = "<!-- from the records: begin -->", "<!-- from the records: end -->"
+from nfkern.bench.studies import tables as studies
+from nfkern.bench.studies.summary import beyond_spread, front
+from nfkern.bench.studies.tables import Table, counted, measured_on, percent, spread
 
 FLOOR = "the density itself"
 
@@ -73,8 +69,7 @@ def costs(results: Results) -> Table:
 def verdicts(results: Results) -> list[str]:
     """For each density, a sentence on who is ahead of nfkern's own policies, and one on the front."""
     sentences = []
-    # One seed has no spread, and a reader must not take a difference for more than that.
-    beyond = "beyond the seeds' spread" if len(results.settings.seeds) > 1 else "by one seed, whose spread is not known"
+    beyond = beyond_spread(len(results.settings.seeds))
     for density, policies in summaries(results).items():
         for ours in OURS:
             if ours in policies and policies[ours].sliced_wasserstein:
@@ -88,16 +83,11 @@ def verdicts(results: Results) -> list[str]:
 
 def described(results: Results) -> str:
     """Where and how it was measured, in one paragraph."""
-    settings, environment = results.settings, results.environment
+    settings = results.settings
     rates = ", ".join(f"{rate:g}" for rate in settings.learning_rates)
-    versions = ", ".join(
-        f"{name} {environment.versions[name]}" for name in ("torch", "zuko") if name in environment.versions
-    )
-    threads = "1 thread" if results.threads == 1 else f"{results.threads} threads"
-    seeds = "1 seed" if len(settings.seeds) == 1 else f"{len(settings.seeds)} seeds"
+    where = measured_on(results.environment, results.threads, results.started, ("torch", "zuko"))
     return (
-        f"{environment.device_name}, {threads}, {versions}, commit {(environment.commit or 'unknown')[:12]}, "
-        f"{results.started[:10]}. {settings.steps} steps of {settings.batch_size} pairs, {seeds}, "
+        f"{where}. {settings.steps} steps of {settings.batch_size} pairs, {counted(len(settings.seeds), 'seed')}, "
         f"about {settings.parameters:,} parameters. Learning rates from {rates} by the held-out loss after "
         f"{settings.trial_steps} steps on a seed of its own. Scores at {settings.contexts} contexts with "
         f"{settings.samples} samples each, log-likelihoods on {settings.pairs:,} pairs."
@@ -106,8 +96,7 @@ def described(results: Results) -> str:
 
 def to_markdown(results: Results) -> str:
     """The tables of docs/quality.md."""
-    parts = [f"Measured on {described(results)}"]
-    for title, (head, rows) in (
+    tables = (
         ("Sliced Wasserstein distance, in units of actions, which span [-1, 1]:", distances(results)),
         ("Modes that got at least half of their due / samples on no mode:", modes(results)),
         ("KL divergence in nats, where the policy has a density:", divergences(results)),
@@ -115,47 +104,8 @@ def to_markdown(results: Results) -> str:
             "Time of `act` for 1 and 256 observations, and CPU time of training, by the numbers of a decision:",
             costs(results),
         ),
-    ):
-        lines = [head, ["---"] * len(head), *rows]
-        parts += [title, "\n".join("| " + " | ".join(line) + " |" for line in lines)]
-    parts += ["\n".join(f"- {sentence}" for sentence in verdicts(results))]
-    return "\n\n".join(parts)
-
-
-def split_markdown(path: Path) -> tuple[str, str, str]:
-    """What a Markdown file has before, between and after the marks.
-
-    Raises:
-        UserError: the file cannot be read, or the marks are not there, in order.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-    before, begin, rest = text.partition(BEGIN)
-    between, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"{path}: expected a line {BEGIN} and after it a line {END}, to put the tables between")
-    return before, between, after
-
-
-def update_markdown(path: Path, results: Results) -> None:
-    """Put the tables between the marks; raises as `split_markdown`."""
-    before, _, after = split_markdown(path)
-    path.write_text(f"{before}{BEGIN}\n\n{to_markdown(results)}\n\n{END}{after}", encoding="utf-8")
-
-
-def spread(value: Spread | None, digits: int) -> str:
-    """Mean and deviation, or nothing."""
-    if value is None:
-        return ""
-    mean = f"{value.mean:.{digits}f}"
-    return mean if value.deviation is None else f"{mean} ± {value.deviation:.{digits}f}"
-
-
-def percent(value: Spread | None) -> str:
-    """The mean in percent."""
-    return "" if value is None else f"{100 * value.mean:.0f} %"
+    )
+    return studies.to_markdown(f"Measured on {described(results)}", tables, verdicts(results))
 
 
 def _named(policy: str) -> str:

@@ -15,6 +15,7 @@ from nfkern.bench.quality.commands import DEFAULT, QUICK, Quality
 from nfkern.bench.quality.records import TRUTH
 from nfkern.bench.quality.scoring import HeldOut, score
 from nfkern.bench.quality.shapes import DENSITIES
+from nfkern.bench.studies import checks
 from nfkern.bench.timing import SMOKE
 from nfkern.errors import UsageError, UserError
 
@@ -119,7 +120,7 @@ def test_the_lowest_held_out_loss_chooses_the_learning_rate(tmp_path):
 
 
 def test_policies_that_cannot_run_are_skipped_with_the_reason(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("nfkern.bench.quality.policies.find_spec", lambda name: None)
+    monkeypatch.setattr("nfkern.bench.studies.policies.find_spec", lambda name: None)
     out = tmp_path / "quality.json"
     assert Quality(out, **TINY, policies=("gaussian", "spline")).run() == 0
     assert records.read(out).skipped == {"spline": "needs the module zuko"}
@@ -165,7 +166,7 @@ def test_reports_that_cannot_be_written_are_refused_before_measuring(tmp_path, m
     monkeypatch.setattr(commands, "timing_pieces", lambda results: pytest.fail("measured"))
     with pytest.raises(UserError, match="missing.md: cannot be read"):
         Quality(tmp_path / "quality.json", tables=tmp_path / "missing.md").run()
-    monkeypatch.setattr(commands, "find_spec", lambda name: None)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package matplotlib"):
         Quality(tmp_path / "quality.json", html=tmp_path / "page.html").run()
 

@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from nfkern.bench import sizes
-from nfkern.bench.quality import building, policies
-from nfkern.bench.quality.building import acting_agent, build, count_parameters, log_density
+from nfkern.bench.quality import building
+from nfkern.bench.quality.building import build, log_density
 from nfkern.bench.quality.commands import DEFAULT
 from nfkern.bench.quality.heads import MixtureBC
 from nfkern.bench.quality.policies import POLICIES, TRAININGS, Recipe
 from nfkern.bench.quality.shapes import DENSITIES
 from nfkern.bench.quality.study import batch_of, train
 from nfkern.bench.sizes import PARAMETERS_WITHIN
+from nfkern.bench.studies import policies
+from nfkern.bench.studies.policies import acting_agent, count_parameters
 
 RECIPE = Recipe(steps=4, parameters=3000, batch_size=16)
 
@@ -89,7 +91,7 @@ def test_all_trainings_see_the_same_batches(monkeypatch):
 
 @pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy.density])
 def test_densities_that_policies_tell_integrate_to_one(name):
-    agent = acting_agent(POLICIES[name], trained(POLICIES[name].training), DENSITIES["gaussians_25"])
+    agent = acting_agent(POLICIES[name], trained(POLICIES[name].training))
     edge, count = 0.02, 1000
     ticks = (torch.arange(count) + 0.5) * edge - edge * count / 2
     points = torch.cartesian_prod(ticks, ticks)
@@ -100,8 +102,7 @@ def test_densities_that_policies_tell_integrate_to_one(name):
 @pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy.density])
 def test_densities_that_policies_tell_are_those_of_their_actions(name):
     """Mean log-density of the actions, which are clamped, against a Monte Carlo sum over the square they lie in."""
-    density = DENSITIES["gaussians_25"]
-    agent = acting_agent(POLICIES[name], trained(POLICIES[name].training), density)
+    agent = acting_agent(POLICIES[name], trained(POLICIES[name].training))
     contexts = torch.tensor([[0.3, -0.5]], dtype=torch.float64).expand(20_000, -1)
     generator = torch.Generator().manual_seed(0)
     actions = torch.from_numpy(agent.act(contexts[:, None].numpy(), generator=generator)).flatten(1).double()
@@ -118,8 +119,7 @@ def test_densities_that_policies_tell_are_those_of_their_actions(name):
 
 @pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if not policy.density])
 def test_the_others_refuse_to_tell_a_density(name):
-    density = DENSITIES["gaussians_25"]
-    agent = acting_agent(POLICIES[name], agent_of(POLICIES[name].training), density)
+    agent = acting_agent(POLICIES[name], agent_of(POLICIES[name].training))
     with pytest.raises(TypeError, match="whose actions have a density"):
         log_density(agent, torch.zeros(2, 2), torch.zeros(2, 2))
 
@@ -161,7 +161,7 @@ def test_distillation_follows_the_teachers_euler_steps_and_leaves_it_alone():
 def test_policies_act_by_their_own_settings_with_their_trainings_weights(name):
     policy, density = POLICIES[name], DENSITIES["chunk"]
     agent = trained(policy.training, "chunk")
-    acting = acting_agent(policy, agent, density)
+    acting = acting_agent(policy, agent)
     assert {key: getattr(acting.config, key) for key in policy.acting} == dict(policy.acting)
     for mine, theirs in zip(acting.state_dict().values(), agent.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)

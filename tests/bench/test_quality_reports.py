@@ -10,6 +10,8 @@ from quality_results import fit, results
 
 from nfkern.bench.quality import picture, records, report, summary, tables
 from nfkern.bench.quality.records import TRUTH
+from nfkern.bench.studies import tables as studies
+from nfkern.bench.studies.summary import Spread, front
 from nfkern.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,12 +48,12 @@ def test_numbers_that_are_not_finite_are_never_written(tmp_path):
 
 def test_summaries_are_means_and_deviations_over_seeds():
     row = summary.summaries(results())["pinwheel"]["nf"]
-    assert row.sliced_wasserstein == summary.Spread(pytest.approx(0.031), pytest.approx(0.002 / 2**0.5))
+    assert row.sliced_wasserstein == Spread(pytest.approx(0.031), pytest.approx(0.002 / 2**0.5))
     assert (row.mmd.mean, row.seeds, row.learning_rate) == (pytest.approx(0.062), 2, 1e-3)
     # -log q is -0.8 and -0.9 where that of the density is -1.
-    assert row.kl == summary.Spread(pytest.approx(0.15), pytest.approx(0.1 / 2**0.5))
+    assert row.kl == Spread(pytest.approx(0.15), pytest.approx(0.1 / 2**0.5))
     assert row.latencies == {1: pytest.approx(3e-4), 256: pytest.approx(48e-4)}
-    assert summary.Spread.of([2.0]) == summary.Spread(2.0, None)
+    assert Spread.of([2.0]) == Spread(2.0, None)
 
 
 def test_a_policy_that_failed_has_its_reason_and_the_others_their_numbers():
@@ -64,8 +66,8 @@ def test_a_policy_that_failed_has_its_reason_and_the_others_their_numbers():
 
 def test_the_front_has_what_nothing_is_preferable_to():
     points = {"fast": (1.0, 9.0), "slower_and_worse": (2.0, 10.0), "near": (3.0, 1.0), "same_time": (3.0, 2.0)}
-    assert summary.front(points | {"slow_and_as_near": (4.0, 1.0)}) == ["fast", "near"]
-    assert summary.front({}) == []
+    assert front(points | {"slow_and_as_near": (4.0, 1.0)}) == ["fast", "near"]
+    assert front({}) == []
 
 
 def test_ahead_are_those_nearer_by_more_than_the_seeds_spread():
@@ -109,16 +111,16 @@ def test_one_seed_is_not_said_to_have_a_spread():
 
 def test_tables_go_between_the_marks_and_nowhere_else(tmp_path):
     path = tmp_path / "page.md"
-    path.write_text(f"above\n{tables.BEGIN}\nold\n{tables.END}\nbelow\n")
+    path.write_text(f"above\n{studies.BEGIN}\nold\n{studies.END}\nbelow\n")
     for _ in range(2):
-        tables.update_markdown(path, results())
+        studies.update_markdown(path, tables.to_markdown(results()))
         text = path.read_text()
-        assert text.startswith(f"above\n{tables.BEGIN}\n\nMeasured on Example CPU")
-        assert text.endswith(f"\n\n{tables.END}\nbelow\n")
+        assert text.startswith(f"above\n{studies.BEGIN}\n\nMeasured on Example CPU")
+        assert text.endswith(f"\n\n{studies.END}\nbelow\n")
         assert text.count("| nf |") == 4
     path.write_text("no marks")
     with pytest.raises(UserError, match="expected a line <!-- from the records: begin -->"):
-        tables.update_markdown(path, results())
+        studies.update_markdown(path, tables.to_markdown(results()))
 
 
 def test_the_page_has_every_number_and_needs_nothing_else():
@@ -147,6 +149,6 @@ def test_the_picture_has_a_panel_for_each_density_and_one_style_for_each_policy(
 
 
 def test_the_documentation_has_the_tables_of_the_newest_record_and_no_others():
-    _, between, _ = tables.split_markdown(ROOT / "docs" / "quality.md")
+    _, between, _ = studies.split_markdown(ROOT / "docs" / "quality.md")
     found = sorted((ROOT / "bench" / "results" / "quality").glob("*.json"))
     assert between.strip() == (tables.to_markdown(records.read(found[-1])) if found else "")

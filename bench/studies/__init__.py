@@ -1,0 +1,1 @@
+"""What the studies of policies share: how policies are declared, results stored, checked, tabled and drawn."""

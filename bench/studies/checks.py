@@ -1,0 +1,84 @@
+"""What the studies' commands refuse, before they measure anything."""
+
+from collections.abc import Collection
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from nfkern.bench.environment import Environment, current_environment
+from nfkern.bench.studies.documents import differences
+from nfkern.bench.studies.tables import split_markdown
+from nfkern.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def check_names(option: str, wanted: Collection[str], known: Collection[str]) -> None:
+    """Refuse an unknown name, or none at all.
+
+    Raises:
+        UsageError: so it is.
+    """
+    for name in wanted:
+        if name not in known:
+            raise UsageError(f"--{option}: expected some of {', '.join(known)}, got {name!r}")
+    if not wanted:
+        raise UsageError(f"--{option}: expected at least one")
+
+
+def check_least(options: dict[str, float | None], least: float = 1) -> None:
+    """Refuse numbers below the least that makes sense; None is no number.
+
+    Raises:
+        UsageError: one is.
+    """
+    for option, value in options.items():
+        if value is not None and value < least:
+            raise UsageError(f"--{option}: expected at least {least}, got {value}")
+
+
+def check_reports(html: Path | None, tables: Path | None) -> None:
+    """Refuse reports that could not be written in the end.
+
+    Raises:
+        UserError: matplotlib is missing, or the Markdown file has no marks.
+    """
+    if html is not None and find_spec("matplotlib") is None:
+        raise UserError("--html needs the package matplotlib: `pip install 'nfkern[log]'`")
+    if tables is not None:
+        split_markdown(tables)
+
+
+def check_settings(out: Path, there: "DataclassInstance", now: "DataclassInstance") -> None:
+    """Refuse to go on with results of other settings.
+
+    Raises:
+        UserError: they differ.
+    """
+    if changed := differences(there, now):
+        raise UserError(
+            f"{out} was made with other {', '.join(changed)}: repeat its command to go on with it, choose "
+            "another --out, or --overwrite it"
+        )
+
+
+def check_environment(out: Path, there: Environment) -> None:
+    """Refuse to go on with results of another machine or other versions.
+
+    Raises:
+        UserError: they differ.
+    """
+    if there != current_environment(torch.device("cpu")):
+        raise UserError(
+            f"{out} was measured elsewhere or with other versions, so it cannot be gone on with here: choose "
+            "another --out or --overwrite it"
+        )
+
+
+def how_to_go_on(out: Path, overwrite: bool) -> str:
+    """What an interrupted study tells its user."""
+    without = " without --overwrite" if overwrite else ""
+    return f"interrupted; {out} has what is finished: the same command{without} goes on"
