@@ -209,11 +209,14 @@ class _Run:
                 due = step // settings.eval_interval > evaluations.last_step // settings.eval_interval
                 if settings.eval_episodes and step > evaluations.last_step and (due or step == config.steps):
                     # The checkpoint is saved: an interruption may come through at once.
+                    began = time.perf_counter()
                     with signals.immediate():
                         result = self._evaluate()
                     evaluations.append({"step": step} | result)
                     self.log.note(step, result)
                     self._draw(step)
+                    # The log's speeds are those of training.
+                    since += time.perf_counter() - began
                 if step >= config.steps:
                     break
                 before = step

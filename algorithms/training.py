@@ -173,8 +173,11 @@ def _loop(learner: Learner, runs: Sequence[_Run], step: int, settings: RunSettin
                 if _evaluation_due(step, run.path, settings, config.steps):
                     learner.synchronise()
                     # Its finished episodes are kept on the way, so an interruption may come through at once.
+                    began = time.perf_counter()
                     with signals.immediate():
                         _evaluate(agent, step, run, settings)
+                    # The log's speeds are those of training.
+                    since += time.perf_counter() - began
             if step >= config.steps:
                 break
             info = learner.update()

@@ -59,6 +59,11 @@ COMMANDS = {
         "Quality",
         "how well policies fit known densities, at which cost",
     ),
+    "bench success": (
+        "nfkern.bench.success.commands",
+        "Success",
+        "what policies reach in the simulator, at which cost",
+    ),
     "bench list": ("nfkern.bench.commands", "List", "list the benchmarks"),
     "bench tables": ("nfkern.bench.tables", "Tables", "write the tables of README from the records"),
     "bench resources": ("nfkern.bench.resources", "Resources", "compile the Triton kernels; exit 1 over budget"),

@@ -70,7 +70,7 @@ class Quality:
         results = self._earlier(settings) or _empty(settings)
         timing, training = list(timing_pieces(results)), list(training_pieces(results))
         if timing or training:
-            check_environment(self.out, results.environment)
+            check_environment(self.out, results.environment, current_environment(torch.device("cpu")))
             _check_sizes(results)
         for name, reason in results.skipped.items():
             print(f"skipped: {name}: {reason}")

@@ -5,9 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from nfkern.bench.environment import Environment, current_environment
+from nfkern.bench.environment import Environment
 from nfkern.bench.studies.documents import differences
 from nfkern.bench.studies.tables import split_markdown
 from nfkern.errors import UsageError, UserError
@@ -65,13 +63,13 @@ def check_settings(out: Path, there: "DataclassInstance", now: "DataclassInstanc
         )
 
 
-def check_environment(out: Path, there: Environment) -> None:
+def check_environment(out: Path, there: Environment, here: Environment) -> None:
     """Refuse to go on with results of another machine or other versions.
 
     Raises:
         UserError: they differ.
     """
-    if there != current_environment(torch.device("cpu")):
+    if there != here:
         raise UserError(
             f"{out} was measured elsewhere or with other versions, so it cannot be gone on with here: choose "
             "another --out or --overwrite it"
