@@ -3,7 +3,7 @@
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, PercentFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from nfkern.bench.studies.drawing import draw_front, draw_legend, png, style
 from nfkern.bench.studies.summary import front
@@ -46,7 +46,10 @@ def _against_latency(axis: Any, policies: dict[str, Summary]) -> None:
         axis.errorbar([seconds * 1e3], [1 - failures], yerr=error, linestyle="", capsize=2, **_style(name))
     draw_front(axis, [(found[name][0] * 1e3, 1 - found[name][1]) for name in front(found)])
     axis.set(xscale="log", xlabel="time of one action, ms")
+    # Times may span less than a decade: powers of ten alone would leave no tick, and all multiples too many.
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _against_training(axis: Any, policies: dict[str, Summary], wanted: float | None) -> None:

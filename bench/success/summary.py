@@ -67,7 +67,8 @@ def target(results: Results, env: str) -> float | None:
 
 def time_to(evaluations: Iterable[Evaluation], steps_per_second: float, wanted: float) -> float | None:
     """Seconds of training up to the first evaluation with at least the wanted success; None if there is none."""
-    reached = [row.step for row in evaluations if row.error is None and row.success >= wanted]
+    # A share that is met exactly must not be missed by rounding.
+    reached = [row.step for row in evaluations if row.error is None and row.success >= wanted - 1e-9]
     return min(reached) / steps_per_second if reached else None
 
 

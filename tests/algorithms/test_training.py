@@ -16,10 +16,11 @@ from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from safetensors.torch import load_file
 
 from nfkern import cli
+from nfkern.algorithms import training
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.metrics import CsvLog
 from nfkern.algorithms.run_settings import RunSettings
-from nfkern.algorithms.runs import locked
+from nfkern.algorithms.runs import evaluation_path, locked
 from nfkern.algorithms.training import train
 from nfkern.errors import UserError
 
@@ -95,6 +96,27 @@ def test_interrupted_runs_end_where_uninterrupted_ones_do(number, straight, poin
     assert not list((tmp_path / "broken" / "checkpoints").glob("*400"))
     subprocess.run(command, check=True, capture_output=True)
     assert outcome(tmp_path / "broken") == straight
+
+
+def test_the_speed_in_the_log_is_that_of_training_without_evaluations(point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
+    evaluated = []
+
+    def slow_evaluation(agent, step, run, settings):
+        evaluated.append(step)
+        time.sleep(3)
+        path = evaluation_path(run.path, step, settings.eval_seed)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+    monkeypatch.setattr(training, "_evaluate", slow_evaluation)
+    monkeypatch.setattr(training.MetricLog, "_write_evaluations", lambda log: [])
+    run_dir = run(point_maze_dir, tmp_path / "run", eval_episodes=1, eval_interval=20)
+    assert evaluated == [20, 40]
+    with open(run_dir / "train.csv", newline="") as file:
+        rows = {int(row["step"]): row for row in csv.DictReader(file)}
+    # The five steps after the evaluation would take three seconds more with it.
+    assert 5 / float(rows[25]["time/steps_per_second"]) < 3
+    assert float(rows[25]["time/seconds"]) - float(rows[20]["time/seconds"]) > 3
 
 
 def test_a_folder_holds_one_run(point_maze_dir, tmp_path):  # noqa: F811
