@@ -33,6 +33,7 @@ SMALL = {
     "--updates-per-unroll 4 --candidates 2 --blocks 2 --hidden 8 8 --steps 4 --eval-episodes 0 --quiet",
     "eval": "--episodes-per-task 1 --max-episode-steps 10",
     "bench run": "--suite smoke",
+    "bench success": "--quick --steps 2 --policies gaussian --parameters 2000",
     "bench quality": "--quick --steps 4 --densities pinwheel --policies nf gaussian ddim_10 --parameters 2000",
 }
 

@@ -11,7 +11,8 @@ from nfkern.algorithms.diffusion_gcbc import DiffusionGCBC
 from nfkern.algorithms.flow_matching_gcbc import FlowMatchingGCBC
 from nfkern.algorithms.gaussian_gcbc import GaussianGCBC
 from nfkern.algorithms.nf_gcbc import NFGCBC
-from nfkern.bench.studies.policies import Policy, Training, count_parameters, layers, nearest_width
+from nfkern.bench.sizes import nearest_width
+from nfkern.bench.studies.policies import Policy, Training, count_parameters, layers
 from nfkern.bench.success.records import Dataset, Settings
 
 OURS = ("nf",)
