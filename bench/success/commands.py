@@ -59,8 +59,8 @@ class Success:
 
     Flow, Gaussian, flow matching and diffusion learn from the same data in as many gradient steps; measured are success
     on the way and at the end, training speed, seconds of training to a given success, and the time of an action. About
-    an hour on a core of its own, a quarter of it for the episodes of diffusion with 100 steps. Everything is in the
-    file as soon as it is done, and trainings have checkpoints: after Ctrl-C, the same command goes on.
+    an hour on two cores, a quarter of it for the episodes of diffusion with 100 steps. Everything is in the file as
+    soon as it is done, and trainings have checkpoints: after Ctrl-C, the same command goes on.
     """
 
     out: Path
@@ -81,7 +81,7 @@ class Success:
     """Success, 0 to 1, to which the time of training is told; by default half of the best in an environment."""
     threads: int = DEFAULT.threads
     """CPU threads of the trainings."""
-    workers: int = 1
+    workers: int = 2
     """Processes of an evaluation; no number depends on them."""
     dataset_dir: Path = DEFAULT_DATASET_DIR
     """Where datasets lie, as `nfkern data generate` makes them."""

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -34,7 +37,7 @@ def small(monkeypatch):
 
 @pytest.fixture
 def options(point_maze_dir):  # noqa: F811
-    return {"quick": True, "dataset_dir": point_maze_dir, "parameters": SIZE}
+    return {"quick": True, "dataset_dir": point_maze_dir, "parameters": SIZE, "workers": 1}
 
 
 def timeless(path):
@@ -233,3 +236,26 @@ def test_speed_is_the_median_of_the_log_and_seconds_their_sum(tmp_path):
     log = tmp_path / "train.csv"
     log.write_text("step,time/steps_per_second,time/seconds\n10,5.0,2.0\n20,10.0,9.0\n25,10.0,9.5\n")
     assert study.speed(log) == (10.0, pytest.approx(2 + 1 + 0.5))
+
+
+@pytest.mark.slow
+def test_the_command_survives_control_c(tmp_path, point_maze_dir):  # noqa: F811
+    out, run_dir = tmp_path / "success.json", tmp_path / "success.runs" / POINT_MAZE / "gaussian" / "seed-0"
+    options = ["--quick", "--steps", "2", "--policies", "gaussian", "--parameters", "3000"]
+    command = [sys.executable, "-m", "nfkern", "bench", "success", "--out", str(out), *options]
+    command += ["--dataset-dir", str(point_maze_dir)]
+    # Files of a training that has begun, and of its last evaluation; neither has come far then.
+    for begun in ("train.csv", "evaluations/00000002-0.partial.jsonl"):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        with process:
+            deadline = time.monotonic() + 300
+            while not (run_dir / begun).exists() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            printed, errors = process.communicate(timeout=300)
+        assert (process.returncode, "the same command goes on" in printed) == (130, True), errors
+        assert "Traceback" not in errors
+    again = subprocess.run([*command, "--html", str(tmp_path / "s.html")], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert [row.step for row in records.read(out).evaluations] == [1, 2]
+    assert "data:image/png;base64," in (tmp_path / "s.html").read_text()
