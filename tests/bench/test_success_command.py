@@ -13,6 +13,7 @@ from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from nfkern.algorithms import evaluation
 from nfkern.algorithms.learner import Learner
 from nfkern.algorithms.runs import checkpoints
+from nfkern.bench.studies.tables import BEGIN, END
 from nfkern.bench.success import commands, records, study
 from nfkern.bench.success.commands import DEFAULT, QUICK, Success
 from nfkern.bench.success.policies import POLICIES, TRAININGS, config_of, untrained
@@ -104,12 +105,15 @@ def test_an_interrupted_study_goes_on_to_the_same_results(tmp_path, options, mon
     monkeypatch.setattr(evaluation, "evaluate", interrupted)
     assert Success(out, **options).run() == 130
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
-    assert Success(out, **options, html=tmp_path / "page.html").run() == 0
+    page = tmp_path / "page.md"
+    page.write_text(f"above\n{BEGIN}\n{END}\n")
+    assert Success(out, **options, html=tmp_path / "page.html", tables=page).run() == 0
     # Four steps for each of two trainings: none is taken twice.
     assert len(taken) == 8
     assert timeless(out) == timeless(whole)
     assert records.read(out).latencies == first.latencies
     assert "data:image/png;base64," in (tmp_path / "page.html").read_text()
+    assert page.read_text().count("| flow_matching_1 |") == 2
     second = out.read_text()
     assert Success(out, **options).run() == 0
     assert out.read_text() == second
