@@ -6,9 +6,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import NamedTuple, cast
 
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from nfkern.algorithms.environments import PinnedTask
 from nfkern.algorithms.evaluation_progress import BlockResult
 from nfkern.algorithms.evaluation_result import Block, EvaluationSettings, Trajectory
+from nfkern.algorithms.interrupts import deferred_signals
 from nfkern.algorithms.rollout import EnvironmentPool, Episode, Policy, run_block
 from nfkern.errors import UserError
 
@@ -61,7 +63,8 @@ def run_in_workers(
     )
     successes = 0
     try:
-        futures = {executor.submit(_run_in_worker, block): block for block in todo}
+        with _interrupts_held():
+            futures = {executor.submit(_run_in_worker, block): block for block in todo}
         for future in as_completed(futures):
             result = future.result()
             successes += sum(episode.success for episode in result.episodes)
@@ -78,6 +81,22 @@ def run_in_workers(
         our_end.close()
         executor.shutdown(cancel_futures=True)
         lifeline.close()
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while processes start: half started, they would end in a traceback, and leave a broken pool."""
+    # Starting the tracker would unblock signals.
+    resource_tracker.ensure_running()
+    with deferred_signals(signal.SIGINT) as signals:
+        # New processes inherit this; in this one, other threads may still get the signal.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if signals.received:
+        raise KeyboardInterrupt
 
 
 class _Worker(NamedTuple):

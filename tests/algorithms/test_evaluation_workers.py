@@ -14,6 +14,7 @@ import pytest
 from evaluation_policies import StraightToGoal, load_dying, load_nothing, load_straight_to_goal
 
 from nfkern.algorithms.evaluation import EvaluationResult, evaluate
+from nfkern.algorithms.evaluation_blocks import _interrupts_held
 from nfkern.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -92,3 +93,16 @@ def test_an_evaluation_that_is_killed_goes_on(tmp_path: Path, workers: int, how:
     policy = StraightToGoal()
     assert short(policy, progress_file=file) == short(StraightToGoal())
     assert len(policy.seen) <= (4 - finished) * 190
+
+
+def test_an_interrupt_while_workers_start_comes_when_they_have() -> None:
+    code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    started = []
+    with pytest.raises(KeyboardInterrupt), _interrupts_held():
+        os.kill(os.getpid(), signal.SIGINT)
+        # What starts meanwhile holds it back too.
+        started.append(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert started == ["True\n"]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with _interrupts_held():
+        pass

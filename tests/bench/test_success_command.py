@@ -257,7 +257,7 @@ def test_the_command_survives_control_c(tmp_path, point_maze_dir):  # noqa: F811
                 time.sleep(0.02)
             process.send_signal(signal.SIGINT)
             printed, errors = process.communicate(timeout=300)
-        assert (process.returncode, "the same command goes on" in printed) == (130, True), errors
+        assert (process.returncode, "the same command goes on" in printed) == (130, True), printed + errors
         assert "Traceback" not in errors
     again = subprocess.run([*command, "--html", str(tmp_path / "s.html")], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
