@@ -58,6 +58,13 @@ KINDS: tuple[Kind, ...] = (
         "nfkern.bench.page.densities",
         requires=("matplotlib",),
     ),
+    Kind(
+        "results in the simulator",
+        "nfkern bench success",
+        frozenset({"settings", "latencies", "trainings", "evaluations"}),
+        "nfkern.bench.page.simulator",
+        requires=("matplotlib",),
+    ),
 )
 
 

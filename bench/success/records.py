@@ -1,6 +1,5 @@
 """Results of the study: one JSON document."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from nfkern.bench.studies.documents import read_document, tuples, write_document
 from nfkern.bench.timing import Quantiles
 
 FORMAT_VERSION = 1
-STUDY = "success"
 COMMAND = "nfkern bench success"
 
 
@@ -138,7 +136,7 @@ class Results:
 
 def write(path: Path, results: Results) -> None:
     """Replace the file; raises as `write_document`."""
-    write_document(path, {"study": STUDY, "format_version": FORMAT_VERSION}, results)
+    write_document(path, {"format_version": FORMAT_VERSION}, results)
 
 
 def read(path: Path) -> Results:
@@ -146,19 +144,9 @@ def read(path: Path) -> Results:
     return read_document(path, COMMAND, _results)
 
 
-def is_results(path: Path) -> bool:
-    """Whether a file holds results of this study, of whatever version."""
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(data, dict) and data.get("study") == STUDY
-
-
 def _results(data: dict[str, Any]) -> Results:
-    for key, expected in (("study", STUDY), ("format_version", FORMAT_VERSION)):
-        if data[key] != expected:
-            raise ValueError(f"{key}: expected {expected!r}, got {data[key]!r}")
+    if data["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"format_version: expected {FORMAT_VERSION}, got {data['format_version']!r}")
     return Results(
         settings=Settings(**tuples(data["settings"])),
         environment=Environment(**data["environment"]),

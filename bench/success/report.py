@@ -1,4 +1,4 @@
-"""The study as HTML: a section for any page, and a page of its own."""
+"""The study as one HTML page that needs nothing else."""
 
 from html import escape
 
@@ -20,27 +20,27 @@ INTRODUCTION = (
 )
 
 
-def section(results: Results) -> str:
-    """Everything about the results, as the body of a page or a part of one."""
+def to_html(results: Results) -> str:
+    """The page."""
+    return page(TITLE, body(results, "h2"), f"{len(results.evaluations)} evaluations, started {results.started}")
+
+
+def body(results: Results, heading: str) -> str:
+    """All of the page, its headings in elements of this name."""
     found = summaries(results)
     names = [name for name in results.settings.policies if name not in results.skipped]
     legend = "".join(f"<li><b>{escape(name)}</b>: {escape(POLICIES[name].summary)}</li>" for name in names)
     skipped = "".join(f"<li>{escape(f'{name}: skipped, {why}')}</li>" for name, why in results.skipped.items())
     verdicts = "".join(f"<li>{escape(sentence)}</li>" for sentence in tables.verdicts(results))
     environments = "\n".join(
-        f"<h2>{escape(env)}</h2>{table(*tables.of_environment(results, env))}{table(*tables.curves(results, env))}"
+        f"<{heading}>{escape(env)}</{heading}>"
+        f"{table(*tables.of_environment(results, env))}{table(*tables.curves(results, env))}"
         for env in found
     )
     image = embedded(picture.success(results), "success against latency and training", picture.CAPTION) if found else ""
     return f"""<p>{escape(INTRODUCTION)}</p>
 <p>{escape(tables.described(results))}</p>
 {image}
-<h2>Who is ahead</h2><ul>{verdicts}</ul>
-<h2>Policies</h2><ul>{legend}{skipped}</ul>
+<{heading}>Who is ahead</{heading}><ul>{verdicts}</ul>
+<{heading}>Policies</{heading}><ul>{legend}{skipped}</ul>
 {environments}"""
-
-
-def to_html(results: Results) -> str:
-    """The page."""
-    count = len(results.evaluations)
-    return page(TITLE, section(results), f"{count} evaluations, started {results.started}")

@@ -9,6 +9,7 @@ import pytest
 from quality_results import results as quality_results
 from success_results import CUBE, MAZE, evaluation, results
 
+from nfkern.bench.page import kinds
 from nfkern.bench.quality import records as quality
 from nfkern.bench.studies.summary import Spread
 from nfkern.bench.studies.tables import split_markdown
@@ -24,14 +25,12 @@ def test_results_come_back_as_they_were_and_are_told_from_others(tmp_path):
     assert records.read(path) == results()
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
     quality.write(other, quality_results())
-    lines = tmp_path / "records.jsonl"
-    lines.write_text('{"format_version": 1}\n{"format_version": 1}\n')
-    assert [records.is_results(file) for file in (path, other, lines, tmp_path / "missing")] == [True, *[False] * 3]
+    assert [kinds.kind_of(file).command for file in (path, other)] == ["nfkern bench success", "nfkern bench quality"]
     with pytest.raises(UserError, match="quality.json: holds no results of `nfkern bench success`"):
         records.read(other)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", json.dumps({"study": "success", "format_version": 2})])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", json.dumps({"format_version": 2})])
 def test_other_files_are_refused_with_their_name(tmp_path, text):
     path = tmp_path / "other.json"
     path.write_text(text)
@@ -152,9 +151,9 @@ def test_results_that_are_not_whole_can_be_told():
     rows = tables.of_environment(found, MAZE)[1]
     assert rows[0] == ["nf", "not evaluated yet", "", "", "", "", "", "300 us", "2.12 ms", ""]
     assert tables.verdicts(found) == []
-    assert "not evaluated yet" in report.section(found)
+    assert "not evaluated yet" in report.body(found, "h2")
     found.latencies = []
-    assert "<img" not in report.section(found)
+    assert "<img" not in report.body(found, "h2")
 
 
 def test_the_page_has_every_number_and_needs_nothing_else():
@@ -165,7 +164,15 @@ def test_the_page_has_every_number_and_needs_nothing_else():
     assert f"{MAZE} with 100,000 transitions" in html
     assert not re.search(r"(src|href)=\"(?!data:)", html)
     assert "<script" not in html
-    assert report.section(found) in html
+    assert report.body(found, "h2") in html
+
+
+def test_the_page_of_all_benchmarks_has_the_study(tmp_path):
+    for name in ("a.json", "b.json"):
+        records.write(tmp_path / name, results())
+    html = kinds.to_html([tmp_path / "a.json", tmp_path / "b.json"])
+    assert '<h2 id="success-2">Success beside cost, b.json</h2>' in html
+    assert report.body(results(), "h3") in html
 
 
 def test_the_picture_has_two_panels_for_each_environment(monkeypatch):
