@@ -102,6 +102,7 @@ class Variant:
         precision: of its hidden products; it sets the gate's tolerance.
         compiles: its first call compiles, so compilers' caches are dropped before it is built.
         requires: modules that must be importable; without them its rows are skipped with that reason.
+        device: the one type of device that it runs on, as in `torch.device.type`; elsewhere its rows are skipped.
         standing: "peer" if the work's own check holds it to the reference's results; the others bring their check.
     """
 
@@ -111,11 +112,14 @@ class Variant:
     precision: Precision = "fp32"
     compiles: bool = False
     requires: tuple[str, ...] = ()
+    device: str | None = None
     standing: Standing = "peer"
 
-    def not_supported_reasons(self, work: str) -> list[str]:
-        """Why this variant cannot do `work` here; empty if it can."""
+    def not_supported_reasons(self, work: str, device: torch.device) -> list[str]:
+        """Why this variant cannot do `work` on this device; empty if it can."""
         reasons = [f"needs the module {name}" for name in self.requires if find_spec(name) is None]
+        if self.device not in (None, device.type):
+            reasons.append(f"needs a {self.device} device, got {device.type}")
         return reasons if work in self.builders else [*reasons, f"does not implement {work}"]
 
 

@@ -32,7 +32,7 @@ def measure(row: Row, device: torch.device, environment: Environment, budget: Bu
     """One record per variant of the row; a variant whose gate is red gets its reason instead of a number."""
     problem = row.work.prepare(row.case, row.batch, device)
     with num_threads(row.threads), row.work.context():
-        candidates = admit(row, problem)
+        candidates = admit(row, problem, device)
         passed = {c.variant.name: c.implementation.calls(problem.inputs) for c in candidates if c.implementation}
         times = interleaved(passed, budget, stopwatch_for(device)) if passed else {}
     records = [record_of(row, problem, c, times.get(c.variant.name), device, environment) for c in candidates]
@@ -44,11 +44,11 @@ def measure(row: Row, device: torch.device, environment: Environment, budget: Bu
     ]
 
 
-def admit(row: Row, problem: Problem) -> list[Candidate]:
+def admit(row: Row, problem: Problem, device: torch.device) -> list[Candidate]:
     """Build the row's variants and pass each through the gate, under the caller's thread count and grad state."""
     if any(variant.compiles for variant in row.variants):
         torch.compiler.reset()
-    return [_admit(variant, row, problem) for variant in row.variants]
+    return [_admit(variant, row, problem, device) for variant in row.variants]
 
 
 def record_of(
@@ -85,8 +85,8 @@ def _parameters(problem: Problem, implementation: Implementation | None) -> int:
     return implementation.parameters
 
 
-def _admit(variant: Variant, row: Row, problem: Problem) -> Candidate:
-    if reasons := variant.not_supported_reasons(row.work.name):
+def _admit(variant: Variant, row: Row, problem: Problem, device: torch.device) -> Candidate:
+    if reasons := variant.not_supported_reasons(row.work.name, device):
         return Candidate(variant, skipped="; ".join(reasons))
     try:
         with _cold_compiler():

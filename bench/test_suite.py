@@ -37,7 +37,7 @@ def test_variant(prepared: tuple[Row, Any], variant: Variant, environment: Envir
     row, problem = prepared
     benchmark.group = row.name
     with num_threads(row.threads), row.work.context():
-        (candidate,) = admit(replace(row, variants=(variant,)), problem)
+        (candidate,) = admit(replace(row, variants=(variant,)), problem, _DEVICE)
         if candidate.skipped:
             pytest.skip(candidate.skipped)
         assert candidate.implementation is not None, candidate.error

@@ -89,7 +89,7 @@ def measure(
     """
     problem = row.work.prepare(row.case, row.batch, device)
     with row.work.context():
-        candidates = admit(row, problem)
+        candidates = admit(row, problem, device)
         passed = {c.variant.name: c.implementation.run for c in candidates if c.implementation is not None}
         graphs: dict[str, Candidate] = {}
         for candidate in candidates:
