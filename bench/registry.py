@@ -35,8 +35,10 @@ from collections.abc import Mapping
 
 from nfkern.bench import control_loop, plane_works, training_runs
 from nfkern.bench.baselines import (
+    aot_inductor,
     compiled,
     compiled_causal,
+    cuda_graph,
     eager,
     eager_causal,
     eager_plu_once,
@@ -44,6 +46,7 @@ from nfkern.bench.baselines import (
     frozen,
     jax_causal,
     jax_jit,
+    max_autotune,
     nflows,
     onnxruntime,
     policies,
@@ -108,6 +111,25 @@ VARIANTS: dict[str, Variant] = {
         ),
         Variant(
             "reference_compile", "the stacked reference under torch.compile", compiled.REFERENCE_BUILDERS, compiles=True
+        ),
+        Variant(
+            "reference_max_autotune",
+            'the stacked reference under torch.compile, mode "max-autotune", frozen for inference',
+            max_autotune.BUILDERS,
+            compiles=True,
+        ),
+        Variant(
+            "reference_aot_inductor",
+            "the stacked reference compiled ahead of time by AOTInductor, autotuned and frozen",
+            aot_inductor.BUILDERS,
+            compiles=True,
+        ),
+        Variant(
+            "reference_cuda_graph",
+            "the stacked reference under torch.compile, captured as a CUDA graph",
+            cuda_graph.BUILDERS,
+            compiles=True,
+            device="cuda",
         ),
         Variant(
             "nfkern",

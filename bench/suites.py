@@ -11,6 +11,10 @@ _FROZEN = ("nfkern", "nfkern_frozen", "nfkern_frozen_bf16")
 _ACTING = ("eager", "eager_plu_once", *_FROZEN)
 _FLOWS = ("eager", "eager_plu_once", "eager_compile", "reference_compile", "nfkern_reference", *_FROZEN)
 _TRAINING = ("eager", "eager_compile", "reference_compile", "nfkern_reference", "nfkern")
+# Autotuned and frozen, the same algorithm as far as compilers take it; by CUDA graphs where there are some.
+_AUTOTUNED = ("reference_max_autotune", "reference_aot_inductor")
+_COMPILED = (*_AUTOTUNED, "reference_cuda_graph")
+_COMPILED_TRAINING = ("reference_max_autotune", "reference_cuda_graph")
 _SAMPLERS = ("row_loop", "nfkern")
 _INFERENCE = tuple(work.name for work in FLOW_WORKS if work.name != "training_step")
 
@@ -38,23 +42,25 @@ _CPU_CASES = ("ogbench", "ogbench_jax", "chunked", "goal_density")
 
 def _beside_rivals(work: str, cases: tuple[str, ...], batches: tuple[int, ...], floors: tuple[str, ...]) -> Benchmark:
     one_sweep = ("onnxruntime_one_sweep",) if work == "denoised_action" else ()
-    return Benchmark(work, cases, batches, (*_FLOWS, *_RIVALS, *one_sweep, *floors))
+    return Benchmark(work, cases, batches, (*_FLOWS, *_AUTOTUNED, *_RIVALS, *one_sweep, *floors))
 
 
 _CPU = (
     *(_beside_rivals(work, _CPU_CASES, (1,), _READING) for work in _INFERENCE),
     *(_beside_rivals(work, _CPU_CASES, BATCHES[1:], _FLOORS) for work in _INFERENCE),
     *(_beside_rivals(work, ("ogbench",), (65536,), _FLOORS) for work in ("inverse", "log_prob")),
-    Benchmark("training_step", _CPU_CASES, (256,), (*_TRAINING, "jax_jit", *_LIBRARIES, *_FLOORS)),
+    Benchmark(
+        "training_step", _CPU_CASES, (256,), (*_TRAINING, "reference_max_autotune", "jax_jit", *_LIBRARIES, *_FLOORS)
+    ),
 )
 
 _FULL = (
-    *(Benchmark(work, ("ogbench", "ogbench_jax", "chunked"), BATCHES, _FLOWS) for work in _INFERENCE),
-    Benchmark("training_step", ("ogbench", "ogbench_jax", "chunked"), BATCHES, _TRAINING),
+    *(Benchmark(work, ("ogbench", "ogbench_jax", "chunked"), BATCHES, (*_FLOWS, *_COMPILED)) for work in _INFERENCE),
+    Benchmark("training_step", ("ogbench", "ogbench_jax", "chunked"), BATCHES, (*_TRAINING, *_COMPILED_TRAINING)),
     *(Benchmark(work, ("ogbench_features_8", "ogbench_features_21"), (1, 256), _ACTING) for work in _INFERENCE),
     Benchmark("training_step", ("ogbench_features_8", "ogbench_features_21"), (1, 256), _UNCOMPILED),
-    Benchmark("log_prob", ("goal_density",), BATCHES, _FLOWS),
-    Benchmark("training_step", ("goal_density",), BATCHES, _TRAINING),
+    Benchmark("log_prob", ("goal_density",), BATCHES, (*_FLOWS, *_COMPILED)),
+    Benchmark("training_step", ("goal_density",), BATCHES, (*_TRAINING, *_COMPILED_TRAINING)),
     Benchmark("data_sampling", ("synthetic_100k",), (256, 4096), _SAMPLERS, threads=("one",)),
     # Of a million points rivals take half a minute a call.
     Benchmark("candidate_log_prob", ("goal_density",), (1 << 16,), _CANDIDATES),

@@ -12,7 +12,7 @@ when it ends: spinning on, they would take the other variants' cores.
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,22 +20,13 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from nfkern.bench.baselines import compiled, eager_plu_once
+from nfkern.bench.baselines import eager_plu_once
 from nfkern.bench.baselines.eager_causal import EagerCausalFlow
+from nfkern.bench.baselines.exporting import Forward, outside_inference_mode
+from nfkern.bench.baselines.reference_flow import ReferenceFlow
 from nfkern.bench.causal_problem import CausalProblem
 from nfkern.bench.declarations import Builder, Implementation
 from nfkern.bench.flow_problem import SIGMA, FlowProblem
-
-
-class _Exported(nn.Module):
-    """A method of a flow as the forward that the exporter wants."""
-
-    def __init__(self, flow: nn.Module, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.flow, self.function = flow, function
-
-    def forward(self, x: torch.Tensor, context: torch.Tensor) -> Any:
-        return self.function(x, context)
 
 
 def session(model: nn.Module, example: tuple[torch.Tensor, ...], threads: int) -> Any:
@@ -87,29 +78,19 @@ def _implementation(problem: FlowProblem | CausalProblem, model: nn.Module, as_t
     return Implementation(run, arguments=bound, result=result)
 
 
-def _outside_inference_mode(build: Builder) -> Builder:
-    """The exporter traces with autograd's machinery, which tensors made in inference mode cannot enter."""
-
-    def builder(problem: Any) -> Implementation:
-        with torch.inference_mode(False), torch.no_grad():
-            return build(problem)
-
-    return builder
-
-
 def _log_prob(problem: FlowProblem) -> Implementation:
     flow = eager_plu_once.fixed_flow(problem)
-    return _implementation(problem, _Exported(flow, flow.log_prob))
+    return _implementation(problem, Forward(flow, flow.log_prob))
 
 
 def _causal_log_prob(problem: CausalProblem) -> Implementation:
     flow = EagerCausalFlow.like(problem.flow)
-    return _implementation(problem, _Exported(flow, flow.log_prob))
+    return _implementation(problem, Forward(flow, flow.log_prob))
 
 
 def _inverse(problem: FlowProblem) -> Implementation:
     flow = eager_plu_once.fixed_flow(problem)
-    return _implementation(problem, _Exported(flow, flow.to_data), as_tuple=True)
+    return _implementation(problem, Forward(flow, flow.to_data), as_tuple=True)
 
 
 def _denoised_action(problem: FlowProblem) -> Implementation:
@@ -124,15 +105,15 @@ def _denoised_action(problem: FlowProblem) -> Implementation:
 
 
 def _one_sweep(problem: FlowProblem) -> Implementation:
-    act = compiled.one_sweep(problem.flow)
+    act = ReferenceFlow(problem.flow).denoised_action
     return _implementation(problem, make_fx(act)(*problem.inputs[0]))
 
 
 BUILDERS: Mapping[str, Builder] = {
-    "log_prob": _outside_inference_mode(_log_prob),
-    "inverse": _outside_inference_mode(_inverse),
-    "denoised_action": _outside_inference_mode(_denoised_action),
-    "causal_log_prob": _outside_inference_mode(_causal_log_prob),
+    "log_prob": outside_inference_mode(_log_prob),
+    "inverse": outside_inference_mode(_inverse),
+    "denoised_action": outside_inference_mode(_denoised_action),
+    "causal_log_prob": outside_inference_mode(_causal_log_prob),
 }
 
-ONE_SWEEP_BUILDERS: Mapping[str, Builder] = {"denoised_action": _outside_inference_mode(_one_sweep)}
+ONE_SWEEP_BUILDERS: Mapping[str, Builder] = {"denoised_action": outside_inference_mode(_one_sweep)}

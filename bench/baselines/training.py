@@ -1,6 +1,7 @@
 """The optimiser step that every flow is trained with, so that variants differ in nothing else."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -22,9 +23,9 @@ class AdamWStep:
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], loss: Callable[..., torch.Tensor]) -> None:
         self.loss = loss
-        trained = list(parameters)
+        self.trained = list(parameters)
         self.optimizer = torch.optim.AdamW(
-            trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True, capturable=trained[0].is_cuda
+            self.trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True, capturable=self.trained[0].is_cuda
         )
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -34,3 +35,16 @@ class AdamWStep:
         loss.backward()
         self.optimizer.step()
         return loss.detach()
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Steps taken inside leave parameters and optimizer as new, in the same memory; none may have gone before."""
+        before = [parameter.detach().clone() for parameter in self.trained]
+        yield
+        with torch.no_grad():
+            for parameter, value in zip(self.trained, before, strict=True):
+                parameter.copy_(value)
+            # AdamW's moments and its count of steps all begin at zero.
+            for state in self.optimizer.state.values():
+                for tensor in state.values():
+                    tensor.zero_()

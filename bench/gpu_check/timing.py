@@ -15,6 +15,7 @@ from nfkern.bench.causal_works import CAUSAL_WORKS
 from nfkern.bench.declarations import Row, Variant, Work
 from nfkern.bench.environment import Environment
 from nfkern.bench.flow_works import FLOW_WORKS
+from nfkern.bench.graphed import Graphed
 from nfkern.bench.records import Record
 from nfkern.bench.runner import Candidate, admit, record_of
 from nfkern.bench.timing import Budget, interleaved, stopwatch_for
@@ -115,21 +116,6 @@ def measure(
             yield Measured(record_of(row, problem, candidate, taken, device, environment), launches)
 
 
-class Graphed:
-    """A call captured as a CUDA graph by hand: inputs copied in, replayed; the results stay in the graph's memory."""
-
-    def __init__(self, run: Callable[..., Any], inputs: Tensors, capture: Capture) -> None:
-        self.inputs = tuple(tensor.clone() for tensor in inputs)
-        self.replay, self.outputs = capture(lambda *given: _tensors(run(*given)), self.inputs)
-
-    def __call__(self, *inputs: torch.Tensor) -> Tensors:
-        """Replay on these inputs."""
-        for static, given in zip(self.inputs, inputs, strict=True):
-            static.copy_(given)
-        self.replay()
-        return self.outputs
-
-
 def graph_seconds(
     run: Callable[..., Any], inputs: Sequence[Tensors], device: torch.device, capture: Capture, replays: int = REPLAYS
 ) -> float:
@@ -153,17 +139,6 @@ def launch_count(call: Callable[[], Any], device: torch.device) -> int | None:
         torch.cuda.synchronize(device)
     names = [event.name for event in profiler.events() if event.device_type.name == "CUDA"]
     return sum(not name.startswith(("Memcpy", "Memset")) for name in names)
-
-
-def call_again(function: Callable[..., Tensors], inputs: Tensors) -> tuple[Callable[[], None], Tensors]:
-    """What takes the place of a capture where there are no graphs: a replay is another call."""
-    outputs = tuple(output.clone() for output in function(*inputs))
-
-    def replay() -> None:
-        for output, result in zip(outputs, function(*inputs), strict=True):
-            output.copy_(result)
-
-    return replay, outputs
 
 
 def _tensors(results: Any) -> Tensors:

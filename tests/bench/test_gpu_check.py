@@ -19,6 +19,7 @@ from nfkern.bench.gpu_check.causal_problems import CausalMaps, CausalProblem, ca
 from nfkern.bench.gpu_check.plan import Plan, carry_out
 from nfkern.bench.gpu_check.problems import Maps, Problem, ops
 from nfkern.bench.gpu_check.report import Findings, markdown, write
+from nfkern.bench.graphed import call_again
 from nfkern.bench.timing import SMOKE
 from nfkern.kernels import use_reference
 from nfkern.kernels.adamw import adamw_from_factors
@@ -29,7 +30,7 @@ CPU, TINY, CAUSAL = torch.device("cpu"), CASES["tiny"], CASES["causal_tiny"]
 
 def session(maps=None, seconds=1e6, now=lambda: 0.0):
     clock = steps.Clock(seconds, now)
-    return steps.Session(CPU, maps or ops(), timing.call_again, clock, Findings(ENVIRONMENT))
+    return steps.Session(CPU, maps or ops(), call_again, clock, Findings(ENVIRONMENT))
 
 
 def test_a_dry_run_writes_records_and_a_page(tmp_path, monkeypatch):

@@ -1,0 +1,53 @@
+"""torch.compile of the stacked reference, mode "max-autotune", its weights frozen where they are constants.
+
+On a CPU the mode times ATen's products against templates in C++, which it has for products with a constant weight and
+for batches of products without an addend; weights are constants only to a compiler that freezes (an option of
+Inductor's, for inference), which also packs and folds them beforehand. The conditioners' products add their biases,
+so ATen computes these whatever the mode. On a GPU it times templates in Triton, and replays CUDA graphs.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import _inductor as inductor
+from torch.utils._pytree import tree_map
+
+from nfkern.bench.baselines.compiled import reference_training_step
+from nfkern.bench.baselines.reference_flow import INFERENCE_WORKS, ReferenceFlow
+from nfkern.bench.declarations import Builder, Implementation
+from nfkern.bench.flow_problem import FlowProblem
+
+QUIET = {"autotune_num_choices_displayed": 0, "max_autotune_report_choices_stats": False}
+
+
+def compile_autotuned(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The mode by its options, since torch.compile takes either a mode or options; without its tables of timings."""
+    options = {**inductor.list_mode_options("max-autotune"), **QUIET}
+    return torch.compile(function, dynamic=False, fullgraph=True, options=options)
+
+
+def inference(problem: FlowProblem, work: str) -> Implementation:
+    """A work of acting, compiled here: what freezes reads its switch while it traces the first call."""
+    compiled = compile_autotuned(getattr(ReferenceFlow(problem.flow), work))
+    with inductor.config.patch(freezing=True):
+        compiled(*problem.inputs[0])
+    return Implementation(compiled, result=copied)
+
+
+def training_step(problem: FlowProblem) -> Implementation:
+    """The step of `reference_compile` in this mode; weights that change cannot be frozen."""
+    built = reference_training_step(problem, compiler=compile_autotuned)
+    return Implementation(built.run, built.gradients, result=copied)
+
+
+def copied(results: Any) -> Any:
+    """Results that the next call leaves alone: a CUDA graph's lie in memory that each replay overwrites."""
+    return tree_map(torch.clone, results)
+
+
+BUILDERS: Mapping[str, Builder] = {
+    **{work: partial(inference, work=work) for work in INFERENCE_WORKS},
+    "training_step": training_step,
+}

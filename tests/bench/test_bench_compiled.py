@@ -1,0 +1,121 @@
+"""The stacked reference by other ways of torch.compile: held to the gate; CUDA graphs by what stands in for a capture."""
+
+import gc
+from contextlib import nullcontext
+from functools import partial
+
+import pytest
+import torch
+
+from nfkern.bench.baselines import cuda_graph, stacked
+from nfkern.bench.baselines.training import AdamWStep
+from nfkern.bench.cases import CASES
+from nfkern.bench.declarations import Row, Variant
+from nfkern.bench.environment import current_environment
+from nfkern.bench.flow_works import FLOW_WORKS
+from nfkern.bench.graphed import Graphed, call_again
+from nfkern.bench.registry import VARIANTS, WORKS
+from nfkern.bench.runner import measure
+from nfkern.bench.timing import SMOKE
+
+CPU = torch.device("cpu")
+FLOWS = [work.name for work in FLOW_WORKS]
+COMPILED = [
+    (name, work)
+    for name in ("reference_max_autotune", "reference_aot_inductor", "reference_cuda_graph")
+    for work in VARIANTS[name].builders
+]
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def outcome(variant, work, batch=4, device=CPU):
+    row = Row(WORKS[work], CASES["tiny"], batch, 1, (variant,))
+    (record,) = measure(row, device, current_environment(device), SMOKE)
+    return record
+
+
+def stand_in(work):
+    """Uncompiled, for a compiler takes seconds and is tested below."""
+    builder = partial(cuda_graph.captured, builder=stacked.BUILDERS[work], capture=call_again)
+    return Variant("stand_in", "", {work: builder})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "work"), [pair for pair in COMPILED if VARIANTS[pair[0]].device is None])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_compiled_variants_pass_the_gate(name, work, batch):
+    record = outcome(VARIANTS[name], work, batch)
+    assert record.error is None
+    assert record.quantiles.repeats >= 2
+
+
+@needs_cuda
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "work"), COMPILED)
+def test_compiled_variants_pass_the_gate_on_a_gpu(name, work):
+    assert outcome(VARIANTS[name], work, device=torch.device("cuda")).error is None
+
+
+def test_a_variant_of_cuda_graphs_is_skipped_on_a_cpu():
+    record = outcome(VARIANTS["reference_cuda_graph"], "inverse")
+    assert (record.error, record.quantiles) == (None, None)
+    assert record.skipped == "needs a cuda device, got cpu"
+    assert VARIANTS["reference_cuda_graph"].not_supported_reasons("inverse", torch.device("cuda")) == []
+
+
+def test_aot_inductor_does_not_train():
+    record = outcome(VARIANTS["reference_aot_inductor"], "training_step")
+    assert record.skipped == "does not implement training_step"
+
+
+@pytest.mark.slow
+def test_packages_of_aot_inductor_are_gone_once_the_implementation_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    # The loader unpacks in C++.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    problem = WORKS["inverse"].prepare(CASES["tiny"], 2, CPU)
+    built = VARIANTS["reference_aot_inductor"].builders["inverse"](problem)
+
+    def left():
+        return [path for pattern in ("*.so", "*.pt2") for path in tmp_path.rglob(pattern)]
+
+    assert [path.suffix for path in left()] == [".so"]
+    built(*problem.inputs[0])
+    del built
+    gc.collect()
+    assert left() == []
+
+
+@pytest.mark.parametrize("work", FLOWS)
+def test_captured_calls_pass_the_gate(work):
+    record = outcome(stand_in(work), work)
+    assert record.error is None
+    assert record.quantiles.repeats >= 2
+
+
+def test_steps_that_a_capture_takes_would_be_seen(monkeypatch):
+    monkeypatch.setattr(AdamWStep, "undone", lambda self: nullcontext())
+    assert "exceeds the derived tolerance" in outcome(stand_in("training_step"), "training_step").error
+
+
+def test_undone_steps_leave_a_new_optimizer_in_the_same_memory():
+    problem = WORKS["training_step"].prepare(CASES["tiny"], 4, CPU)
+    step = stacked.BUILDERS["training_step"](problem).run
+    before = [parameter.detach().clone() for parameter in step.trained]
+    with step.undone():
+        first = [step(*problem.inputs[0]) for _ in range(3)]
+        states = [tensor for state in step.optimizer.state.values() for tensor in state.values()]
+    assert all(torch.equal(parameter, value) for parameter, value in zip(step.trained, before, strict=True))
+    assert states
+    assert not any(tensor.any() for tensor in states)
+    assert [step(*problem.inputs[0]) for _ in range(3)] == first
+    again = [tensor for state in step.optimizer.state.values() for tensor in state.values()]
+    assert all(one is other for one, other in zip(states, again, strict=True))
+
+
+def test_copied_results_keep_their_structure_and_survive_the_next_call():
+    graphed = Graphed(lambda x: (x + 1, [2 * x]), (torch.zeros(2),), call_again)
+    first = graphed.copied(graphed(torch.ones(2)))
+    raw = graphed(torch.full((2,), 5.0))
+    assert [tensor.tolist() for tensor in raw] == [[6.0, 6.0], [10.0, 10.0]]
+    assert (first[0].tolist(), first[1][0].tolist()) == ([2.0, 2.0], [2.0, 2.0])
