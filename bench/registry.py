@@ -121,7 +121,13 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             "reference_aot_inductor",
             "the stacked reference compiled ahead of time by AOTInductor, autotuned and frozen",
-            aot_inductor.BUILDERS,
+            aot_inductor.REFERENCE_BUILDERS,
+            compiles=True,
+        ),
+        Variant(
+            "eager_plu_once_aot_inductor",
+            "the naive flow, matrices composed beforehand, in the same way by AOTInductor",
+            aot_inductor.PLU_ONCE_BUILDERS,
             compiles=True,
         ),
         Variant(

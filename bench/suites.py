@@ -11,10 +11,7 @@ _FROZEN = ("nfkern", "nfkern_frozen", "nfkern_frozen_bf16")
 _ACTING = ("eager", "eager_plu_once", *_FROZEN)
 _FLOWS = ("eager", "eager_plu_once", "eager_compile", "reference_compile", "nfkern_reference", *_FROZEN)
 _TRAINING = ("eager", "eager_compile", "reference_compile", "nfkern_reference", "nfkern")
-# Autotuned and frozen, the same algorithm as far as compilers take it; by CUDA graphs where there are some.
-_AUTOTUNED = ("reference_max_autotune", "reference_aot_inductor")
-_COMPILED = (*_AUTOTUNED, "reference_cuda_graph")
-_COMPILED_TRAINING = ("reference_max_autotune", "reference_cuda_graph")
+_COMPILED_TRAINING = (*_TRAINING, "reference_max_autotune", "reference_cuda_graph")
 _SAMPLERS = ("row_loop", "nfkern")
 _INFERENCE = tuple(work.name for work in FLOW_WORKS if work.name != "training_step")
 
@@ -40,9 +37,20 @@ _QUICK = (
 _CPU_CASES = ("ogbench", "ogbench_jax", "chunked", "goal_density")
 
 
+def _autotuned(work: str) -> tuple[str, ...]:
+    """The same flow as far as compilers take it."""
+    plu_once = () if work == "denoised_action" else ("eager_plu_once_aot_inductor",)
+    return ("reference_max_autotune", "reference_aot_inductor", *plu_once)
+
+
+def _compiled(work: str) -> tuple[str, ...]:
+    """The same, by CUDA graphs too."""
+    return (*_FLOWS, *_autotuned(work), "reference_cuda_graph")
+
+
 def _beside_rivals(work: str, cases: tuple[str, ...], batches: tuple[int, ...], floors: tuple[str, ...]) -> Benchmark:
     one_sweep = ("onnxruntime_one_sweep",) if work == "denoised_action" else ()
-    return Benchmark(work, cases, batches, (*_FLOWS, *_AUTOTUNED, *_RIVALS, *one_sweep, *floors))
+    return Benchmark(work, cases, batches, (*_FLOWS, *_autotuned(work), *_RIVALS, *one_sweep, *floors))
 
 
 _CPU = (
@@ -55,12 +63,12 @@ _CPU = (
 )
 
 _FULL = (
-    *(Benchmark(work, ("ogbench", "ogbench_jax", "chunked"), BATCHES, (*_FLOWS, *_COMPILED)) for work in _INFERENCE),
-    Benchmark("training_step", ("ogbench", "ogbench_jax", "chunked"), BATCHES, (*_TRAINING, *_COMPILED_TRAINING)),
+    *(Benchmark(work, ("ogbench", "ogbench_jax", "chunked"), BATCHES, _compiled(work)) for work in _INFERENCE),
+    Benchmark("training_step", ("ogbench", "ogbench_jax", "chunked"), BATCHES, _COMPILED_TRAINING),
     *(Benchmark(work, ("ogbench_features_8", "ogbench_features_21"), (1, 256), _ACTING) for work in _INFERENCE),
     Benchmark("training_step", ("ogbench_features_8", "ogbench_features_21"), (1, 256), _UNCOMPILED),
-    Benchmark("log_prob", ("goal_density",), BATCHES, (*_FLOWS, *_COMPILED)),
-    Benchmark("training_step", ("goal_density",), BATCHES, (*_TRAINING, *_COMPILED_TRAINING)),
+    Benchmark("log_prob", ("goal_density",), BATCHES, _compiled("log_prob")),
+    Benchmark("training_step", ("goal_density",), BATCHES, _COMPILED_TRAINING),
     Benchmark("data_sampling", ("synthetic_100k",), (256, 4096), _SAMPLERS, threads=("one",)),
     # Of a million points rivals take half a minute a call.
     Benchmark("candidate_log_prob", ("goal_density",), (1 << 16,), _CANDIDATES),

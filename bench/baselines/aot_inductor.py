@@ -1,5 +1,8 @@
 """The stacked reference exported, compiled ahead of time by AOTInductor, and loaded again: what one would deploy.
 
+The naive flow whose matrices were composed beforehand, too: its products are linear layers, for which Inductor has
+templates in C++ (`max_autotune` says more). At batch 1 on a CPU it is the faster of the two (2026-11).
+
 Weights are constants of the package, frozen, and products are chosen as by mode "max-autotune", without its CUDA
 graphs, which packages do not have. The loader is called as C++ would call it: the loaded model's own call reads two
 descriptions of its arguments anew each time.
@@ -16,9 +19,10 @@ import torch
 from torch import _inductor as inductor
 from torch import nn
 
+from nfkern.bench.baselines import eager_plu_once
 from nfkern.bench.baselines.exporting import Forward, outside_inference_mode
 from nfkern.bench.baselines.max_autotune import QUIET
-from nfkern.bench.baselines.reference_flow import INFERENCE_WORKS, ReferenceFlow
+from nfkern.bench.baselines.reference_flow import INFERENCE_WORKS, SplitReferenceFlow
 from nfkern.bench.declarations import Builder, Implementation
 from nfkern.bench.flow_problem import FlowProblem
 
@@ -40,10 +44,19 @@ def load_compiled(model: nn.Module, example: tuple[torch.Tensor, ...]) -> Any:
 
 
 @outside_inference_mode
-def inference(problem: FlowProblem, work: str) -> Implementation:
-    """A work of acting."""
-    flow = ReferenceFlow(problem.flow)
-    loader = load_compiled(Forward(flow, getattr(flow, work)).eval(), problem.inputs[0])
+def reference(problem: FlowProblem, method: str) -> Implementation:
+    """A method of the stacked reference."""
+    return _implementation(problem, SplitReferenceFlow(problem.flow), method)
+
+
+@outside_inference_mode
+def plu_once(problem: FlowProblem, method: str) -> Implementation:
+    """A method of the naive flow with fixed mixings."""
+    return _implementation(problem, eager_plu_once.fixed_flow(problem).requires_grad_(False), method)
+
+
+def _implementation(problem: FlowProblem, flow: nn.Module, method: str) -> Implementation:
+    loader = load_compiled(Forward(flow, getattr(flow, method)).eval(), problem.inputs[0])
 
     def run(*inputs: torch.Tensor) -> Any:
         results = loader.run(inputs)
@@ -52,4 +65,9 @@ def inference(problem: FlowProblem, work: str) -> Implementation:
     return Implementation(run)
 
 
-BUILDERS: Mapping[str, Builder] = {work: partial(inference, work=work) for work in INFERENCE_WORKS}
+REFERENCE_BUILDERS: Mapping[str, Builder] = {work: partial(reference, method=work) for work in INFERENCE_WORKS}
+
+PLU_ONCE_BUILDERS: Mapping[str, Builder] = {
+    "log_prob": partial(plu_once, method="log_prob"),
+    "inverse": partial(plu_once, method="to_data"),
+}

@@ -3,7 +3,8 @@
 On a CPU the mode times ATen's products against templates in C++, which it has for products with a constant weight and
 for batches of products without an addend; weights are constants only to a compiler that freezes (an option of
 Inductor's, for inference), which also packs and folds them beforehand. The conditioners' products add their biases,
-so ATen computes these whatever the mode. On a GPU it times templates in Triton, and replays CUDA graphs.
+so ATen computes these whatever the mode. They are called from C++ (`cpp_wrapper`), not from Python. On a GPU the mode
+times templates in Triton, and replays CUDA graphs, which a wrapper in C++ would rule out; not run there so far.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,22 +16,23 @@ from torch import _inductor as inductor
 from torch.utils._pytree import tree_map
 
 from nfkern.bench.baselines.compiled import reference_training_step
-from nfkern.bench.baselines.reference_flow import INFERENCE_WORKS, ReferenceFlow
+from nfkern.bench.baselines.reference_flow import INFERENCE_WORKS, SplitReferenceFlow
 from nfkern.bench.declarations import Builder, Implementation
 from nfkern.bench.flow_problem import FlowProblem
 
 QUIET = {"autotune_num_choices_displayed": 0, "max_autotune_report_choices_stats": False}
 
 
-def compile_autotuned(function: Callable[..., Any]) -> Callable[..., Any]:
+def compile_autotuned(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
     """The mode by its options, since torch.compile takes either a mode or options; without its tables of timings."""
-    options = {**inductor.list_mode_options("max-autotune"), **QUIET}
-    return torch.compile(function, dynamic=False, fullgraph=True, options=options)
+    on_cpu = device.type == "cpu"
+    options = inductor.list_mode_options("max-autotune-no-cudagraphs" if on_cpu else "max-autotune")
+    return torch.compile(function, dynamic=False, fullgraph=True, options={**options, **QUIET, "cpp_wrapper": on_cpu})
 
 
 def inference(problem: FlowProblem, work: str) -> Implementation:
     """A work of acting, compiled here: what freezes reads its switch while it traces the first call."""
-    compiled = compile_autotuned(getattr(ReferenceFlow(problem.flow), work))
+    compiled = compile_autotuned(getattr(SplitReferenceFlow(problem.flow), work), problem.inputs[0][0].device)
     with inductor.config.patch(freezing=True):
         compiled(*problem.inputs[0])
     return Implementation(compiled, result=copied)
@@ -38,7 +40,7 @@ def inference(problem: FlowProblem, work: str) -> Implementation:
 
 def training_step(problem: FlowProblem) -> Implementation:
     """The step of `reference_compile` in this mode; weights that change cannot be frozen."""
-    built = reference_training_step(problem, compiler=compile_autotuned)
+    built = reference_training_step(problem, compiler=partial(compile_autotuned, device=problem.inputs[0][0].device))
     return Implementation(built.run, built.gradients, result=copied)
 
 

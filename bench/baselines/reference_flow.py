@@ -1,7 +1,7 @@
 """The stacked reference in plain PyTorch, whose arithmetic a compiler can see: the flow's own ops are opaque to it."""
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -27,7 +27,9 @@ class ReferenceFlow(nn.Module):
         compute_dtype: of the hidden products, float32 if None.
     """
 
+    mixing: torch.Tensor
     log_det: torch.Tensor
+    inverse_mixing: torch.Tensor
     inverse_log_det: torch.Tensor
 
     def __init__(self, flow: CouplingFlow, compute_dtype: torch.dtype | None = None) -> None:
@@ -36,72 +38,79 @@ class ReferenceFlow(nn.Module):
         self.compute_dtype = compute_dtype
         for prefix, inverse in (("", False), ("inverse_", True)):
             matrices, log_det = plu.compose(self.flow.mixing_lu, flow.permutation, inverse)
+            self.register_buffer(f"{prefix}mixing", matrices)
             self.register_buffer(f"{prefix}log_det", log_det)
-            # Each in memory of its own: frozen slices of one tensor make Inductor's C++ templates compute wrong results
-            # (torch 2.13).
-            for k, matrix in enumerate(matrices):
-                self.register_buffer(f"{prefix}mixing_{k}", matrix.clone())
 
     def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """(batch, D), (batch, C) -> (batch,)."""
-        return log_prob(self.flow, self._matrices(""), self.log_det, x, context, self.compute_dtype)
+        term = _context_term(self.flow, context)
+        z, log_det, *_ = coupling.to_latent(x, term, self._matrices("mixing"), self.log_det, *self._settings())
+        log_prob: torch.Tensor = base.standard_normal_log_prob(z) + log_det
+        return log_prob
 
     def inverse(self, z: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Noise (batch, D), (batch, C) -> data (batch, D) and the log-determinant (batch,)."""
-        x, log_det, *_ = coupling.to_data(
-            z,
-            _context_term(self.flow, context),
-            self._matrices("inverse_"),
-            self.inverse_log_det,
-            _conditioners(self.flow),
-            self.flow.norm_eps,
-            None,
-            self.compute_dtype,
-        )
+        term, inverse = _context_term(self.flow, context), self._matrices("inverse_mixing")
+        x, log_det, *_ = coupling.to_data(z, term, inverse, self.inverse_log_det, *self._settings())
         return x, log_det
 
     def denoised_action(self, noise: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Noise (batch, D), (batch, C) -> denoised action (batch, D); sample and score in one sweep."""
-        x, _, score = coupling.to_data_with_score(
-            noise,
-            _context_term(self.flow, context),
-            self._matrices(""),
-            self._matrices("inverse_"),
-            self.inverse_log_det,
-            _conditioners(self.flow),
-            self.flow.norm_eps,
-            None,
-            self.compute_dtype,
-        )
+        term = _context_term(self.flow, context)
+        matrices = (self._matrices("mixing"), self._matrices("inverse_mixing"), self.inverse_log_det)
+        x, _, score = coupling.to_data_with_score(noise, term, *matrices, *self._settings())
         return x + SIGMA**2 * score
 
-    def _matrices(self, prefix: str) -> Any:
-        """Each block's; the reference only indexes them."""
-        return [getattr(self, f"{prefix}mixing_{k}") for k in range(self.flow.blocks)]
+    def _matrices(self, name: str) -> Any:
+        return getattr(self, name)
+
+    def _conditioners(self) -> Any:
+        return _conditioners(self.flow)
+
+    def _settings(self) -> tuple[Any, ...]:
+        return self._conditioners(), self.flow.norm_eps, None, self.compute_dtype
+
+
+class SplitReferenceFlow(ReferenceFlow):
+    """The same with every block's weights in memory of their own, for compilers that freeze.
+
+    Frozen slices of one tensor make Inductor's C++ templates compute wrong results (torch 2.13).
+    """
+
+    def __init__(self, flow: CouplingFlow) -> None:
+        super().__init__(flow)
+        stacked = {"mixing": self.mixing, "inverse_mixing": self.inverse_mixing}
+        for name, blocks in {**stacked, **_conditioners(self.flow).shaped()._asdict()}.items():
+            for k, weight in enumerate(blocks):
+                self.register_buffer(f"{name}_{k}", weight.detach().clone())
+
+    def _matrices(self, name: str) -> Any:
+        return [getattr(self, f"{name}_{k}") for k in range(self.flow.blocks)]
+
+    def _conditioners(self) -> Any:
+        fields = (self._matrices(name) for name in CouplingParameters._fields)
+        return _Blocks([CouplingParameters(*block) for block in zip(*fields, strict=True)])
+
+
+class _Blocks(NamedTuple):
+    """What the reference reads of `CouplingParameters`."""
+
+    each: list[CouplingParameters]
+
+    def blocks(self) -> list[CouplingParameters]:
+        """As `CouplingParameters.blocks`."""
+        return self.each
 
 
 def training_loss(
     flow: CouplingFlow, x: torch.Tensor, context: torch.Tensor, compute_dtype: torch.dtype | None = None
 ) -> torch.Tensor:
-    """Negative log-likelihood, the composition of the matrices included."""
-    matrices, log_det = plu.compose(flow.mixing_lu, flow.permutation, False)
-    return -log_prob(flow, matrices, log_det, x, context, compute_dtype).mean()
-
-
-def log_prob(
-    flow: CouplingFlow,
-    matrices: Any,
-    log_det: torch.Tensor,
-    x: torch.Tensor,
-    context: torch.Tensor,
-    compute_dtype: torch.dtype | None,
-) -> torch.Tensor:
-    """(batch, D), (batch, C) -> (batch,), with each block's matrix and their log-determinant."""
+    """Negative log-likelihood, (), the composition of the matrices included."""
+    composed = plu.compose(flow.mixing_lu, flow.permutation, False)
     z, log_det, *_ = coupling.to_latent(
-        x, _context_term(flow, context), matrices, log_det, _conditioners(flow), flow.norm_eps, None, compute_dtype
+        x, _context_term(flow, context), *composed, _conditioners(flow), flow.norm_eps, None, compute_dtype
     )
-    density: torch.Tensor = base.standard_normal_log_prob(z) + log_det
-    return density
+    return -(base.standard_normal_log_prob(z) + log_det).mean()
 
 
 def _context_term(flow: CouplingFlow, context: torch.Tensor) -> torch.Tensor:

@@ -45,14 +45,20 @@ def test_first_rows_are_all_in_the_full_suite():
     assert {f"{work}-ogbench-{batch}-threads_{n}" for work in works for batch in BATCHES for n in (1, 2)} <= names
 
 
+def test_the_full_suite_captures_flows_as_cuda_graphs():
+    found = [row for row in rows(SUITES["full"], WORKS, VARIANTS, 1) if VARIANTS["reference_compile"] in row.variants]
+    assert {row.work.name for row in found} == {"log_prob", "inverse", "denoised_action", "training_step"}
+    assert all(VARIANTS["reference_cuda_graph"] in row.variants for row in found)
+
+
 def test_the_cpu_suite_sets_every_work_beside_its_rivals_and_floors():
     found = {row.name: {variant.name for variant in row.variants} for row in rows(SUITES["cpu"], WORKS, VARIANTS, 2)}
-    rivals = {"eager", "eager_compile", "reference_compile", "nfkern", "jax_jit", "zuko"}
+    rivals = {"eager", "eager_compile", "reference_compile", "reference_max_autotune", "nfkern", "jax_jit", "zuko"}
     for n in (1, 2):
         for case in ("ogbench", "ogbench_jax", "chunked", "goal_density"):
             assert found[f"training_step-{case}-256-threads_{n}"] >= {*rivals, "gemm"}
             for work in ("log_prob", "inverse", "denoised_action"):
-                acting = {*rivals, "nfkern_frozen", "nfkern_frozen_bf16", "onnxruntime"}
+                acting = {*rivals, "nfkern_frozen", "nfkern_frozen_bf16", "onnxruntime", "reference_aot_inductor"}
                 assert found[f"{work}-{case}-1-threads_{n}"] >= {*acting, "weights_read"}
                 for batch in (50, 256, 4096):
                     assert found[f"{work}-{case}-{batch}-threads_{n}"] >= {*acting, "gemm"}
