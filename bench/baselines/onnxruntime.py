@@ -105,8 +105,10 @@ def _denoised_action(problem: FlowProblem) -> Implementation:
 
 
 def _one_sweep(problem: FlowProblem) -> Implementation:
-    act = ReferenceFlow(problem.flow).denoised_action
-    return _implementation(problem, make_fx(act)(*problem.inputs[0]))
+    flow = ReferenceFlow(problem.flow)
+    # It would count a method's self among the arguments.
+    traced = make_fx(lambda noise, context: flow.denoised_action(noise, context))
+    return _implementation(problem, traced(*problem.inputs[0]))
 
 
 BUILDERS: Mapping[str, Builder] = {
