@@ -10,6 +10,9 @@ _UNCOMPILED = ("eager", "nfkern")
 _FROZEN = ("nfkern", "nfkern_frozen", "nfkern_frozen_bf16")
 _ACTING = ("eager", "eager_plu_once", *_FROZEN)
 _FLOWS = ("eager", "eager_plu_once", "eager_compile", "reference_compile", "nfkern_reference", *_FROZEN)
+# As far as compilers take it: compiling these takes a minute or two each, so the quick suite leaves them out.
+_AUTOTUNED = ("reference_max_autotune", "reference_aot_inductor", "eager_plu_once_aot_inductor")
+_COMPILED = (*_FLOWS, *_AUTOTUNED, "reference_cuda_graph")
 _TRAINING = ("eager", "eager_compile", "reference_compile", "nfkern_reference", "nfkern")
 _COMPILED_TRAINING = (*_TRAINING, "reference_max_autotune", "reference_cuda_graph")
 _SAMPLERS = ("row_loop", "nfkern")
@@ -37,20 +40,9 @@ _QUICK = (
 _CPU_CASES = ("ogbench", "ogbench_jax", "chunked", "goal_density")
 
 
-def _autotuned(work: str) -> tuple[str, ...]:
-    """The same flow as far as compilers take it."""
-    plu_once = () if work == "denoised_action" else ("eager_plu_once_aot_inductor",)
-    return ("reference_max_autotune", "reference_aot_inductor", *plu_once)
-
-
-def _compiled(work: str) -> tuple[str, ...]:
-    """The same, by CUDA graphs too."""
-    return (*_FLOWS, *_autotuned(work), "reference_cuda_graph")
-
-
 def _beside_rivals(work: str, cases: tuple[str, ...], batches: tuple[int, ...], floors: tuple[str, ...]) -> Benchmark:
     one_sweep = ("onnxruntime_one_sweep",) if work == "denoised_action" else ()
-    return Benchmark(work, cases, batches, (*_FLOWS, *_autotuned(work), *_RIVALS, *one_sweep, *floors))
+    return Benchmark(work, cases, batches, (*_FLOWS, *_AUTOTUNED, *_RIVALS, *one_sweep, *floors))
 
 
 _CPU = (
@@ -63,11 +55,11 @@ _CPU = (
 )
 
 _FULL = (
-    *(Benchmark(work, ("ogbench", "ogbench_jax", "chunked"), BATCHES, _compiled(work)) for work in _INFERENCE),
+    *(Benchmark(work, ("ogbench", "ogbench_jax", "chunked"), BATCHES, _COMPILED) for work in _INFERENCE),
     Benchmark("training_step", ("ogbench", "ogbench_jax", "chunked"), BATCHES, _COMPILED_TRAINING),
     *(Benchmark(work, ("ogbench_features_8", "ogbench_features_21"), (1, 256), _ACTING) for work in _INFERENCE),
     Benchmark("training_step", ("ogbench_features_8", "ogbench_features_21"), (1, 256), _UNCOMPILED),
-    Benchmark("log_prob", ("goal_density",), BATCHES, _compiled("log_prob")),
+    Benchmark("log_prob", ("goal_density",), BATCHES, _COMPILED),
     Benchmark("training_step", ("goal_density",), BATCHES, _COMPILED_TRAINING),
     Benchmark("data_sampling", ("synthetic_100k",), (256, 4096), _SAMPLERS, threads=("one",)),
     # Of a million points rivals take half a minute a call.

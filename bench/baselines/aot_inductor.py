@@ -1,7 +1,8 @@
 """The stacked reference exported, compiled ahead of time by AOTInductor, and loaded again: what one would deploy.
 
 The naive flow whose matrices were composed beforehand, too: its products are linear layers, for which Inductor has
-templates in C++ (`max_autotune` says more). At batch 1 on a CPU it is the faster of the two (2026-11).
+templates in C++ (`max_autotune` says more). Its inverse is the faster of the two on a CPU (2026-11, `ogbench`, batches
+1 and 256); its score is autograd's, a second pass.
 
 Weights are constants of the package, frozen, and products are chosen as by mode "max-autotune", without its CUDA
 graphs, which packages do not have. The loader is called as C++ would call it: the loaded model's own call reads two
@@ -46,17 +47,25 @@ def load_compiled(model: nn.Module, example: tuple[torch.Tensor, ...]) -> Any:
 @outside_inference_mode
 def reference(problem: FlowProblem, method: str) -> Implementation:
     """A method of the stacked reference."""
-    return _implementation(problem, SplitReferenceFlow(problem.flow), method)
+    flow = SplitReferenceFlow(problem.flow)
+    return _implementation(problem, Forward(flow, getattr(flow, method)))
 
 
 @outside_inference_mode
 def plu_once(problem: FlowProblem, method: str) -> Implementation:
     """A method of the naive flow with fixed mixings."""
-    return _implementation(problem, eager_plu_once.fixed_flow(problem).requires_grad_(False), method)
+    flow = eager_plu_once.fixed_flow(problem).requires_grad_(False)
+    return _implementation(problem, Forward(flow, getattr(flow, method)))
 
 
-def _implementation(problem: FlowProblem, flow: nn.Module, method: str) -> Implementation:
-    loader = load_compiled(Forward(flow, getattr(flow, method)).eval(), problem.inputs[0])
+@outside_inference_mode
+def plu_once_action(problem: FlowProblem) -> Implementation:
+    """Its denoised action."""
+    return _implementation(problem, eager_plu_once.traced_action(problem))
+
+
+def _implementation(problem: FlowProblem, model: nn.Module) -> Implementation:
+    loader = load_compiled(model.eval(), problem.inputs[0])
 
     def run(*inputs: torch.Tensor) -> Any:
         results = loader.run(inputs)
@@ -70,4 +79,5 @@ REFERENCE_BUILDERS: Mapping[str, Builder] = {work: partial(reference, method=wor
 PLU_ONCE_BUILDERS: Mapping[str, Builder] = {
     "log_prob": partial(plu_once, method="log_prob"),
     "inverse": partial(plu_once, method="to_data"),
+    "denoised_action": plu_once_action,
 }

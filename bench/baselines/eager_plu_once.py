@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from nfkern.bench.baselines.eager import EagerFlow, Mixing, denoised
 from nfkern.bench.declarations import Implementation
-from nfkern.bench.flow_problem import FlowProblem
+from nfkern.bench.flow_problem import SIGMA, FlowProblem
 
 
 class FixedMixing(Mixing):
@@ -34,6 +35,19 @@ def fixed_flow(problem: FlowProblem) -> EagerFlow:
     for block in flow.blocks:
         block.mixing = FixedMixing(block.mixing)
     return flow
+
+
+def traced_action(problem: FlowProblem) -> torch.fx.GraphModule:
+    """The denoised action with autograd's work written out, for exporters."""
+    flow = fixed_flow(problem).requires_grad_(False)
+
+    def act(noise: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        x = flow.to_data(noise, context)[0]
+        score: torch.Tensor = torch.func.grad(lambda x: flow.log_prob(x, context).sum())(x)
+        return x + SIGMA**2 * score
+
+    traced: torch.fx.GraphModule = make_fx(act)(*problem.inputs[0])
+    return traced
 
 
 BUILDERS: Mapping[str, Callable[[FlowProblem], Implementation]] = {

@@ -26,7 +26,7 @@ from nfkern.bench.baselines.exporting import Forward, outside_inference_mode
 from nfkern.bench.baselines.reference_flow import ReferenceFlow
 from nfkern.bench.causal_problem import CausalProblem
 from nfkern.bench.declarations import Builder, Implementation
-from nfkern.bench.flow_problem import SIGMA, FlowProblem
+from nfkern.bench.flow_problem import FlowProblem
 
 
 def session(model: nn.Module, example: tuple[torch.Tensor, ...], threads: int) -> Any:
@@ -94,14 +94,7 @@ def _inverse(problem: FlowProblem) -> Implementation:
 
 
 def _denoised_action(problem: FlowProblem) -> Implementation:
-    flow = eager_plu_once.fixed_flow(problem).requires_grad_(False)
-
-    def act(noise: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        x = flow.to_data(noise, context)[0]
-        score: torch.Tensor = torch.func.grad(lambda x: flow.log_prob(x, context).sum())(x)
-        return x + SIGMA**2 * score
-
-    return _implementation(problem, make_fx(act)(*problem.inputs[0]))
+    return _implementation(problem, eager_plu_once.traced_action(problem))
 
 
 def _one_sweep(problem: FlowProblem) -> Implementation:

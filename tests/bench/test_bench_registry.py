@@ -58,7 +58,8 @@ def test_the_cpu_suite_sets_every_work_beside_its_rivals_and_floors():
         for case in ("ogbench", "ogbench_jax", "chunked", "goal_density"):
             assert found[f"training_step-{case}-256-threads_{n}"] >= {*rivals, "gemm"}
             for work in ("log_prob", "inverse", "denoised_action"):
-                acting = {*rivals, "nfkern_frozen", "nfkern_frozen_bf16", "onnxruntime", "reference_aot_inductor"}
+                packages = {"onnxruntime", "reference_aot_inductor", "eager_plu_once_aot_inductor"}
+                acting = {*rivals, *packages, "nfkern_frozen", "nfkern_frozen_bf16"}
                 assert found[f"{work}-{case}-1-threads_{n}"] >= {*acting, "weights_read"}
                 for batch in (50, 256, 4096):
                     assert found[f"{work}-{case}-{batch}-threads_{n}"] >= {*acting, "gemm"}
