@@ -28,7 +28,10 @@ def to_html(results: Results) -> str:
 def body(results: Results, heading: str) -> str:
     """All of the page, its headings in elements of this name."""
     found = summaries(results)
-    image = embedded(picture.pareto(results), "quality against latency", picture.CAPTION)
+    latency = embedded(picture.pareto(results), "quality against latency", picture.CAPTION)
+    training = embedded(
+        picture.pareto(results, picture.TRAINING), "quality against training time", picture.TRAINING_CAPTION
+    )
     sections = "\n".join(
         f"<{heading}>{escape(name)}</{heading}><p>{escape(DENSITIES[name].summary)}</p>{table(*tables.of_density(rows))}"
         for name, rows in found.items()
@@ -39,7 +42,8 @@ def body(results: Results, heading: str) -> str:
     verdicts = "".join(f"<li>{escape(sentence)}</li>" for sentence in tables.verdicts(results))
     return f"""<p>{escape(INTRODUCTION)}</p>
 <p>{escape(tables.described(results))}</p>
-{image}
+{latency}
+{training}
 <{heading}>Who is ahead</{heading}><ul>{verdicts}</ul>
 <{heading}>Policies</{heading}><ul>{legend}{skipped}</ul>
 <{heading}>Time of act for 1 and 256 observations, and CPU time of training</{heading}>{table(*tables.costs(results))}

@@ -1,6 +1,6 @@
 """Results in short: means and spreads over seeds, and who is ahead of the flow."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nfkern.bench.quality.records import TRUTH, Fit, Results
@@ -77,12 +77,24 @@ def _summary(results: Results, density: str, policy: str, fits: Sequence[Fit]) -
     )
 
 
-def points(rows: Iterable[Summary], batch: int) -> dict[str, tuple[float, float]]:
-    """Median time of `act` for `batch` observations, and sliced Wasserstein distance, where there are both."""
+def time_of_action(row: Summary) -> float | None:
+    """Median seconds of `act` for one observation, where they are known."""
+    return (row.latencies or {}).get(1)
+
+
+def training_time(row: Summary) -> float | None:
+    """Mean CPU seconds of a training, where there was one."""
+    return row.training_cpu_s.mean if row.training_cpu_s and row.policy != TRUTH else None
+
+
+def points(
+    rows: Iterable[Summary], cost: Callable[[Summary], float | None] = time_of_action
+) -> dict[str, tuple[float, float]]:
+    """What a policy costs, and its sliced Wasserstein distance, where there are both."""
     return {
-        row.policy: (row.latencies[batch], row.sliced_wasserstein.mean)
+        row.policy: (seconds, row.sliced_wasserstein.mean)
         for row in rows
-        if row.sliced_wasserstein and row.latencies and batch in row.latencies
+        if row.sliced_wasserstein and (seconds := cost(row)) is not None
     }
 
 

@@ -76,7 +76,7 @@ def verdicts(results: Results) -> list[str]:
                 others = ahead(policies, ours)
                 names = ", ".join(others) if others else "no other policy"
                 sentences.append(f"{density}: nearer to the density than {ours}, {beyond}: {names}.")
-        best = ", ".join(front(points(policies.values(), 1)))
+        best = ", ".join(front(points(policies.values())))
         sentences.append(f"{density}: no policy is both faster and nearer than these: {best}.")
     return sentences
 

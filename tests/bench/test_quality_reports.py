@@ -148,6 +148,17 @@ def test_the_picture_has_a_panel_for_each_density_and_one_style_for_each_policy(
     assert len(set(styles)) == len(styles)
 
 
+def test_the_picture_of_trainings_has_their_seconds_and_leaves_out_the_density_itself(monkeypatch):
+    drawn, original = [], picture.Figure
+    monkeypatch.setattr(picture, "Figure", lambda **options: drawn.append(original(**options)) or drawn[-1])
+    picture.pareto(results(), picture.TRAINING)
+    pinwheel = drawn[0].axes[0]
+    marked = {tuple(line.get_xydata()[0].round(6)) for line in pinwheel.lines if line.get_marker() not in ("None", "")}
+    assert {(12.5, 0.031), (12.5, 0.011), (12.5, 0.02)} <= marked
+    assert (12.5, 0.0055) not in marked
+    assert pinwheel.get_xlabel() == "training, CPU seconds"
+
+
 def test_the_documentation_has_the_tables_of_the_newest_record_and_no_others():
     _, between, _ = studies.split_markdown(ROOT / "docs" / "quality.md")
     found = sorted((ROOT / "bench" / "results" / "quality").glob("*.json"))
