@@ -42,6 +42,8 @@ OVERVIEW_FLOORS = {
     "training_step-ogbench-256-threads_1": ("gemm",),
 }
 
+_MOST_COLUMNS = 12
+
 
 def overview(records: Sequence[Record]) -> str:
     """README's table."""
@@ -73,12 +75,17 @@ def _listing(files: Mapping[str, Sequence[Record]]) -> Iterator[str]:
 
 def _work(work: str, records: Sequence[Record]) -> Iterator[str]:
     variants = [name for name in VARIANTS if any(record.variant == name for record in records)]
-    yield f"### {work}\n"
-    yield _line(["case, batch, threads", *variants])
-    yield "|---" * (len(variants) + 1) + "|"
+    lines = [["case, batch, threads", *variants]]
     for row in by_row(records).values():
         first = row[0]
-        yield _line([f"{first.case}, {first.batch}, {first.threads}", *(_fastest(row, (name,)) for name in variants)])
+        lines.append([f"{first.case}, {first.batch}, {first.threads}", *(_fastest(row, (name,)) for name in variants)])
+    if len(lines) <= len(variants) > _MOST_COLUMNS:
+        # A page is longer than wide.
+        lines = [list(column) for column in zip(*lines, strict=True)]
+    yield f"### {work}\n"
+    yield _line(lines[0])
+    yield "|---" * len(lines[0]) + "|"
+    yield from map(_line, lines[1:])
     yield ""
 
 

@@ -55,6 +55,14 @@ def test_tables_are_written_from_the_records(checkout, capsys):
     assert tables.Tables(check=True).run() == 1
 
 
+def test_many_variants_go_down_the_page(checkout, monkeypatch):
+    monkeypatch.setattr(tables, "_MOST_COLUMNS", 5)
+    tables.Tables().run()
+    listed = (checkout / "results" / "README.md").read_text()
+    assert "| case, batch, threads | ogbench, 256, 1 |\n|---|---|\n| eager | 8.00 ms |\n" in listed
+    assert "| zuko |  |\n| gemm | 2.00 ms |\n" in listed
+
+
 def test_a_readme_without_its_marks_is_left_alone(checkout):
     (checkout / "README.md").write_text("nothing here\n")
     with pytest.raises(UserError, match="expected the lines"):
