@@ -28,7 +28,8 @@ OVERVIEW_ROWS = {
 }
 OVERVIEW_COLUMNS = {
     "eager": ("eager",),
-    "torch.compile": ("eager_compile", "reference_compile"),
+    "torch.compile": ("eager_compile", "reference_compile", "reference_max_autotune"),
+    "AOTInductor": ("reference_aot_inductor", "eager_plu_once_aot_inductor"),
     "ONNX Runtime": ("onnxruntime", "onnxruntime_one_sweep"),
     "JAX, jitted": ("jax_jit",),
     "nfkern": ("nfkern",),
