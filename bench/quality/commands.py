@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from nfkern.bench.studies.checks import (
     how_to_go_on,
 )
 from nfkern.bench.studies.policies import skipped
-from nfkern.bench.studies.tables import update_markdown
+from nfkern.bench.studies.tables import write_reports
 from nfkern.bench.timing import num_threads
 from nfkern.errors import UsageError
 from nfkern.progress import progress_bar
@@ -85,7 +86,7 @@ class Quality:
         print(f"{len(results.fits)} fits in {self.out}")
         for fit in failed:
             print(f"failed: {fit.policy} on {fit.density}, seed {fit.seed}: {fit.error}")
-        self._write_reports(results)
+        write_reports(self.html, partial(_page, results), self.tables, partial(to_markdown, results))
         return 1 if failed else 0
 
     def _work(self, results: Results, pending: Sequence[Piece], unit: str) -> None:
@@ -95,18 +96,6 @@ class Quality:
                 progress.set_description(piece.name)
                 piece.run(progress.update)
                 storage.write(self.out, results)
-
-    def _write_reports(self, results: Results) -> None:
-        if self.html is not None:
-            # Here, not above: the picture needs matplotlib, and measuring does not.
-            from nfkern.bench.quality.report import to_html
-
-            self.html.parent.mkdir(parents=True, exist_ok=True)
-            self.html.write_text(to_html(results), encoding="utf-8")
-            print(f"wrote {self.html}")
-        if self.tables is not None:
-            update_markdown(self.tables, to_markdown(results))
-            print(f"wrote {self.tables}")
 
     def _settings(self) -> Settings:
         check_names("densities", self.densities, DENSITIES)
@@ -137,6 +126,13 @@ def _check_sizes(results: Results) -> None:
                 fitted_width(training, DENSITIES[name], results.settings.parameters)
             except ValueError as error:
                 raise UsageError(f"--parameters: {training.name} on {name}: {error}") from None
+
+
+def _page(results: Results) -> str:
+    # Here, not above: the picture needs matplotlib, and measuring does not.
+    from nfkern.bench.quality.report import to_html
+
+    return to_html(results)
 
 
 def _empty(settings: Settings) -> Results:

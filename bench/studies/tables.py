@@ -1,6 +1,6 @@
 """Tables of a study as rows of text, and the marks in a Markdown file between which they are put."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from nfkern.bench.environment import Environment
@@ -43,6 +43,17 @@ def update_markdown(path: Path, text: str) -> None:
     """Put text between the marks; raises as `split_markdown`."""
     before, _, after = split_markdown(path)
     path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+
+
+def write_reports(html: Path | None, page: Callable[[], str], tables: Path | None, markdown: Callable[[], str]) -> None:
+    """Write a study's page, and its tables into a Markdown file, where they are wanted; raises as `split_markdown`."""
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(page(), encoding="utf-8")
+        print(f"wrote {html}")
+    if tables is not None:
+        update_markdown(tables, markdown())
+        print(f"wrote {tables}")
 
 
 def measured_on(environment: Environment, threads: int, started: str, versions: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,7 @@ from nfkern.bench.studies.checks import (
     how_to_go_on,
 )
 from nfkern.bench.studies.policies import skipped
-from nfkern.bench.studies.tables import update_markdown
+from nfkern.bench.studies.tables import write_reports
 from nfkern.bench.success import records as storage
 from nfkern.bench.success.policies import POLICIES, TRAININGS, config_of
 from nfkern.bench.success.records import Dataset, Evaluation, Results, Settings, Trained
@@ -123,20 +124,8 @@ class Success:
         for row in failed:
             what = f"training {row.training}" if isinstance(row, Trained) else f"{row.policy} after {row.step} steps"
             print(f"failed: {row.env}: {what}, seed {row.seed}: {row.error}")
-        self._write_reports(results)
+        write_reports(self.html, partial(_page, results), self.tables, partial(to_markdown, results))
         return 1 if failed else 0
-
-    def _write_reports(self, results: Results) -> None:
-        if self.html is not None:
-            # Here, not above: the picture needs matplotlib, and measuring does not.
-            from nfkern.bench.success.report import to_html
-
-            self.html.parent.mkdir(parents=True, exist_ok=True)
-            self.html.write_text(to_html(results), encoding="utf-8")
-            print(f"wrote {self.html}")
-        if self.tables is not None:
-            update_markdown(self.tables, to_markdown(results))
-            print(f"wrote {self.tables}")
 
     def _settings(self) -> Settings:
         base = QUICK if self.quick else DEFAULT
@@ -193,6 +182,13 @@ class Success:
                     f"{self.out} was made with other data of {env} than {self.dataset_dir} has: choose another --out, "
                     "or --overwrite it"
                 )
+
+
+def _page(results: Results) -> str:
+    # Here, not above: the picture needs matplotlib, and measuring does not.
+    from nfkern.bench.success.report import to_html
+
+    return to_html(results)
 
 
 def _environment() -> Environment:
