@@ -20,6 +20,7 @@ import gymnasium
 import numpy as np
 
 from nfkern.algorithms import imitation
+from nfkern.algorithms.interrupts import uninterrupted
 from nfkern.errors import UserError
 
 SuccessTiming = Literal["pre", "post"]
@@ -158,7 +159,8 @@ def make_environment(
     if success_timing is not None:
         options["success_timing"] = success_timing
     spec = copy.deepcopy(gymnasium.spec(environment))
-    with warnings.catch_warnings(), global_random(np.random.MT19937(0)):
+    # The simulator is imported here.
+    with uninterrupted(), warnings.catch_warnings(), global_random(np.random.MT19937(0)):
         # dm_control, imported now for manipulation, looks for a screen; nothing is drawn on one.
         warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
         try:
@@ -186,7 +188,8 @@ def _resolve(name: str) -> tuple[str, dict[str, Any]]:
     if (found := imitation.environment_id(name)) is not None:
         return found, {}
     try:
-        import ogbench  # noqa: F401 (registers its environments)
+        with uninterrupted():
+            import ogbench  # noqa: F401 (registers its environments)
     except ModuleNotFoundError as error:
         raise UserError(f"{name} needs {error.name}: pip install 'nfkern[rl]'") from error
     if name in gymnasium.registry:

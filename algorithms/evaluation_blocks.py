@@ -20,7 +20,7 @@ from tqdm import tqdm
 from nfkern.algorithms.environments import PinnedTask
 from nfkern.algorithms.evaluation_progress import BlockResult
 from nfkern.algorithms.evaluation_result import Block, EvaluationSettings, Trajectory
-from nfkern.algorithms.interrupts import deferred_signals
+from nfkern.algorithms.interrupts import uninterrupted
 from nfkern.algorithms.rollout import EnvironmentPool, Episode, Policy, run_block
 from nfkern.errors import UserError
 
@@ -88,15 +88,13 @@ def _interrupts_held() -> Iterator[None]:
     """Hold Ctrl-C back while processes start: half started, they would end in a traceback, and leave a broken pool."""
     # Starting the tracker would unblock signals.
     resource_tracker.ensure_running()
-    with deferred_signals(signal.SIGINT) as signals:
+    with uninterrupted(signal.SIGINT):
         # New processes inherit this; in this one, other threads may still get the signal.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    if signals.received:
-        raise KeyboardInterrupt
 
 
 class _Worker(NamedTuple):

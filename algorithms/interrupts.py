@@ -13,13 +13,14 @@ class Signals:
     def __init__(self) -> None:
         """Nothing received yet."""
         self.received = False
+        self.number: int | None = None
         self._immediate = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Remember a signal; a second one, or one in an `immediate` part, interrupts at once."""
         if self._immediate or self.received:
             raise KeyboardInterrupt
-        self.received = True
+        self.received, self.number = True, number
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
@@ -45,3 +46,22 @@ def deferred_signals(*numbers: signal.Signals) -> Iterator[Signals]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def uninterrupted(*numbers: signal.Signals) -> Iterator[None]:
+    """Inside this context, signals as of `deferred_signals` wait; then they come.
+
+    For what leaves half-made things behind: an extension module that is interrupted while it is imported fails with an
+    ImportError, which hides that anybody asked to stop.
+    """
+    number = None
+    try:
+        with deferred_signals(*numbers) as signals:
+            try:
+                yield
+            finally:
+                number = signals.number
+    finally:
+        if number is not None:
+            signal.raise_signal(number)
