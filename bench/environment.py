@@ -67,7 +67,7 @@ def _triton_version(device: torch.device) -> dict[str, str]:
 
 def _rival_versions(device: torch.device) -> dict[str, str]:
     """Of the packages whose speed is measured on a CPU, read without importing them."""
-    rivals = ("onnxruntime", "jax", "optax", "zuko") if device.type == "cpu" else ()
+    rivals = ("onnxruntime", "jax", "optax", "zuko", "nflows", "normflows", "diffusers") if device.type == "cpu" else ()
     return {name: metadata.version(name) for name in rivals if find_spec(name) is not None}
 
 

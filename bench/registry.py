@@ -187,6 +187,13 @@ VARIANTS: dict[str, Variant] = {
         ),
         Variant("zuko", "zuko's coupling flow of this size", zuko.BUILDERS, requires=("zuko",), standing="same_size"),
         Variant(
+            "zuko_nsf",
+            "zuko's neural spline flow of this size, couplings",
+            zuko.NSF_BUILDERS,
+            requires=("zuko",),
+            standing="same_size",
+        ),
+        Variant(
             "nflows",
             "nflows' coupling flow of this size",
             nflows.NFLOWS_BUILDERS,

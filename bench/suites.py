@@ -18,7 +18,7 @@ _COMPILED_TRAINING = (*_TRAINING, "reference_max_autotune", "reference_cuda_grap
 _SAMPLERS = ("row_loop", "nfkern")
 _INFERENCE = tuple(work.name for work in FLOW_WORKS if work.name != "training_step")
 
-_LIBRARIES = ("zuko", "nflows", "normflows")
+_LIBRARIES = ("zuko", "zuko_nsf", "nflows", "normflows")
 _RIVALS = ("onnxruntime", "jax_jit", *_LIBRARIES)
 _FLOORS = ("gemm", "gemm_bf16")
 _READING = ("weights_read", "weights_read_bf16")

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from nfkern.bench.baselines.same_size import Pair, builders
+from nfkern.bench.baselines.same_size import Pair, builders, widened
 from nfkern.bench.cases import FlowCase
-from nfkern.bench.flow_problem import SEED, random_flow
+from nfkern.bench.flow_problem import SEED
 
 
 class _Inverse:
@@ -160,19 +160,9 @@ def nflows_flow(case: FlowCase) -> _Named:
     return flow
 
 
-def normflows_flow(case: FlowCase) -> _Named:
+def normflows_flow(case: FlowCase) -> nn.Module:
     """A flow of about the case's number of parameters, the same at every call."""
-    wanted = _size(random_flow(case))
-    low, high = 1, 4096
-    # The number grows with the width: the first that is large enough.
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _size(_spline_flow(case, middle)) >= wanted else (middle + 1, high)
-    return _spline_flow(case, low)
-
-
-def _size(flow: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in flow.parameters())
+    return widened(partial(_spline_flow, case), case)
 
 
 def _spline_flow(case: FlowCase, width: int) -> _Named:

@@ -16,7 +16,7 @@ from torch import nn
 from nfkern.bench.baselines.training import AdamWStep
 from nfkern.bench.cases import FlowCase
 from nfkern.bench.declarations import Builder, Implementation
-from nfkern.bench.flow_problem import SIGMA, FlowProblem
+from nfkern.bench.flow_problem import SIGMA, FlowProblem, random_flow
 
 TOLERANCE = 1e-4
 """Of the largest entry. float32 was off by up to 3e-6 (2026-11, `chunked`); a wrong term shows in the first digits."""
@@ -35,6 +35,26 @@ class Pair(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """What both give, in turns."""
         return torch.stack([self.shift(x), self.log_scale(x)], dim=-1).flatten(-2)
+
+
+def widened(make: Callable[[int], nn.Module], case: FlowCase) -> nn.Module:
+    """The narrowest of the flows that `make` gives, for widths up to 4096, with at least the parameters of nfkern's.
+
+    Args:
+        make: of a width, a flow; the number of its parameters grows with it.
+        case: whose flow it is held to.
+    """
+    wanted = parameters(random_flow(case))
+    low, high = 1, 4096
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if parameters(make(middle)) >= wanted else (middle + 1, high)
+    return make(low)
+
+
+def parameters(flow: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in flow.parameters())
 
 
 def _double(tensors: tuple[torch.Tensor, ...], rows: int | None = _ROWS) -> list[torch.Tensor]:

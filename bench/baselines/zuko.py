@@ -1,9 +1,15 @@
-"""A flow of the same size from the package zuko.
+"""Flows of the same size from the package zuko: of affine couplings, and of splines.
 
-Every block is an LU-parametrised mixing and zuko's affine coupling transform, whose network is replaced by two of
-zuko's MLPs of nfkern's widths, one for the shift and one for the log-scale: left alone, one network would give both,
+Affine: every block is an LU-parametrised mixing and zuko's affine coupling transform, whose network is replaced by two
+of zuko's MLPs of nfkern's widths, one for the shift and one for the log-scale: left alone, one network would give both,
 with half the weights. Differences that remain: LayerNorm has no weights, log-scales are softly bounded, and the inverse
-solves its triangular systems at every call. The context is concatenated, weights are zuko's own random ones.
+solves its triangular systems at every call.
+
+Splines: zuko's `NSF` with as many transforms as nfkern has blocks, in its coupling form, whose inverse takes two passes
+instead of one for each number. Its masked networks have two hidden layers as wide as makes the number of parameters
+nfkern's, within 3 %; nearly a quarter of them are masked to zero, and multiplied all the same.
+
+The context is concatenated, weights are zuko's own random ones.
 """
 
 from functools import partial
@@ -12,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nfkern.bench.baselines.same_size import Pair, builders
+from nfkern.bench.baselines.same_size import Pair, builders, widened
 from nfkern.bench.cases import FlowCase
 from nfkern.bench.flow_problem import SEED
 
@@ -43,4 +49,20 @@ def zuko_flow(case: FlowCase) -> Any:
     return Flow(transforms, UnconditionalDistribution(DiagNormal, *standard, buffer=True))
 
 
+def zuko_nsf_flow(case: FlowCase) -> nn.Module:
+    """A `zuko.flows.NSF` of about the case's number of parameters, the same at every call."""
+    return widened(partial(_spline_flow, case), case)
+
+
+def _spline_flow(case: FlowCase, width: int) -> Any:
+    from zuko.flows import NSF
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return NSF(
+            *(case.features, case.context_features), transforms=case.blocks, passes=2, hidden_features=(width, width)
+        )
+
+
 BUILDERS = builders(zuko_flow)
+NSF_BUILDERS = builders(zuko_nsf_flow)

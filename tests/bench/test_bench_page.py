@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import pytest
 from bench_records import ENVIRONMENT, record, refused, spread
 from quality_results import results
 
+from nfkern.bench import commands, suites
 from nfkern.bench import records as storage
-from nfkern.bench import suites
-from nfkern.bench.declarations import Benchmark
+from nfkern.bench.declarations import Benchmark, Implementation
 from nfkern.bench.page import details, growth, kinds, machines, overview, plot
 from nfkern.bench.page.reproduction import reproduction
 from nfkern.bench.page.rows import Timed, timed_rows
@@ -47,6 +48,41 @@ def test_noise_makes_even_what_the_medians_do_not():
     noisy = row(record("nfkern", spread(1e-3, 0.4)), record("eager", spread(1.3e-3, 0.4)))
     assert noisy.word == "even"
     assert row(noisy.records[1], replace(noisy.records[0], variant="eager_compile")).word == "alone"
+
+
+def slow(run):
+    def slower(*inputs):
+        time.sleep(5e-3)
+        return run(*inputs)
+
+    return slower
+
+
+def remembering(run):
+    known = {}
+
+    def faster(*inputs):
+        if id(inputs[0]) not in known:
+            known[id(inputs[0])] = run(*inputs)
+        return known[id(inputs[0])]
+
+    return faster
+
+
+@pytest.mark.parametrize(("changed", "word"), [(slow, "ahead"), (remembering, "behind")])
+def test_another_baseline_is_another_verdict(tmp_path, monkeypatch, changed, word):
+    eager = VARIANTS["eager"]
+
+    def build(problem):
+        return Implementation(changed(eager.builders["log_prob"](problem).run))
+
+    suite = (Benchmark("log_prob", ("tiny",), (4,), ("eager", "nfkern"), threads=("one",)),)
+    monkeypatch.setitem(suites.SUITES, "smoke", suite)
+    monkeypatch.setitem(VARIANTS, "eager", replace(eager, builders={"log_prob": build}))
+    out, page = tmp_path / "records.jsonl", tmp_path / "page.html"
+    assert commands.Run(out, "smoke").run() == 0
+    assert commands.Report((out,), page).run() == 0
+    assert f'<tr class="{word}" data-row="log_prob-tiny-4-threads_1"' in page.read_text()
 
 
 def test_the_best_are_of_one_precision_and_floors_are_no_peers():

@@ -23,7 +23,7 @@ from nfkern.bench.timing import SMOKE, num_threads
 
 CPU = torch.device("cpu")
 FLOWS = ("log_prob", "inverse", "denoised_action", "training_step")
-LIBRARIES = ("zuko", "nflows", "normflows")
+LIBRARIES = ("zuko", "zuko_nsf", "nflows", "normflows")
 # Compilers take seconds: one work each among the quick tests.
 PEERS = [
     *(pytest.param(name, "inverse") for name in ("onnxruntime", "jax_jit")),
@@ -117,13 +117,19 @@ def test_zuko_training_that_does_not_train_is_refused():
     assert outcome(altered(VARIANTS["zuko"], "training_step", untrained), "training_step").error.startswith("losses: ")
 
 
-# zuko lacks LayerNorm's weights, nflows has other factors of the mixing, normflows the nearest width.
+# zuko lacks LayerNorm's weights, nflows has other factors of the mixing, splines have the nearest width.
 @pytest.mark.parametrize(
-    ("make", "tolerance"), [(zuko.zuko_flow, 0.02), (nflows.nflows_flow, 0.001), (nflows.normflows_flow, 0.03)]
+    ("make", "tolerance"),
+    [
+        (zuko.zuko_flow, 0.02),
+        (zuko.zuko_nsf_flow, 0.03),
+        (nflows.nflows_flow, 0.001),
+        (nflows.normflows_flow, 0.03),
+    ],
 )
 @pytest.mark.parametrize("case", ["ogbench", "ogbench_jax", "chunked", "goal_density"])
 def test_flows_of_other_packages_have_the_size_of_the_flow(make, tolerance, case):
-    pytest.importorskip(make.__name__.removesuffix("_flow"))
+    pytest.importorskip(make.__name__.partition("_")[0])
     ours = sum(p.numel() for p in WORKS["inverse"].prepare(CASES[case], 1, CPU).flow.parameters())
     theirs = sum(p.numel() for p in make(CASES[case]).parameters())
     assert theirs == pytest.approx(ours, rel=tolerance)
@@ -144,7 +150,7 @@ def test_only_variants_that_are_no_peers_bring_a_check(standing):
         ("onnxruntime_one_sweep", "onnxruntime"),
         ("jax_jit", "jax"),
         ("jax_jit", "optax"),
-        *((name, name) for name in LIBRARIES),
+        *((name, name.partition("_")[0]) for name in LIBRARIES),
     ],
 )
 def test_rivals_that_are_not_installed_are_skipped_with_the_reason(name, module, monkeypatch):
