@@ -49,9 +49,9 @@ class Run:
     suite: Suite = "quick"
     """smoke: seconds, to try the suite itself; quick: under five minutes on two cores; cpu: everything a CPU could run
     instead, hours; causal: the same for the autoregressive flow; control-loop: numpy to numpy beside other policies,
-    half an hour; scaling: how time and memory grow with batch, features, blocks, width, length and threads, an hour;
-    training: gradient steps of the algorithms as a user takes them, half an hour; full: nfkern and PyTorch for longer,
-    hours."""
+    half an hour; scaling: how time and memory grow with batch, features, blocks, width, length and threads, 35 minutes;
+    training: gradient steps of the algorithms as a user takes them, a quarter of an hour; full: nfkern and PyTorch for
+    longer, hours."""
     device: str = "cpu"
     """cpu or cuda."""
     match: str = ""

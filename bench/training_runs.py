@@ -117,12 +117,12 @@ def _config(algorithm: str, problem: RunProblem) -> AgentConfig:
 
 
 def _count_parameters(algorithm: str, problem: RunProblem) -> int:
-    """Those that are trained: targets and averages are not."""
+    """Those that the optimiser moves: averages, targets among them, are copies."""
     zeros = np.zeros((1, problem.case.observation_size), np.float32)
     example = {"observations": zeros, "goals": zeros, "actions": np.zeros((1, problem.case.action_size), np.float32)}
     config, statistics = _config(algorithm, problem), problem.dataset.statistics()
     agent = AGENTS[algorithm].create(config, example, statistics)
-    return sum(parameter.numel() for parameter in agent.parameters() if parameter.requires_grad)
+    return sum(parameter.numel() for group in agent.optimizer.param_groups for parameter in group["params"])
 
 
 def _wrong(implementation: Implementation) -> str | None:

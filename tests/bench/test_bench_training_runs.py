@@ -1,6 +1,7 @@
 """Training as a user does it: whole runs, which the gate looks into."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,6 +30,15 @@ def test_a_run_is_timed(work, algorithm):
     assert record.error is None, record.error
     assert record.quantiles.repeats >= SMOKE.min_repeats
     assert record.parameters > 0
+
+
+def test_averages_are_no_trained_parameters(monkeypatch):
+    problem = WORKS["goal_conditioned_run"].prepare(CASES["synthetic_tiny"], 8, CPU)
+    build = VARIANTS["diffusion_gcbc"].builders["goal_conditioned_run"]
+    averaged, config = build(problem).parameters, training_runs._config("diffusion_gcbc", problem)
+    assert config.ema_decay > 0
+    monkeypatch.setattr(training_runs, "_config", lambda *_: replace(config, ema_decay=0.0))
+    assert build(problem).parameters == averaged
 
 
 def test_every_algorithm_of_the_works_has_a_variant_that_is_no_peer():
