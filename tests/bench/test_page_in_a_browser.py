@@ -122,11 +122,11 @@ def test_a_click_on_a_head_sorts_by_the_raw_value_and_a_second_one_turns_it_roun
 
 
 def test_the_keyboard_sorts_too(page):
-    button = head(page, 4).find_element(By.TAG_NAME, "button")
-    before = column(page, "table.filtered", 4)
+    button = head(page, 2).find_element(By.TAG_NAME, "button")
+    before = column(page, "table.filtered", 2)
     page.execute_script("arguments[0].focus()", button)
     page.switch_to.active_element.send_keys(Keys.ENTER)
-    found = column(page, "table.filtered", 4)
+    found = column(page, "table.filtered", 2)
     assert found == sorted(before) != before
 
 
