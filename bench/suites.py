@@ -25,13 +25,16 @@ _READING = ("weights_read", "weights_read_bf16")
 
 _CANDIDATES = ("eager", "nfkern", "nfkern_tables")
 
-# Compiling one variant of a row takes 10-60 s (2026-11, two cores): the quick suite has two such rows.
+# Compiling one variant of a row takes 10-60 s (2026-11, two cores): the quick suite has two such rows. Flows of splines
+# would take it beyond five minutes.
+_QUICK_TRAINING = ("jax_jit", "zuko", "nflows")
+_QUICK_RIVALS = ("onnxruntime", *_QUICK_TRAINING)
 _QUICK = (
-    Benchmark("inverse", ("ogbench",), (1,), (*_FLOWS, *_RIVALS, *_READING), threads=("one",)),
-    Benchmark("inverse", ("ogbench",), (256,), (*_ACTING, *_RIVALS, *_FLOORS)),
+    Benchmark("inverse", ("ogbench",), (1,), (*_FLOWS, *_QUICK_RIVALS, *_READING), threads=("one",)),
+    Benchmark("inverse", ("ogbench",), (256,), (*_ACTING, *_QUICK_RIVALS, *_FLOORS)),
     Benchmark("log_prob", ("ogbench",), (1, 256), _ACTING),
     Benchmark("denoised_action", ("ogbench",), (1, 256), _ACTING),
-    Benchmark("training_step", ("ogbench",), (256,), (*_TRAINING, "jax_jit", *_LIBRARIES, "gemm"), threads=("one",)),
+    Benchmark("training_step", ("ogbench",), (256,), (*_TRAINING, *_QUICK_TRAINING, "gemm"), threads=("one",)),
     Benchmark("data_sampling", ("synthetic_100k",), (256,), _SAMPLERS, threads=("one",)),
 )
 
