@@ -67,8 +67,9 @@ def _triton_version(device: torch.device) -> dict[str, str]:
 
 def _rival_versions(device: torch.device) -> dict[str, str]:
     """Of the packages whose speed is measured on a CPU, read without importing them."""
-    rivals = ("onnxruntime", "jax", "optax", "zuko", "nflows", "normflows", "diffusers") if device.type == "cpu" else ()
-    return {name: metadata.version(name) for name in rivals if find_spec(name) is not None}
+    rivals = ("onnxruntime", "onnx", "onnxscript", "jax", "optax", "zuko", "nflows", "normflows", "diffusers")
+    here = rivals if device.type == "cpu" else ()
+    return {name: metadata.version(name) for name in here if find_spec(name) is not None}
 
 
 def clock_state(device: torch.device) -> str:

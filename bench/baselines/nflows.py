@@ -4,7 +4,7 @@ nflows: every block is its LU-parametrised mixing and its affine coupling, with 
 of one that would give shift and scale together. Its scales are bounded, 1e-3 to 1.001.
 
 normflows has no affine coupling with a context. Every block is its LU mixing with a permutation and its coupling by
-rational-quadratic splines, whose residual network is as wide as makes the number of parameters nfkern's, within 3 %.
+rational-quadratic splines, whose residual network is as wide as makes the number of parameters nfkern's, within 1 %.
 
 The context is concatenated, weights are the packages' own random ones.
 """

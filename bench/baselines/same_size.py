@@ -17,6 +17,7 @@ from nfkern.bench.baselines.training import AdamWStep
 from nfkern.bench.cases import FlowCase
 from nfkern.bench.declarations import Builder, Implementation
 from nfkern.bench.flow_problem import SIGMA, FlowProblem, random_flow
+from nfkern.bench.sizes import nearest_width
 
 TOLERANCE = 1e-4
 """Of the largest entry. float32 was off by up to 3e-6 (2026-11, `chunked`); a wrong term shows in the first digits."""
@@ -38,22 +39,16 @@ class Pair(nn.Module):
 
 
 def widened(make: Callable[[int], nn.Module], case: FlowCase) -> nn.Module:
-    """The narrowest of the flows that `make` gives, for widths up to 4096, with at least the parameters of nfkern's.
+    """Of the flows that `make` gives, the one whose number of parameters is nearest to that of nfkern's.
 
     Args:
         make: of a width, a flow; the number of its parameters grows with it.
         case: whose flow it is held to.
     """
-    wanted = parameters(random_flow(case))
-    low, high = 1, 4096
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if parameters(make(middle)) >= wanted else (middle + 1, high)
-    return make(low)
+    return make(nearest_width(lambda width: _count(make(width)), _count(random_flow(case))))
 
 
-def parameters(flow: nn.Module) -> int:
-    """How many numbers are trained."""
+def _count(flow: nn.Module) -> int:
     return sum(parameter.numel() for parameter in flow.parameters())
 
 

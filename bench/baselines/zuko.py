@@ -7,7 +7,7 @@ solves its triangular systems at every call.
 
 Splines: zuko's `NSF` with as many transforms as nfkern has blocks, in its coupling form, whose inverse takes two passes
 instead of one for each number. Its masked networks have two hidden layers as wide as makes the number of parameters
-nfkern's, within 3 %; nearly a quarter of them are masked to zero, and multiplied all the same.
+nfkern's, within 1 %; nearly a quarter of them are masked to zero, and multiplied all the same.
 
 The context is concatenated, weights are zuko's own random ones.
 """

@@ -122,9 +122,9 @@ def test_zuko_training_that_does_not_train_is_refused():
     ("make", "tolerance"),
     [
         (zuko.zuko_flow, 0.02),
-        (zuko.zuko_nsf_flow, 0.03),
+        (zuko.zuko_nsf_flow, 0.01),
         (nflows.nflows_flow, 0.001),
-        (nflows.normflows_flow, 0.03),
+        (nflows.normflows_flow, 0.01),
     ],
 )
 @pytest.mark.parametrize("case", ["ogbench", "ogbench_jax", "chunked", "goal_density"])
