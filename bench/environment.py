@@ -24,7 +24,8 @@ class Environment:
 
     Attributes:
         device: "cpu" or "cuda".
-        device_name: the processor's name.
+        device_name: the processor's name; of a CPU with its family and model, which a name may share with others, and
+            the instruction set that PyTorch uses.
         cores: CPU cores this process may use.
         versions: of nfkern, python, torch, numpy; on a GPU of triton, on a CPU of the rivals that are installed.
         commit: of nfkern's source tree, with "-dirty" if it was changed since; None for an installed package.
@@ -85,8 +86,10 @@ def clock_state(device: torch.device) -> str:
 
 
 def _cpu_name() -> str:
-    names = _cpuinfo("model name")
-    return names[0] if names else platform.processor() or platform.machine()
+    name = next(iter(_cpuinfo("model name")), None) or platform.processor() or platform.machine()
+    numbers = {"family": _cpuinfo("cpu family"), "model": _cpuinfo("model")}
+    parts = [f"{part} {found[0]}" for part, found in numbers.items() if found]
+    return f"{name} ({', '.join([*parts, torch.backends.cpu.get_cpu_capability()])})"
 
 
 def _cpu_megahertz() -> float | None:
@@ -97,7 +100,8 @@ def _cpu_megahertz() -> float | None:
 
 def _cpuinfo(field: str) -> list[str]:
     lines = (_read(Path("/proc/cpuinfo")) or "").splitlines()
-    return [line.split(":", 1)[1].strip() for line in lines if line.startswith(field)]
+    pairs = [line.partition(":") for line in lines]
+    return [value.strip() for name, _, value in pairs if name.strip() == field]
 
 
 def _read(path: Path) -> str | None:

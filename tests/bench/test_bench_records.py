@@ -5,8 +5,10 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
+import torch
 from bench_records import record, refused
 
+from nfkern.bench import environment as environment_module
 from nfkern.bench import records as storage
 from nfkern.bench.environment import clock_state, current_environment
 from nfkern.bench.registry import VARIANTS
@@ -56,13 +58,21 @@ def test_missing_file_is_a_user_error(tmp_path):
 
 
 def test_environment_names_what_a_number_depends_on():
-    import torch
-
     environment = current_environment(torch.device("cpu"))
     assert environment.versions["torch"] == torch.__version__
     for name in {name for variant in VARIANTS.values() for name in variant.requires}:
         assert (name in environment.versions) == (find_spec(name) is not None), name
     assert environment.cores >= 1
-    assert environment.device_name
+    assert torch.backends.cpu.get_cpu_capability() in environment.device_name
     assert set(environment.backends.values()) <= {"native", "reference"}
     assert clock_state(torch.device("cpu"))
+
+
+def test_processors_of_one_name_and_two_generations_are_told_apart(monkeypatch):
+    cpuinfo = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: {}\nmodel name\t: AMD EPYC\n"
+    names = []
+    for model in (1, 17):
+        monkeypatch.setattr(environment_module, "_read", lambda path, model=model: cpuinfo.format(model))
+        names.append(current_environment(torch.device("cpu")).device_name)
+    assert names[0].startswith("AMD EPYC (family 25, model 1, ")
+    assert names[1].startswith("AMD EPYC (family 25, model 17, ")
