@@ -51,11 +51,29 @@ struct Multiply<float, Bf16Pair> {
 };
 #endif
 
+// One term of a tile's sums: A's column times B's row.
+template <class T, class A, int M, int N>
+__attribute__((always_inline)) inline void add_products(const A* a, int64_t a_row, const T* b, Vec<T> (&sums)[M][N]) {
+  Vec<T> row[N];
+#pragma GCC unroll 4
+  for (int n = 0; n < N; ++n) row[n] = load(b + n * kLanes<T>);
+#pragma GCC unroll 24
+  for (int m = 0; m < M; ++m) {
+    const Vec<T> weight = Multiply<T, A>::weight(a + m * a_row);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) Multiply<T, A>::add(sums[m][n], weight, row[n]);
+  }
+}
+
 // C (M, N vectors) = [bias or C] + A (M, depth) B (depth, N vectors).
 //
-// The next tile's weights are fetched ahead, a line a step: a tile's rows are too many and too short for the hardware
-// to see them coming. Without it the hidden weight's gradient took 5.2 ms of a training step instead of 4.2, and the
-// other products 7.8 instead of 7.4 (Zen 4, paper's flow, batch 256, 2026-11).
+// The next tile's weights are fetched ahead: a tile's rows are too many and too short for the hardware to see them
+// coming. With AVX-512 a line a step: without it the hidden weight's gradient took 5.2 ms of a training step instead of
+// 4.2, and the other products 7.8 instead of 7.4 (Zen 4, paper's flow, batch 256, 2026-11). Elsewhere vectors are
+// shorter, and instructions beside the multiplications count, most where another thread shares the core: the lines of
+// so many steps are fetched together, none for a transpose, whose next tile mostly lies in the same lines. The inverse
+// of 256 rows took 0.83 times as long as with a line a step, of 16 rows 0.86; without any fetching 16 rows took 1.1
+// times as long (Zen 3, AVX2, 2026-11).
 //
 // Packed: A is a copy of rows at `source`, which are `source_row` apart.
 template <class T, class A, int M, int N, bool Packed = false>
@@ -68,24 +86,24 @@ inline void tile(int64_t depth, const A* a, int64_t a_row, int64_t a_step, const
 #pragma GCC unroll 4
     for (int n = 0; n < N; ++n) sums[m][n] = broadcast(bias && !add ? bias[m] : T(0));
   constexpr int64_t kLine = 64 / sizeof(A);
+  const bool transposed = !Packed && a_row == 1;
   const A* ahead = Packed ? source + M * source_row : a + M * a_row;
-  const int64_t next = Packed ? source_row : a_row == 1 ? a_step : a_row;
-  const int64_t rewind = Packed ? kLine * (source_row - 1) : a_row == 1 ? 0 : kLine * (a_row - a_step);
-  for (int64_t k = 0; k < depth; ++k) {
-    __builtin_prefetch(ahead);
-    ahead += next;
-    if (k % kLine == kLine - 1) ahead -= rewind;
-    Vec<T> row[N];
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) row[n] = load(b + n * L);
-#pragma GCC unroll 24
-    for (int m = 0; m < M; ++m) {
-      const Vec<T> weight = Multiply<T, A>::weight(a + m * a_row);
-#pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) Multiply<T, A>::add(sums[m][n], weight, row[n]);
+  const int64_t next = Packed ? source_row : transposed ? a_step : a_row;
+  if constexpr (kVectorBytes == 64) {
+    const int64_t rewind = transposed ? 0 : kLine * (next - a_step);
+    for (int64_t k = 0; k < depth; ++k, a += a_step, b += N * L) {
+      __builtin_prefetch(ahead);
+      ahead += next;
+      if (k % kLine == kLine - 1) ahead -= rewind;
+      add_products<T, A, M, N>(a, a_row, b, sums);
     }
-    a += a_step;
-    b += N * L;
+  } else {
+    const int64_t lines = transposed ? 0 : M;
+    for (int64_t k = 0; k < depth; ahead += kLine * a_step) {
+      for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(ahead + i * next);
+      const int64_t end = k + kLine < depth ? k + kLine : depth;
+      for (; k < end; ++k, a += a_step, b += N * L) add_products<T, A, M, N>(a, a_row, b, sums);
+    }
   }
 #pragma GCC unroll 24
   for (int m = 0; m < M; ++m)
