@@ -1,7 +1,7 @@
 """`nfkern bench run | list | compare | report`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from nfkern.bench import records as storage
 from nfkern.bench import timing
-from nfkern.bench.compare import Bounds, Change, compare
+from nfkern.bench.compare import Bounds, Change, at_speed_of, compare
 from nfkern.bench.declarations import Row, rows
 from nfkern.bench.environment import Environment, current_environment
 from nfkern.bench.page.kinds import to_html
@@ -50,7 +50,7 @@ class Run:
     """smoke: seconds, to try the suite itself; quick: under five minutes on two cores; cpu: everything a CPU could run
     instead, hours; causal: the same for the autoregressive flow; control-loop: numpy to numpy beside other policies,
     half an hour; scaling: how time and memory grow with batch, features, blocks, width, length and threads, 35 minutes;
-    training: gradient steps of the algorithms as a user takes them, a quarter of an hour; full: nfkern and PyTorch for
+    training: gradient steps of the algorithms as a user takes them, 15 to 25 minutes; full: nfkern and PyTorch for
     longer, hours."""
     device: str = "cpu"
     """cpu or cuda."""
@@ -138,6 +138,8 @@ class Compare:
     """Relative change of a median that is still ignored: a percentage, or a share such as 0.1."""
     ignore_below: str = "0us"
     """Absolute change of a median that is ignored: s, ms, us or ns."""
+    relative_to: str = ""
+    """Scale each later row by what gives this variant, e.g. eager, its earlier time: the speed of the day cancels."""
     allow_missing: bool = False
     """Accept rows that only the earlier file has."""
 
@@ -148,6 +150,8 @@ class Compare:
             _number("--ignore-below", self.ignore_below, {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}),
         )
         before, after = storage.read(self.before), storage.read(self.after)
+        if self.relative_to:
+            after = _scaled(self.relative_to, before, after)
         changes = compare(before, after, bounds)
         if not any(change.before_s is not None and change.verdict != "missing" for change in changes):
             raise UserError(
@@ -239,6 +243,21 @@ def _summary(row: Row, records: list[Record]) -> str:
         for record in records
     ]
     return f"{row.name}: {', '.join(parts)}"
+
+
+def _scaled(variant: str, before: Sequence[Record], after: Sequence[Record]) -> list[Record]:
+    """The later records at the earlier speed, and what is to be known about it."""
+    scaled, others = at_speed_of(variant, before, after)
+    if len(others) == len(storage.by_row(after)):
+        shared = sorted({record.variant for record in before} & {record.variant for record in after})
+        raise UserError(
+            f"--relative-to: expected a variant with a number in a row of both files, got {variant!r}; "
+            f"both have {', '.join(shared) or 'none'}"
+        )
+    print(f"note: later times are multiplied, row by row, so that {variant} takes what it took before")
+    for row in others:
+        print(f"note: {row} is compared by its own times: one of the files has none of {variant} there")
+    return scaled
 
 
 def _describe(change: Change) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from nfkern.bench.records import Record
@@ -71,6 +71,31 @@ def compare(before: Sequence[Record], after: Sequence[Record], bounds: Bounds) -
     """
     old, new = ({record.key: record for record in records} for records in (before, after))
     return [change for key in {**old, **new} if (change := _change(key, old.get(key), new.get(key), bounds))]
+
+
+def at_speed_of(variant: str, before: Sequence[Record], after: Sequence[Record]) -> tuple[list[Record], list[str]]:
+    """`after` with each row's times multiplied by what gives `variant` the median that it has in `before`.
+
+    Variants of a row take turns, so the speed of a machine, or of an hour, touches them alike and cancels.
+
+    Args:
+        variant: which both files measured.
+        before: the first file.
+        after: the second file.
+
+    Returns:
+        The records, and the rows that stay as they are because one of the files has no number of `variant` there.
+    """
+    earlier, later = (
+        {r.row: r.quantiles.median_s for r in records if r.variant == variant and r.quantiles}
+        for records in (before, after)
+    )
+    factors = {row: earlier[row] / later[row] for row in earlier.keys() & later.keys()}
+    scaled = [
+        replace(record, quantiles=record.quantiles.scaled(factors.get(record.row, 1.0))) if record.quantiles else record
+        for record in after
+    ]
+    return scaled, [row for row in dict.fromkeys(record.row for record in after) if row not in factors]
 
 
 def _change(key: str, old: Record | None, new: Record | None, bounds: Bounds) -> Change | None:

@@ -171,6 +171,19 @@ def test_compare_says_when_there_is_nothing_to_compare_or_devices_differ(tmp_pat
     assert "different devices (Example CPU <1>, Other)" in capsys.readouterr().out
 
 
+def test_compare_relative_to_a_variant(tmp_path, capsys):
+    before, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
+    storage.write(before, [record("eager"), record("nfkern"), record("jax", batch=1)])
+    storage.write(after, [record("eager", spread(2e-3)), record("nfkern", spread(2e-3)), record("jax", batch=1)])
+    assert commands.Compare(before, after).run() == 1
+    assert commands.Compare(before, after, relative_to="eager").run() == 0
+    out = capsys.readouterr().out
+    assert "same     inverse-ogbench-256-threads_1-nfkern: 1.00 ms -> 1.00 ms (1.00x)" in out
+    assert "note: inverse-ogbench-1-threads_1 is compared by its own times" in out
+    with pytest.raises(UserError, match="--relative-to: .* got 'zuko'; both have eager, jax, nfkern"):
+        commands.Compare(before, after, relative_to="zuko").run()
+
+
 class Tags(HTMLParser):
     def __init__(self):
         super().__init__()

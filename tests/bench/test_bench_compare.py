@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from bench_records import record, refused, spread
 
-from nfkern.bench.compare import Bounds, compare
+from nfkern.bench.compare import Bounds, at_speed_of, compare
 from nfkern.bench.timing import quantiles
 
 
@@ -76,3 +76,24 @@ def test_rows_of_one_file_only_are_told_apart():
 def test_threads_are_different_rows():
     changes = compare([record(threads=1)], [replace(record(threads=2), quantiles=spread(9e-3))], Bounds())
     assert {change.verdict for change in changes} == {"missing", "new"}
+
+
+def test_a_slower_machine_cancels_and_a_slower_kernel_does_not():
+    before = [record("eager"), record("nfkern", spread(0.5e-3)), record("jax", spread(0.8e-3))]
+    after = [record("eager", spread(1.6e-3)), record("nfkern", spread(0.8e-3)), record("jax", spread(1.6e-3))]
+    assert [change.verdict for change in compare(before, after, Bounds())] == ["slower"] * 3
+    scaled, others = at_speed_of("eager", before, after)
+    eager, nfkern, jax = compare(before, scaled, Bounds())
+    assert (eager.verdict, nfkern.verdict, jax.verdict) == ("same", "same", "slower")
+    assert (eager.after_s, nfkern.after_s, jax.after_s) == pytest.approx((1e-3, 0.5e-3, 1e-3))
+    assert others == []
+
+
+def test_rows_without_the_variant_keep_their_times():
+    no_number = replace(refused("eager"), batch=4)
+    before = [record("eager"), record("nfkern"), record("nfkern", batch=1), no_number, record("nfkern", batch=4)]
+    after = [record("eager", spread(2e-3)), *(record("nfkern", batch=batch) for batch in (256, 1, 4))]
+    after.append(record("eager", spread(2e-3), batch=4))
+    scaled, others = at_speed_of("eager", before, after)
+    assert others == ["inverse-ogbench-1-threads_1", "inverse-ogbench-4-threads_1"]
+    assert [r.quantiles.median_s for r in scaled] == pytest.approx([1e-3, 0.5e-3, 1e-3, 1e-3, 2e-3])
