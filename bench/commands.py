@@ -34,6 +34,8 @@ BUDGETS = {
     "training": timing.RUNS,
     "full": timing.FULL,
 }
+# Without a bar: names, counts and what is being built fit into eighty columns.
+PROGRESS = "{desc}{n_fmt} of {total_fmt} rows [{elapsed}<{remaining}{postfix}]"
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,15 @@ class Run:
     out: Path
     """File of the records, one JSON object a line."""
     suite: Suite = "quick"
-    """smoke: seconds, to try the suite itself; quick: under five minutes on two cores; cpu: everything a CPU could run
-    instead, hours; causal: the same for the autoregressive flow; control-loop: numpy to numpy beside other policies,
-    half an hour; scaling: how time and memory grow with batch, features, blocks, width, length and threads, 35 minutes;
-    training: gradient steps of the algorithms as a user takes them, 15 to 25 minutes; full: nfkern and PyTorch for
-    longer, hours."""
+    """Which rows:
+    smoke: to try the suite itself, seconds;
+    quick: under five minutes on two cores;
+    cpu: everything a CPU could run instead, hours;
+    causal: the same for the autoregressive flow;
+    control-loop: numpy to numpy beside other policies, half an hour;
+    scaling: how time and memory grow with batch, features, blocks, width, length and threads, 35 minutes;
+    training: gradient steps of the algorithms as a user takes them, 15 to 25 minutes;
+    full: nfkern and PyTorch for longer, most of a day."""
     device: str = "cpu"
     """cpu or cuda."""
     match: str = ""
@@ -73,10 +79,10 @@ class Run:
         pending = [wanted for row in chosen if (wanted := _unfinished(row, records))]
         records = [record for record in records if record.row not in {row.name for row in pending}]
         try:
-            with tqdm(pending, unit="row", disable=not pending) as progress:
+            with tqdm(pending, bar_format=PROGRESS, disable=not pending) as progress:
                 for row in progress:
                     progress.set_description(row.name)
-                    found = measure(row, device, environment, BUDGETS[self.suite])
+                    found = measure(row, device, environment, BUDGETS[self.suite], progress.set_postfix_str)
                     records += found
                     storage.write(self.out, records)
                     progress.write(_summary(row, found))

@@ -16,6 +16,9 @@ from nfkern.bench.memory import peak_bytes
 from nfkern.bench.records import Record
 from nfkern.bench.timing import Budget, Quantiles, interleaved, num_threads, stopwatch_for
 
+Tell = Callable[[str], None]
+"""Takes what happens next, in a word: a variant's name while it is built and checked, then "timing", "memory"."""
+
 
 @dataclass
 class Candidate:
@@ -28,27 +31,38 @@ class Candidate:
     skipped: str | None = None
 
 
-def measure(row: Row, device: torch.device, environment: Environment, budget: Budget) -> list[Record]:
-    """One record per variant of the row; a variant whose gate is red gets its reason instead of a number."""
+def measure(
+    row: Row, device: torch.device, environment: Environment, budget: Budget, tell: Tell = lambda stage: None
+) -> list[Record]:
+    """One record per variant of the row; a variant whose gate is red gets its reason instead of a number.
+
+    `tell` is called with what comes next: a compiler may take a minute.
+    """
     problem = row.work.prepare(row.case, row.batch, device)
     with num_threads(row.threads), row.work.context():
-        candidates = admit(row, problem, device)
+        candidates = admit(row, problem, device, tell)
+        tell("timing")
         passed = {c.variant.name: c.implementation.calls(problem.inputs) for c in candidates if c.implementation}
         times = interleaved(passed, budget, stopwatch_for(device)) if passed else {}
     records = [record_of(row, problem, c, times.get(c.variant.name), device, environment) for c in candidates]
     if not row.memory:
         return records
+    tell("memory")
     return [
         replace(record, peak_bytes=peak_bytes(row, c.variant, device)) if record.quantiles else record
         for c, record in zip(candidates, records, strict=True)
     ]
 
 
-def admit(row: Row, problem: Problem, device: torch.device) -> list[Candidate]:
+def admit(row: Row, problem: Problem, device: torch.device, tell: Tell = lambda stage: None) -> list[Candidate]:
     """Build the row's variants and pass each through the gate, under the caller's thread count and grad state."""
     if any(variant.compiles for variant in row.variants):
         torch.compiler.reset()
-    return [_admit(variant, row, problem, device) for variant in row.variants]
+    candidates = []
+    for variant in row.variants:
+        tell(variant.name)
+        candidates.append(_admit(variant, row, problem, device))
+    return candidates
 
 
 def record_of(

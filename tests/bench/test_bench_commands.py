@@ -47,6 +47,15 @@ def test_run_writes_every_variant_of_every_row(tmp_path, tiny_suite):
         assert 0 < saved.quantiles.p10_s <= saved.quantiles.median_s <= saved.quantiles.p99_s
 
 
+def test_run_says_what_it_is_doing(tmp_path, tiny_suite, capsys):
+    assert commands.Run(tmp_path / "records.jsonl", "smoke").run() == 0
+    shown = capsys.readouterr().err
+    first, second = (shown.index(f"log_prob-tiny-{batch}-threads_1: ") for batch in (1, 4))
+    stages = [shown.index(f", {stage}]", first) for stage in ("eager", "nfkern", "timing")]
+    assert [first, *stages, second] == sorted([first, *stages, second])
+    assert "1 of 2 rows [00:0" in shown
+
+
 def test_a_red_gate_is_exit_code_1_and_recorded(tmp_path, tiny_suite, monkeypatch, capsys):
     wrong = Variant("nfkern", "", {"log_prob": lambda problem: Implementation(lambda x, context: x.sum(1))})
     monkeypatch.setitem(registry.VARIANTS, "nfkern", wrong)
