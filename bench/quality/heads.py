@@ -117,10 +117,12 @@ class SplineBCConfig(BehavioralCloningConfig):
     """Autoregressive transforms."""
     bins: int = 8
     """Pieces of each spline."""
+    passes: int | None = None
+    """Passes through a network that inverting a transform takes; None is one for each number, 2 is a coupling."""
 
 
 class SplineBC(BehavioralCloning):
-    """Maximum likelihood under zuko's autoregressive spline flow, which inverts itself one number after the other.
+    """Maximum likelihood under zuko's spline flow: autoregressive, inverted number by number, or of couplings.
 
     References:
         Durkan et al., "Neural Spline Flows", 2019, https://arxiv.org/abs/1906.04032.
@@ -133,7 +135,8 @@ class SplineBC(BehavioralCloning):
         from zuko.flows import NSF
 
         config = self.config
-        flow = NSF(outputs, inputs, bins=config.bins, transforms=config.transforms, hidden_features=config.hidden)
+        options = {"bins": config.bins, "transforms": config.transforms, "passes": config.passes}
+        flow = NSF(outputs, inputs, hidden_features=config.hidden, **options)
         return nn.ModuleDict({"flow": flow})
 
     def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor, *noise: torch.Tensor) -> LossAndInfo:

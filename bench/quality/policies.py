@@ -53,6 +53,8 @@ def _flow(width: int) -> dict[str, Any]:
 
 
 _NF_ACTING = ("encoder", "flow")
+# zuko's documentation asks for standardised data, because its splines cover [-5, 5].
+_STANDARDIZED = {"action_normalization": "standard"}
 
 TRAININGS: dict[str, Training] = {
     training.name: training
@@ -65,10 +67,8 @@ TRAININGS: dict[str, Training] = {
         Training("diffusion", DiffusionBC, layers(4), {"diffusion_steps": 100}, ("noise",), ("diffusers",)),
         Training("flow_matching", FlowMatchingBC, layers(4), acting=("velocity",)),
         Training("distilled", DistilledBC, layers(4)),
-        # zuko's documentation asks for standardised data, because its splines cover [-5, 5].
-        Training(
-            "spline", SplineBC, layers(2), {"action_normalization": "standard"}, acting=("flow",), requires=("zuko",)
-        ),
+        Training("spline", SplineBC, layers(2), _STANDARDIZED, ("flow",), ("zuko",)),
+        Training("spline_coupling", SplineBC, layers(2), _STANDARDIZED | {"passes": 2}, ("flow",), ("zuko",)),
     )
 }
 
@@ -85,6 +85,12 @@ POLICIES: dict[str, Policy] = {
         Policy("flow_matching_10", "flow matching, 10 Euler steps", "flow_matching", {"flow_steps": 10}),
         Policy("flow_matching_1", "the same flow matching, 1 Euler step", "flow_matching", {"flow_steps": 1}),
         Policy("distilled", "one step distilled from 10 of flow matching, as in FQL without critics", "distilled"),
-        Policy("spline", "zuko's autoregressive neural spline flow", "spline", density=True),
+        Policy("spline", "zuko's neural spline flow as it comes, autoregressive", "spline", density=True),
+        Policy(
+            "spline_coupling",
+            "the same with couplings, which invert in two passes: for decisions of two numbers no other flow",
+            "spline_coupling",
+            density=True,
+        ),
     )
 }

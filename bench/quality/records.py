@@ -21,7 +21,7 @@ class Settings:
         densities, policies: names, in the order of the tables.
         seeds: of initial weights, batches and the losses' noise.
         steps: gradient steps of a training.
-        trial_steps: of each trial of a learning rate.
+        trial_steps: of each trial of a learning rate; where they are fewer, a rate may win at which trainings collapse.
         learning_rates: the grid, one for all policies.
         batch_size: rows per step.
         parameters: numbers that the networks which act should have.
@@ -34,7 +34,7 @@ class Settings:
     policies: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 3000
-    trial_steps: int = 500
+    trial_steps: int = 3000
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     batch_size: int = 128
     parameters: int = 64_000
@@ -45,7 +45,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Trial:
-    """The held-out loss of a short training; `loss` is None if it is not finite."""
+    """The held-out loss of a training on a seed of its own; `loss` is None if it is not finite."""
 
     density: str
     training: str
@@ -92,6 +92,7 @@ class Fit:
         parameters: in the networks that act.
         trained_parameters: in all networks that are trained.
         training_cpu_s: CPU seconds of all gradient steps, which other processes do not lengthen as they do wall time.
+        loss: the training's own held-out loss at its end; None if it is not finite or was not taken.
         scores: of its samples.
         error: why there are none.
     """
@@ -103,6 +104,7 @@ class Fit:
     parameters: int = 0
     trained_parameters: int = 0
     training_cpu_s: float = 0.0
+    loss: float | None = None
     scores: Scores | None = None
     error: str | None = None
 

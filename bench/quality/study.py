@@ -143,14 +143,18 @@ def _time(results: Results, density: Density, done: Step) -> None:
 
 
 def _try(results: Results, density: Density, training: Training, rate: float, step: Step) -> None:
-    """Train briefly with one learning rate, on a seed that no result uses, and take the held-out loss."""
+    """Train with one learning rate, on a seed that no result uses, and take the held-out loss."""
     agent = _fresh(results, density, training, results.settings.trial_steps, rate, _TRIAL_SEED)
     train(agent, density, _TRIAL_SEED, step)
+    results.trials.append(Trial(density.name, training.name, rate, _held_out_loss(results, density, agent)))
+
+
+@torch.no_grad()
+def _held_out_loss(results: Results, density: Density, agent: BehavioralCloning) -> float | None:
     stream, noise = (torch.Generator().manual_seed(_HELD_OUT_SEED) for _ in range(2))
-    with torch.no_grad():
-        batches = [batch_of(density, results.settings.batch_size, stream) for _ in range(HELD_OUT_BATCHES)]
-        loss = float(np.mean([float(agent.loss(batch, noise)[0]) for batch in batches]))
-    results.trials.append(Trial(density.name, training.name, rate, loss if math.isfinite(loss) else None))
+    batches = [batch_of(density, results.settings.batch_size, stream) for _ in range(HELD_OUT_BATCHES)]
+    loss = float(np.mean([float(agent.loss(batch, noise)[0]) for batch in batches]))
+    return loss if math.isfinite(loss) else None
 
 
 def _sample_truth(results: Results, density: Density, seed: int, step: Step) -> None:
@@ -167,10 +171,11 @@ def _fit(results: Results, density: Density, training: Training, seed: int, step
         rate = chosen_rate(results, density.name, training.name)
         agent = _fresh(results, density, training, results.settings.steps, rate, seed)
         seconds = train(agent, density, seed, step)
+        loss = _held_out_loss(results, density, agent)
     except Exception as error:
         results.fits += [Fit(density.name, policy.name, seed, error=_words(error)) for policy in wanted]
         return
-    common = (seed, rate, *count_parameters(training, agent), seconds)
+    common = (seed, rate, *count_parameters(training, agent), seconds, loss)
     for policy in wanted:
         found, reason = _scored(results, density, policy, agent, seed)
         results.fits.append(Fit(density.name, policy.name, *common, scores=found, error=reason))

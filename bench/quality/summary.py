@@ -16,6 +16,7 @@ class Summary:
 
     Attributes:
         kl: divergence of the policy from the density, nats: its NLL less that of the density on the same pairs.
+        loss: the training's own, on held-out pairs.
         latencies: median seconds of `act` by number of observations.
         seeds: how many trainings succeeded.
         error: why there are no scores.
@@ -30,6 +31,7 @@ class Summary:
     off_modes: Spread | None = None
     kl: Spread | None = None
     training_cpu_s: Spread | None = None
+    loss: Spread | None = None
     learning_rate: float | None = None
     parameters: int = 0
     trained_parameters: int = 0
@@ -58,6 +60,7 @@ def _summary(results: Results, density: str, policy: str, fits: Sequence[Fit]) -
     )
     told = [score.nll - truth for score in scores if score.nll is not None and truth is not None]
     trained = [fit for fit in fits if fit.scores]
+    losses = [fit.loss for fit in trained if fit.loss is not None]
     rows = (row for row in results.latencies if (row.density, row.policy) == (density, policy))
     return Summary(
         density,
@@ -69,6 +72,7 @@ def _summary(results: Results, density: str, policy: str, fits: Sequence[Fit]) -
         off_modes=Spread.of([score.off_modes for score in scores]),
         kl=Spread.of(told) if told else None,
         training_cpu_s=Spread.of([fit.training_cpu_s for fit in trained]),
+        loss=Spread.of(losses) if losses else None,
         learning_rate=trained[0].learning_rate,
         parameters=trained[0].parameters,
         trained_parameters=trained[0].trained_parameters,

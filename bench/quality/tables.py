@@ -17,7 +17,7 @@ FLOOR = "the density itself"
 def of_density(policies: Mapping[str, Summary]) -> Table:
     """All numbers of one density."""
     head = ["policy", "sliced Wasserstein", "MMD", "KL, nats", "modes covered", "off modes"]
-    head += ["act, 1", "act, 256", "training, CPU s", "learning rate", "parameters"]
+    head += ["act, 1", "act, 256", "training, CPU s", "held-out loss", "learning rate", "parameters"]
     return head, [_line(row) for row in policies.values()]
 
 
@@ -114,15 +114,15 @@ def _named(policy: str) -> str:
 
 def _line(row: Summary) -> list[str]:
     if row.seeds == 0:
-        return [_named(row.policy), f"failed: {row.error}", *[""] * 9]
+        return [_named(row.policy), f"failed: {row.error}", *[""] * 10]
     cells = [_named(row.policy), spread(row.sliced_wasserstein, 4), spread(row.mmd, 4), spread(row.kl, 3)]
     cells += [percent(row.covered), percent(row.off_modes)]
     cells += [duration(row.latencies[batch]) if row.latencies else "" for batch in (1, 256)]
     if row.policy == TRUTH:
-        return [*cells, "", "", ""]
+        return [*cells, "", "", "", ""]
     extra = f" ({row.trained_parameters:,} trained)" if row.trained_parameters != row.parameters else ""
     rate = "" if row.learning_rate is None else f"{row.learning_rate:g}"
-    return [*cells, spread(row.training_cpu_s, 1), rate, f"{row.parameters:,}{extra}"]
+    return [*cells, spread(row.training_cpu_s, 1), spread(row.loss, 3), rate, f"{row.parameters:,}{extra}"]
 
 
 def _median(seconds: Sequence[float]) -> str:

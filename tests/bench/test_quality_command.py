@@ -25,7 +25,9 @@ TINY = {"quick": True, "densities": ("pinwheel",), "steps": 6, "parameters": 200
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(study, "ACTING", SMOKE)
-    monkeypatch.setattr(commands, "QUICK", replace(QUICK, contexts=2, samples=100, pairs=100))
+    monkeypatch.setattr(
+        commands, "QUICK", replace(QUICK, learning_rates=DEFAULT.learning_rates, contexts=2, samples=100, pairs=100)
+    )
 
 
 def test_every_policy_gets_times_trials_and_scores(tmp_path, capsys):
@@ -52,6 +54,15 @@ def test_every_policy_gets_times_trials_and_scores(tmp_path, capsys):
     assert ddpm.training_cpu_s == ddim.training_cpu_s
     assert ddpm.scores != ddim.scores
     assert f"8 fits in {out}" in capsys.readouterr().out
+
+
+def test_trials_are_trainings_as_long_as_the_others(tmp_path, monkeypatch):
+    """With the same seed, a trial's held-out loss is that of the training which takes its learning rate."""
+    monkeypatch.setattr(study, "_TRIAL_SEED", 0)
+    assert Quality(tmp_path / "quality.json", **TINY, policies=("gaussian",)).run() == 0
+    found = records.read(tmp_path / "quality.json")
+    (fit,) = (fit for fit in found.fits if fit.policy == "gaussian")
+    assert fit.loss == min(trial.loss for trial in found.trials)
 
 
 def test_an_interrupted_study_goes_on_to_the_same_results(tmp_path, monkeypatch, capsys):

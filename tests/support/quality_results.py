@@ -12,7 +12,7 @@ SETTINGS = Settings(densities=("pinwheel", "chunk"), policies=("nf", "mixture", 
 def fit(density: str, policy: str, seed: int, distance: float, nll: float | None = None, **changes: object) -> Fit:
     """A fit with this sliced Wasserstein distance."""
     scores = Scores(distance, 2 * distance, covered=0.75, off_modes=0.1, nll=nll)
-    return replace(Fit(density, policy, seed, 1e-3, 64_000, 64_000, 12.5, scores), **changes)
+    return replace(Fit(density, policy, seed, 1e-3, 64_000, 64_000, 12.5, 0.5, scores), **changes)
 
 
 def results() -> Results:
