@@ -133,7 +133,9 @@ class List:
 class Compare:
     """Compare two files of records; exit code 1 if something became slower, stopped working or is missing.
 
-    A change counts if the medians differ by more than both bounds and lie outside each other's 10 to 90 % band.
+    A change counts if the medians differ by more than both bounds and lie outside each other's noise: the 10 to 90 %
+    band of the medians of twenty parts of the measurement. Noise between two hours or machines is not in it, and
+    cancels with --relative-to.
     """
 
     before: Annotated[Path, tyro.conf.Positional]
@@ -141,7 +143,7 @@ class Compare:
     after: Annotated[Path, tyro.conf.Positional]
     """File of the later records."""
     fail_if_slower: str = "10%"
-    """Relative change of a median that is still ignored: a percentage, or a share such as 0.1."""
+    """Relative change of a median that is still ignored, a percentage."""
     ignore_below: str = "0us"
     """Absolute change of a median that is ignored: s, ms, us or ns."""
     relative_to: str = ""
@@ -152,7 +154,7 @@ class Compare:
     def run(self) -> int:
         """Print the changes; 0, or 1 if there is a regression."""
         bounds = Bounds(
-            _number("--fail-if-slower", self.fail_if_slower, {"%": 0.01, "": 1.0}),
+            _number("--fail-if-slower", self.fail_if_slower, {"%": 0.01}),
             _number("--ignore-below", self.ignore_below, {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}),
         )
         before, after = storage.read(self.before), storage.read(self.after)
@@ -253,16 +255,21 @@ def _summary(row: Row, records: list[Record]) -> str:
 
 def _scaled(variant: str, before: Sequence[Record], after: Sequence[Record]) -> list[Record]:
     """The later records at the earlier speed, and what is to be known about it."""
-    scaled, others = at_speed_of(variant, before, after)
-    if len(others) == len(storage.by_row(after)):
+    scaled, factors = at_speed_of(variant, before, after)
+    if not factors:
         shared = sorted({record.variant for record in before} & {record.variant for record in after})
         raise UserError(
             f"--relative-to: expected a variant with a number in a row of both files, got {variant!r}; "
             f"both have {', '.join(shared) or 'none'}"
         )
-    print(f"note: later times are multiplied, row by row, so that {variant} takes what it took before")
-    for row in others:
-        print(f"note: {row} is compared by its own times: one of the files has none of {variant} there")
+    low, high = min(factors.values()), max(factors.values())
+    print(
+        f"note: later times are multiplied, row by row, so that {variant} takes what it took before: "
+        f"by {low:.2f} to {high:.2f}"
+    )
+    for row in storage.by_row(after):
+        if row not in factors:
+            print(f"note: {row} is compared by its own times: one of the files has none of {variant} there")
     return scaled
 
 

@@ -61,8 +61,8 @@ class Bounds:
 def compare(before: Sequence[Record], after: Sequence[Record], bounds: Bounds) -> list[Change]:
     """Every record of either file that has or had a number.
 
-    A time has changed if its median moved by more than both bounds and each median lies outside the other's 10 to 90 %
-    band: a machine that jitters widens its own bands.
+    A time has changed if its median moved by more than both bounds and each median lies outside the other's noise, as
+    `Quantiles.noise_s`: a machine that jitters widens its own.
 
     Args:
         before: the first file.
@@ -73,7 +73,9 @@ def compare(before: Sequence[Record], after: Sequence[Record], bounds: Bounds) -
     return [change for key in {**old, **new} if (change := _change(key, old.get(key), new.get(key), bounds))]
 
 
-def at_speed_of(variant: str, before: Sequence[Record], after: Sequence[Record]) -> tuple[list[Record], list[str]]:
+def at_speed_of(
+    variant: str, before: Sequence[Record], after: Sequence[Record]
+) -> tuple[list[Record], dict[str, float]]:
     """`after` with each row's times multiplied by what gives `variant` the median that it has in `before`.
 
     Variants of a row take turns, so the speed of a machine, or of an hour, touches them alike and cancels.
@@ -84,7 +86,8 @@ def at_speed_of(variant: str, before: Sequence[Record], after: Sequence[Record])
         after: the second file.
 
     Returns:
-        The records, and the rows that stay as they are because one of the files has no number of `variant` there.
+        The records, and the factor of each row; a row where one of the files has no number of `variant` has none and
+        stays as it is.
     """
     earlier, later = (
         {r.row: r.quantiles.median_s for r in records if r.variant == variant and r.quantiles}
@@ -95,7 +98,7 @@ def at_speed_of(variant: str, before: Sequence[Record], after: Sequence[Record])
         replace(record, quantiles=record.quantiles.scaled(factors.get(record.row, 1.0))) if record.quantiles else record
         for record in after
     ]
-    return scaled, [row for row in dict.fromkeys(record.row for record in after) if row not in factors]
+    return scaled, factors
 
 
 def _change(key: str, old: Record | None, new: Record | None, bounds: Bounds) -> Change | None:
@@ -118,6 +121,6 @@ def _verdict(before: Quantiles, after: Quantiles, bounds: Bounds) -> Verdict:
 
 def above(high: Quantiles, low: Quantiles, bounds: Bounds) -> bool:
     """Whether a time lies above another by more than the noise and the bounds."""
-    outside = high.median_s > low.p90_s and low.median_s < high.p10_s
+    outside = high.median_s > low.noise_s[1] and low.median_s < high.noise_s[0]
     more = high.median_s - low.median_s
     return outside and more > bounds.relative * low.median_s and more > bounds.absolute_s

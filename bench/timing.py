@@ -40,12 +40,18 @@ CONTROL = Budget(warmup_s=1.0, measure_s=0.0, min_repeats=100_000, limit_s=30.0)
 RUNS = Budget(warmup_s=0.0, measure_s=0.0, min_repeats=5, limit_s=300.0)
 SMOKE = Budget(warmup_s=0.0, measure_s=0.0, min_repeats=2)
 
+_PARTS = 20
+
 
 @dataclass(frozen=True)
 class Quantiles:
     """Wall seconds per call.
 
-    `device_median_s` is the device's own time where there is one, `p999_s` the 99.9th percentile of at least 10 000.
+    Attributes:
+        device_median_s: the device's own time, where there is one.
+        p999_s: the 99.9th percentile, of at least 10 000 calls.
+        low_median_s, high_median_s: the medians of up to twenty parts of the measurement lie between them, but for the
+            lowest and the highest tenth.
     """
 
     median_s: float
@@ -55,6 +61,15 @@ class Quantiles:
     repeats: int
     device_median_s: float | None = None
     p999_s: float | None = None
+    low_median_s: float | None = None
+    high_median_s: float | None = None
+
+    @property
+    def noise_s(self) -> tuple[float, float]:
+        """Between what the median moves within a measurement, as far as is known: calls move more than their median."""
+        if self.low_median_s is None or self.high_median_s is None:
+            return self.p10_s, self.p90_s
+        return self.low_median_s, self.high_median_s
 
     def scaled(self, factor: float) -> "Quantiles":
         """All times, multiplied."""
@@ -70,14 +85,23 @@ class _Samples:
 
 
 def quantiles(wall: Sequence[float], device: Sequence[float] = ()) -> Quantiles:
-    """Quantiles of at least one time; between two times they are interpolated."""
+    """Quantiles of at least one time, in the order in which they were taken; between two they are interpolated."""
     if not wall:
         raise ValueError("wall: expected at least one time, got none")
     # statistics.quantiles wants two points.
     cuts = statistics.quantiles(wall, n=100, method="inclusive") if len(wall) > 1 else [wall[0]] * 99
     p999 = statistics.quantiles(wall, n=1000, method="inclusive")[998] if len(wall) >= 10_000 else None
     device_median = statistics.median(device) if device else None
-    return Quantiles(cuts[49], cuts[9], cuts[89], cuts[98], len(wall), device_median, p999)
+    low, high = _noise(wall)
+    return Quantiles(cuts[49], cuts[9], cuts[89], cuts[98], len(wall), device_median, p999, low, high)
+
+
+def _noise(wall: Sequence[float]) -> tuple[float, float]:
+    count = min(_PARTS, len(wall))
+    ends = [len(wall) * number // count for number in range(count + 1)]
+    medians = [statistics.median(wall[start:end]) for start, end in itertools.pairwise(ends)]
+    cuts = statistics.quantiles(medians, n=10, method="inclusive") if count > 1 else medians
+    return cuts[0], cuts[-1]
 
 
 def interleaved(

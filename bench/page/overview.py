@@ -40,7 +40,8 @@ def losses(rows: Sequence[Timed]) -> str:
     parts = [
         f"<p>Of {len(rows)} rows {compared} have both a peer and nfkern in the peer's precision or a higher one. There "
         f"nfkern is ahead in {words['ahead']}, even in {words['even']} and behind in {words['behind']}. Behind: the "
-        "peer is faster by more than the noise, which is that each median lies outside the other's 10 to 90 % band. "
+        "peer is faster by more than the noise, which is that each median lies outside the other's: where the medians "
+        "of twenty parts of the measurement lie, but for the lowest and highest tenth (in older records single calls). "
         f"Even: not behind, and ahead by less than {_PERCENT} or by less than the noise.</p>",
         _compared(
             "Behind a peer",
@@ -50,7 +51,8 @@ def losses(rows: Sequence[Timed]) -> str:
         _compared(
             "Behind a peer as a user calls it",
             [(row, row.called_behind) for row in rows if row.called_behind],
-            "Nowhere else is a peer faster than the variant nfkern, which is neither frozen nor otherwise prepared.",
+            "Nowhere else is a peer faster than the variant nfkern, which is neither frozen nor otherwise prepared, "
+            "by however little.",
         ),
         _compared("Even", [(row, row.ours) for row in even], f"None of {compared} rows is even."),
         _refused(rows),
@@ -80,7 +82,7 @@ def _compared(title: str, rows: Sequence[tuple[Timed, Record | None]], otherwise
     """Rows, and the variant that is set beside their peer."""
     if not rows:
         return f"<h3>{title}</h3><p>{otherwise}</p>"
-    head = ("row", "nfkern", "10 to 90 %", "peer", "10 to 90 %", "ratio")
+    head = ("row", "nfkern", "noise", "peer", "noise", "ratio")
     lines = [
         line([_link(row), *_banded(ours), *_banded(row.peer), ratio(_time(row.peer) / _time(ours))])
         for row, ours in rows
@@ -125,7 +127,7 @@ def _coarser(record: Record | None) -> Cell:
 def _banded(record: Record | None) -> list[Cell]:
     if record is None or record.quantiles is None:
         return [NOTHING, NOTHING]
-    low, high = record.quantiles.p10_s, record.quantiles.p90_s
+    low, high = record.quantiles.noise_s
     return [_best(record), Cell(f"{seconds(low).html} to {seconds(high).html}", low)]
 
 

@@ -73,7 +73,7 @@ class Timed:
     def word(self) -> Word:
         """How `ours` stands to `peer`.
 
-        Ahead or behind if each median lies outside the other's 10 to 90 % band, as `nfkern bench compare` has it.
+        Ahead or behind if each median lies outside the other's noise, as `nfkern bench compare` has it.
         A difference of up to `EVEN` in nfkern's favour is called even, however small the noise; one against it is not.
         """
         if not (self.ours and self.peer and self.ours.quantiles and self.peer.quantiles):
@@ -84,12 +84,15 @@ class Timed:
 
     @property
     def called_behind(self) -> Record | None:
-        """Nfkern as a user calls it, neither frozen nor otherwise prepared, where that alone is behind `peer`."""
+        """Nfkern as a user calls it, neither frozen nor otherwise prepared, where that alone is slower than `peer`.
+
+        By however little: what is within the noise does not count for nfkern.
+        """
         called = next((each for each in self.records if each.variant == "nfkern"), None)
         peer = self.peer
         if self.word == "behind" or not (called and peer and called.quantiles and peer.quantiles):
             return None
-        return called if above(called.quantiles, peer.quantiles, Bounds(0.0)) else None
+        return called if _median(called) > _median(peer) and called is not self.ours else None
 
     @property
     def ratio(self) -> float | None:

@@ -147,6 +147,9 @@ def test_a_frozen_lead_does_not_hide_that_the_call_is_behind():
     html = overview.losses([found])
     assert re.search("as a user calls it</h3>.*3.00 ms.*2.00 ms.*0.67.*<h3>Even", html, re.DOTALL)
     assert timed(nfkern=1.9, nfkern_frozen=1, eager=2).called_behind is None
+    medians = {"nfkern": 2.2, "nfkern_frozen": 1, "eager": 2}
+    within_noise = row(*(record(name, spread(median, 0.4)) for name, median in medians.items()))
+    assert within_noise.called_behind.variant == "nfkern"
 
 
 def test_the_command_is_of_the_suite_that_has_most_of_the_row(monkeypatch):

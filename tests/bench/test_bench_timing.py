@@ -85,6 +85,16 @@ def test_quantiles():
         quantiles([])
 
 
+def test_noise_is_what_the_median_moves_not_what_calls_do():
+    jitter = [float(i) for i in range(50)] * 40
+    assert quantiles(jitter).noise_s == (24.5, 24.5)
+    assert quantiles(jitter).p90_s > 40
+    drift = [1.0] * 1000 + [2.0] * 1000
+    assert quantiles(drift).noise_s == (1.0, 2.0)
+    few = [float(i) for i in range(11)]
+    assert quantiles(few).noise_s == (quantiles(few).p10_s, quantiles(few).p90_s) == (1.0, 9.0)
+
+
 def test_a_call_held_up_in_the_warm_up_does_not_shorten_the_bursts():
     bench = Bench(fast=0.1)
     steady = bench.variants["fast"]
