@@ -6,7 +6,8 @@ of one that would give shift and scale together. Its scales are bounded, 1e-3 to
 normflows has no affine coupling with a context. Every block is its LU mixing with a permutation and its coupling by
 rational-quadratic splines, whose residual network is as wide as makes the number of parameters nfkern's, within 1 %.
 
-The context is concatenated, weights are the packages' own random ones.
+The context is concatenated, weights are the packages' own random ones. While it acts, nflows keeps the matrices of its
+mixing and their inverses. normflows 1.7.3 cannot: its inverse calls a function that PyTorch no longer has.
 """
 
 import warnings
@@ -151,7 +152,7 @@ def nflows_flow(case: FlowCase) -> _Named:
         torch.manual_seed(SEED)
         for _ in range(case.blocks):
             coupling = AffineCouplingTransform(mask.int(), partial(_Conditioner, case=case))
-            transforms += [LULinear(case.features, identity_init=False), coupling]
+            transforms += [LULinear(case.features, using_cache=True, identity_init=False), coupling]
     flow = _Nflows(Flow(CompositeTransform(transforms), StandardNormal([case.features])))
     with warnings.catch_warnings(), torch.no_grad():
         # PyTorch says once in a process that a function is deprecated which nflows 0.14 calls to invert its mixing.

@@ -109,16 +109,23 @@ def _check_training(exact: Any, problem: FlowProblem, implementation: Implementa
     return _error("losses", found, torch.stack([step(*_double(first, None)) for _ in range(2)]))
 
 
+def _prepare_acting(flow: nn.Module) -> None:
+    """Evaluation, in which some packages keep what depends on weights alone."""
+    flow.eval().requires_grad_(False)
+
+
 def _log_prob(flow: Any) -> Callable[..., Any]:
+    _prepare_acting(flow)
     return lambda x, context: flow(context).log_prob(x)
 
 
 def _inverse(flow: Any) -> Callable[..., Any]:
+    _prepare_acting(flow)
     return lambda z, context: flow.transform(context).inv.call_and_ladj(z)
 
 
 def _denoised_action(flow: Any) -> Callable[..., Any]:
-    flow.requires_grad_(False)
+    _prepare_acting(flow)
 
     def act(noise: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         distribution = flow(context)
@@ -149,7 +156,7 @@ def _builder(
             with torch.inference_mode(False), torch.enable_grad():
                 return check(exact, problem, implementation)
 
-        return Implementation(function(flow), check=outside_inference_mode)
+        return Implementation(function(flow), check=outside_inference_mode, parameters=_count(flow))
 
     return build
 

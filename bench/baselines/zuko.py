@@ -9,7 +9,8 @@ Splines: zuko's `NSF` with as many transforms as nfkern has blocks, in its coupl
 instead of one for each number. Its masked networks have two hidden layers as wide as makes the number of parameters
 nfkern's, within 1 %; nearly a quarter of them are masked to zero, and multiplied all the same.
 
-The context is concatenated, weights are zuko's own random ones.
+The context is concatenated, weights are zuko's own random ones. The inverse's log-determinant, in zuko, is that of the
+way back: where it is asked for, as in the work `inverse`, every network is evaluated twice.
 """
 
 from functools import partial

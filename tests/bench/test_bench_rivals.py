@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench_outcomes import CPU, altered, outcome, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nfkern.bench import declarations
-from nfkern.bench.baselines import floors, jax_jit, nflows, onnxruntime, stacked, zuko
+from nfkern.bench.baselines import floors, jax_jit, onnxruntime, stacked
 from nfkern.bench.cases import CASES
 from nfkern.bench.declarations import Implementation, Row, Variant
 from nfkern.bench.environment import current_environment
@@ -21,9 +22,6 @@ from nfkern.bench.registry import VARIANTS, WORKS
 from nfkern.bench.runner import measure
 from nfkern.bench.timing import SMOKE, num_threads
 
-CPU = torch.device("cpu")
-FLOWS = ("log_prob", "inverse", "denoised_action", "training_step")
-LIBRARIES = ("zuko", "zuko_nsf", "nflows", "normflows")
 # Compilers take seconds: one work each among the quick tests.
 PEERS = [
     *(pytest.param(name, "inverse") for name in ("onnxruntime", "jax_jit")),
@@ -38,28 +36,6 @@ PROC = Path("/proc/self/task")
 two_cores = pytest.mark.skipif(
     not PROC.exists() or len(os.sched_getaffinity(0)) < 2, reason="needs two cores and Linux's view of threads"
 )
-
-
-def tiny(work):
-    return CASES["causal_tiny" if work.startswith("causal") else "tiny"]
-
-
-def outcome(variant, work, case=None, batch=4):
-    for module in variant.requires:
-        pytest.importorskip(module)
-    (record,) = measure(
-        Row(WORKS[work], CASES[case] if case else tiny(work), batch, 1, (variant,)),
-        CPU,
-        current_environment(CPU),
-        SMOKE,
-    )
-    return record
-
-
-def altered(variant, work, change):
-    """The variant with `change` made to what its builder returns."""
-    builder = variant.builders[work]
-    return replace(variant, builders={work: lambda problem: change(builder(problem))})
 
 
 @pytest.mark.parametrize(("name", "work"), PEERS)
@@ -84,57 +60,6 @@ def test_peers_with_one_wrong_weight_are_refused(name, work):
     assert "exceeds the derived tolerance" in record.error
 
 
-@pytest.mark.parametrize("work", FLOWS)
-@pytest.mark.parametrize("name", LIBRARIES)
-def test_flows_of_other_packages_pass_their_own_check(name, work):
-    record = outcome(VARIANTS[name], work)
-    assert record.error is None
-    assert record.quantiles.repeats >= 2
-
-
-@pytest.mark.parametrize(
-    ("work", "spoil", "reason"),
-    [
-        ("log_prob", lambda log_prob: log_prob + 0.01, "log_prob: "),
-        ("log_prob", lambda log_prob: log_prob * float("nan"), "log_prob: "),
-        ("inverse", lambda result: (result[0] * 1.001, result[1]), "round trip: "),
-        ("inverse", lambda result: (result[0], result[1] + 0.01), "log_det: "),
-        ("denoised_action", lambda action: action * 1.001, "action: "),
-        ("training_step", lambda loss: loss * 1.001, "losses: "),
-    ],
-)
-@pytest.mark.parametrize("name", LIBRARIES)
-def test_flows_of_other_packages_with_wrong_results_are_refused(name, work, spoil, reason):
-    spoiled = altered(VARIANTS[name], work, lambda built: replace(built, run=lambda *inputs: spoil(built.run(*inputs))))
-    assert outcome(spoiled, work).error.startswith(reason)
-
-
-def test_zuko_training_that_does_not_train_is_refused():
-    def untrained(built):
-        built.run.optimizer.param_groups[0]["lr"] = 0.0
-        return built
-
-    assert outcome(altered(VARIANTS["zuko"], "training_step", untrained), "training_step").error.startswith("losses: ")
-
-
-# zuko lacks LayerNorm's weights, nflows has other factors of the mixing, splines have the nearest width.
-@pytest.mark.parametrize(
-    ("make", "tolerance"),
-    [
-        (zuko.zuko_flow, 0.02),
-        (zuko.zuko_nsf_flow, 0.01),
-        (nflows.nflows_flow, 0.001),
-        (nflows.normflows_flow, 0.01),
-    ],
-)
-@pytest.mark.parametrize("case", ["ogbench", "ogbench_jax", "chunked", "goal_density"])
-def test_flows_of_other_packages_have_the_size_of_the_flow(make, tolerance, case):
-    pytest.importorskip(make.__name__.partition("_")[0])
-    ours = sum(p.numel() for p in WORKS["inverse"].prepare(CASES[case], 1, CPU).flow.parameters())
-    theirs = sum(p.numel() for p in make(CASES[case]).parameters())
-    assert theirs == pytest.approx(ours, rel=tolerance)
-
-
 @pytest.mark.parametrize("standing", ["same_size", "floor"])
 def test_only_variants_that_are_no_peers_bring_a_check(standing):
     unchecked = replace(VARIANTS["nfkern"], standing=standing)
@@ -150,7 +75,7 @@ def test_only_variants_that_are_no_peers_bring_a_check(standing):
         ("onnxruntime_one_sweep", "onnxruntime"),
         ("jax_jit", "jax"),
         ("jax_jit", "optax"),
-        *((name, name.partition("_")[0]) for name in LIBRARIES),
+        *((name, name.partition("_")[0]) for name in ("zuko", "zuko_nsf", "nflows", "normflows")),
     ],
 )
 def test_rivals_that_are_not_installed_are_skipped_with_the_reason(name, module, monkeypatch):

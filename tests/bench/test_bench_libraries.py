@@ -1,0 +1,95 @@
+"""Flows of other packages: held to their own float64, of nfkern's size, in the form that acts fastest."""
+
+from dataclasses import replace
+
+import pytest
+from bench_outcomes import CPU, altered, outcome
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nfkern.bench.baselines import nflows, zuko
+from nfkern.bench.cases import CASES
+from nfkern.bench.registry import VARIANTS, WORKS
+
+FLOWS = ("log_prob", "inverse", "denoised_action", "training_step")
+LIBRARIES = {
+    "zuko": zuko.zuko_flow,
+    "zuko_nsf": zuko.zuko_nsf_flow,
+    "nflows": nflows.nflows_flow,
+    "normflows": nflows.normflows_flow,
+}
+
+
+@pytest.mark.parametrize("work", FLOWS)
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_flows_of_other_packages_pass_their_own_check(name, work):
+    record = outcome(VARIANTS[name], work)
+    assert record.error is None
+    assert record.quantiles.repeats >= 2
+
+
+@pytest.mark.parametrize(
+    ("work", "spoil", "reason"),
+    [
+        ("log_prob", lambda log_prob: log_prob + 0.01, "log_prob: "),
+        ("log_prob", lambda log_prob: log_prob * float("nan"), "log_prob: "),
+        ("inverse", lambda result: (result[0] * 1.001, result[1]), "round trip: "),
+        ("inverse", lambda result: (result[0], result[1] + 0.01), "log_det: "),
+        ("denoised_action", lambda action: action * 1.001, "action: "),
+        ("training_step", lambda loss: loss * 1.001, "losses: "),
+    ],
+)
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_flows_of_other_packages_with_wrong_results_are_refused(name, work, spoil, reason):
+    spoiled = altered(VARIANTS[name], work, lambda built: replace(built, run=lambda *inputs: spoil(built.run(*inputs))))
+    assert outcome(spoiled, work).error.startswith(reason)
+
+
+def test_zuko_training_that_does_not_train_is_refused():
+    def untrained(built):
+        built.run.optimizer.param_groups[0]["lr"] = 0.0
+        return built
+
+    assert outcome(altered(VARIANTS["zuko"], "training_step", untrained), "training_step").error.startswith("losses: ")
+
+
+# zuko lacks LayerNorm's weights, nflows has other factors of the mixing, splines have the nearest width.
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("zuko", 0.02), ("zuko_nsf", 0.01), ("nflows", 0.001), ("normflows", 0.01)]
+)
+@pytest.mark.parametrize("case", ["ogbench", "ogbench_jax", "chunked", "goal_density"])
+def test_flows_of_other_packages_have_the_size_of_the_flow(name, tolerance, case):
+    pytest.importorskip(name.partition("_")[0])
+    ours = sum(p.numel() for p in WORKS["inverse"].prepare(CASES[case], 1, CPU).flow.parameters())
+    theirs = sum(p.numel() for p in LIBRARIES[name](CASES[case]).parameters())
+    assert theirs == pytest.approx(ours, rel=tolerance)
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_records_have_the_parameters_of_other_packages_flows(name):
+    record = outcome(VARIANTS[name], "inverse")
+    assert record.parameters == sum(p.numel() for p in LIBRARIES[name](CASES["tiny"]).parameters())
+    assert record.parameters != outcome(VARIANTS["eager"], "inverse").parameters
+
+
+class Names(TorchDispatchMode):
+    """Collects the names of PyTorch's ops."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.found.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("work", FLOWS)
+def test_nflows_composes_its_mixing_in_training_only(work):
+    pytest.importorskip("nflows")
+    problem = WORKS[work].prepare(CASES["tiny"], 4, CPU)
+    with WORKS[work].context():
+        call, *_ = VARIANTS["nflows"].builders[work](problem).calls(problem.inputs)
+        call()
+        with Names() as names:
+            call()
+    assert ("softplus" in names.found) == (work == "training_step")
