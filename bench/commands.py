@@ -120,12 +120,13 @@ class List:
 
     def run(self) -> int:
         """Print; 0."""
+        width = max(map(len, VARIANTS))
         print(f"suites: {', '.join(SUITES)}\n\nvariants:")
         for variant in VARIANTS.values():
-            print(f"  {variant.name:22} {described(variant)}")
+            print(f"  {variant.name:{width}} {described(variant)}")
         print(f"\nrows of {self.suite}:")
         for row in _chosen(self.suite, "", torch.device("cpu")):
-            print(f"  {row.name:45} {', '.join(variant.name for variant in row.variants)}")
+            print(f"  {row.name}: {', '.join(variant.name for variant in row.variants)}")
         return 0
 
 
@@ -181,7 +182,7 @@ class Compare:
 class Report:
     """Write results as one HTML page that opens without network: tables to sort, curves, and where nfkern loses.
 
-    It takes files of `nfkern bench run` and of `nfkern bench quality`, in any order, and knows them by what they hold.
+    It takes files of `nfkern bench run`, `quality` and `success`, in any order, and knows them by what they hold.
     """
 
     files: tyro.conf.Positional[tuple[Path, ...]]

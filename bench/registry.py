@@ -8,15 +8,15 @@ Notes, prediction against measurement (`bench/results/cpu-2026-11-26.json`: AMD 
 2.13, nfkern on its C++ kernels; medians):
 
 - inverse, batch 1: predicted 48 us, the time in which the third cache gives the weights; measured 56 frozen, of which 4
-  are Python and PyTorch and 44 are the floor. Eager 1140, the compiled reference 295, ONNX Runtime 137.
+  are Python and PyTorch and 44 are the floor. Eager 1130, the compiled reference 299, ONNX Runtime 138.
 - inverse, chunked, batch 1, bf16: predicted 0.4 ms at the third cache's rate; measured 2.3, because the hardware does
   not foresee sixteen short rows side by side. Fetched ahead: 0.86 to 0.93.
 - denoised_action, batch 1: predicted twice the inverse, because the second read of a block's weights comes from the
-  second cache; measured 104 us against 400 of JAX, which differentiates.
+  second cache; measured 103 us against 424 of JAX, which differentiates.
 - inverse, batch 256: predicted 4.3 ms at the product's own rate; measured 5.2, passes over the hidden units and the
   first layer taking the rest. With a product's stretches in the first cache, 4.9. JAX 6.2, torch.mm's products 6.7.
-- inverse, chunked, batch 16: predicted 2.9 ms, measured 5.6: 24 rows of weights that lie 2 KiB apart evict each other
-  from the first cache. Eight at a time: 3.3.
+- inverse, chunked, batch 16 (not in the file): predicted 2.9 ms, measured 5.6: 24 rows of weights that lie 2 KiB apart
+  evict each other from the first cache. Eight at a time: 3.3.
 - training_step, batch 256: predicted 13 ms of products at the peak and 5 of all else. A first version took 24.5: a
   cycle count of each pass found the hidden weight's gradient at 65 % of the peak, waiting for its factors; autograd
   filling the kept units' gradient with zeros; memory mapped anew at each step; PLU in a dozen small calls. Mended,
@@ -24,8 +24,8 @@ Notes, prediction against measurement (`bench/results/cpu-2026-11-26.json`: AMD 
 - causal_inverse, batch 1 (`causal-cpu-2026-11-26.json`): predicted 4.1 ms, 377 MB at the third cache's rate; measured
   8.1, with sixteen rows side by side again. Row after row, 6.7: a block's first token finds its weights in memory, and
   fetching the next block's ahead cost more than that. Shared by two threads, predicted half, measured 3.9.
-- causal_inverse, batch 32: predicted 51 ms of products at the peak, measured 73: weights 4 KiB apart evicted each other
-  from the first cache. Copied tile by tile: 63.
+- causal_inverse, batch 32 (not in the file): predicted 51 ms of products at the peak, measured 73: weights 4 KiB apart
+  evicted each other from the first cache. Copied tile by tile: 63.
 - causal_training_step, batch 256: predicted 1.6 s of products; 2.5 at first, because the derivative multiplied again
   what the forward pass had. Kept: 2.1; with heads laid out once and memory that is not mapped anew: 1.86.
 - data_sampling: 85 us (`quick-cpu-2026-11-27.json`, without AVX-512), three million transitions a second.

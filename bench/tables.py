@@ -1,13 +1,14 @@
-"""`nfkern bench tables`: the tables of README.md and of `bench/results/README.md`, made from the records.
+"""`nfkern bench tables`: the tables of README.md, docs/ and `bench/results/README.md`, made from the records.
 
 Numbers that people read come from files that a run has written, and a test keeps the two in agreement.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nfkern.bench import records as storage
+from nfkern.bench.published import PUBLISHED, Table
 from nfkern.bench.records import Record, by_row
 from nfkern.bench.registry import VARIANTS
 from nfkern.bench.report import duration
@@ -15,45 +16,8 @@ from nfkern.errors import UserError
 
 # Resolved: nfkern/bench is a link in a checkout.
 RESULTS = Path(__file__).resolve().parent / "results"
-README = RESULTS.parent.parent / "README.md"
-BEGIN, END = "<!-- bench tables: begin -->\n", "<!-- bench tables: end -->\n"
-
-# README's table: its rows, and the variants of a column, of which the fastest is shown.
-OVERVIEW_FILE = "cpu-2026-11-26.json"
-OVERVIEW_ROWS = {
-    "inverse, batch 1": "inverse-ogbench-1-threads_1",
-    "denoised action, batch 1": "denoised_action-ogbench-1-threads_1",
-    "inverse, batch 256": "inverse-ogbench-256-threads_1",
-    "training step, batch 256": "training_step-ogbench-256-threads_1",
-}
-OVERVIEW_COLUMNS = {
-    "eager": ("eager",),
-    "torch.compile": ("eager_compile", "reference_compile", "reference_max_autotune"),
-    "AOTInductor": ("reference_aot_inductor", "eager_plu_once_aot_inductor"),
-    "ONNX Runtime": ("onnxruntime", "onnxruntime_one_sweep"),
-    "JAX, jitted": ("jax_jit",),
-    "nfkern": ("nfkern",),
-    "frozen": ("nfkern_frozen",),
-    "frozen, bf16": ("nfkern_frozen_bf16",),
-}
-# Of a single row reading the weights, of many the products.
-OVERVIEW_FLOORS = {
-    "inverse-ogbench-1-threads_1": ("weights_read",),
-    "inverse-ogbench-256-threads_1": ("gemm",),
-    "training_step-ogbench-256-threads_1": ("gemm",),
-}
-
+ROOT = RESULTS.parent.parent
 _MOST_COLUMNS = 12
-
-
-def overview(records: Sequence[Record]) -> str:
-    """README's table."""
-    rows, lines = by_row(records), [_line(["the paper's flow", *OVERVIEW_COLUMNS, "floor"])]
-    lines.append("|---" * (len(OVERVIEW_COLUMNS) + 2) + "|")
-    for title, name in OVERVIEW_ROWS.items():
-        columns = (*OVERVIEW_COLUMNS.values(), OVERVIEW_FLOORS.get(name, ()))
-        lines.append(_line([title, *(_fastest(rows[name], variants) for variants in columns)]))
-    return "".join(f"{line}\n" for line in lines)
 
 
 def listing(files: Mapping[str, Sequence[Record]]) -> str:
@@ -99,34 +63,41 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _replaced(text: str, table: str) -> str:
-    """README's text with another table."""
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"{README}: expected the lines {BEGIN.strip()} and {END.strip()} around its table")
-    return f"{head}{BEGIN}{table}{END}{tail}"
+def marks(name: str) -> tuple[str, str]:
+    """The lines of a document between which a table stands."""
+    return f"<!-- bench table {name}: begin -->\n", f"<!-- bench table {name}: end -->\n"
+
+
+def _replaced(path: Path, text: str, name: str, table: Table) -> str:
+    """A document's text with another table between the marks of this name."""
+    begin, end = marks(name)
+    head, found, rest = text.partition(begin)
+    _, ended, tail = rest.partition(end)
+    if not found or not ended:
+        raise UserError(f"{path}: expected the lines {begin.strip()} and {end.strip()} around a table")
+    lines = [_line(table[0]), "|---" * len(table[0]) + "|", *map(_line, table[1:])]
+    return "".join([head, begin, *(f"{line}\n" for line in lines), end, tail])
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Write the tables of README.md and bench/results/README.md from the records there, in a checkout."""
+    """Write the tables of README.md, docs/ and bench/results/README.md from the records there, in a checkout."""
 
     check: bool = False
     """Write nothing; exit 1 if a table is not what the records say."""
 
     def run(self) -> int:
         """Write, or compare; 0, or 1 if a table differs."""
-        if not README.exists():
-            raise UserError(f"there is no {README}: the tables belong to a checkout")
+        if not (ROOT / "README.md").exists():
+            raise UserError(f"there is no {ROOT / 'README.md'}: the tables belong to a checkout")
         files = {path.name: storage.read(path) for path in sorted(RESULTS.glob("*cpu-*.json"))}
-        wanted: dict[Path, Callable[[], str]] = {
-            README: lambda: _replaced(README.read_text(), overview(files[OVERVIEW_FILE])),
-            RESULTS / "README.md": lambda: listing(files),
-        }
+        wanted = {RESULTS / "README.md": listing(files)}
+        for name, table in PUBLISHED.items():
+            path = ROOT / table.document
+            text = wanted.get(path) or path.read_text(encoding="utf-8")
+            wanted[path] = _replaced(path, text, name, table.make(by_row(files[table.records])))
         code = 0
-        for path, make in wanted.items():
-            text = make()
+        for path, text in wanted.items():
             if path.exists() and path.read_text() == text:
                 continue
             if self.check:
