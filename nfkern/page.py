@@ -45,7 +45,13 @@ def page(title: str, body: str, footer: str = "", style: str = "", script: str =
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of text that scrolls where it is too wide; the first column is aligned left, the others right."""
-    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
-    lines += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
-    return '<div class="scroll"><table>\n' + "\n".join(lines) + "\n</table></div>"
+    """A table of text that scrolls where it is too wide; the first column is aligned left, the others right.
+
+    A page's script may make it sortable.
+    """
+    heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    lines = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return (
+        f'<div class="scroll" tabindex="0"><table class="sortable"><thead><tr>{heads}</tr></thead><tbody>\n{lines}\n'
+        "</tbody></table></div>"
+    )

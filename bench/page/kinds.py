@@ -125,8 +125,14 @@ def _first_object(text: str) -> Mapping[str, Any]:
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Files by name, or by path where names are the same."""
+    """Files by name, with as many folders before it as tell them apart."""
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError(f"files: expected different ones, got {', '.join(map(str, paths))}")
-    names = [path.name for path in paths]
-    return {path: path.name if names.count(path.name) == 1 else str(path) for path in paths}
+
+    def name(path: Path) -> str:
+        for count in range(1, len(path.resolve().parts)):
+            if sum(other.resolve().parts[-count:] == path.resolve().parts[-count:] for other in paths) == 1:
+                return "/".join(path.resolve().parts[-count:])
+        return str(path)
+
+    return {path: name(path) for path in paths}

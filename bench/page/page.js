@@ -10,10 +10,18 @@ function compare(one, other, descending) {
   return descending ? -order : order;
 }
 
+const UNITS = { us: 1e-6, ms: 1e-3, kB: 1e3, MB: 1e6, GB: 1e9 };
+
+// `278 us`, `0.026 ± 0.006`, `64,000 to 65,000`, `18 %`: what begins with a number is sorted by it.
+function value(text) {
+  const found = /^(-?\d[\d,]*(?:\.\d+)?)(?: ([A-Za-z%]+))?(?= |$)/.exec(text);
+  return found ? Number(found[1].replaceAll(",", "")) * (UNITS[found[2]] ?? 1) : text;
+}
+
 function key(row, column) {
   const cell = row.cells[column];
   if (!cell) return "";
-  return cell.dataset.value === undefined ? cell.textContent.trim() : Number(cell.dataset.value);
+  return cell.dataset.value === undefined ? value(cell.textContent.trim()) : Number(cell.dataset.value);
 }
 
 function sort(table, column) {

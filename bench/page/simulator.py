@@ -16,5 +16,5 @@ def sections(files: Mapping[str, Results]) -> list[Section]:
     for number, (file, results) in enumerate(files.items(), 1):
         title = TITLE + (f", {file}" if len(files) > 1 else "")
         origin = f"{file}: {len(results.evaluations)} evaluations, started {results.started}."
-        found.append(Section(f"success-{number}", title, f"<p>{escape(origin)}</p>\n{body(results, 'h3')}"))
+        found.append(Section(f"success-{number}", title, f"<p>{escape(origin)}</p>\n{body(results)}"))
     return found

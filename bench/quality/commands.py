@@ -89,7 +89,7 @@ class Quality:
         print(f"{len(results.fits)} fits in {self.out}")
         for fit in failed:
             print(f"failed: {fit.policy} on {fit.density}, seed {fit.seed}: {fit.error}")
-        write_reports(self.html, partial(_page, results), self.tables, partial(to_markdown, results))
+        write_reports(self.out, self.html, self.tables, partial(to_markdown, results))
         return 1 if failed else 0
 
     def _work(self, results: Results, pending: Sequence[Piece], unit: str) -> None:
@@ -129,13 +129,6 @@ def _check_sizes(results: Results) -> None:
                 fitted_width(training, DENSITIES[name], results.settings.parameters)
             except ValueError as error:
                 raise UsageError(f"--parameters: {training.name} on {name}: {error}") from None
-
-
-def _page(results: Results) -> str:
-    # Here, not above: the picture needs matplotlib, and measuring does not.
-    from nfkern.bench.quality.report import to_html
-
-    return to_html(results)
 
 
 def _empty(settings: Settings) -> Results:

@@ -9,6 +9,7 @@ from nfkern.bench.studies.documents import read_document, tuples, write_document
 from nfkern.bench.timing import Quantiles
 
 FORMAT_VERSION = 1
+COMMAND = "nfkern bench quality"
 TRUTH = "truth"
 """The name under which samples of the density itself are measured."""
 
@@ -130,7 +131,7 @@ def write(path: Path, results: Results) -> None:
 
 def read(path: Path) -> Results:
     """The results of a file; raises as `read_document`."""
-    return read_document(path, "nfkern bench quality", _results)
+    return read_document(path, COMMAND, _results)
 
 
 def _results(data: dict[str, Any]) -> Results:

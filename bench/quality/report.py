@@ -1,14 +1,17 @@
-"""The study as one HTML page that needs nothing else."""
+"""The study as a part of a page that needs nothing else."""
 
+from dataclasses import fields
 from html import escape
 
 from nfkern.bench.quality import picture, tables
+from nfkern.bench.quality.commands import DEFAULT, QUICK, Quality
 from nfkern.bench.quality.policies import POLICIES
-from nfkern.bench.quality.records import Results
+from nfkern.bench.quality.records import COMMAND, Results
 from nfkern.bench.quality.shapes import DENSITIES
 from nfkern.bench.quality.summary import summaries
 from nfkern.bench.studies.drawing import embedded
-from nfkern.page import page, table
+from nfkern.bench.studies.reproduction import again
+from nfkern.page import table
 
 INTRODUCTION = (
     "Every policy learns the same conditional densities from the same batches, in as many steps, with the same "
@@ -19,21 +22,15 @@ INTRODUCTION = (
 )
 
 
-def to_html(results: Results) -> str:
-    """The page."""
-    footer = f"{len(results.fits)} fits, started {results.started}"
-    return page("Quality beside speed", body(results, "h2"), footer)
-
-
-def body(results: Results, heading: str) -> str:
-    """All of the page, its headings in elements of this name."""
+def body(results: Results) -> str:
+    """All of it, below a heading of the second order."""
     found = summaries(results)
     latency = embedded(picture.pareto(results), "quality against latency", picture.CAPTION)
     training = embedded(
         picture.pareto(results, picture.TRAINING), "quality against training time", picture.TRAINING_CAPTION
     )
     sections = "\n".join(
-        f"<{heading}>{escape(name)}</{heading}><p>{escape(DENSITIES[name].summary)}</p>{table(*tables.of_density(rows))}"
+        f"<h3>{escape(name)}</h3><p>{escape(DENSITIES[name].summary)}</p>{table(*tables.of_density(rows))}"
         for name, rows in found.items()
     )
     names = [name for name in results.settings.policies if name not in results.skipped]
@@ -42,9 +39,15 @@ def body(results: Results, heading: str) -> str:
     verdicts = "".join(f"<li>{escape(sentence)}</li>" for sentence in tables.verdicts(results))
     return f"""<p>{escape(INTRODUCTION)}</p>
 <p>{escape(tables.described(results))}</p>
+<p>{_again(results)}</p>
 {latency}
 {training}
-<{heading}>Who is ahead</{heading}><ul>{verdicts}</ul>
-<{heading}>Policies</{heading}><ul>{legend}{skipped}</ul>
-<{heading}>Time of act for 1 and 256 observations, and CPU time of training</{heading}>{table(*tables.costs(results))}
+<h3>Who is ahead</h3><ul>{verdicts}</ul>
+<h3>Policies</h3><ul>{legend}{skipped}</ul>
+<h3>Time of act for 1 and 256 observations, and CPU time of training</h3>{table(*tables.costs(results))}
 {sections}"""
+
+
+def _again(results: Results) -> str:
+    options = {field.name for field in fields(Quality)}
+    return again(COMMAND, options, results.settings, {(): DEFAULT, ("--quick",): QUICK}, results.environment)

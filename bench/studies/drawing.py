@@ -42,7 +42,7 @@ def png(figure: Figure) -> bytes:
 
 
 def embedded(image: bytes, description: str, caption: str) -> str:
-    """A picture inside a page."""
+    """A picture inside a page, which scrolls where its words would become too small."""
     encoded = base64.b64encode(image).decode()
-    return f"""<figure><img alt="{escape(description)}" src="data:image/png;base64,{encoded}">
-<figcaption>{escape(caption)}</figcaption></figure>"""
+    return f"""<figure><div class="scroll" tabindex="0"><img class="picture" alt="{escape(description)}"
+src="data:image/png;base64,{encoded}"></div><figcaption>{escape(caption)}</figcaption></figure>"""

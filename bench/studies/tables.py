@@ -45,11 +45,18 @@ def update_markdown(path: Path, text: str) -> None:
     path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
-def write_reports(html: Path | None, page: Callable[[], str], tables: Path | None, markdown: Callable[[], str]) -> None:
-    """Write a study's page, and its tables into a Markdown file, where they are wanted; raises as `split_markdown`."""
+def write_reports(results: Path, html: Path | None, tables: Path | None, markdown: Callable[[], str]) -> None:
+    """Write the page of a file of results, and tables into a Markdown file, where they are wanted.
+
+    Raises:
+        UserError: as `split_markdown`.
+    """
     if html is not None:
+        # Here, not above: pictures need matplotlib, and measuring does not.
+        from nfkern.bench.page.kinds import to_html
+
         html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(page(), encoding="utf-8")
+        html.write_text(to_html((results,)), encoding="utf-8")
         print(f"wrote {html}")
     if tables is not None:
         update_markdown(tables, markdown())

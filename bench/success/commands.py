@@ -124,7 +124,7 @@ class Success:
         for row in failed:
             what = f"training {row.training}" if isinstance(row, Trained) else f"{row.policy} after {row.step} steps"
             print(f"failed: {row.env}: {what}, seed {row.seed}: {row.error}")
-        write_reports(self.html, partial(_page, results), self.tables, partial(to_markdown, results))
+        write_reports(self.out, self.html, self.tables, partial(to_markdown, results))
         return 1 if failed else 0
 
     def _settings(self) -> Settings:
@@ -182,13 +182,6 @@ class Success:
                     f"{self.out} was made with other data of {env} than {self.dataset_dir} has: choose another --out, "
                     "or --overwrite it"
                 )
-
-
-def _page(results: Results) -> str:
-    # Here, not above: the picture needs matplotlib, and measuring does not.
-    from nfkern.bench.success.report import to_html
-
-    return to_html(results)
 
 
 def _environment() -> Environment:

@@ -1,13 +1,16 @@
-"""The study as one HTML page that needs nothing else."""
+"""The study as a part of a page that needs nothing else."""
 
+from dataclasses import fields
 from html import escape
 
 from nfkern.bench.studies.drawing import embedded
+from nfkern.bench.studies.reproduction import again
 from nfkern.bench.success import picture, tables
+from nfkern.bench.success.commands import DEFAULT, QUICK, Success
 from nfkern.bench.success.policies import POLICIES
-from nfkern.bench.success.records import Results
+from nfkern.bench.success.records import COMMAND, Results
 from nfkern.bench.success.summary import summaries
-from nfkern.page import page, table
+from nfkern.page import table
 
 TITLE = "Success beside cost"
 
@@ -20,27 +23,27 @@ INTRODUCTION = (
 )
 
 
-def to_html(results: Results) -> str:
-    """The page."""
-    return page(TITLE, body(results, "h2"), f"{len(results.evaluations)} evaluations, started {results.started}")
-
-
-def body(results: Results, heading: str) -> str:
-    """All of the page, its headings in elements of this name."""
+def body(results: Results) -> str:
+    """All of it, below a heading of the second order."""
     found = summaries(results)
     names = [name for name in results.settings.policies if name not in results.skipped]
     legend = "".join(f"<li><b>{escape(name)}</b>: {escape(POLICIES[name].summary)}</li>" for name in names)
     skipped = "".join(f"<li>{escape(f'{name}: skipped, {why}')}</li>" for name, why in results.skipped.items())
     verdicts = "".join(f"<li>{escape(sentence)}</li>" for sentence in tables.verdicts(results))
     environments = "\n".join(
-        f"<{heading}>{escape(env)}</{heading}>"
-        f"{table(*tables.of_environment(results, env))}{table(*tables.curves(results, env))}"
+        f"<h3>{escape(env)}</h3>{table(*tables.of_environment(results, env))}{table(*tables.curves(results, env))}"
         for env in found
     )
     image = embedded(picture.success(results), "success against latency and training", picture.CAPTION) if found else ""
     return f"""<p>{escape(INTRODUCTION)}</p>
 <p>{escape(tables.described(results))}</p>
+<p>{_again(results)}</p>
 {image}
-<{heading}>Who is ahead</{heading}><ul>{verdicts}</ul>
-<{heading}>Policies</{heading}><ul>{legend}{skipped}</ul>
+<h3>Who is ahead</h3><ul>{verdicts}</ul>
+<h3>Policies</h3><ul>{legend}{skipped}</ul>
 {environments}"""
+
+
+def _again(results: Results) -> str:
+    options = {field.name for field in fields(Success)}
+    return again(COMMAND, options, results.settings, {(): DEFAULT, ("--quick",): QUICK}, results.environment)

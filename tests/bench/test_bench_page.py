@@ -277,5 +277,5 @@ def test_what_is_wrong_with_files_is_said(tmp_path, monkeypatch):
 
 def test_the_page_of_the_recorded_rows_stays_small():
     """Under two megabytes: a phone loads it at once."""
-    for path in sorted(RESULTS.glob("*.json")):
+    for path in sorted(RESULTS.rglob("*.json")):
         assert len(kinds.to_html([path]).encode()) < 2_000_000, path

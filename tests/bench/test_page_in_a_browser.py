@@ -4,10 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from quality_results import results
 
 from nfkern.bench.page import kinds
-from nfkern.bench.quality import records as quality
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the extra dev")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -28,11 +26,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """The page of all recorded times and of a quality study."""
-    folder = tmp_path_factory.mktemp("page")
-    quality.write(folder / "quality.json", results())
-    page = folder / "page.html"
-    page.write_text(kinds.to_html([*sorted(RESULTS.glob("*.json")), folder / "quality.json"]), encoding="utf-8")
+    """The page of all recorded times and studies."""
+    page = tmp_path_factory.mktemp("page") / "page.html"
+    page.write_text(kinds.to_html(sorted(RESULTS.rglob("*.json"))), encoding="utf-8")
     return page.as_uri()
 
 
@@ -121,6 +117,22 @@ def test_a_click_on_a_head_sorts_by_the_raw_value_and_a_second_one_turns_it_roun
     assert page.find_elements(By.CSS_SELECTOR, "th[aria-sort=ascending]") == []
 
 
+@pytest.mark.parametrize("title", ["Quality beside speed", "Success beside cost"])
+def test_the_studies_tables_are_sorted_by_the_numbers_in_their_words(page, title):
+    script = """
+    const start = [...document.querySelectorAll("h2")].find(each => each.textContent.startsWith(arguments[0]));
+    const heads = [...document.querySelectorAll("table.sortable thead th")].filter(head =>
+      start.compareDocumentPosition(head) & Node.DOCUMENT_POSITION_FOLLOWING && head.textContent === "act, 1");
+    heads[0].querySelector("button").click();
+    return [...heads[0].closest("table").tBodies[0].rows].map(row => row.cells[heads[0].cellIndex].textContent);
+    """
+    cells = [cell for cell in page.execute_script(script, title) if cell]
+    scale = {"us": 1e-6, "ms": 1e-3}
+    seconds = [float(number) * scale[unit] for number, unit in map(str.split, cells)]
+    assert len({unit for _, unit in map(str.split, cells)}) == 2
+    assert seconds == sorted(seconds)
+
+
 def test_the_keyboard_sorts_too(page):
     button = head(page, 2).find_element(By.TAG_NAME, "button")
     before = column(page, "table.filtered", 2)
@@ -179,6 +191,12 @@ def test_nothing_is_wider_than_the_screen(page, width):
         "return [...document.querySelectorAll('figure svg text')].map(text => text.getBoundingClientRect().height)"
     )
     assert min(heights) >= 11
+    # So does that of images, which scroll: they keep the half of their width that makes ten points six.
+    shown = page.execute_script(
+        "return [...document.querySelectorAll('figure img')].map(image => image.width / image.naturalWidth)"
+    )
+    assert len(shown) >= 3
+    assert min(shown) >= 0.5
 
 
 def test_without_scripts_it_is_complete(browser, address):

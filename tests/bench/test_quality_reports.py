@@ -2,13 +2,16 @@
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tyro
 from quality_results import fit, results
 
 from nfkern.bench.quality import picture, records, report, summary, tables
+from nfkern.bench.quality.commands import Quality
 from nfkern.bench.quality.records import TRUTH
 from nfkern.bench.studies import tables as studies
 from nfkern.bench.studies.summary import Spread, front
@@ -126,11 +129,25 @@ def test_tables_go_between_the_marks_and_nowhere_else(tmp_path):
 def test_the_page_has_every_number_and_needs_nothing_else():
     found = results()
     found = replace(found, skipped={"spline": "needs the module zuko"})
-    html = report.to_html(found)
+    html = report.body(found)
     for text in ("Example CPU &lt;1&gt;", "0.0310 ± 0.0014", "ValueError: &lt;bad&gt;", "spline: skipped, needs the"):
         assert text in html, text
     assert not re.search(r"(src|href)=\"(?!data:)", html)
     assert "<script" not in html
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Quality(Path("x.json")),
+        Quality(Path("x.json"), quick=True, densities=("pinwheel", "chunk"), steps=6),
+        Quality(Path("x.json"), policies=("nf", "gaussian"), seeds=2, parameters=2000),
+    ],
+)
+def test_the_page_has_the_command_that_makes_the_results_again(chosen):
+    found = replace(results(), settings=chosen._settings(), fits=[])
+    (shown,) = re.findall("at commit abc: <code>nfkern bench quality (.*?)</code>", report.body(found))
+    assert tyro.cli(Quality, args=shlex.split(shown))._settings() == found.settings
 
 
 def test_the_picture_has_a_panel_for_each_density_and_one_style_for_each_policy(monkeypatch):

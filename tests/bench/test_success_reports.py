@@ -2,10 +2,12 @@
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tyro
 from quality_results import results as quality_results
 from success_results import CUBE, MAZE, evaluation, results
 
@@ -14,6 +16,7 @@ from nfkern.bench.quality import records as quality
 from nfkern.bench.studies.summary import Spread
 from nfkern.bench.studies.tables import split_markdown
 from nfkern.bench.success import picture, records, report, summary, tables
+from nfkern.bench.success.commands import Success
 from nfkern.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -151,20 +154,33 @@ def test_results_that_are_not_whole_can_be_told():
     rows = tables.of_environment(found, MAZE)[1]
     assert rows[0] == ["nf", "not evaluated yet", "", "", "", "", "", "300 us", "2.12 ms", ""]
     assert tables.verdicts(found) == []
-    assert "not evaluated yet" in report.body(found, "h2")
+    assert "not evaluated yet" in report.body(found)
     found.latencies = []
-    assert "<img" not in report.body(found, "h2")
+    assert "<img" not in report.body(found)
 
 
 def test_the_page_has_every_number_and_needs_nothing_else():
     found = replace(results(), skipped={"ddpm_100": "needs the module diffusers"})
-    html = report.to_html(found)
+    html = report.body(found)
     for text in ("Example CPU &lt;1&gt;", "100, 88", "ValueError: &lt;bad&gt;", "ddpm_100: skipped, needs the module"):
         assert text in html, text
     assert f"{MAZE} with 100,000 transitions" in html
     assert not re.search(r"(src|href)=\"(?!data:)", html)
     assert "<script" not in html
-    assert report.body(found, "h2") in html
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Success(Path("x.json")),
+        Success(Path("x.json"), quick=True, steps=200, threads=2),
+        Success(Path("x.json"), envs=(MAZE,), policies=("nf", "gaussian"), seeds=3, parameters=2000, target=0.5),
+    ],
+)
+def test_the_page_has_the_command_that_makes_the_results_again(chosen):
+    found = replace(results(), settings=chosen._settings(), evaluations=[], trainings=[])
+    (shown,) = re.findall("at commit abc: <code>nfkern bench success (.*?)</code>", report.body(found))
+    assert tyro.cli(Success, args=shlex.split(shown))._settings() == found.settings
 
 
 def test_the_page_of_all_benchmarks_has_the_study(tmp_path):
@@ -172,7 +188,15 @@ def test_the_page_of_all_benchmarks_has_the_study(tmp_path):
         records.write(tmp_path / name, results())
     html = kinds.to_html([tmp_path / "a.json", tmp_path / "b.json"])
     assert '<h2 id="success-2">Success beside cost, b.json</h2>' in html
-    assert report.body(results(), "h3") in html
+    assert report.body(results()) in html
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for folder in ("one", "two"):
+        records.write(tmp_path / folder / "a.json", results())
+    html = kinds.to_html([tmp_path / "one" / "a.json", tmp_path / "two" / "a.json"])
+    assert "made of one/a.json, two/a.json" in html
+    assert str(tmp_path) not in html
 
 
 def test_the_picture_has_two_panels_for_each_environment(monkeypatch):
