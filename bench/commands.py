@@ -61,9 +61,11 @@ class Run:
     device: str = "cpu"
     """cpu or cuda."""
     match: str = ""
-    """Only rows whose name contains this, as in `inverse-ogbench-1-`; see `nfkern bench list`."""
+    """Only rows whose name is or contains this, as in `inverse-ogbench-1-`; see `nfkern bench list`."""
     variants: tuple[str, ...] = ()
     """Only variants whose name contains one of these, and rows that have one."""
+    threads: int | None = None
+    """The most threads of a row; by default as many as the machine has cores."""
     resume: bool = False
     """Keep the rows that are already in the file."""
     overwrite: bool = False
@@ -73,7 +75,9 @@ class Run:
         """Measure and write; 0, 1 if a number was refused, 130 if interrupted."""
         device = _device(self.device)
         environment = current_environment(device)
-        chosen = _chosen(self.suite, self.match, device, self.variants)
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"--threads: expected at least 1, got {self.threads}")
+        chosen = _chosen(self.suite, self.match, device, self.variants, self.threads)
         records = self._earlier(environment)
         # A row with a refused number or without a variant is measured again as a whole: its variants must take turns.
         pending = [wanted for row in chosen if (wanted := _unfinished(row, records))]
@@ -218,12 +222,15 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _chosen(suite: str, match: str, device: torch.device, variants: tuple[str, ...] = ()) -> list[Row]:
-    every = rows(SUITES[suite], WORKS, VARIANTS, torch.get_num_threads())
+def _chosen(
+    suite: str, match: str, device: torch.device, variants: tuple[str, ...] = (), threads: int | None = None
+) -> list[Row]:
+    every = rows(SUITES[suite], WORKS, VARIANTS, threads or torch.get_num_threads())
     if device.type == "cuda":
         # The host's threads do nothing for a GPU: one row each.
         every = list({(row.work.name, row.case.name, row.batch): row for row in every}.values())
-    found = [row for row in every if match in row.name]
+    # A whole name is that row's alone: threads_1 is a part of threads_16.
+    found = [row for row in every if row.name == match] or [row for row in every if match in row.name]
     if not found:
         raise UsageError(f"--match: no row of {suite} contains {match!r}; see `nfkern bench list --suite {suite}`")
     if variants:

@@ -42,5 +42,6 @@ def reproduction(records: Sequence[Record]) -> Reproduction | None:
     if not best:
         return None
     device = [] if first.environment.device == "cpu" else ["--device", first.environment.device]
-    words = ["nfkern", "bench", "run", "--suite", best, *device, "--match", first.row, "--out", OUT]
+    threads = ["--threads", str(first.threads)] if first.threads > 1 else []
+    words = ["nfkern", "bench", "run", "--suite", best, *device, "--match", first.row, *threads, "--out", OUT]
     return Reproduction(shlex.join(words), tuple(name for name in measured if name not in shared))

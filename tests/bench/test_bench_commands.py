@@ -150,6 +150,11 @@ def test_list_names_rows_and_variants(capsys):
         assert name in out
 
 
+def test_a_row_has_no_threads_at_all(tmp_path):
+    with pytest.raises(UsageError, match="--threads: expected at least 1, got 0"):
+        commands.Run(tmp_path / "records.jsonl", "smoke", threads=0).run()
+
+
 def test_compare_fails_only_on_regressions(tmp_path, capsys):
     before, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
     storage.write(before, [record("eager"), record("nfkern")])

@@ -2,11 +2,14 @@
 
 import json
 import re
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+import tyro
 from bench_records import ENVIRONMENT, record, refused, spread
 from quality_results import results
 
@@ -21,6 +24,7 @@ from nfkern.bench.registry import VARIANTS
 from nfkern.bench.report import size
 from nfkern.errors import UserError
 
+CPU = torch.device("cpu")
 RESULTS = Path(__file__).parent.parent.parent / "bench" / "results"
 
 
@@ -162,7 +166,9 @@ def test_the_command_is_of_the_suite_that_has_most_of_the_row(monkeypatch):
     )
     records = [record("eager", threads=3), record("jax_jit", threads=3), record("zuko", threads=3)]
     found = reproduction(records)
-    assert found.command == ("nfkern bench run --suite large --match inverse-ogbench-256-threads_3 --out again.json")
+    assert found.command == (
+        "nfkern bench run --suite large --match inverse-ogbench-256-threads_3 --threads 3 --out again.json"
+    )
     assert found.missing == ("zuko",)
     assert "--suite small" in reproduction(records[:1]).command
     assert reproduction([record(batch=7)]) is None
@@ -170,13 +176,17 @@ def test_the_command_is_of_the_suite_that_has_most_of_the_row(monkeypatch):
     assert "--device cuda" in reproduction([on_gpu]).command
 
 
-def test_commands_of_the_recorded_rows_name_rows_that_are_there():
-    """Every row that is on record can be measured again."""
+@pytest.mark.parametrize("cores", [1, 16])
+def test_commands_of_the_recorded_rows_measure_them_again_on_any_machine(monkeypatch, cores):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     for path in sorted(RESULTS.glob("*.json")):
         for name, records in storage.by_row(storage.read(path)).items():
             found = reproduction(records)
             assert found is not None, name
-            assert re.search(r"--suite (\S+)", found.command)[1] in suites.SUITES
+            run = tyro.cli(commands.Run, args=shlex.split(found.command)[3:])
+            (row,) = commands._chosen(run.suite, run.match, CPU, run.variants, run.threads)
+            assert row.name == name
+            assert {variant.name for variant in row.variants} >= {r.variant for r in records} - set(found.missing)
 
 
 def test_machines_are_the_distinct_environments():
