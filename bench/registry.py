@@ -31,10 +31,12 @@ Notes, prediction against measurement (`bench/results/cpu-2026-11-26.json`: AMD 
 - data_sampling: 85 us (`quick-cpu-2026-11-27.json`, without AVX-512), three million transitions a second.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from functools import partial
 
 from nfkern.bench import control_loop, plane_works, training_runs
 from nfkern.bench.baselines import (
+    acting,
     aot_inductor,
     compiled,
     compiled_causal,
@@ -56,7 +58,7 @@ from nfkern.bench.baselines import (
 )
 from nfkern.bench.causal_works import CAUSAL_WORKS
 from nfkern.bench.data_works import DataSampling
-from nfkern.bench.declarations import Builder, Variant, Work
+from nfkern.bench.declarations import Standing, Variant, Work
 from nfkern.bench.flow_works import FLOW_WORKS
 from nfkern.bench.plane_works import CandidateDensities
 from nfkern.bench.training_runs import TRAINING_RUNS
@@ -76,17 +78,16 @@ WORKS: dict[str, Work] = {
 }
 
 
-def _policy(name: str, head: policies.Head, builders: Mapping[str, Builder]) -> Variant:
-    compiled, own_size = "_compile" in name, name.endswith("_own_size")
-    summary = f"{head.summary}, unrolled by hand under torch.compile" if compiled else f"{head.summary}, eager PyTorch"
-    return Variant(
-        name,
-        summary,
-        {"control_loop": builders[head.name]},
-        compiles=compiled,
-        requires=head.requires,
-        standing="own_size" if own_size else "same_size",
-    )
+def _policies() -> Iterator[Variant]:
+    """Every head in every form."""
+    for form, (words, build) in acting.HEAD_FORMS.items():
+        standing: Standing = "own_size" if form.endswith("_own_size") else "same_size"
+        for head in policies.HEADS:
+            works = {"control_loop": partial(build, head)}
+            summary = f"{head.summary}, {words}"
+            yield Variant(
+                head.name + form, summary, works, compiles=form != "", requires=head.requires, standing=standing
+            )
 
 
 VARIANTS: dict[str, Variant] = {
@@ -110,7 +111,10 @@ VARIANTS: dict[str, Variant] = {
             compiles=True,
         ),
         Variant(
-            "reference_compile", "the stacked reference under torch.compile", compiled.REFERENCE_BUILDERS, compiles=True
+            "reference_compile",
+            "the stacked reference under torch.compile",
+            {**compiled.REFERENCE_BUILDERS, **acting.COMPILED_BUILDERS},
+            compiles=True,
         ),
         Variant(
             "reference_max_autotune",
@@ -121,7 +125,7 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             "reference_aot_inductor",
             "the stacked reference compiled ahead of time by AOTInductor, autotuned and frozen",
-            aot_inductor.REFERENCE_BUILDERS,
+            {**aot_inductor.REFERENCE_BUILDERS, **acting.PACKAGE_BUILDERS},
             compiles=True,
         ),
         Variant(
@@ -175,7 +179,7 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             "onnxruntime_one_sweep",
             "the stacked reference's one sweep, exported to ONNX Runtime",
-            onnxruntime.ONE_SWEEP_BUILDERS,
+            {**onnxruntime.ONE_SWEEP_BUILDERS, **acting.ONNX_BUILDERS},
             compiles=True,
             requires=_ONNX,
         ),
@@ -228,8 +232,6 @@ VARIANTS: dict[str, Variant] = {
             Variant(name, f"a run of {name}, its default settings", builders, standing="own_size")
             for name, builders in training_runs.BUILDERS.items()
         ),
-        *(_policy(head.name, head, policies.EAGER_BUILDERS) for head in policies.HEADS),
-        *(_policy(f"{head.name}_compile", head, policies.COMPILED_BUILDERS) for head in policies.HEADS),
-        *(_policy(f"{head.name}_compile_own_size", head, policies.OWN_SIZE_BUILDERS) for head in policies.HEADS),
+        *_policies(),
     )
 }

@@ -1,7 +1,7 @@
 """The suites, by name: which works are measured at which cases and batches, by which variants."""
 
 from nfkern.bench import training_runs
-from nfkern.bench.baselines import policies
+from nfkern.bench.baselines import acting, policies
 from nfkern.bench.cases import BATCHES, CASES
 from nfkern.bench.declarations import Benchmark
 from nfkern.bench.flow_works import FLOW_WORKS
@@ -109,10 +109,11 @@ _CAUSAL = (
 )
 
 # What a robot could run instead. Unrolling a hundred steps of diffusion compiles for minutes.
-_POLICIES = tuple(f"{head.name}{form}" for form in ("", "_compile", "_compile_own_size") for head in policies.HEADS)
+_POLICIES = tuple(f"{head.name}{form}" for form in acting.HEAD_FORMS for head in policies.HEADS)
+_FLOW_ACTING = ("eager", "reference_compile", "reference_aot_inductor", "onnxruntime_one_sweep", *_FROZEN)
 _CONTROL_LOOP = (
-    Benchmark("control_loop", ("ogbench",), (1,), ("eager", *_FROZEN, *_POLICIES), threads=("one",)),
-    Benchmark("control_loop", ("ogbench_jax", "chunked"), (1,), ("eager", *_FROZEN), threads=("one",)),
+    Benchmark("control_loop", ("ogbench",), (1,), (*_FLOW_ACTING, *_POLICIES), threads=("one",)),
+    Benchmark("control_loop", ("ogbench_jax", "chunked"), (1,), _FLOW_ACTING, threads=("one",)),
 )
 
 # How time and memory grow, one number of a case at a time. Of a million rows one call takes half a minute.

@@ -28,13 +28,17 @@ from nfkern.bench.declarations import Builder, Implementation
 from nfkern.bench.flow_problem import FlowProblem
 
 
-def load_compiled(model: nn.Module, example: tuple[torch.Tensor, ...]) -> Any:
+def load_compiled(model: nn.Module, example: tuple[torch.Tensor, ...], tuned: bool = True) -> Any:
     """The loader of the model's package, for inputs of the example's shapes.
+
+    Without `tuned` weights are not frozen, and products are the default mode's: frozen ones are laid out anew for each
+    product that they enter, so that ten steps through one network read ten copies.
 
     The package lies in a folder that is gone when this returns. The loader has unpacked it into one of its own, which
     it removes when it is dropped.
     """
-    options = {**inductor.list_mode_options("max-autotune-no-cudagraphs"), **QUIET, "freezing": True}
+    chosen = {**inductor.list_mode_options("max-autotune-no-cudagraphs"), "freezing": True} if tuned else {}
+    options = {**chosen, **QUIET}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         package = str(Path(folder) / "model.pt2")

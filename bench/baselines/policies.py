@@ -1,21 +1,14 @@
-"""Policies that a robot could run instead: heads from an observation to an action, in two forms each.
+"""Policies that a robot could run instead: heads from an observation to an action, as arithmetic in plain PyTorch.
 
-As their packages run them: eager PyTorch, diffusion's steps by the schedulers of diffusers, flow matching's by a loop.
-And in the strongest form that a user could write: the loop unrolled by hand into one graph for torch.compile, with the
-schedule's numbers as constants, and with the observation's and the levels' shares of the first layer computed once.
-
-Prediction against measurement (`bench/results/control-loop-cpu-2026-11-26.json`: one thread of an AMD EPYC, Zen 4): a
-step reads the network's 7.5 MB, 83 us at the third cache's rate; ten steps predicted 0.83 ms, measured 1.8 unrolled and
-2.3 to 3.7 as packages run them, a hundred predicted 8.3, measured 17.3 and 46.
+Loops are unrolled by hand into one graph, with the schedule's numbers as constants, and with the observation's and the
+levels' shares of the first layer computed once. `acting.py` has the forms in which they run.
 """
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import linear, softplus
@@ -23,18 +16,15 @@ from torch.nn.functional import linear, softplus
 from nfkern.algorithms.diffusion import EMBEDDING_WIDTH, Diffusion, noise_predictor
 from nfkern.algorithms.flow_matching import integrate, velocity_field
 from nfkern.algorithms.networks import mlp, sinusoidal_embedding
-from nfkern.bench import gate
-from nfkern.bench.baselines.compiled import compile_whole
-from nfkern.bench.control_loop import OBSERVATION_SIZE, ControlProblem, actions
-from nfkern.bench.declarations import Builder, Implementation
+from nfkern.bench.baselines.exporting import Forward
+from nfkern.bench.control_loop import OBSERVATION_SIZE
 from nfkern.bench.flow_problem import SEED
-from nfkern.bench.sizes import nearest_width
 
 COMPONENTS = 32
 _LEAST_STD = 1e-3
 _LEVELS = 100
 
-Action = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Action = Forward
 """From observations (batch, 58) and standard normal noise (draws, batch, features) to actions (batch, features)."""
 
 Sample = Callable[[torch.Tensor], torch.Tensor]
@@ -53,6 +43,7 @@ class Head:
         draws: how many times it draws noise for an action.
         action: its arithmetic in plain PyTorch with any loop unrolled, of a network and the number of features.
         packaged: the same as a package does it, with noise from torch's generator; None for what has no loop.
+        steps: passes through the network.
         requires: modules that must be importable.
     """
 
@@ -63,6 +54,7 @@ class Head:
     draws: int
     action: Callable[[nn.Sequential, int], Action]
     packaged: Callable[[nn.Sequential, int], Sample] | None = None
+    steps: int = 1
     requires: tuple[str, ...] = ()
 
     def make(self, features: int, width: int) -> nn.Sequential:
@@ -73,7 +65,7 @@ class Head:
 
 
 def _gaussian_mean(network: nn.Sequential, features: int) -> Action:
-    return lambda observations, noise: network(observations)
+    return Forward(network, lambda observations, noise: network(observations))
 
 
 def _mixture(network: nn.Sequential, features: int) -> Action:
@@ -89,23 +81,30 @@ def _mixture(network: nn.Sequential, features: int) -> Action:
         action: torch.Tensor = mean + (softplus(raw_std) + _LEAST_STD) * noise[1]
         return action
 
-    return act
+    return Forward(network, act)
 
 
 def _one_step(network: nn.Sequential, features: int) -> Action:
-    return lambda observations, noise: network(torch.cat([observations, noise[0]], 1))
+    return Forward(network, lambda observations, noise: network(torch.cat([observations, noise[0]], 1)))
 
 
 class _Stepped(nn.Module):
     """A network of (observation, point, embedded step), told in advance which steps will come."""
+
+    observation: torch.Tensor
+    point: torch.Tensor
+    steps: torch.Tensor
 
     def __init__(self, network: nn.Sequential, features: int, embedded: torch.Tensor) -> None:
         super().__init__()
         first = network[0]
         assert isinstance(first, nn.Linear)
         sizes = [OBSERVATION_SIZE, features, embedded.shape[1]]
-        self.observation, self.point, level = (part.contiguous() for part in first.weight.split(sizes, 1))
-        self.steps = linear(embedded.to(first.weight.dtype), level, first.bias)
+        observation, point, level = (part.contiguous() for part in first.weight.split(sizes, 1))
+        # Buffers, so that compilers which freeze know them as weights.
+        self.register_buffer("observation", observation)
+        self.register_buffer("point", point)
+        self.register_buffer("steps", linear(embedded.to(first.weight.dtype), level, first.bias))
         self.rest = network[1:]
 
     def hoisted(self, observations: torch.Tensor) -> torch.Tensor:
@@ -127,7 +126,7 @@ def _euler(steps: int, network: nn.Sequential, features: int) -> Action:
             point = point + stepped(hoisted, point, step) / steps
         return point
 
-    return act
+    return Forward(stepped, act)
 
 
 def _schedule(sampler: str, steps: int) -> Any:
@@ -175,7 +174,7 @@ def _denoising(sampler: str, steps: int, network: nn.Sequential, features: int) 
                 point = point + fresh * noise[step + 1]
         return point
 
-    return act
+    return Forward(stepped, act)
 
 
 def _euler_loop(steps: int, network: nn.Sequential, features: int) -> Sample:
@@ -195,7 +194,8 @@ def _mlp(inputs: int, outputs: int, extra: int, features: int, hidden: tuple[int
 def _flow_matching(steps: int) -> Head:
     summary = f"flow matching, {steps} Euler step{'s' if steps > 1 else ''}"
     action, packaged = partial(_euler, steps), partial(_euler_loop, steps)
-    return Head(f"flow_matching_{steps}", summary, partial(velocity_field, OBSERVATION_SIZE), 4, 1, action, packaged)
+    network = partial(velocity_field, OBSERVATION_SIZE)
+    return Head(f"flow_matching_{steps}", summary, network, 4, 1, action, packaged, steps)
 
 
 def diffusion_head(sampler: Literal["ddpm", "ddim"], steps: int, draws: int) -> Head:
@@ -203,7 +203,7 @@ def diffusion_head(sampler: Literal["ddpm", "ddim"], steps: int, draws: int) -> 
     summary = f"diffusion, {steps} {sampler.upper()} steps"
     action, packaged = partial(_denoising, sampler, steps), partial(_scheduled, sampler, steps)
     network = partial(noise_predictor, OBSERVATION_SIZE)
-    return Head(f"{sampler}_{steps}", summary, network, 4, draws, action, packaged, ("diffusers",))
+    return Head(f"{sampler}_{steps}", summary, network, 4, draws, action, packaged, steps, ("diffusers",))
 
 
 _MIXTURE = partial(_mlp, 0, 2 * COMPONENTS, COMPONENTS)
@@ -221,80 +221,3 @@ HEADS = (
 
 OWN_WIDTH = 512
 """Of the hidden layers in OGBench and FQL."""
-
-
-def eager(head: Head, problem: ControlProblem) -> Implementation:
-    """As a package runs it."""
-    network, features = _matched(head, problem), problem.flow.features
-    if head.packaged is None:
-        return _checked(head, problem, network, head.action(network, features))
-    sample = head.packaged(network, features)
-
-    def act(observations: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return sample(torch.from_numpy(observations)).numpy()
-
-    def one_by_one(rows: int) -> torch.Tensor:
-        return torch.stack([torch.randn(rows, features) for _ in range(head.draws)])
-
-    right = partial(_right_actions, head, problem, network, one_by_one)
-    return Implementation(act, check=partial(_check, problem, right), parameters=_count(network))
-
-
-def _compiled(head: Head, problem: ControlProblem, own_size: bool = False) -> Implementation:
-    """Unrolled and compiled."""
-    features = problem.flow.features
-    network = head.make(features, OWN_WIDTH) if own_size else _matched(head, problem)
-    return _checked(head, problem, network, compile_whole(head.action(network, features)))
-
-
-def _checked(head: Head, problem: ControlProblem, network: nn.Sequential, action: Action) -> Implementation:
-    def draw(rows: int) -> torch.Tensor:
-        return torch.randn(head.draws, rows, problem.flow.features)
-
-    def act(observations: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return action(torch.from_numpy(observations), draw(len(observations))).numpy()
-
-    right = partial(_right_actions, head, problem, network, draw)
-    return Implementation(act, check=partial(_check, problem, right), parameters=_count(network))
-
-
-def _matched(head: Head, problem: ControlProblem) -> nn.Sequential:
-    """A network with as many parameters as the flow and its encoder have."""
-    features = problem.flow.features
-    return head.make(features, nearest_width(lambda width: _count(head.make(features, width)), problem.parameters))
-
-
-def _count(network: nn.Sequential) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _right_actions(
-    head: Head,
-    problem: ControlProblem,
-    network: nn.Sequential,
-    draw: Callable[[int], torch.Tensor],
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """Of the head's arithmetic, with the noise that it draws from torch's generator at `SEED`."""
-    action = head.action(copy.deepcopy(network).to(dtype), problem.flow.features)
-
-    def act(observations: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return action(torch.from_numpy(observations).to(dtype), draw(len(observations)).to(dtype)).numpy()
-
-    return actions(Implementation(act), problem.inputs)
-
-
-def _check(
-    problem: ControlProblem, right: Callable[[torch.dtype], torch.Tensor], implementation: Implementation
-) -> str | None:
-    """Actions held to those of float64, in the float32 arithmetic's own error."""
-    found, exact, single = actions(implementation, problem.inputs), right(torch.float64), right(torch.float32)
-    return gate.disagreement("action", found, exact, single, gate.EPSILON["fp32"], OWN_WIDTH)
-
-
-EAGER_BUILDERS: Mapping[str, Builder] = {head.name: partial(eager, head) for head in HEADS}
-COMPILED_BUILDERS: Mapping[str, Builder] = {head.name: partial(_compiled, head) for head in HEADS}
-OWN_SIZE_BUILDERS: Mapping[str, Builder] = {head.name: partial(_compiled, head, own_size=True) for head in HEADS}

@@ -1,12 +1,13 @@
 """Rival policies in the control loop: of the flow's size, and unrolled by hand without changing what they do."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
 from nfkern.algorithms.diffusion import Diffusion
-from nfkern.bench.baselines import policies
+from nfkern.bench.baselines import acting, policies
 from nfkern.bench.cases import CASES
 from nfkern.bench.control_loop import ControlLoop
 from nfkern.bench.declarations import Row
@@ -23,7 +24,16 @@ HEADS = {head.name: head for head in policies.HEADS}
 @pytest.fixture
 def uncompiled(monkeypatch):
     """The unrolled arithmetic as it is, because a compiler takes seconds for each."""
-    monkeypatch.setattr(policies, "compile_whole", lambda function: function)
+
+    class Loader:
+        def __init__(self, model, example, tuned=True):
+            self.model = model
+
+        def run(self, inputs):
+            return [self.model(*inputs)]
+
+    monkeypatch.setattr(acting, "compile_whole", lambda function: function)
+    monkeypatch.setattr(acting.aot_inductor, "load_compiled", Loader)
 
 
 def outcome(variant, case="tiny", batch=3):
@@ -35,7 +45,7 @@ def outcome(variant, case="tiny", batch=3):
 
 
 @pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("form", ["", "_compile", "_compile_own_size"])
+@pytest.mark.parametrize("form", acting.HEAD_FORMS)
 def test_a_policy_passes_its_gate_unrolled_or_not(name, form, uncompiled):
     record = outcome(VARIANTS[name + form])
     assert record.error is None, record.error
@@ -47,6 +57,37 @@ def test_a_policy_passes_its_gate_unrolled_or_not(name, form, uncompiled):
 def test_a_compiled_policy_passes_its_gate(name):
     record = outcome(VARIANTS[f"{name}_compile"])
     assert record.error is None, record.error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gaussian", "mixture", "flow_matching_10"])
+def test_a_policy_compiled_ahead_of_time_passes_its_gate(name):
+    record = outcome(VARIANTS[f"{name}_aot_inductor"])
+    assert record.error is None, record.error
+
+
+@pytest.mark.parametrize("name", ["reference_compile", "reference_aot_inductor", "onnxruntime_one_sweep"])
+def test_the_flow_behind_its_encoder_passes_the_gate(name, uncompiled):
+    assert outcome(VARIANTS[name]).error is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["reference_compile", "reference_aot_inductor"])
+def test_the_compiled_flow_behind_its_encoder_passes_the_gate(name):
+    assert outcome(VARIANTS[name]).error is None
+
+
+@pytest.mark.parametrize("name", ["reference_compile", "reference_aot_inductor", "onnxruntime_one_sweep"])
+def test_the_gate_sees_a_wrong_weight_behind_the_encoder(name, uncompiled):
+    builder = VARIANTS[name].builders["control_loop"]
+
+    def build(problem):
+        encoder = copy.deepcopy(problem.encoder)
+        next(encoder.parameters()).data.mul_(1.001)
+        return builder(replace(problem, encoder=encoder))
+
+    wrong = replace(VARIANTS[name], builders={"control_loop": build})
+    assert "action: error" in outcome(wrong).error
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -75,7 +116,7 @@ def test_the_gate_sees_a_wrong_number_in_the_schedule(sampler, draws, number, mo
     pytest.importorskip("diffusers")
     right = policies.denoising_numbers
     head = policies.diffusion_head(sampler, 10, draws)
-    built = policies.eager(head, ControlLoop().prepare(CASES["tiny"], 3, CPU))
+    built = acting.eager(head, ControlLoop().prepare(CASES["tiny"], 3, CPU))
     assert built.check(built) is None
 
     def wrong(sampler, steps):
@@ -94,5 +135,5 @@ def test_the_gate_sees_steps_that_are_left_out():
         diffusion = Diffusion(100, "ddim", 9)
         return lambda observations: diffusion.sample(network, torch.randn(len(observations), features), observations)
 
-    built = policies.eager(replace(head, packaged=fewer), ControlLoop().prepare(CASES["tiny"], 3, CPU))
+    built = acting.eager(replace(head, packaged=fewer), ControlLoop().prepare(CASES["tiny"], 3, CPU))
     assert "action: error" in built.check(built)
