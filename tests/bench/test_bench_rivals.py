@@ -45,6 +45,10 @@ def test_peers_pass_the_gate(name, work):
     assert record.quantiles.repeats >= 2
 
 
+def test_jax_passes_the_gate_with_its_weights_as_constants():
+    assert outcome(VARIANTS["jax_jit"], "inverse", batch=1).error is None
+
+
 @pytest.mark.parametrize(("name", "work"), PEERS)
 def test_peers_with_one_wrong_weight_are_refused(name, work):
     builder = VARIANTS[name].builders[work]
