@@ -36,6 +36,11 @@ def distances(results: Results) -> Table:
     return across(results, lambda row: spread(row.sliced_wasserstein, 4))
 
 
+def discrepancies(results: Results) -> Table:
+    """Maximum mean discrepancies."""
+    return across(results, lambda row: spread(row.mmd, 4))
+
+
 def modes(results: Results) -> Table:
     """Modes covered, and samples off all modes."""
     return across(results, lambda row: f"{percent(row.covered)} / {percent(row.off_modes)}")
@@ -98,6 +103,7 @@ def to_markdown(results: Results) -> str:
     """The tables of docs/quality.md."""
     tables = (
         ("Sliced Wasserstein distance, in units of actions, which span [-1, 1]:", distances(results)),
+        ("Maximum mean discrepancy:", discrepancies(results)),
         ("Modes that got at least half of their due / samples on no mode:", modes(results)),
         ("KL divergence in nats, where the policy has a density:", divergences(results)),
         (

@@ -120,7 +120,7 @@ def test_tables_go_between_the_marks_and_nowhere_else(tmp_path):
         text = path.read_text()
         assert text.startswith(f"above\n{studies.BEGIN}\n\nMeasured on Example CPU")
         assert text.endswith(f"\n\n{studies.END}\nbelow\n")
-        assert text.count("| nf |") == 4
+        assert text.count("| nf |") == 5
     path.write_text("no marks")
     with pytest.raises(UserError, match="expected a line <!-- from the records: begin -->"):
         studies.update_markdown(path, tables.to_markdown(results()))
