@@ -65,7 +65,8 @@ def _again(records: Sequence[Record]) -> str:
     if found is None:
         return "No suite has this row any more."
     without = f" (without {', '.join(found.missing)}, which no suite has there any more)" if found.missing else ""
-    return f"Measure it again: <code>{escape(found.command)}</code>{escape(without)}"
+    further = f"; with what was not measured here: {', '.join(found.further)}" if found.further else ""
+    return f"Measure it again: <code>{escape(found.command)}</code>{escape(without + further)}"
 
 
 def _line(record: Record, frame: _Frame) -> str:

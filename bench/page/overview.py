@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
+from nfkern.bench.page.reproduction import reproduction
 from nfkern.bench.page.rows import EVEN, Timed
 from nfkern.bench.page.tables import NOTHING, Cell, line, ratio, seconds, sortable, text
 from nfkern.bench.records import Record
@@ -42,7 +43,7 @@ def losses(rows: Sequence[Timed]) -> str:
         f"nfkern is ahead in {words['ahead']}, even in {words['even']} and behind in {words['behind']}. Behind: the "
         "peer is faster by more than the noise, which is that each median lies outside the other's: where the medians "
         "of twenty parts of the measurement lie, but for the lowest and highest tenth (in older records single calls). "
-        f"Even: not behind, and ahead by less than {_PERCENT} or by less than the noise.</p>",
+        f"Even: not behind, and ahead by less than {_PERCENT} or by less than the noise. {_incomplete(rows)}</p>",
         _compared(
             "Behind a peer",
             [(row, row.ours) for row in behind],
@@ -59,6 +60,14 @@ def losses(rows: Sequence[Timed]) -> str:
         _other_functions(rows),
     ]
     return "\n".join(parts)
+
+
+def _incomplete(rows: Sequence[Timed]) -> str:
+    """How many rows lack variants, some of which might be ahead."""
+    count = sum(bool((found := reproduction(row.records)) and found.further) for row in rows)
+    if not count:
+        return "All rows have every variant of their suite, or the reason why they lack it."
+    return f"{count} rows lack variants of their suite, which may be faster: the command of each row names them."
 
 
 def _line(row: Timed) -> str:

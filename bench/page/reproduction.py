@@ -19,10 +19,12 @@ class Reproduction:
     Attributes:
         command: for a shell.
         missing: variants of the row that it leaves out, for no suite has them there any more.
+        further: variants that it measures and the row lacks.
     """
 
     command: str
     missing: tuple[str, ...]
+    further: tuple[str, ...] = ()
 
 
 def reproduction(records: Sequence[Record]) -> Reproduction | None:
@@ -32,16 +34,23 @@ def reproduction(records: Sequence[Record]) -> Reproduction | None:
         records: of one row.
     """
     first, best, shared = records[0], "", set[str]()
+    declared: tuple[str, ...] = ()
     measured = [record.variant for record in records]
     for name, benchmarks in SUITES.items():
         # What "all" threads mean is the machine's affair: here it is the row's own number.
         for row in rows(benchmarks, WORKS, VARIANTS, first.threads):
-            here = {variant.name for variant in row.variants} & set(measured)
+            names = tuple(variant.name for variant in row.variants)
+            here = set(names) & set(measured)
             if row.name == first.row and len(here) > len(shared):
-                best, shared = name, here
+                best, shared, declared = name, here, names
     if not best:
         return None
     device = [] if first.environment.device == "cpu" else ["--device", first.environment.device]
     threads = ["--threads", str(first.threads)] if first.threads > 1 else []
     words = ["nfkern", "bench", "run", "--suite", best, *device, "--match", first.row, *threads, "--out", OUT]
-    return Reproduction(shlex.join(words), tuple(name for name in measured if name not in shared))
+    missing, further = set(measured) - shared, set(declared) - shared
+    return Reproduction(
+        shlex.join(words),
+        tuple(name for name in measured if name in missing),
+        tuple(name for name in declared if name in further),
+    )

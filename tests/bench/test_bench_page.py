@@ -20,7 +20,7 @@ from nfkern.bench.page import details, growth, kinds, machines, overview, plot
 from nfkern.bench.page.reproduction import reproduction
 from nfkern.bench.page.rows import Timed, timed_rows
 from nfkern.bench.quality import records as quality
-from nfkern.bench.registry import VARIANTS
+from nfkern.bench.registry import VARIANTS, WORKS
 from nfkern.bench.report import size
 from nfkern.errors import UserError
 
@@ -109,6 +109,7 @@ def test_details_say_what_sets_a_variant_apart():
     assert "zuko <small>12,345 parameters</small> <i>(same size, not the same function)</i>" in html
     assert "refused: &lt;wrong&gt;" in html
     assert '<th scope="col">memory</th>' not in html
+    assert "; with what was not measured here: " in html
     assert "Measure it again: <code>nfkern bench run --suite quick --match inverse-ogbench-256-threads_1" in html
 
 
@@ -132,6 +133,7 @@ def test_losses_say_over_how_many_rows():
     assert "Of 2 rows 1 have both" in html
     assert "In none of 1 rows is a peer faster by more than the noise." in html
     assert "No variant was refused a number in 2 rows." in html
+    assert "2 rows lack variants of their suite" in html
     behind = timed(nfkern=2, eager=1, zuko=1.5)
     even = timed(nfkern=1, jax_jit=1)
     failed = row(record("eager"), refused("nfkern", "<wrong>"))
@@ -169,7 +171,7 @@ def test_the_command_is_of_the_suite_that_has_most_of_the_row(monkeypatch):
     assert found.command == (
         "nfkern bench run --suite large --match inverse-ogbench-256-threads_3 --threads 3 --out again.json"
     )
-    assert found.missing == ("zuko",)
+    assert (found.missing, found.further) == (("zuko",), ("nfkern",))
     assert "--suite small" in reproduction(records[:1]).command
     assert reproduction([record(batch=7)]) is None
     on_gpu = replace(records[0], environment=replace(ENVIRONMENT, device="cuda"))
@@ -232,8 +234,10 @@ def test_sizes_have_three_digits(number, text):
     assert size(number) == text
 
 
-def test_variants_look_different_without_their_colours():
-    looks = [replace(plot.look(name), colour="") for name in VARIANTS]
+# The control loop has one batch, so that no curve shows its many policies.
+@pytest.mark.parametrize("work", [name for name in WORKS if name != "control_loop"])
+def test_variants_of_a_work_look_different_without_their_colours(work):
+    looks = [replace(plot.look(name), colour="") for name, variant in VARIANTS.items() if work in variant.builders]
     assert len(set(looks)) == len(looks)
 
 
