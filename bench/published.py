@@ -176,6 +176,14 @@ _OVERVIEW = _titles(
 _QUICK = _titles(
     *((work, "ogbench", batch) for batch in (1, 256) for work in _ACTING), ("training_step", "ogbench", 256)
 )
+_CAUSAL = {
+    **{f"inverse, batch {batch}": f"causal_inverse-causal-{batch}" for batch in (1, 50, 256, 4096)},
+    **{f"log_prob, batch {batch}": f"causal_log_prob-causal-{batch}" for batch in (1, 50, 256, 4096)},
+    "training step, batch 256": "causal_training_step-causal-256",
+}
+_LENGTHS = {
+    str(tokens): f"causal_inverse-causal{'' if tokens == 16 else f'_{tokens}'}-1" for tokens in (2, 4, 8, 16, 32, 256)
+}
 _POLICIES = {
     "a Gaussian's mean": "gaussian",
     "a mixture of 32 Gaussians": "mixture",
@@ -203,7 +211,7 @@ _RUNS = {
     },
 }
 _README, _DOCUMENT = "README.md", "docs/cpu.md"
-_CPU, _CONTROL = "cpu-2026-11-26.json", "control-loop-cpu-2026-11-26.json"
+_CPU, _CONTROL, _CAUSAL_FILE = (f"{name}cpu-2026-11-26.json" for name in ("", "control-loop-", "causal-"))
 _LOOP = "control_loop-ogbench-1-threads_1"
 
 PUBLISHED = {
@@ -225,6 +233,22 @@ PUBLISHED = {
         _DOCUMENT,
         "quick-cpu-2026-11-27.json",
         partial(times, titles=_QUICK, columns=_PACKAGES | _LIBRARIES | _OURS, threads=(1, 2), floor=True),
+    ),
+    "causal": Published(
+        "docs/causal.md",
+        _CAUSAL_FILE,
+        partial(times, titles=_CAUSAL, columns=_PACKAGES | _OURS, threads=(1, 2), floor=True),
+    ),
+    "lengths": Published(
+        "docs/causal.md",
+        _CAUSAL_FILE,
+        partial(
+            times,
+            titles=_LENGTHS,
+            columns=_PACKAGES | _OURS | {"Jacobi": ("nfkern_jacobi",)},
+            head="tokens",
+            floor=True,
+        ),
     ),
     "training": Published(_DOCUMENT, "training-cpu-2026-11-27.json", partial(steps, names=_RUNS)),
 }
