@@ -64,11 +64,12 @@ $(BIN)/.torch: constraints.txt
 	@touch $@
 
 $(BIN)/.nfkern: $(BIN)/.torch $(SETUP)
-	@echo "Installing nfkern and building its native kernels (a minute) ..."
+	@echo "Installing nfkern and building its native kernels (a few minutes) ..."
 	$(PIP) --no-build-isolation -e '.[rl,log]'
 	@touch $@
 
-$(BIN)/.nfkern-dev: $(BIN)/.nfkern $(SETUP)
-	@echo "Installing the development tools ..."
+# Not after .nfkern, which it contains: every installation builds the kernels anew.
+$(BIN)/.nfkern-dev: $(BIN)/.torch $(SETUP)
+	@echo "Installing nfkern with the development tools and building its native kernels (a few minutes) ..."
 	$(PIP) --no-build-isolation -e '.[rl,imitation,log,sweep,bench,dev]'
-	@touch $@
+	@touch $(BIN)/.nfkern $@
