@@ -117,21 +117,25 @@ def _only(records: Sequence[Record], variant: str) -> Quantiles:
     raise UserError(f"{records[0].row} has no number of {variant}, which a table shows")
 
 
-_PACKAGES = {
+_PACKAGES: dict[str, tuple[str, ...]] = {
     "eager": ("eager",),
     "torch.compile": ("eager_compile", "reference_compile", "reference_max_autotune"),
     "AOTInductor": ("reference_aot_inductor", "eager_plu_once_aot_inductor"),
     "ONNX Runtime": ("onnxruntime", "onnxruntime_one_sweep"),
     "JAX, jitted": ("jax_jit",),
 }
-_OURS = {"nfkern": ("nfkern",), "frozen": ("nfkern_frozen",), "frozen, bf16": ("nfkern_frozen_bf16",)}
-_LIBRARIES = {
-    "zuko": ("zuko",),
-    "zuko, spline": ("zuko_nsf",),
-    "nflows": ("nflows",),
-    "normflows, spline": ("normflows",),
+_OURS: dict[str, tuple[str, ...]] = {
+    "nfkern": ("nfkern",),
+    "frozen": ("nfkern_frozen",),
+    "frozen, bf16": ("nfkern_frozen_bf16",),
 }
-_COMPILED = {
+_LIBRARIES: dict[str, tuple[str, ...]] = {
+    "zuko": ("zuko", "zuko_compile"),
+    "zuko, spline": ("zuko_nsf", "zuko_nsf_compile"),
+    "nflows": ("nflows", "nflows_compile"),
+    "normflows, spline": ("normflows", "normflows_compile"),
+}
+_COMPILED: dict[str, tuple[str, ...]] = {
     "stacked, compiled": ("reference_compile",),
     "naive, compiled": ("eager_compile",),
     "stacked, autotuned": ("reference_max_autotune",),
@@ -223,7 +227,9 @@ PUBLISHED = {
     "flow": Published(
         _DOCUMENT,
         _CPU,
-        partial(times, titles=_FLOW, columns=_PACKAGES | {"zuko": ("zuko",)} | _OURS, threads=(1, 2), floor=True),
+        partial(
+            times, titles=_FLOW, columns=_PACKAGES | {"zuko": _LIBRARIES["zuko"]} | _OURS, threads=(1, 2), floor=True
+        ),
     ),
     "compilers": Published(_DOCUMENT, _CPU, partial(times, titles=_OVERVIEW, columns=_COMPILED | _LIBRARIES | _OURS)),
     "shapes": Published(_DOCUMENT, _CPU, partial(times, titles=_SHAPES, columns=_PACKAGES | _OURS, floor=True)),

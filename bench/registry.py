@@ -31,8 +31,9 @@ Notes, prediction against measurement (`bench/results/cpu-2026-11-26.json`: AMD 
 - data_sampling: 85 us (`quick-cpu-2026-11-27.json`, without AVX-512), three million transitions a second.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 from nfkern.bench import control_loop, plane_works, training_runs
 from nfkern.bench.baselines import (
@@ -52,10 +53,12 @@ from nfkern.bench.baselines import (
     nflows,
     onnxruntime,
     policies,
+    same_size,
     sampling,
     stacked,
     zuko,
 )
+from nfkern.bench.cases import FlowCase
 from nfkern.bench.causal_works import CAUSAL_WORKS
 from nfkern.bench.data_works import DataSampling
 from nfkern.bench.declarations import Standing, Variant, Work
@@ -76,6 +79,27 @@ WORKS: dict[str, Work] = {
         *TRAINING_RUNS,
     )
 }
+
+
+def _libraries() -> Iterator[Variant]:
+    """Flows of other packages, as they are and under torch.compile."""
+    flows: tuple[tuple[str, str, Callable[[FlowCase], Any]], ...] = (
+        ("zuko", "zuko's coupling flow of this size", zuko.zuko_flow),
+        ("zuko_nsf", "zuko's neural spline flow of this size, couplings", zuko.zuko_nsf_flow),
+        ("nflows", "nflows' coupling flow of this size", nflows.nflows_flow),
+        ("normflows", "normflows' spline coupling flow of this size", nflows.normflows_flow),
+    )
+    for form, words in (("", ""), ("_compile", ", under torch.compile")):
+        compiled = form != ""
+        for name, summary, make in flows:
+            yield Variant(
+                name + form,
+                summary + words,
+                same_size.builders(make, compiled),
+                compiles=compiled,
+                requires=(name.partition("_")[0],),
+                standing="same_size",
+            )
 
 
 def _policies() -> Iterator[Variant]:
@@ -189,28 +213,7 @@ VARIANTS: dict[str, Variant] = {
             {**jax_jit.BUILDERS, **jax_causal.BUILDERS},
             requires=("jax", "optax"),
         ),
-        Variant("zuko", "zuko's coupling flow of this size", zuko.BUILDERS, requires=("zuko",), standing="same_size"),
-        Variant(
-            "zuko_nsf",
-            "zuko's neural spline flow of this size, couplings",
-            zuko.NSF_BUILDERS,
-            requires=("zuko",),
-            standing="same_size",
-        ),
-        Variant(
-            "nflows",
-            "nflows' coupling flow of this size",
-            nflows.NFLOWS_BUILDERS,
-            requires=("nflows",),
-            standing="same_size",
-        ),
-        Variant(
-            "normflows",
-            "normflows' spline coupling flow of this size",
-            nflows.NORMFLOWS_BUILDERS,
-            requires=("normflows",),
-            standing="same_size",
-        ),
+        *_libraries(),
         Variant("weights_read", "reading the weights once", floors.READING_BUILDERS, standing="floor"),
         Variant(
             "weights_read_bf16",

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nfkern.bench.baselines.same_size import Pair, builders, widened
+from nfkern.bench.baselines.same_size import Pair, widened
 from nfkern.bench.cases import FlowCase
 from nfkern.bench.flow_problem import SEED
 
@@ -179,7 +179,3 @@ def _spline_flow(case: FlowCase, width: int) -> _Named:
             flows += [spline, normflows.flows.LULinearPermute(case.features, identity_init=False)]
     base = normflows.distributions.DiagGaussian(case.features, trainable=False)
     return _Normflows(normflows.ConditionalNormalizingFlow(base, flows))
-
-
-NFLOWS_BUILDERS = builders(nflows_flow)
-NORMFLOWS_BUILDERS = builders(normflows_flow)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nfkern.bench.baselines.compiled import Compiler
 from nfkern.bench.baselines.training import AdamWStep
 from nfkern.bench.cases import FlowCase
 from nfkern.bench.declarations import Builder, Implementation
@@ -105,7 +106,7 @@ def _check_training(exact: Any, problem: FlowProblem, implementation: Implementa
     """Two losses, the second after one step: later ones drift apart, as AdamW makes steps of the smallest gradients."""
     first = problem.inputs[0]
     found = torch.stack([implementation(*first) for _ in range(2)])
-    step = _training_step(exact)
+    step = _training_step(exact, _uncompiled)
     return _error("losses", found, torch.stack([step(*_double(first, None)) for _ in range(2)]))
 
 
@@ -114,37 +115,56 @@ def _prepare_acting(flow: nn.Module) -> None:
     flow.eval().requires_grad_(False)
 
 
-def _log_prob(flow: Any) -> Callable[..., Any]:
+def _log_prob(flow: Any, compiler: Compiler) -> Callable[..., Any]:
     _prepare_acting(flow)
-    return lambda x, context: flow(context).log_prob(x)
+    return compiler(lambda x, context: flow(context).log_prob(x))
 
 
-def _inverse(flow: Any) -> Callable[..., Any]:
+def _inverse(flow: Any, compiler: Compiler) -> Callable[..., Any]:
     _prepare_acting(flow)
-    return lambda z, context: flow.transform(context).inv.call_and_ladj(z)
+    return compiler(lambda z, context: flow.transform(context).inv.call_and_ladj(z))
 
 
-def _denoised_action(flow: Any) -> Callable[..., Any]:
+def _denoised_action(flow: Any, compiler: Compiler) -> Callable[..., Any]:
     _prepare_acting(flow)
+    sample = compiler(lambda noise, context: flow.transform(context).inv(noise))
+    total = compiler(lambda x, context: flow(context).log_prob(x).sum())
 
     def act(noise: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        distribution = flow(context)
-        x = distribution.transform.inv(noise)
+        x = sample(noise, context)
         with torch.enable_grad():
             x = x.requires_grad_()
-            (score,) = torch.autograd.grad(distribution.log_prob(x).sum(), x)
+            (score,) = torch.autograd.grad(total(x, context), x)
         action: torch.Tensor = x.detach() + SIGMA**2 * score
         return action
 
     return act
 
 
-def _training_step(flow: Any) -> AdamWStep:
-    return AdamWStep(flow.parameters(), lambda x, context: -flow(context).log_prob(x).mean())
+def _training_step(flow: Any, compiler: Compiler) -> AdamWStep:
+    return AdamWStep(flow.parameters(), compiler(lambda x, context: -flow(context).log_prob(x).mean()))
+
+
+def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Where a package's code breaks the graph, in several pieces; dynamo's guards want tensors of one kind."""
+    compiled = torch.compile(function, dynamic=False)
+
+    def run(*inputs: torch.Tensor) -> Any:
+        with torch.inference_mode(False):
+            return compiled(*inputs)
+
+    return run
 
 
 def _builder(
-    make: Callable[[FlowCase], Any], function: Callable[[Any], Callable[..., Any]], check: Callable[..., str | None]
+    make: Callable[[FlowCase], Any],
+    function: Callable[[Any, Compiler], Callable[..., Any]],
+    check: Callable[..., str | None],
+    compiler: Compiler,
 ) -> Builder:
     def build(problem: FlowProblem) -> Implementation:
         # The check differentiates, which tensors made in inference mode do not allow.
@@ -156,22 +176,25 @@ def _builder(
             with torch.inference_mode(False), torch.enable_grad():
                 return check(exact, problem, implementation)
 
-        return Implementation(function(flow), check=outside_inference_mode, parameters=_count(flow))
+        return Implementation(function(flow, compiler), check=outside_inference_mode, parameters=_count(flow))
 
     return build
 
 
-def builders(make: Callable[[FlowCase], Any]) -> Mapping[str, Builder]:
+def builders(make: Callable[[FlowCase], Any], compiled: bool = False) -> Mapping[str, Builder]:
     """A variant's builders, by work.
 
     Args:
         make: a flow of a case's shape, the same at every call: a module which, given contexts, is a distribution with
             `log_prob(x)`, and whose `transform`, given contexts, is a transform from data to noise with `inv`, of which
             `call_and_ladj` also gives the log-determinant. Those are zuko's names.
+        compiled: whether torch.compile has it, in its default mode.
     """
-    return {
-        "log_prob": _builder(make, _log_prob, _check_log_prob),
-        "inverse": _builder(make, _inverse, _check_inverse),
-        "denoised_action": _builder(make, _denoised_action, _check_action),
-        "training_step": _builder(make, _training_step, _check_training),
+    works: dict[str, tuple[Callable[..., Callable[..., Any]], Callable[..., str | None]]] = {
+        "log_prob": (_log_prob, _check_log_prob),
+        "inverse": (_inverse, _check_inverse),
+        "denoised_action": (_denoised_action, _check_action),
+        "training_step": (_training_step, _check_training),
     }
+    compiler = _compiled if compiled else _uncompiled
+    return {name: _builder(make, function, check, compiler) for name, (function, check) in works.items()}

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nfkern.bench.baselines.same_size import Pair, builders, widened
+from nfkern.bench.baselines.same_size import Pair, widened
 from nfkern.bench.cases import FlowCase
 from nfkern.bench.flow_problem import SEED
 
@@ -63,7 +63,3 @@ def _spline_flow(case: FlowCase, width: int) -> Any:
         return NSF(
             *(case.features, case.context_features), transforms=case.blocks, passes=2, hidden_features=(width, width)
         )
-
-
-BUILDERS = builders(zuko_flow)
-NSF_BUILDERS = builders(zuko_nsf_flow)

@@ -19,6 +19,16 @@ LIBRARIES = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "work"), [("zuko", "inverse"), ("nflows", "denoised_action"), ("nflows", "training_step")]
+)
+def test_compiled_flows_of_other_packages_pass_their_own_check(name, work):
+    record = outcome(VARIANTS[f"{name}_compile"], work)
+    assert record.error is None
+    assert record.quantiles.repeats >= 2
+
+
 @pytest.mark.parametrize("work", FLOWS)
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_flows_of_other_packages_pass_their_own_check(name, work):
