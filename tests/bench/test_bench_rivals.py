@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -151,7 +152,12 @@ def test_every_work_in_jax_starts_a_client_of_the_rows_threads(work, monkeypatch
 def test_every_session_of_onnx_runtime_has_the_rows_threads(name, monkeypatch):
     pytest.importorskip("onnxruntime")
     asked = []
-    monkeypatch.setattr(onnxruntime, "session", lambda model, example, threads: asked.append(threads))
+
+    def session(model, example, threads):
+        asked.append(threads)
+        return SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name=name) for name in ("x", "context")])
+
+    monkeypatch.setattr(onnxruntime, "session", session)
     for work, builder in VARIANTS[name].builders.items():
         problem = WORKS[work].prepare(tiny(work), 1, CPU)
         with num_threads(3):
