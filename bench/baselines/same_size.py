@@ -127,18 +127,17 @@ def _inverse(flow: Any, compiler: Compiler) -> Callable[..., Any]:
 
 def _denoised_action(flow: Any, compiler: Compiler) -> Callable[..., Any]:
     _prepare_acting(flow)
-    sample = compiler(lambda noise, context: flow.transform(context).inv(noise))
-    total = compiler(lambda x, context: flow(context).log_prob(x).sum())
 
     def act(noise: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        x = sample(noise, context)
+        distribution = flow(context)
+        x = distribution.transform.inv(noise)
         with torch.enable_grad():
             x = x.requires_grad_()
-            (score,) = torch.autograd.grad(total(x, context), x)
+            (score,) = torch.autograd.grad(distribution.log_prob(x).sum(), x)
         action: torch.Tensor = x.detach() + SIGMA**2 * score
         return action
 
-    return act
+    return compiler(act)
 
 
 def _training_step(flow: Any, compiler: Compiler) -> AdamWStep:
