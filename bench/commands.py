@@ -1,10 +1,8 @@
-"""`nfkern bench run | list | compare | report`."""
+"""`nfkern bench run | list | report`."""
 
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import tyro
@@ -12,13 +10,13 @@ from tqdm import tqdm
 
 from nfkern.bench import records as storage
 from nfkern.bench import timing
-from nfkern.bench.compare import Bounds, Change, at_speed_of, compare
 from nfkern.bench.declarations import Row, rows
 from nfkern.bench.environment import Environment, current_environment
+from nfkern.bench.files import check_writable
 from nfkern.bench.page.kinds import to_html
 from nfkern.bench.records import Record
 from nfkern.bench.registry import VARIANTS, WORKS
-from nfkern.bench.report import described, duration, standing_note
+from nfkern.bench.report import described, duration
 from nfkern.bench.runner import measure
 from nfkern.bench.suites import SUITES
 from nfkern.errors import UsageError, UserError
@@ -82,6 +80,8 @@ class Run:
         # A row with a refused number or without a variant is measured again as a whole: its variants must take turns.
         pending = [wanted for row in chosen if (wanted := _unfinished(row, records))]
         records = [record for record in records if record.row not in {row.name for row in pending}]
+        if pending:
+            check_writable(self.out)
         try:
             with tqdm(pending, bar_format=PROGRESS, disable=not pending) as progress:
                 for row in progress:
@@ -135,54 +135,6 @@ class List:
 
 
 @dataclass(frozen=True)
-class Compare:
-    """Compare two files of records; exit code 1 if something became slower, stopped working or is missing.
-
-    A change counts if the medians differ by more than both bounds and lie outside each other's noise: the 10 to 90 %
-    band of the medians of twenty parts of the measurement. Noise between two hours or machines is not in it, and
-    cancels with --relative-to.
-    """
-
-    before: Annotated[Path, tyro.conf.Positional]
-    """File of the earlier records."""
-    after: Annotated[Path, tyro.conf.Positional]
-    """File of the later records."""
-    fail_if_slower: str = "10%"
-    """Relative change of a median that is still ignored, a percentage."""
-    ignore_below: str = "0us"
-    """Absolute change of a median that is ignored: s, ms, us or ns."""
-    relative_to: str = ""
-    """Scale each later row by what gives this variant, e.g. eager, its earlier time: the speed of the day cancels."""
-    allow_missing: bool = False
-    """Accept rows that only the earlier file has."""
-
-    def run(self) -> int:
-        """Print the changes; 0, or 1 if there is a regression."""
-        bounds = Bounds(
-            _number("--fail-if-slower", self.fail_if_slower, {"%": 0.01}),
-            _number("--ignore-below", self.ignore_below, {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}),
-        )
-        before, after = storage.read(self.before), storage.read(self.after)
-        if self.relative_to:
-            after = _scaled(self.relative_to, before, after)
-        changes = compare(before, after, bounds)
-        if not any(change.before_s is not None and change.verdict != "missing" for change in changes):
-            raise UserError(
-                f"{self.before} and {self.after} have no row in common: were they made with the same suite?"
-            )
-        names = {record.environment.device_name for record in (*before, *after)}
-        if len(names) > 1:
-            print(f"note: measured on different devices ({', '.join(sorted(names))})")
-        for change in changes:
-            print(_describe(change))
-        regressions = sum(change.regression for change in changes)
-        missing = sum(change.verdict == "missing" for change in changes)
-        new = sum(change.verdict == "new" for change in changes)
-        print(f"{len(changes) - missing - new} rows compared, {regressions} regressions; {missing} missing, {new} new")
-        return 1 if regressions or (missing and not self.allow_missing) else 0
-
-
-@dataclass(frozen=True)
 class Report:
     """Write results as one HTML page that opens without network: tables to sort, curves, and where nfkern loses.
 
@@ -203,15 +155,6 @@ class Report:
         self.html.write_text(text, encoding="utf-8")
         print(f"wrote {self.html}")
         return 0
-
-
-def _number(flag: str, text: str, units: Mapping[str, float]) -> float:
-    """A number of 0 or more with one of the units, in units of 1."""
-    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z%]*)", text.strip())
-    if found is None or found[2] not in units:
-        wanted = " or ".join(f"10{unit}" for unit in units)
-        raise UsageError(f"{flag}: expected a number >= 0 such as {wanted}, got {text!r}")
-    return float(found[1]) * units[found[2]]
 
 
 def _device(name: str) -> torch.device:
@@ -259,32 +202,3 @@ def _summary(row: Row, records: list[Record]) -> str:
         for record in records
     ]
     return f"{row.name}: {', '.join(parts)}"
-
-
-def _scaled(variant: str, before: Sequence[Record], after: Sequence[Record]) -> list[Record]:
-    """The later records at the earlier speed, and what is to be known about it."""
-    scaled, factors = at_speed_of(variant, before, after)
-    if not factors:
-        shared = sorted({record.variant for record in before} & {record.variant for record in after})
-        raise UserError(
-            f"--relative-to: expected a variant with a number in a row of both files, got {variant!r}; "
-            f"both have {', '.join(shared) or 'none'}"
-        )
-    low, high = min(factors.values()), max(factors.values())
-    print(
-        f"note: later times are multiplied, row by row, so that {variant} takes what it took before: "
-        f"by {low:.2f} to {high:.2f}"
-    )
-    for row in storage.by_row(after):
-        if row not in factors:
-            print(f"note: {row} is compared by its own times: one of the files has none of {variant} there")
-    return scaled
-
-
-def _describe(change: Change) -> str:
-    note = standing_note(change.key.rsplit("-", 1)[1])
-    key = f"{change.key} ({note})" if note else change.key
-    if change.before_s is None or change.after_s is None:
-        return f"{change.verdict:8} {key}" + (f": {change.reason}" if change.reason else "")
-    times = f"{duration(change.before_s)} -> {duration(change.after_s)} ({change.after_s / change.before_s:.2f}x)"
-    return f"{change.verdict:8} {key}: {times}"

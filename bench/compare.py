@@ -1,12 +1,19 @@
-"""Two files of records against each other: what became slower by more than the noise."""
+"""`nfkern bench compare`: two files of records against each other; what became slower by more than the noise."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
+import tyro
+
+from nfkern.bench import records as storage
 from nfkern.bench.records import Record
+from nfkern.bench.report import duration, standing_note
 from nfkern.bench.timing import Quantiles
+from nfkern.errors import UsageError, UserError
 
 Verdict = Literal["slower", "faster", "same", "broken", "missing", "new"]
 
@@ -124,3 +131,102 @@ def above(high: Quantiles, low: Quantiles, bounds: Bounds) -> bool:
     outside = high.median_s > low.noise_s[1] and low.median_s < high.noise_s[0]
     more = high.median_s - low.median_s
     return outside and more > bounds.relative * low.median_s and more > bounds.absolute_s
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare two files of records; exit code 1 if something became slower, stopped working or is missing.
+
+    A change counts if the medians differ by more than both bounds and lie outside each other's noise: the 10 to 90 %
+    band of the medians of twenty parts of the measurement, or of single calls in files from before there was one, which
+    are told. Noise between two hours or machines is not in it, and cancels with --relative-to.
+    """
+
+    before: Annotated[Path, tyro.conf.Positional]
+    """File of the earlier records."""
+    after: Annotated[Path, tyro.conf.Positional]
+    """File of the later records."""
+    fail_if_slower: str = "10%"
+    """Relative change of a median that is still ignored, a percentage."""
+    ignore_below: str = "0us"
+    """Absolute change of a median that is ignored: s, ms, us or ns."""
+    relative_to: str = ""
+    """Scale each later row by what gives this variant, e.g. eager, its earlier time: the speed of the day cancels."""
+    variants: tuple[str, ...] = ()
+    """Only variants whose name contains one of these, as in `nfkern`: a slower rival is then no regression."""
+    allow_missing: bool = False
+    """Accept what only the earlier file has."""
+
+    def run(self) -> int:
+        """Print the changes; 0, or 1 if there is a regression."""
+        bounds = Bounds(
+            _number("--fail-if-slower", self.fail_if_slower, {"%": 0.01}),
+            _number("--ignore-below", self.ignore_below, {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}),
+        )
+        before, after = storage.read(self.before), storage.read(self.after)
+        if self.relative_to:
+            after = _scaled(self.relative_to, before, after)
+        before, after = self._wanted(before), self._wanted(after)
+        changes = compare(before, after, bounds)
+        if not any(change.before_s is not None and change.verdict != "missing" for change in changes):
+            raise UserError(
+                f"{self.before} and {self.after} have no time in common: were they made with the same suite"
+                + (" and have these variants?" if self.variants else "?")
+            )
+        names = {record.environment.device_name for record in (*before, *after)}
+        if len(names) > 1:
+            print(f"note: measured on different devices ({', '.join(sorted(names))})")
+        for path, records in ((self.before, before), (self.after, after)):
+            if any(record.quantiles and not record.quantiles.has_median_band for record in records):
+                print(f"note: {path} does not have how far medians move: single calls count, which hides small changes")
+        for change in changes:
+            print(_describe(change))
+        regressions = sum(change.regression for change in changes)
+        missing = sum(change.verdict == "missing" for change in changes)
+        new = sum(change.verdict == "new" for change in changes)
+        compared, word = len(changes) - missing - new, "regression" if regressions == 1 else "regressions"
+        print(f"{compared} compared, {regressions} {word}; {missing} missing, {new} new")
+        return 1 if regressions or (missing and not self.allow_missing) else 0
+
+    def _wanted(self, records: Sequence[Record]) -> list[Record]:
+        return [each for each in records if not self.variants or any(part in each.variant for part in self.variants)]
+
+
+def _number(flag: str, text: str, units: Mapping[str, float]) -> float:
+    """A number of 0 or more with one of the units, in units of 1."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z%]*)", text.strip())
+    if found is None or found[2] not in units:
+        wanted = " or ".join(f"10{unit}" for unit in units)
+        raise UsageError(f"{flag}: expected a number >= 0 such as {wanted}, got {text!r}")
+    return float(found[1]) * units[found[2]]
+
+
+def _scaled(variant: str, before: Sequence[Record], after: Sequence[Record]) -> list[Record]:
+    """The later records at the earlier speed, and what is to be known about it."""
+    scaled, factors = at_speed_of(variant, before, after)
+    if not factors:
+        shared = sorted({record.variant for record in before} & {record.variant for record in after})
+        raise UserError(
+            f"--relative-to: expected a variant with a number in a row of both files, got {variant!r}; "
+            f"both have {', '.join(shared) or 'none'}"
+        )
+    low, high = min(factors.values()), max(factors.values())
+    print(
+        f"note: later times are multiplied, row by row, so that {variant} takes what it took before: "
+        f"by {low:.2f} to {high:.2f}"
+    )
+    rows = storage.by_row(before)
+    for row in storage.by_row(after):
+        if row in rows and row not in factors:
+            print(f"note: {row} is compared by its own times: one of the files has none of {variant} there")
+    return scaled
+
+
+def _describe(change: Change) -> str:
+    note = standing_note(change.key.rsplit("-", 1)[1])
+    key = f"{change.key} ({note})" if note else change.key
+    if change.before_s is None or change.after_s is None:
+        (told,) = [duration(each) for each in (change.before_s, change.after_s) if each is not None] or [""]
+        return f"{change.verdict:8} {key}: {told}" + (f", {change.reason}" if change.reason else "")
+    times = f"{duration(change.before_s)} -> {duration(change.after_s)} ({change.after_s / change.before_s:.2f}x)"
+    return f"{change.verdict:8} {key}: {times}"

@@ -1,13 +1,13 @@
 """Results on disk: one JSON object a line, one line per row and variant."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from nfkern.bench.environment import Environment
+from nfkern.bench.files import replace_text
 from nfkern.bench.timing import Quantiles
 from nfkern.errors import UserError
 
@@ -92,10 +92,7 @@ def from_json(data: dict[str, Any]) -> Record:
 
 def write(path: Path, records: Iterable[Record]) -> None:
     """Replace the file in one step, so that an interruption leaves the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(to_json(record)) + "\n" for record in records))
-    os.replace(partial, path)
+    replace_text(path, "".join(json.dumps(to_json(record)) + "\n" for record in records))
 
 
 def read(path: Path) -> list[Record]:

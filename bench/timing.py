@@ -71,6 +71,11 @@ class Quantiles:
             return self.p10_s, self.p90_s
         return self.low_median_s, self.high_median_s
 
+    @property
+    def has_median_band(self) -> bool:
+        """Whether `noise_s` is of medians; otherwise it is of single calls."""
+        return self.low_median_s is not None and self.high_median_s is not None
+
     def scaled(self, factor: float) -> "Quantiles":
         """All times, multiplied."""
         times = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "repeats"}

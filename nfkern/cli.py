@@ -51,7 +51,7 @@ COMMANDS = {
     "eval": ("nfkern.algorithms.evaluate_command", "Evaluate", "measure the success of trained runs in the simulator"),
     "report": ("nfkern.algorithms.report", "Report", "write one HTML page about runs"),
     "bench run": ("nfkern.bench.commands", "Run", "run a suite of benchmarks"),
-    "bench compare": ("nfkern.bench.commands", "Compare", "compare two results; exit 1 on a regression"),
+    "bench compare": ("nfkern.bench.compare", "Compare", "compare two results; exit 1 on a regression"),
     "bench guard": ("nfkern.bench.guard", "Guard", "exit 1 where nfkern has lost its lead over eager PyTorch"),
     "bench report": ("nfkern.bench.commands", "Report", "write results as one HTML page"),
     "bench quality": (

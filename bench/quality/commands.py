@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from nfkern.bench.environment import current_environment
+from nfkern.bench.files import check_writable
 from nfkern.bench.quality import records as storage
 from nfkern.bench.quality.building import fitted_width
 from nfkern.bench.quality.policies import POLICIES, TRAININGS
@@ -74,6 +75,7 @@ class Quality:
         results = self._earlier(settings) or _empty(settings)
         timing, training = list(timing_pieces(results)), list(training_pieces(results))
         if timing or training:
+            check_writable(self.out)
             check_environment(self.out, results.environment, current_environment(torch.device("cpu")))
             _check_sizes(results)
         for name, reason in results.skipped.items():

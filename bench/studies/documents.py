@@ -1,12 +1,12 @@
 """Results of a study on disk: one JSON document, written anew after each piece of work."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nfkern.bench.files import replace_text
 from nfkern.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ def write_document(path: Path, header: dict[str, Any], results: "DataclassInstan
     Raises:
         ValueError: a number is not finite.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(header | asdict(results), indent=1, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    replace_text(path, json.dumps(header | asdict(results), indent=1, allow_nan=False) + "\n")
 
 
 def read_document(path: Path, command: str, parse: Callable[[dict[str, Any]], Results]) -> Results:

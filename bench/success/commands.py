@@ -17,6 +17,7 @@ from nfkern.algorithms.datasets.manifest import DatasetFiles, Manifest
 from nfkern.algorithms.datasets.recipes import data_name
 from nfkern.algorithms.training import Interrupted
 from nfkern.bench.environment import Environment, current_environment
+from nfkern.bench.files import check_writable
 from nfkern.bench.studies.checks import (
     check_environment,
     check_least,
@@ -103,6 +104,7 @@ class Success:
         place = Place(self.run_dir or self.out.with_suffix(".runs"), self.dataset_dir.expanduser(), self.workers)
         pending = list(pieces(results, place))
         if pending:
+            check_writable(self.out)
             check_environment(self.out, results.environment, _environment())
             self._check_data(results)
             _check_sizes(results)

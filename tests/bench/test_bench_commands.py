@@ -13,7 +13,7 @@ import pytest
 import torch
 from bench_records import ENVIRONMENT, record, refused, spread
 
-from nfkern.bench import commands, registry, suites
+from nfkern.bench import commands, compare, registry, suites
 from nfkern.bench import records as storage
 from nfkern.bench.cases import CASES
 from nfkern.bench.declarations import Benchmark, Implementation, Row, Variant
@@ -155,49 +155,6 @@ def test_a_row_has_no_threads_at_all(tmp_path):
         commands.Run(tmp_path / "records.jsonl", "smoke", threads=0).run()
 
 
-def test_compare_fails_only_on_regressions(tmp_path, capsys):
-    before, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
-    storage.write(before, [record("eager"), record("nfkern")])
-    storage.write(after, [record("eager", spread(1.02e-3)), record("nfkern", spread(1.5e-3))])
-    assert commands.Compare(before, before).run() == 0
-    assert commands.Compare(before, after).run() == 1
-    assert "slower   inverse-ogbench-256-threads_1-nfkern: 1.00 ms -> 1.50 ms (1.50x)" in capsys.readouterr().out
-    for bound in ("60%", " 60 %", "60.0%"):
-        assert commands.Compare(before, after, fail_if_slower=bound).run() == 0
-    assert commands.Compare(before, after, fail_if_slower="40%").run() == 1
-    assert commands.Compare(before, after, ignore_below="600us").run() == 0
-    assert commands.Compare(before, after, ignore_below="0.4ms").run() == 1
-
-
-def test_compare_says_when_there_is_nothing_to_compare_or_devices_differ(tmp_path, capsys):
-    before, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
-    storage.write(before, [record("eager")])
-    storage.write(after, [record("nfkern")])
-    with pytest.raises(UserError, match="no row in common"):
-        commands.Compare(before, after).run()
-    for bad in ("nan", "-1%", "10us", "ten", "", "10"):
-        with pytest.raises(UserError, match=f"--fail-if-slower: expected a number >= 0 such as 10%, got '{bad}'"):
-            commands.Compare(before, after, fail_if_slower=bad).run()
-    with pytest.raises(UserError, match="--ignore-below: .* 10us .*, got '5'"):
-        commands.Compare(before, after, ignore_below="5").run()
-    storage.write(after, [replace(record("eager"), environment=replace(ENVIRONMENT, device_name="Other"))])
-    assert commands.Compare(before, after).run() == 0
-    assert "different devices (Example CPU <1>, Other)" in capsys.readouterr().out
-
-
-def test_compare_relative_to_a_variant(tmp_path, capsys):
-    before, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
-    storage.write(before, [record("eager"), record("nfkern"), record("jax", batch=1)])
-    storage.write(after, [record("eager", spread(2e-3)), record("nfkern", spread(2e-3)), record("jax", batch=1)])
-    assert commands.Compare(before, after).run() == 1
-    assert commands.Compare(before, after, relative_to="eager").run() == 0
-    out = capsys.readouterr().out
-    assert "same     inverse-ogbench-256-threads_1-nfkern: 1.00 ms -> 1.00 ms (1.00x)" in out
-    assert "note: inverse-ogbench-1-threads_1 is compared by its own times" in out
-    with pytest.raises(UserError, match="--relative-to: .* got 'zuko'; both have eager, jax, nfkern"):
-        commands.Compare(before, after, relative_to="zuko").run()
-
-
 class Tags(HTMLParser):
     def __init__(self):
         super().__init__()
@@ -249,7 +206,7 @@ def test_what_does_another_job_is_called_so_and_never_the_best(tmp_path, capsys)
     assert [name for line, name in lines.items() if 'class="best"' in line] == ["nfkern"]
     assert any("zuko <i>(same size, not the same function)</i>" in line for line in lines)
     assert any("gemm <i>(a floor, not the whole job)</i>" in line for line in lines)
-    assert commands.Compare(before, after, allow_missing=True).run() == 0
+    assert compare.Compare(before, after, allow_missing=True).run() == 0
     out = capsys.readouterr().out
     assert "missing  inverse-ogbench-256-threads_1-zuko (same size, not the same function)" in out
     assert "missing  inverse-ogbench-256-threads_1-gemm (a floor, not the whole job)" in out
@@ -297,3 +254,13 @@ def test_suite_runs_on_pytest_benchmark(tmp_path):
         ("inverse", batch, variant) for batch in (1, 4) for variant in variants
     }
     assert all(saved.quantiles.repeats >= 2 for saved in found)
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(UserError, match=r"--out: expected a file, got the folder"):
+        commands.Run(tmp_path, "smoke", overwrite=True).run()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--out: .*file/records.jsonl cannot be written"):
+        commands.Run(tmp_path / "file" / "records.jsonl", "smoke").run()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -5,10 +5,12 @@ import statistics
 from dataclasses import replace
 
 import pytest
-from bench_records import record, refused, spread
+from bench_records import ENVIRONMENT, record, refused, spread
 
-from nfkern.bench.compare import Bounds, at_speed_of, compare
+from nfkern.bench import records as storage
+from nfkern.bench.compare import Bounds, Compare, at_speed_of, compare
 from nfkern.bench.timing import quantiles
+from nfkern.errors import UserError
 
 
 def verdict(before, after, relative=0.1, absolute_s=0.0):
@@ -106,3 +108,76 @@ def test_rows_without_the_variant_keep_their_times():
     scaled, factors = at_speed_of("eager", before, after)
     assert factors.keys() == {"inverse-ogbench-256-threads_1"}
     assert [r.quantiles.median_s for r in scaled] == pytest.approx([1e-3, 0.5e-3, 1e-3, 1e-3, 2e-3])
+
+
+def test_compare_fails_only_on_regressions(tmp_path, capsys):
+    before, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
+    storage.write(before, [record("eager"), record("nfkern")])
+    storage.write(after, [record("eager", spread(1.02e-3)), record("nfkern", spread(1.5e-3))])
+    assert Compare(before, before).run() == 0
+    assert Compare(before, after).run() == 1
+    assert "slower   inverse-ogbench-256-threads_1-nfkern: 1.00 ms -> 1.50 ms (1.50x)" in capsys.readouterr().out
+    for bound in ("60%", " 60 %", "60.0%"):
+        assert Compare(before, after, fail_if_slower=bound).run() == 0
+    assert Compare(before, after, fail_if_slower="40%").run() == 1
+    assert Compare(before, after, ignore_below="600us").run() == 0
+    assert Compare(before, after, ignore_below="0.4ms").run() == 1
+
+
+def test_compare_says_when_there_is_nothing_to_compare_or_devices_differ(tmp_path, capsys):
+    before, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
+    storage.write(before, [record("eager")])
+    storage.write(after, [record("nfkern")])
+    with pytest.raises(UserError, match="no time in common"):
+        Compare(before, after).run()
+    for bad in ("nan", "-1%", "10us", "ten", "", "10"):
+        with pytest.raises(UserError, match=f"--fail-if-slower: expected a number >= 0 such as 10%, got '{bad}'"):
+            Compare(before, after, fail_if_slower=bad).run()
+    with pytest.raises(UserError, match="--ignore-below: .* 10us .*, got '5'"):
+        Compare(before, after, ignore_below="5").run()
+    storage.write(after, [replace(record("eager"), environment=replace(ENVIRONMENT, device_name="Other"))])
+    assert Compare(before, after).run() == 0
+    assert "different devices (Example CPU <1>, Other)" in capsys.readouterr().out
+
+
+def test_compare_relative_to_a_variant(tmp_path, capsys):
+    before, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
+    storage.write(before, [record("eager"), record("nfkern"), record("jax", batch=1)])
+    only_later = record("nfkern", spread(3e-3), batch=4)
+    twice = [record(name, spread(2e-3)) for name in ("eager", "nfkern")]
+    storage.write(after, [*twice, record("jax", batch=1), only_later])
+    assert Compare(before, after).run() == 1
+    assert Compare(before, after, relative_to="eager").run() == 0
+    out = capsys.readouterr().out
+    assert "same     inverse-ogbench-256-threads_1-nfkern: 1.00 ms -> 1.00 ms (1.00x)" in out
+    assert "note: inverse-ogbench-1-threads_1 is compared by its own times" in out
+    assert "inverse-ogbench-4-threads_1 is compared" not in out
+    assert "new      inverse-ogbench-4-threads_1-nfkern: 3.00 ms" in out
+    with pytest.raises(UserError, match="--relative-to: .* got 'zuko'; both have eager, jax, nfkern"):
+        Compare(before, after, relative_to="zuko").run()
+
+
+def test_a_rivals_regression_can_be_left_out(tmp_path, capsys):
+    before, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
+    storage.write(before, [record("eager"), record("nfkern_frozen")])
+    storage.write(after, [record("eager", spread(2e-3)), record("nfkern_frozen")])
+    assert Compare(before, after).run() == 1
+    assert "2 compared, 1 regression;" in capsys.readouterr().out
+    assert Compare(before, after, variants=("nfkern",)).run() == 0
+    assert Compare(before, after, variants=("nfkern",), relative_to="eager").run() == 0
+    with pytest.raises(UserError, match="no time in common.* have these variants"):
+        Compare(before, after, variants=("zuko",)).run()
+
+
+def test_compare_says_which_file_does_not_know_how_far_medians_move(tmp_path, capsys):
+    old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
+    quartered = replace(spread(1e-3, 0.4), low_median_s=0.99e-3, high_median_s=1.01e-3)
+    storage.write(old, [record(quantiles=replace(quartered, low_median_s=None, high_median_s=None))])
+    storage.write(new, [record(quantiles=quartered.scaled(1.3))])
+    assert Compare(old, new).run() == 0
+    out = capsys.readouterr().out
+    assert f"note: {old} does not have how far medians move" in out
+    assert f"note: {new}" not in out
+    storage.write(old, [record(quantiles=quartered)])
+    assert Compare(old, new).run() == 1
+    assert "note:" not in capsys.readouterr().out
