@@ -13,15 +13,16 @@ from nfkern.bench.cases import CASES, Case
 
 Precision = Literal["fp64", "fp32", "tf32", "bf16"]
 Mode = Literal["inference", "training"]
-Standing = Literal["peer", "same_size", "own_size", "floor"]
+Standing = Literal["peer", "plain", "same_size", "own_size", "floor"]
 
 STANDINGS: dict[Standing, str] = {
     "peer": "",
+    "plain": "the same results, as one would first write it",
     "same_size": "same size, not the same function",
     "own_size": "another function, in its usual size",
     "floor": "a floor, not the whole job",
 }
-"""What the report says of variants that do not compute the work's results."""
+"""What the report says of variants that do not compute the work's results, or that nobody would choose."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Variant:
         compiles: its first call compiles, so compilers' caches are dropped before it is built.
         requires: modules that must be importable; without them its rows are skipped with that reason.
         device: the one type of device that it runs on, as in `torch.device.type`; elsewhere its rows are skipped.
-        standing: "peer" if the work's own check holds it to the reference's results; the others bring their check.
+        standing: "peer" or "plain" if the work's own check holds it to the reference's results; others bring theirs.
     """
 
     name: str

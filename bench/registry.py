@@ -230,7 +230,7 @@ VARIANTS: dict[str, Variant] = {
             precision="bf16",
             standing="floor",
         ),
-        Variant("row_loop", "sampling transitions one by one in Python", sampling.ROW_LOOP_BUILDERS),
+        Variant("row_loop", "sampling transitions one by one in Python", sampling.ROW_LOOP_BUILDERS, standing="plain"),
         *(
             Variant(name, f"a run of {name}, its default settings", builders, standing="own_size")
             for name, builders in training_runs.BUILDERS.items()

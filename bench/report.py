@@ -39,5 +39,5 @@ def standing(name: str) -> Standing:
 
 
 def is_ours(name: str) -> bool:
-    """Whether a variant is nfkern's own: their names say so."""
-    return name.startswith("nfkern")
+    """Whether a variant is nfkern's own, or one of the paper's algorithms, which the package is for: names say so."""
+    return name.startswith(("nfkern", "nf_"))

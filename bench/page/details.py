@@ -9,19 +9,21 @@ from nfkern.bench.page.rows import Timed
 from nfkern.bench.page.tables import NOTHING, Cell, line, ratio, seconds, sortable, text
 from nfkern.bench.records import Record
 from nfkern.bench.report import duration, is_ours, size, standing_note
+from nfkern.bench.training_runs import STEPS, TRAINING_RUNS
 
 _COLUMNS = ("variant", "median", "", "p10", "p90", "p99", "p99.9", "ratio", "first call", "calls")
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """What a row's lines have in common: columns, the first record, and medians to compare with, in seconds."""
+    """What a row's lines have in common: columns, records and times to compare with, and gradient steps of a call."""
 
     columns: Sequence[str]
     first: Record
     reference: float
-    best: float
+    best: Record | None
     longest: float
+    steps: int
 
 
 def details(rows: Sequence[Timed], machines: Mapping[str, int]) -> str:
@@ -33,7 +35,8 @@ def details(rows: Sequence[Timed], machines: Mapping[str, int]) -> str:
     """
     sections = "\n".join(_row(row, machines[str(row.first.environment)]) for row in rows)
     return f"""<p>Ratios say how many times faster than the row's first variant. Bars go from zero to the median, and
-the line across a bar's end is the 10 to 90 % band. The bold variant is the fastest that does the whole job.
+the line across a bar's end is the 10 to 90 % band. The bold variant is the fastest that does the whole job, at the
+precision of the best peer or a higher one; where nothing does the same job, it is nfkern's own.
 Memory is the most that a training step allocates beside model and batch, where it was measured.</p>
 {sections}"""
 
@@ -42,22 +45,29 @@ def _row(row: Timed, machine: int) -> str:
     first = row.first
     parameters = f", {first.parameters:,} parameters" if first.parameters else ""
     measured = [record.quantiles for record in row.records if record.quantiles]
-    # A floor does not do the job, and another function is not the one asked for.
-    jobs = [each.quantiles.median_s for each in row.records if each.quantiles and not standing_note(each.variant)]
     with_memory = any(record.peak_bytes for record in row.records)
+    steps = STEPS if first.work in [work.name for work in TRAINING_RUNS] else 0
     frame = _Frame(
-        (*_COLUMNS, "memory") if with_memory else _COLUMNS,
+        (*_COLUMNS, *(("steps a second",) if steps else ()), *(("memory",) if with_memory else ())),
         first,
         reference=measured[0].median_s if measured else 0.0,
-        best=min(jobs, default=0.0),
+        best=row.best,
         longest=max((each.p90_s for each in measured), default=0.0),
+        steps=steps,
     )
     lines = [_line(record, frame) for record in row.records]
-    best = f"<small>{duration(frame.best)} at best</small>" if jobs else "<small>no number</small>"
+    best = f"<small>{_best(row)}</small>"
     return f"""<details id="{escape(row.anchor)}"><summary>{escape(row.title)}{best}</summary>
 <p>{escape(first.mode)}{parameters}; machine {machine}, clock {escape(first.clock)}; {escape(row.file)}</p>
 {sortable(frame.columns, lines)}
 <p>{_again(row.records)}</p></details>"""
+
+
+def _best(row: Timed) -> str:
+    if row.best is None or row.best.quantiles is None:
+        return "no number"
+    time = duration(row.best.quantiles.median_s)
+    return f"{time} at best" if row.peer else f"{time}, {escape(row.best.variant)}"
 
 
 def _again(records: Sequence[Record]) -> str:
@@ -66,7 +76,9 @@ def _again(records: Sequence[Record]) -> str:
         return "No suite has this row any more."
     without = f" (without {', '.join(found.missing)}, which no suite has there any more)" if found.missing else ""
     further = f"; with what was not measured here: {', '.join(found.further)}" if found.further else ""
-    return f"Measure it again: <code>{escape(found.command)}</code>{escape(without + further)}"
+    commit = records[0].environment.commit
+    at = f", at commit {commit[:12]}" if commit else ""
+    return f"Measure it again{escape(at)}: <code>{escape(found.command)}</code>{escape(without + further)}"
 
 
 def _line(record: Record, frame: _Frame) -> str:
@@ -79,9 +91,11 @@ def _line(record: Record, frame: _Frame) -> str:
     cells = [name, seconds(q.median_s), _bar(record, frame.longest)]
     cells += [*map(seconds, (q.p10_s, q.p90_s, q.p99_s, q.p999_s)), ratio(frame.reference / q.median_s)]
     cells += [seconds(record.first_call_s), text(q.repeats)]
+    if frame.steps:
+        cells.append(Cell(f"{frame.steps / q.median_s:.1f}", frame.steps / q.median_s))
     if "memory" in frame.columns:
         cells.append(Cell(size(record.peak_bytes), record.peak_bytes) if record.peak_bytes else NOTHING)
-    return line(cells, ' class="best"' if q.median_s == frame.best else "")
+    return line(cells, ' class="best"' if record is frame.best else "")
 
 
 def _name(record: Record, first: Record) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 
 from nfkern.bench.page.reproduction import reproduction
-from nfkern.bench.page.rows import EVEN, Timed
+from nfkern.bench.page.rows import EVEN, UNTUNED, Timed
 from nfkern.bench.page.tables import NOTHING, Cell, line, ratio, seconds, sortable, text
 from nfkern.bench.records import Record
 from nfkern.bench.report import standing_note
@@ -38,12 +38,16 @@ def losses(rows: Sequence[Timed]) -> str:
     compared = len(rows) - words["alone"]
     behind = [row for row in rows if row.word == "behind"]
     even = [row for row in rows if row.word == "even"]
+    if not compared:
+        none = "None of these rows has both a peer, with nfkern's results, and nfkern: nobody is ahead or behind."
+        return "\n".join([f"<p>{none} {_incomplete(rows)}</p>", _refused(rows), _other_functions(rows)])
     parts = [
         f"<p>Of {len(rows)} rows {compared} have both a peer and nfkern in the peer's precision or a higher one. There "
         f"nfkern is ahead in {words['ahead']}, even in {words['even']} and behind in {words['behind']}. Behind: the "
         "peer is faster by more than the noise, which is that each median lies outside the other's: where the medians "
         "of twenty parts of the measurement lie, but for the lowest and highest tenth (in older records single calls). "
-        f"Even: not behind, and ahead by less than {_PERCENT} or by less than the noise. {_incomplete(rows)}</p>",
+        f"Even: not behind, and ahead by less than {_PERCENT} or by less than the noise. {_against_eager(rows)}"
+        f"{_incomplete(rows)}</p>",
         _compared(
             "Behind a peer",
             [(row, row.ours) for row in behind],
@@ -60,6 +64,12 @@ def losses(rows: Sequence[Timed]) -> str:
         _other_functions(rows),
     ]
     return "\n".join(parts)
+
+
+def _against_eager(rows: Sequence[Timed]) -> str:
+    """How many rows have no peer that anybody tuned."""
+    count = sum(bool(row.peers) and {each.variant for each in row.peers} <= UNTUNED for row in rows)
+    return f"In {count} of them eager PyTorch is all that nfkern was held against. " if count else ""
 
 
 def _incomplete(rows: Sequence[Timed]) -> str:

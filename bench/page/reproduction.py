@@ -4,12 +4,10 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nfkern.bench.declarations import rows
+from nfkern.bench.declarations import Row, rows
 from nfkern.bench.records import Record
 from nfkern.bench.registry import VARIANTS, WORKS
 from nfkern.bench.suites import SUITES
-
-OUT = "again.json"
 
 
 @dataclass(frozen=True)
@@ -28,29 +26,37 @@ class Reproduction:
 
 
 def reproduction(records: Sequence[Record]) -> Reproduction | None:
-    """With the suite that has most of the row's variants, the first of several; None if none has the row any more.
+    """With the suite that has most of the row's variants; None if none has the row any more.
+
+    Of several the one that measures memory if the row has it, then the one with the fewest further variants.
 
     Args:
         records: of one row.
     """
-    first, best, shared = records[0], "", set[str]()
-    declared: tuple[str, ...] = ()
-    measured = [record.variant for record in records]
-    for name, benchmarks in SUITES.items():
-        # What "all" threads mean is the machine's affair: here it is the row's own number.
-        for row in rows(benchmarks, WORKS, VARIANTS, first.threads):
-            names = tuple(variant.name for variant in row.variants)
-            here = set(names) & set(measured)
-            if row.name == first.row and len(here) > len(shared):
-                best, shared, declared = name, here, names
-    if not best:
+    first, measured = records[0], [record.variant for record in records]
+    with_memory = any(record.peak_bytes for record in records)
+    # What "all" threads mean is the machine's affair: here it is the row's own number.
+    found = [
+        (name, row)
+        for name, benchmarks in SUITES.items()
+        for row in rows(benchmarks, WORKS, VARIANTS, first.threads)
+        if row.name == first.row and {variant.name for variant in row.variants} & set(measured)
+    ]
+    if not found:
         return None
+
+    def fit(suite: tuple[str, Row]) -> tuple[int, bool, int]:
+        names = {variant.name for variant in suite[1].variants}
+        return len(names & set(measured)), suite[1].memory == with_memory, -len(names)
+
+    best, row = max(found, key=fit)
+    declared = [variant.name for variant in row.variants]
     device = [] if first.environment.device == "cpu" else ["--device", first.environment.device]
     threads = ["--threads", str(first.threads)] if first.threads > 1 else []
-    words = ["nfkern", "bench", "run", "--suite", best, *device, "--match", first.row, *threads, "--out", OUT]
-    missing, further = set(measured) - shared, set(declared) - shared
+    words = ["nfkern", "bench", "run", "--suite", best, *device, "--match", first.row, *threads]
+    words += ["--out", f"{first.row}.json"]
     return Reproduction(
         shlex.join(words),
-        tuple(name for name in measured if name in missing),
-        tuple(name for name in declared if name in further),
+        tuple(name for name in measured if name not in declared),
+        tuple(name for name in declared if name not in measured),
     )

@@ -14,6 +14,9 @@ Word = Literal["ahead", "even", "behind", "alone"]
 EVEN = 0.05
 """Share of the smaller median up to which two are called even."""
 
+UNTUNED = {"eager", "eager_plu_once"}
+"""Peers that nothing was done for: a row that has no others says little."""
+
 _PRECISIONS = ("bf16", "tf32", "fp32", "fp64")
 
 
@@ -46,9 +49,15 @@ class Timed:
         return f"{self.first.work}, {self.first.case}, batch {self.first.batch}, {threads}{file}"
 
     @property
+    def peers(self) -> list[Record]:
+        """All that do the same job, are not nfkern's own, and have a number."""
+        found = (each for each in self.records if not is_ours(each.variant) and _is(each, "peer"))
+        return [each for each in found if each.quantiles]
+
+    @property
     def peer(self) -> Record | None:
-        """The fastest that does the same job and is not nfkern's own."""
-        return _fastest(each for each in self.records if not is_ours(each.variant) and _is(each, "peer"))
+        """The fastest of `peers`."""
+        return _fastest(self.peers)
 
     @property
     def ours(self) -> Record | None:
@@ -61,6 +70,11 @@ class Timed:
         """Nfkern's fastest variant of all, if it is one of a lower precision than `ours` may have."""
         fastest = _fastest(each for each in self.records if is_ours(each.variant))
         return None if fastest is self.ours else fastest
+
+    @property
+    def best(self) -> Record | None:
+        """The faster of `ours` and `peer`."""
+        return _fastest(each for each in (self.ours, self.peer) if each)
 
     @property
     def floor(self) -> Record | None:
@@ -138,7 +152,7 @@ def _is(record: Record, kind: str) -> bool:
 
 
 def _other(record: Record) -> bool:
-    return standing(record.variant) not in ("peer", "floor")
+    return standing(record.variant) not in ("peer", "plain", "floor")
 
 
 def _rank(precision: Record | str) -> int:

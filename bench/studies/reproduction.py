@@ -11,8 +11,6 @@ from nfkern.bench.environment import Environment
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-OUT = "again.json"
-
 
 def again(
     study: str,
@@ -39,7 +37,8 @@ def again(
         return len(set(differing(presets[words])) - set(options))
 
     chosen = min(presets, key=without_option)
-    words = [*study.split(), "--out", OUT, *chosen]
+    *_, name = study.split()
+    words = [*study.split(), "--out", f"{name}.json", *chosen]
     for name in differing(presets[chosen]):
         if name in options:
             value = getattr(settings, name)

@@ -28,6 +28,9 @@ CPU = torch.device("cpu")
 RESULTS = Path(__file__).parent.parent.parent / "bench" / "results"
 
 
+RUNS = (("nf_gcbc", 8.0), ("gaussian_gcbc", 3.0), ("diffusion_gcbc", 9.0))
+
+
 def row(*records):
     return Timed("row", "records.json", False, records)
 
@@ -110,7 +113,8 @@ def test_details_say_what_sets_a_variant_apart():
     assert "refused: &lt;wrong&gt;" in html
     assert '<th scope="col">memory</th>' not in html
     assert "; with what was not measured here: " in html
-    assert "Measure it again: <code>nfkern bench run --suite quick --match inverse-ogbench-256-threads_1" in html
+    again = "<code>nfkern bench run --suite quick --match inverse-ogbench-256-threads_1"
+    assert f"Measure it again, at commit {ENVIRONMENT.commit}: {again}" in html
 
 
 def test_details_have_memory_where_it_was_measured():
@@ -147,6 +151,42 @@ def test_losses_say_over_how_many_rows():
     assert "same size, not the same function" in parts["Faster, but another function"]
 
 
+def test_where_nothing_does_the_same_job_nobody_is_ahead():
+    runs = row(*(record(name, spread(seconds), work="goal_conditioned_run", parameters=7) for name, seconds in RUNS))
+    html = overview.losses([runs])
+    assert "None of these rows has both a peer" in html
+    assert "ahead in" not in html
+    slower = html.split("<h3>Faster, but another function</h3>")[1]
+    assert "gaussian_gcbc" in slower
+    assert "diffusion_gcbc" not in slower
+    section = details.details([runs], {str(ENVIRONMENT): 1})
+    assert "<small>8.00 s, nf_gcbc</small>" in section
+    assert '<td data-value="25">25.0</td>' in section
+    best = [line for line in section.splitlines() if 'class="best"' in line]
+    assert len(best) == 1
+    assert "<td>nf_gcbc" in best[0]
+
+
+def test_rows_against_eager_pytorch_alone_are_counted():
+    tuned, untuned = timed(nfkern=1, eager=3, jax_jit=2), timed(nfkern=1, eager=3, eager_plu_once=2, gemm=1)
+    assert "In 1 of them eager PyTorch is all" in overview.losses([tuned, untuned])
+    assert "eager PyTorch is all" not in overview.losses([tuned])
+
+
+def test_what_nobody_would_choose_is_no_peer():
+    found = timed(nfkern=1, row_loop=0.5)
+    assert (found.peer, found.word, found.other_functions_ahead) == (None, "alone", [])
+    assert "row_loop <i>(the same results, as one would first write it)</i>" in details.details(
+        [found], {str(ENVIRONMENT): 1}
+    )
+
+
+def test_the_bold_variant_is_of_the_peers_precision():
+    found = timed(nfkern_frozen=3, nfkern_frozen_bf16=2, jax_jit=4)
+    assert found.best.variant == "nfkern_frozen"
+    assert "<small>3.00 ms at best</small>" in details.details([found], {str(ENVIRONMENT): 1})
+
+
 def test_a_frozen_lead_does_not_hide_that_the_call_is_behind():
     found = timed(nfkern=3, nfkern_frozen=1, eager=2)
     assert (found.word, found.called_behind.variant) == ("ahead", "nfkern")
@@ -164,15 +204,19 @@ def test_the_command_is_of_the_suite_that_has_most_of_the_row(monkeypatch):
         {
             "small": (Benchmark("inverse", ("ogbench",), (256,), ("eager", "nfkern")),),
             "large": (Benchmark("inverse", ("ogbench",), (256,), ("eager", "nfkern", "jax_jit")),),
+            "memory": (Benchmark("inverse", ("ogbench",), (256,), ("eager", "zuko", "nflows"), memory=True),),
         },
     )
     records = [record("eager", threads=3), record("jax_jit", threads=3), record("zuko", threads=3)]
     found = reproduction(records)
     assert found.command == (
-        "nfkern bench run --suite large --match inverse-ogbench-256-threads_3 --threads 3 --out again.json"
+        "nfkern bench run --suite large --match inverse-ogbench-256-threads_3 --threads 3 "
+        "--out inverse-ogbench-256-threads_3.json"
     )
     assert (found.missing, found.further) == (("zuko",), ("nfkern",))
     assert "--suite small" in reproduction(records[:1]).command
+    # Only there is memory measured.
+    assert "--suite memory" in reproduction([replace(records[0], peak_bytes=1)]).command
     assert reproduction([record(batch=7)]) is None
     on_gpu = replace(records[0], environment=replace(ENVIRONMENT, device="cuda"))
     assert "--device cuda" in reproduction([on_gpu]).command
