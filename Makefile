@@ -24,8 +24,9 @@ lint: $(BIN)/.nfkern-dev ## format and fix what can be fixed
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-bench: $(BIN)/.nfkern-dev ## the quick benchmark suite, into bench-quick.json
-	$(BIN)/nfkern bench run --suite quick --out bench-quick.json
+bench: $(BIN)/.nfkern-dev ## measure the quick benchmark suite, write bench-quick.json and its page, bench-quick.html
+	$(BIN)/nfkern bench run --suite quick --out bench-quick.json --overwrite
+	$(BIN)/nfkern bench report bench-quick.json --html bench-quick.html
 
 # No set-up of its own, for a machine with a GPU may have no network: the first Python whose torch finds one.
 HAS_GPU := import sys, torch; sys.exit(sys.version_info < (3, 11) or not torch.cuda.is_available())

@@ -21,7 +21,8 @@ from nfkern.bench.runner import measure
 from nfkern.bench.timing import Budget
 from nfkern.errors import UserError
 
-# The first is asked where no other is of the machine at hand.
+# The first is asked where no other is of the machine at hand; its own device has no family and model in its name, as
+# records had it then, and is no machine's any more.
 RECORDED = tuple(
     Path(__file__).parent / "results" / name for name in ("cpu-2026-11-26.json", "quick-cpu-2026-11-27.json")
 )

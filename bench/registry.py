@@ -47,6 +47,7 @@ from nfkern.bench.baselines import (
     eager_plu_once,
     floors,
     frozen,
+    jax_acting,
     jax_causal,
     jax_jit,
     max_autotune,
@@ -58,6 +59,7 @@ from nfkern.bench.baselines import (
     stacked,
     zuko,
 )
+from nfkern.bench.baselines.reference_flow import INFERENCE_WORKS
 from nfkern.bench.cases import FlowCase
 from nfkern.bench.causal_works import CAUSAL_WORKS
 from nfkern.bench.data_works import DataSampling
@@ -141,9 +143,22 @@ VARIANTS: dict[str, Variant] = {
             compiles=True,
         ),
         Variant(
+            "reference_compile_bf16",
+            "the stacked reference under torch.compile, hidden products in bf16",
+            {work: compiled.REFERENCE_BF16_BUILDERS[work] for work in INFERENCE_WORKS},
+            precision="bf16",
+            compiles=True,
+        ),
+        Variant(
             "reference_max_autotune",
             'the stacked reference under torch.compile, mode "max-autotune", frozen for inference',
             max_autotune.BUILDERS,
+            compiles=True,
+        ),
+        Variant(
+            "eager_plu_once_max_autotune",
+            "the naive flow, matrices composed beforehand, in the same way",
+            max_autotune.PLU_ONCE_BUILDERS,
             compiles=True,
         ),
         Variant(
@@ -210,7 +225,7 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             "jax_jit",
             "the flow in JAX, jitted; optax's AdamW",
-            {**jax_jit.BUILDERS, **jax_causal.BUILDERS},
+            {**jax_jit.BUILDERS, **jax_causal.BUILDERS, **jax_acting.BUILDERS},
             requires=("jax", "optax"),
         ),
         *_libraries(),

@@ -1,7 +1,7 @@
 """The control loop's rivals, numpy to numpy: the flow behind its encoder, and other policies, in several forms each.
 
 The flow is the stacked reference, which samples and scores in one sweep, with the encoder in the same graph: under
-torch.compile, as a package of AOTInductor's, and in ONNX Runtime.
+torch.compile, as a package of AOTInductor's, and in ONNX Runtime. `jax_acting` has it in JAX.
 
 Other policies run as their packages have them, and unrolled, under torch.compile and as packages of AOTInductor's in
 the faster of two modes (2026-11, AMD EPYC, Zen 3): one pass through a network with its weights frozen and its products

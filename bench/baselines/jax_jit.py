@@ -199,17 +199,22 @@ def inverse(problem: FlowProblem) -> Implementation:
 
 def denoised_action(problem: FlowProblem) -> Implementation:
     """Inverse, density and `jax.grad` of the latter, jitted together."""
+    start_client(torch.get_num_threads())
+    act, weights = denoised(problem.flow)
+    return _acting(problem, act, *weights)
+
+
+def denoised(flow: CouplingFlow) -> tuple[Callable[..., Array], tuple[Tree, ...]]:
+    """The function (*weights, noise, context) -> action, and its weights."""
     import jax
 
-    start_client(torch.get_num_threads())
-    density, to_data = _functions(problem.flow)
+    density, to_data = _functions(flow)
 
     def act(blocks: Tree, mixings: Tree, inverses: Tree, noise: Array, context: Array) -> Array:
         x, _ = to_data(blocks, inverses, noise, context)
         return x + SIGMA**2 * jax.grad(lambda x: density(blocks, mixings, x, context).sum())(x)
 
-    matrices = (_composed(problem.flow, inverse) for inverse in (False, True))
-    return _acting(problem, act, _parameters(problem.flow), *matrices)
+    return act, (_parameters(flow), *(_composed(flow, inverse) for inverse in (False, True)))
 
 
 def _matrix(value: torch.Tensor) -> torch.Tensor:

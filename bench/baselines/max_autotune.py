@@ -1,4 +1,6 @@
-"""torch.compile of the stacked reference, mode "max-autotune", its weights frozen where they are constants.
+"""torch.compile in mode "max-autotune": of the stacked reference, and of the naive flow with its matrices composed.
+
+Weights are frozen where they are constants.
 
 On a CPU the mode times ATen's products against templates in C++, which it has for products with a constant weight and
 for batches of products without an addend; weights are constants only to a compiler that freezes (an option of
@@ -15,7 +17,9 @@ import torch
 from torch import _inductor as inductor
 from torch.utils._pytree import tree_map
 
+from nfkern.bench.baselines import eager_plu_once
 from nfkern.bench.baselines.compiled import reference_training_step
+from nfkern.bench.baselines.exporting import outside_inference_mode
 from nfkern.bench.baselines.reference_flow import INFERENCE_WORKS, SplitReferenceFlow
 from nfkern.bench.declarations import Builder, Implementation
 from nfkern.bench.flow_problem import FlowProblem
@@ -31,11 +35,28 @@ def compile_autotuned(function: Callable[..., Any], device: torch.device) -> Cal
 
 
 def inference(problem: FlowProblem, work: str) -> Implementation:
-    """A work of acting, compiled here: what freezes reads its switch while it traces the first call."""
-    compiled = compile_autotuned(getattr(SplitReferenceFlow(problem.flow), work), problem.inputs[0][0].device)
+    """A work of acting."""
+    return _frozen(getattr(SplitReferenceFlow(problem.flow), work), problem)
+
+
+def _frozen(function: Callable[..., Any], problem: FlowProblem) -> Implementation:
+    """Compiled here: what freezes reads its switch while it traces the first call."""
+    compiled = compile_autotuned(function, problem.inputs[0][0].device)
     with inductor.config.patch(freezing=True):
         compiled(*problem.inputs[0])
     return Implementation(compiled, result=copied)
+
+
+@outside_inference_mode
+def plu_once(problem: FlowProblem, method: str) -> Implementation:
+    """A method of the naive flow with fixed mixings."""
+    return _frozen(getattr(eager_plu_once.fixed_flow(problem).requires_grad_(False), method), problem)
+
+
+@outside_inference_mode
+def plu_once_action(problem: FlowProblem) -> Implementation:
+    """Its denoised action."""
+    return _frozen(eager_plu_once.traced_action(problem), problem)
 
 
 def training_step(problem: FlowProblem) -> Implementation:
@@ -52,4 +73,10 @@ def copied(results: Any) -> Any:
 BUILDERS: Mapping[str, Builder] = {
     **{work: partial(inference, work=work) for work in INFERENCE_WORKS},
     "training_step": training_step,
+}
+
+PLU_ONCE_BUILDERS: Mapping[str, Builder] = {
+    "log_prob": partial(plu_once, method="log_prob"),
+    "inverse": partial(plu_once, method="to_data"),
+    "denoised_action": plu_once_action,
 }

@@ -12,6 +12,11 @@ from nfkern.bench.report import described
 
 _COLUMNS = ("no.", "device", "cores", "commit", "versions", "backends", "clock", "measured", "rows")
 
+_GATE = """Before a variant is timed its results are held to a float64 definition of the work: an independent flow's, or
+the dataset's own rows. Flows of other packages are held to themselves in float64, densities by the determinant of their
+Jacobian and scores by differences; policies to their own arithmetic in float64; a floor has to give finite numbers; a
+training run has to leave its steps, a finite loss and a checkpoint."""
+
 
 def numbered(rows: Sequence[Timed]) -> dict[str, int]:
     """A number for each distinct environment, from 1 on, by its text."""
@@ -32,7 +37,8 @@ def variants(records: Sequence[Record]) -> str:
     """What each name stands for."""
     names = list(dict.fromkeys(record.variant for record in records))
     known = [(name, described(VARIANTS[name])) for name in names if name in VARIANTS]
-    return "<ul>" + "".join(f"<li><b>{escape(name)}</b>: {escape(summary)}</li>" for name, summary in known) + "</ul>"
+    listed = "".join(f"<li><b>{escape(name)}</b>: {escape(summary)}</li>" for name, summary in known)
+    return f"<p>{_GATE}</p><ul>{listed}</ul>"
 
 
 def _line(number: int, environment: Environment, records: Sequence[Record], rows: int) -> str:

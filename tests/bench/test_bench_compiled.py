@@ -24,6 +24,8 @@ COMPILED = [
     (name, work)
     for name in (
         "reference_max_autotune",
+        "eager_plu_once_max_autotune",
+        "reference_compile_bf16",
         "reference_aot_inductor",
         "eager_plu_once_aot_inductor",
         "reference_cuda_graph",

@@ -235,6 +235,15 @@ def test_commands_of_the_recorded_rows_measure_them_again_on_any_machine(monkeyp
             assert {variant.name for variant in row.variants} >= {r.variant for r in records} - set(found.missing)
 
 
+def test_variants_say_what_they_are_and_how_they_were_checked():
+    html = machines.variants([record("zuko"), record("gemm"), record("no_longer_known")])
+    assert "<li><b>zuko</b>: zuko's coupling flow of this size (same size, not the same function)</li>" in html.replace(
+        "&#x27;", "'"
+    )
+    assert "no_longer_known" not in html
+    assert "held to themselves in float64" in html
+
+
 def test_machines_are_the_distinct_environments():
     backends = {"a": "native", "b": "native", "c": "reference"}
     other = replace(ENVIRONMENT, commit="0123456789abcdef-dirty", backends=backends)

@@ -66,7 +66,7 @@ def test_a_policy_compiled_ahead_of_time_passes_its_gate(name):
     assert record.error is None, record.error
 
 
-@pytest.mark.parametrize("name", ["reference_compile", "reference_aot_inductor", "onnxruntime_one_sweep"])
+@pytest.mark.parametrize("name", ["reference_compile", "reference_aot_inductor", "onnxruntime_one_sweep", "jax_jit"])
 def test_the_flow_behind_its_encoder_passes_the_gate(name, uncompiled):
     assert outcome(VARIANTS[name]).error is None
 
@@ -77,7 +77,7 @@ def test_the_compiled_flow_behind_its_encoder_passes_the_gate(name):
     assert outcome(VARIANTS[name]).error is None
 
 
-@pytest.mark.parametrize("name", ["reference_compile", "reference_aot_inductor", "onnxruntime_one_sweep"])
+@pytest.mark.parametrize("name", ["reference_compile", "reference_aot_inductor", "onnxruntime_one_sweep", "jax_jit"])
 def test_the_gate_sees_a_wrong_weight_behind_the_encoder(name, uncompiled):
     builder = VARIANTS[name].builders["control_loop"]
 

@@ -86,3 +86,9 @@ def test_one_core_has_one_thread_count():
 def test_wrong_declarations_are_named(declared, message):
     with pytest.raises(ValueError, match=message):
         rows([declared], WORKS, VARIANTS, all_threads=2)
+
+
+def test_every_row_of_the_quick_suite_has_a_rival_that_somebody_tuned():
+    tuned = {"reference_compile", "onnxruntime", "onnxruntime_one_sweep", "jax_jit"}
+    for row in rows(SUITES["quick"], WORKS, VARIANTS, all_threads=2):
+        assert len(tuned & {variant.name for variant in row.variants}) >= 2, row.name
