@@ -125,7 +125,10 @@ class List:
     def run(self) -> int:
         """Print; 0."""
         width = max(map(len, VARIANTS))
-        print(f"suites: {', '.join(SUITES)}\n\nvariants:")
+        print(
+            f"suites: {', '.join(SUITES)}\nstudies, which train policies: nfkern bench quality, nfkern bench success\n"
+        )
+        print("variants:")
         for variant in VARIANTS.values():
             print(f"  {variant.name:{width}} {described(variant)}")
         print(f"\nrows of {self.suite}:")

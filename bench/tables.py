@@ -90,7 +90,7 @@ class Tables:
         """Write, or compare; 0, or 1 if a table differs."""
         if not (ROOT / "README.md").exists():
             raise UserError(f"there is no {ROOT / 'README.md'}: the tables belong to a checkout")
-        files = {path.name: storage.read(path) for path in sorted(RESULTS.glob("*cpu-*.json"))}
+        files = {path.name: storage.read(path) for path in sorted(RESULTS.glob("*.json"))}
         wanted = {RESULTS / "README.md": listing(files)}
         for name, table in PUBLISHED.items():
             path = ROOT / table.document
