@@ -24,6 +24,9 @@ STANDINGS: dict[Standing, str] = {
 }
 """What the report says of variants that do not compute the work's results, or that nobody would choose."""
 
+SAME_RESULTS = ("peer", "plain")
+"""Whose results the work's own check holds to the reference's."""
+
 
 @dataclass(frozen=True)
 class Implementation:
@@ -104,7 +107,7 @@ class Variant:
         compiles: its first call compiles, so compilers' caches are dropped before it is built.
         requires: modules that must be importable; without them its rows are skipped with that reason.
         device: the one type of device that it runs on, as in `torch.device.type`; elsewhere its rows are skipped.
-        standing: "peer" or "plain" if the work's own check holds it to the reference's results; others bring theirs.
+        standing: one of `SAME_RESULTS` leaves the check to the work; the others bring theirs.
     """
 
     name: str

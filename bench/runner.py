@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nfkern.bench.declarations import Implementation, Problem, Row, Variant
+from nfkern.bench.declarations import SAME_RESULTS, Implementation, Problem, Row, Variant
 from nfkern.bench.environment import Environment, clock_state
 from nfkern.bench.memory import peak_bytes
 from nfkern.bench.records import Record
@@ -119,9 +119,9 @@ def _admit(variant: Variant, row: Row, problem: Problem, device: torch.device) -
 
 def _wrong(variant: Variant, row: Row, problem: Problem, implementation: Implementation) -> str | None:
     """Why its results are wrong, by the work's check or, where the variant computes something else, by its own."""
-    if (implementation.check is None) != (variant.standing == "peer"):
+    if (implementation.check is None) != (variant.standing in SAME_RESULTS):
         raise ValueError(
-            f"{variant.name}: a check of its own belongs to every variant that is no peer, and to no other"
+            f"{variant.name}: a check of its own belongs to every variant with other results, and to no other"
         )
     if implementation.check is not None:
         return implementation.check(implementation)

@@ -146,7 +146,7 @@ def test_run_explains_what_it_cannot_do(tmp_path, options, message):
 def test_list_names_rows_and_variants(capsys):
     assert commands.List("quick").run() == 0
     out = capsys.readouterr().out
-    for name in (*registry.VARIANTS, "inverse-ogbench-1-threads_1", "data_sampling-synthetic_100k-256-threads_1"):
+    for name in (*registry.VARIANTS, "inverse-ogbench-1-threads_1", "training_step-ogbench-256-threads_1"):
         assert name in out
 
 

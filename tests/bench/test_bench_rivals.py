@@ -66,9 +66,11 @@ def test_peers_with_one_wrong_weight_are_refused(name, work):
 
 
 @pytest.mark.parametrize("standing", ["same_size", "floor"])
-def test_only_variants_that_are_no_peers_bring_a_check(standing):
+def test_only_variants_with_other_results_bring_a_check(standing):
     unchecked = replace(VARIANTS["nfkern"], standing=standing)
     assert "a check of its own belongs to" in outcome(unchecked, "inverse").error
+    plain = replace(VARIANTS["nfkern"], standing="plain")
+    assert outcome(plain, "inverse").error is None
     lenient = altered(VARIANTS["nfkern"], "inverse", lambda built: replace(built, check=lambda it: None))
     assert "a check of its own belongs to" in outcome(lenient, "inverse").error
 

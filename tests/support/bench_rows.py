@@ -1,0 +1,16 @@
+"""Rows of the benchmark page for tests."""
+
+from bench_records import record, spread
+
+from nfkern.bench.page.rows import Timed
+from nfkern.bench.registry import VARIANTS
+
+
+def row(*records):
+    return Timed("row", "records.json", False, records)
+
+
+def timed(**medians):
+    """A row of medians in milliseconds, with bands of 2 % to either side."""
+    times = {name: spread(value * 1e-3) for name, value in medians.items()}
+    return row(*(record(name, each, precision=VARIANTS[name].precision) for name, each in times.items()))
