@@ -180,3 +180,11 @@ def test_the_documentation_has_the_tables_of_the_newest_record_and_no_others():
     _, between, _ = studies.split_markdown(ROOT / "docs" / "quality.md")
     found = sorted((ROOT / "bench" / "results" / "quality").glob("*.json"))
     assert between.strip() == (tables.to_markdown(records.read(found[-1])) if found else "")
+
+
+def test_two_ways_through_one_training_differ_in_every_record():
+    """Of a training that has collapsed all ways to sample are alike: such a record says nothing of the policies."""
+    for path in (ROOT / "bench" / "results" / "quality").glob("*.json"):
+        for found in summary.summaries(records.read(path)).values():
+            for fewer, more in (("flow_matching_1", "flow_matching_10"), ("ddim_10", "ddpm_100")):
+                assert found[fewer].sliced_wasserstein.mean > 1.05 * found[more].sliced_wasserstein.mean
