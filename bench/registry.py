@@ -28,7 +28,7 @@ Notes, prediction against measurement (`bench/results/cpu-2026-11-26.json`: AMD 
   evicted each other from the first cache. Copied tile by tile: 63.
 - causal_training_step, batch 256: predicted 1.6 s of products; 2.5 at first, because the derivative multiplied again
   what the forward pass had. Kept: 2.1; with heads laid out once and memory that is not mapped anew: 1.86.
-- data_sampling: 85 us (`quick-cpu-2026-11-27.json`, without AVX-512), three million transitions a second.
+- data_sampling: 85 us on an AMD EPYC without AVX-512 (not in a file), three million transitions a second.
 """
 
 from collections.abc import Callable, Iterator
