@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from nfkern.bench.records import Record
 from nfkern.bench.timing import Budget, Quantiles, interleaved, num_threads, stopwatch_for
 
 Tell = Callable[[str], None]
-"""Takes what happens next, in a word: a variant's name while it is built and checked, then "timing", "memory"."""
+"""Takes what happens, in a word: a variant's name while it is built and checked, "timing 37 %", "memory"."""
 
 
 @dataclass
@@ -36,14 +36,13 @@ def measure(
 ) -> list[Record]:
     """One record per variant of the row; a variant whose gate is red gets its reason instead of a number.
 
-    `tell` is called with what comes next: a compiler may take a minute.
+    `tell` is called with what happens: a compiler may take a minute, and timing many.
     """
     problem = row.work.prepare(row.case, row.batch, device)
     with num_threads(row.threads), row.work.context():
         candidates = admit(row, problem, device, tell)
-        tell("timing")
         passed = {c.variant.name: c.implementation.calls(problem.inputs) for c in candidates if c.implementation}
-        times = interleaved(passed, budget, stopwatch_for(device)) if passed else {}
+        times = _timed(passed, device, budget, tell) if passed else {}
     records = [record_of(row, problem, c, times.get(c.variant.name), device, environment) for c in candidates]
     if not row.memory:
         return records
@@ -63,6 +62,16 @@ def admit(row: Row, problem: Problem, device: torch.device, tell: Tell = lambda 
         tell(variant.name)
         candidates.append(_admit(variant, row, problem, device))
     return candidates
+
+
+def _timed(
+    calls: Mapping[str, Sequence[Callable[[], Any]]], device: torch.device, budget: Budget, tell: Tell
+) -> dict[str, Quantiles]:
+    def tell_share(share: float) -> None:
+        tell(f"timing {100 * share:.0f} %")
+
+    tell_share(0.0)
+    return interleaved(calls, budget, stopwatch_for(device), tell_share)
 
 
 def record_of(

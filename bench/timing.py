@@ -113,17 +113,20 @@ def interleaved(
     variants: Mapping[str, Sequence[Callable[[], Any]]],
     budget: Budget,
     stopwatch: Stopwatch,
+    tell: Callable[[float], None] = lambda share: None,
 ) -> dict[str, Quantiles]:
     """Time the variants in turns.
 
     A turn is a burst of calls of about `budget.turn_s`, but at least three unless they take much longer. A burst of
     several calls starts with an untimed one, because the variants before it have taken the caches: what is reported is
-    a flow that runs, or trains, again and again.
+    a flow that runs, or trains, again and again. Who is ahead of the others, because its turns are longer, sits turns
+    out, so that every variant is measured over the whole time and none for longer than asked.
 
     Args:
         variants: for each its calls, one for every set of inputs, used in rotation.
         budget: how long to measure.
         stopwatch: from `stopwatch_for`.
+        tell: takes how much of the measurement is done, 0 to 1, whenever another twentieth is.
 
     Returns:
         For each variant, quantiles of its time per call.
@@ -132,10 +135,16 @@ def interleaved(
     typical = {name: _warm_up(call, budget, stopwatch) for name, call in calls.items()}
     bursts = {name: _burst(typical[name], budget) for name in calls}
     samples = {name: _Samples() for name in calls}
+    told, share = 0, 0.0
     with _without_garbage_collection():
-        while not all(_enough(sample, budget) for sample in samples.values()):
+        while share < 1:
             for name, call in calls.items():
-                _take_turn(call, bursts[name], samples[name], stopwatch)
+                if _share(samples[name], budget) <= share:
+                    _take_turn(call, bursts[name], samples[name], stopwatch)
+            share = min(_share(sample, budget) for sample in samples.values())
+            if (twentieths := int(20 * min(share, 1.0))) > told:
+                told = twentieths
+                tell(told / 20)
     return {name: quantiles(sample.wall, sample.device) for name, sample in samples.items()}
 
 
@@ -208,10 +217,12 @@ def _take_turn(call: Callable[[], Any], burst: int, samples: _Samples, stopwatch
             samples.device.append(device)
 
 
-def _enough(samples: _Samples, budget: Budget) -> bool:
-    if samples.spent >= budget.measure_s and len(samples.wall) >= budget.min_repeats:
-        return bool(samples.wall)
-    return samples.spent >= budget.limit_s
+def _share(samples: _Samples, budget: Budget) -> float:
+    """How much of its measurement a variant has had; with 1 it has enough."""
+    if not samples.wall:
+        return 0.0
+    timed = samples.spent / budget.measure_s if budget.measure_s else 1.0
+    return max(min(timed, len(samples.wall) / budget.min_repeats), samples.spent / budget.limit_s)
 
 
 @contextmanager

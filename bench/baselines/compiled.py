@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -18,8 +19,16 @@ Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def compile_whole(function: Callable[..., Any]) -> Callable[..., Any]:
-    """One shape, one graph: fullgraph makes a silent fall-back to eager an error."""
-    return torch.compile(function, dynamic=False, fullgraph=True)
+    """One shape, one graph: fullgraph makes a silent fall-back to eager an error.
+
+    Each has code of its own: PyTorch keeps what it compiles with the code, eight at most, of all modules of a class.
+    """
+
+    def whole(*inputs: Any) -> Any:
+        return function(*inputs)
+
+    own = FunctionType(whole.__code__.replace(), whole.__globals__, closure=whole.__closure__)
+    return torch.compile(own, dynamic=False, fullgraph=True)
 
 
 def eager_log_prob(problem: FlowProblem) -> Implementation:

@@ -51,7 +51,7 @@ def test_run_says_what_it_is_doing(tmp_path, tiny_suite, capsys):
     assert commands.Run(tmp_path / "records.jsonl", "smoke").run() == 0
     shown = capsys.readouterr().err
     first, second = (shown.index(f"log_prob-tiny-{batch}-threads_1: ") for batch in (1, 4))
-    stages = [shown.index(f", {stage}]", first) for stage in ("eager", "nfkern", "timing")]
+    stages = [shown.index(f", {stage}]", first) for stage in ("eager", "nfkern", "timing 0 %", "timing 100 %")]
     assert [first, *stages, second] == sorted([first, *stages, second])
     assert " of 2 rows [00:" in shown
 

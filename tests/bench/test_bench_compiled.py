@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nfkern.bench.baselines import cuda_graph, stacked
+from nfkern.bench.baselines.compiled import compile_whole
 from nfkern.bench.baselines.training import AdamWStep
 from nfkern.bench.cases import CASES
 from nfkern.bench.declarations import Row, Variant
@@ -53,6 +54,16 @@ def test_compiled_variants_pass_the_gate(name, work):
     record = outcome(VARIANTS[name], work)
     assert record.error is None
     assert record.quantiles.repeats >= 2
+
+
+@pytest.mark.slow
+def test_modules_of_a_class_do_not_share_what_is_compiled():
+    """A row has more policies of a class than PyTorch keeps graphs for its code."""
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for width in (2, 3):
+            model = torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.SiLU()).requires_grad_(False)
+            found = compile_whole(model)(torch.ones(1, 4))
+            torch.testing.assert_close(found, model(torch.ones(1, 4)))
 
 
 @needs_cuda

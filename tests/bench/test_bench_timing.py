@@ -26,17 +26,17 @@ class Bench:
 
         return run
 
-    def time(self, budget, inputs=((0,),)):
+    def time(self, budget, inputs=((0,),), **tell):
         calls = {name: [partial(run, *each) for each in inputs] for name, run in self.variants.items()}
-        return interleaved(calls, budget, self.stopwatch)
+        return interleaved(calls, budget, self.stopwatch, **tell)
 
 
-def test_variants_take_turns():
+def test_variants_take_turns_and_wait_for_those_behind():
     bench = Bench(a=1.0, b=2.0, c=1.0)
     times = bench.time(Budget(warmup_s=0.0, measure_s=3.0, min_repeats=2, turn_s=0.05))
     warm_up, turns = bench.calls[:3], bench.calls[3:]
     assert warm_up == ["a", "b", "c"]
-    assert turns == ["a", "b", "c"] * 3
+    assert turns == ["a", "b", "c", "a", "c", "b", "a", "c"]
     assert [times[name].median_s for name in "abc"] == [1.0, 2.0, 1.0]
 
 
@@ -58,6 +58,27 @@ def test_the_least_repeats_outlast_the_time_until_the_limit():
     budget = Budget(warmup_s=0.0, measure_s=1.0, min_repeats=5, limit_s=100.0, turn_s=0.0)
     assert Bench(a=1.0).time(budget)["a"].repeats == 5
     assert Bench(a=60.0).time(budget)["a"].repeats == 2
+
+
+@pytest.mark.parametrize(
+    ("budget", "shares"),
+    [
+        (Budget(warmup_s=0.0, measure_s=4.0, min_repeats=1, turn_s=0.0), [0.25, 0.5, 0.75, 1.0]),
+        (Budget(warmup_s=0.0, measure_s=1.0, min_repeats=5, turn_s=0.0, limit_s=100.0), [0.2, 0.4, 0.6, 0.8, 1.0]),
+        (Budget(warmup_s=0.0, measure_s=0.0, min_repeats=5, turn_s=0.0, limit_s=2.0), [0.5, 1.0]),
+    ],
+)
+def test_the_slowest_to_have_enough_says_how_much_is_done(budget, shares):
+    told = []
+    Bench(a=1.0, b=2.0).time(budget, tell=told.append)
+    assert told == shares
+
+
+def test_only_every_twentieth_is_told():
+    told = []
+    budget = Budget(warmup_s=0.0, measure_s=1000.0, min_repeats=1, limit_s=2000.0, turn_s=0.0)
+    Bench(a=1.0).time(budget, tell=told.append)
+    assert told == [count / 20 for count in range(1, 21)]
 
 
 def test_inputs_rotate():
