@@ -8,9 +8,10 @@ the faster of two modes (2026-11, AMD EPYC, Zen 3): one pass through a network w
 autotuned, 0.6 to 0.8 of the default mode's time; many passes in the default mode, which takes a third to half of the
 frozen one's, where each pass has a copy of the weights. Their networks are as large as flow and encoder, or 512 wide.
 
-Prediction against measurement (`bench/results/control-loop-cpu-2026-11-26.json`: one thread of an AMD EPYC, Zen 4): a
-step reads the network's 7.5 MB, 83 us at the third cache's rate; ten steps predicted 0.83 ms, measured 1.8 under
-torch.compile and 2.3 to 3.7 as packages run them, a hundred predicted 8.3, measured 17.3 and 46.
+Prediction against measurement (`bench/results/control-loop-cpu-2026-11-27.json`: one thread of an AMD EPYC, Zen 3): a
+step reads the network's 7.5 MB, 0.16 ms at the third cache's rate, and took 0.26 as a package; ten steps predicted 1.6
+ms, measured 3.1 to 3.3 as packages, 4.4 to 4.7 under torch.compile and 5.8 to 13 as their own packages run them; a
+hundred predicted 16, measured 28, 35 and 173. Other guests leave little more of that cache than the network needs.
 """
 
 import copy

@@ -91,3 +91,24 @@ def test_a_table_of_a_variant_without_a_number_is_refused():
     assert published.tails(rows, "loop", {"naive": "eager"})[1] == ["naive", "1.00 ms", "1.06 ms", ""]
     with pytest.raises(UserError, match="has no number of nfkern"):
         published.tails(rows, "loop", {"ours": "nfkern"})
+
+
+def test_a_policy_has_the_tail_of_its_fastest_form_of_equal_size():
+    forms = {
+        "": 3e-3,
+        "_compile": 2e-3,
+        "_aot_inductor": 1e-3,
+        "_compile_own_size": 7e-4,
+        "_aot_inductor_own_size": 5e-4,
+    }
+    rows = {"loop": [record(f"gaussian{form}", spread(seconds)) for form, seconds in forms.items()]}
+    head, line = published.policies(rows, "loop", {"a Gaussian": "gaussian"})
+    assert dict(zip(head, line, strict=True)) == {
+        "": "a Gaussian",
+        "eager": "3.00 ms",
+        "torch.compile": "2.00 ms",
+        "AOTInductor": "1.00 ms",
+        "p99 of the fastest": "1.06 ms",
+        "width 512, torch.compile": "700 us",
+        "width 512, AOTInductor": "500 us",
+    }
