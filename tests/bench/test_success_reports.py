@@ -214,7 +214,9 @@ def test_the_picture_has_two_panels_for_each_environment(monkeypatch):
     assert [text.get_text() for text in legend.get_legend().get_texts()] == ["nf", "gaussian", "ddim_10", "ddpm_100"]
 
 
-def test_the_documentation_has_the_tables_of_the_newest_record_and_no_others():
-    _, between, _ = split_markdown(ROOT / "docs" / "success.md")
-    found = sorted((ROOT / "bench" / "results" / "success").glob("*.json"))
-    assert between.strip() == (tables.to_markdown(records.read(found[-1])) if found else "")
+@pytest.mark.parametrize(("document", "equal"), [("success.md", False), ("success-equal-size.md", True)])
+def test_each_document_has_the_tables_of_its_newest_record_and_no_others(document, equal):
+    _, between, _ = split_markdown(ROOT / "docs" / document)
+    found = [records.read(path) for path in sorted((ROOT / "bench" / "results" / "success").glob("*.json"))]
+    mine = [each for each in found if (each.settings.parameters is not None) == equal]
+    assert between.strip() == (tables.to_markdown(max(mine, key=lambda each: each.started)) if mine else "")
