@@ -18,17 +18,18 @@ from nfkern.bench.flow_problem import SIGMA, FlowProblem
 Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def compile_whole(function: Callable[..., Any]) -> Callable[..., Any]:
-    """One shape, one graph: fullgraph makes a silent fall-back to eager an error.
-
-    Each has code of its own: PyTorch keeps what it compiles with the code, eight at most, of all modules of a class.
-    """
+def with_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """PyTorch keeps graphs with the code that it compiled, for all modules of a class together."""
 
     def whole(*inputs: Any) -> Any:
         return function(*inputs)
 
-    own = FunctionType(whole.__code__.replace(), whole.__globals__, closure=whole.__closure__)
-    return torch.compile(own, dynamic=False, fullgraph=True)
+    return FunctionType(whole.__code__.replace(), whole.__globals__, closure=whole.__closure__)
+
+
+def compile_whole(function: Callable[..., Any]) -> Callable[..., Any]:
+    """One shape, one graph: fullgraph makes a silent fall-back to eager an error."""
+    return torch.compile(with_own_code(function), dynamic=False, fullgraph=True)
 
 
 def eager_log_prob(problem: FlowProblem) -> Implementation:

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from bench_outcomes import CPU, altered, outcome
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nfkern.bench.baselines import nflows, zuko
+from nfkern.bench.baselines import nflows, same_size, zuko
 from nfkern.bench.cases import CASES
 from nfkern.bench.registry import VARIANTS, WORKS
 
@@ -19,7 +20,17 @@ LIBRARIES = {
 }
 
 
+@pytest.fixture
+def compiler_limits():
+    """As they were, afterwards."""
+    limits = torch._dynamo.config
+    with limits.patch(recompile_limit=limits.recompile_limit, fail_on_recompile_limit_hit=False):
+        yield
+    torch._dynamo.reset()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiler_limits")
 @pytest.mark.parametrize(
     ("name", "work"), [("zuko", "inverse"), ("nflows", "denoised_action"), ("nflows", "training_step")]
 )
@@ -27,6 +38,23 @@ def test_compiled_flows_of_other_packages_pass_their_own_check(name, work):
     record = outcome(VARIANTS[f"{name}_compile"], work)
     assert record.error is None
     assert record.quantiles.repeats >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler_limits")
+def test_packages_are_compiled_for_every_block_and_size():
+    """As normflows' splines are: a piece for each block, and entries within its bounds whose number the data say."""
+
+    def piece(block, x):
+        torch._dynamo.graph_break()
+        return block(x[x > 0])
+
+    blocks = [torch.nn.Threshold(0.1, float(number)) for number in range(3)]
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        run = same_size._compiled(lambda x: [piece(block, x) for block in blocks])
+        for size in (3, 5):
+            x = torch.linspace(-1, 1, size)
+            torch.testing.assert_close(run(x), [block(x[x > 0]) for block in blocks])
 
 
 @pytest.mark.parametrize("work", FLOWS)
