@@ -94,10 +94,14 @@ def _libraries() -> Iterator[Variant]:
     for form, words in (("", ""), ("_compile", ", under torch.compile")):
         compiled = form != ""
         for name, summary, make in flows:
+            works = same_size.builders(make, compiled)
+            if compiled and name in ("zuko_nsf", "normflows"):
+                # Of splines PyTorch 2.13 compiles wrong gradients for CPUs, off by up to a third of a tensor's largest.
+                works = {work: works[work] for work in ("log_prob", "inverse")}
             yield Variant(
                 name + form,
                 summary + words,
-                same_size.builders(make, compiled),
+                works,
                 compiles=compiled,
                 requires=(name.partition("_")[0],),
                 standing="same_size",

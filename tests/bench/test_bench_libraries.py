@@ -24,7 +24,8 @@ LIBRARIES = {
 def compiler_limits():
     """As they were, afterwards."""
     limits = torch._dynamo.config
-    with limits.patch(recompile_limit=limits.recompile_limit, fail_on_recompile_limit_hit=False):
+    settings = ("recompile_limit", "fail_on_recompile_limit_hit", "capture_dynamic_output_shape_ops")
+    with limits.patch({name: getattr(limits, name) for name in settings}):
         yield
     torch._dynamo.reset()
 
@@ -32,7 +33,11 @@ def compiler_limits():
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiler_limits")
 @pytest.mark.parametrize(
-    ("name", "work"), [("zuko", "inverse"), ("nflows", "denoised_action"), ("nflows", "training_step")]
+    ("name", "work"),
+    [
+        *(("zuko", "inverse"), ("nflows", "denoised_action"), ("nflows", "training_step")),
+        ("normflows", "inverse"),
+    ],
 )
 def test_compiled_flows_of_other_packages_pass_their_own_check(name, work):
     record = outcome(VARIANTS[f"{name}_compile"], work)
@@ -42,19 +47,30 @@ def test_compiled_flows_of_other_packages_pass_their_own_check(name, work):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiler_limits")
-def test_packages_are_compiled_for_every_block_and_size():
-    """As normflows' splines are: a piece for each block, and entries within its bounds whose number the data say."""
+def test_packages_are_compiled_for_every_block():
+    """Where each is a piece of its own."""
 
     def piece(block, x):
         torch._dynamo.graph_break()
-        return block(x[x > 0])
+        return block(x)
 
     blocks = [torch.nn.Threshold(0.1, float(number)) for number in range(3)]
     with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        x = torch.linspace(-1, 1, 3)
         run = same_size._compiled(lambda x: [piece(block, x) for block in blocks])
-        for size in (3, 5):
-            x = torch.linspace(-1, 1, size)
-            torch.testing.assert_close(run(x), [block(x[x > 0]) for block in blocks])
+        torch.testing.assert_close(run(x), [block(x) for block in blocks])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler_limits")
+def test_a_selection_is_compiled_in_one_graph():
+    """normflows' splines select the entries within their bounds, as many as the data say."""
+    run = same_size._compiled(lambda x: x[x > 0].sqrt().sum())
+    torch._dynamo.utils.counters.clear()
+    for offset in (0.0, 1.5):
+        x = torch.linspace(-1, 1, 5) + offset
+        torch.testing.assert_close(run(x), x[x > 0].sqrt().sum())
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 @pytest.mark.parametrize("work", FLOWS)
@@ -80,6 +96,17 @@ def test_flows_of_other_packages_pass_their_own_check(name, work):
 def test_flows_of_other_packages_with_wrong_results_are_refused(name, work, spoil, reason):
     spoiled = altered(VARIANTS[name], work, lambda built: replace(built, run=lambda *inputs: spoil(built.run(*inputs))))
     assert outcome(spoiled, work).error.startswith(reason)
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_training_of_other_packages_with_wrong_gradients_is_refused(name):
+    """Losses do not show it: of gradients AdamW's first step has the signs."""
+
+    def spoil(built):
+        return replace(built, gradients=lambda: {key: 1.01 * value for key, value in built.gradients().items()})
+
+    refused = outcome(altered(VARIANTS[name], "training_step", spoil), "training_step")
+    assert refused.error.startswith("gradients: ")
 
 
 def test_zuko_training_that_does_not_train_is_refused():
