@@ -96,7 +96,7 @@ def _libraries() -> Iterator[Variant]:
         for name, summary, make in flows:
             works = same_size.builders(make, compiled)
             if compiled and name in ("zuko_nsf", "normflows"):
-                # Of splines PyTorch 2.13 compiles wrong gradients for CPUs, off by up to a third of a tensor's largest.
+                # Of splines PyTorch 2.13 compiles wrong gradients for CPUs, off by up to 37 % of a tensor's largest.
                 works = {work: works[work] for work in ("log_prob", "inverse")}
             yield Variant(
                 name + form,
