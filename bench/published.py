@@ -195,7 +195,9 @@ _OVERVIEW = _titles(
 _QUICK = _titles(
     *((work, "ogbench", batch) for batch in (1, 256) for work in _ACTING), ("training_step", "ogbench", 256)
 )
-_BESIDE_LIBRARIES = _titles(*((work, "ogbench", 256) for work in ("inverse", "log_prob", "training_step")))
+_BESIDE_LIBRARIES = _titles(
+    ("inverse", "ogbench", 1), *((work, "ogbench", 256) for work in ("inverse", "log_prob", "training_step"))
+)
 _CAUSAL = {
     **{f"inverse, batch {batch}": f"causal_inverse-causal-{batch}" for batch in (1, 50, 256, 4096)},
     **{f"log_prob, batch {batch}": f"causal_log_prob-causal-{batch}" for batch in (1, 50, 256, 4096)},
