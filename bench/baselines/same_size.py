@@ -114,14 +114,14 @@ def _check_training(exact: Any, problem: FlowProblem, implementation: Implementa
     """
     first = problem.inputs[0]
     step = _training_step(exact, _uncompiled)
-    losses = [implementation(*first)], [step(*_double(first, None))]
-    if implementation.gradients is None:
-        return "no gradients to check"
-    found, right = implementation.gradients(), _gradients(step)
+    losses, right_losses = [implementation(*first)], [step(*_double(first, None))]
+    found, right = implementation.gradients() if implementation.gradients else {}, _gradients(step)
+    if found.keys() != right.keys():
+        return f"gradients: expected those of {len(right)} parameters, got {len(found)}"
     reason = _error("gradients", *(torch.cat([each[name].flatten() for name in right]) for each in (found, right)))
-    losses[0].append(implementation(*first))
-    losses[1].append(step(*_double(first, None)))
-    return reason or _error("losses", *(torch.stack(each) for each in losses))
+    losses.append(implementation(*first))
+    right_losses.append(step(*_double(first, None)))
+    return reason or _error("losses", torch.stack(losses), torch.stack(right_losses))
 
 
 def _prepare_acting(flow: nn.Module) -> None:
@@ -167,7 +167,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     normflows selects the entries within its splines' bounds, of which there are as many as the data say. PyTorch makes
     several graphs of that and compiles them for one number after another, unless it is told to keep selections: the
-    inverse of 256 rows took 77 ms without and 28 ms with that, 37 as it is.
+    inverse of 256 rows took 75 ms without and 28 ms with that, 37 as it is.
     """
     # For the process: patched at every call, they would cost 56 us each time.
     config = torch._dynamo.config
