@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -25,6 +25,7 @@ class CausalWork:
     grad_state: Callable[[], AbstractContextManager[Any]]
     results: Callable[[Implementation, Any], Results]
     sums_the_batch: bool
+    device: ClassVar[str | None] = None
 
     def context(self) -> AbstractContextManager[Any]:
         """Autograd's state around every call."""

@@ -79,7 +79,6 @@ class Run:
         records = self._earlier(environment)
         # A row with a refused number or without a variant is measured again as a whole: its variants must take turns.
         pending = [wanted for row in chosen if (wanted := _unfinished(row, records))]
-        records = [record for record in records if record.row not in {row.name for row in pending}]
         if pending:
             check_writable(self.out)
         try:
@@ -87,7 +86,8 @@ class Run:
                 for row in progress:
                     progress.set_description(row.name)
                     found = measure(row, device, environment, BUDGETS[self.suite], progress.set_postfix_str)
-                    records += found
+                    # Earlier numbers of the row stay until there are new ones.
+                    records = [record for record in records if record.row != row.name] + found
                     storage.write(self.out, records)
                     progress.write(_summary(row, found))
         except KeyboardInterrupt:
@@ -193,8 +193,9 @@ def _unfinished(row: Row, records: list[Record]) -> Row | None:
     found = [record for record in records if record.row == row.name]
     if {variant.name for variant in row.variants} <= {record.variant for record in found if not record.error}:
         return None
-    names = {variant.name for variant in row.variants} | {record.variant for record in found}
-    return replace(row, variants=tuple(variant for name, variant in VARIANTS.items() if name in names))
+    # The row's own come first and as declared: ratios refer to the first.
+    names = dict.fromkeys([*(variant.name for variant in row.variants), *(record.variant for record in found)])
+    return replace(row, variants=tuple(VARIANTS[name] for name in names if name in VARIANTS))
 
 
 def _summary(row: Row, records: list[Record]) -> str:

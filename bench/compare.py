@@ -12,7 +12,7 @@ import tyro
 from nfkern.bench import records as storage
 from nfkern.bench.records import Record
 from nfkern.bench.report import duration, standing_note
-from nfkern.bench.timing import Quantiles
+from nfkern.bench.timing import FEWEST, Quantiles
 from nfkern.errors import UsageError, UserError
 
 Verdict = Literal["slower", "faster", "same", "broken", "missing", "new"]
@@ -85,7 +85,8 @@ def at_speed_of(
 ) -> tuple[list[Record], dict[str, float]]:
     """`after` with each row's times multiplied by what gives `variant` the median that it has in `before`.
 
-    Variants of a row take turns, so the speed of a machine, or of an hour, touches them alike and cancels.
+    Variants of a row take turns, so the speed of a machine, or of an hour, touches them alike and cancels. What comes
+    in is the noise of `variant` itself, in either file.
 
     Args:
         variant: which both files measured.
@@ -97,12 +98,13 @@ def at_speed_of(
         stays as it is.
     """
     earlier, later = (
-        {r.row: r.quantiles.median_s for r in records if r.variant == variant and r.quantiles}
-        for records in (before, after)
+        {r.row: r.quantiles for r in records if r.variant == variant and r.quantiles} for records in (before, after)
     )
-    factors = {row: earlier[row] / later[row] for row in earlier.keys() & later.keys()}
+    factors = {row: earlier[row].median_s / later[row].median_s for row in earlier.keys() & later.keys()}
     scaled = [
-        replace(record, quantiles=record.quantiles.scaled(factors.get(record.row, 1.0))) if record.quantiles else record
+        replace(record, quantiles=record.quantiles.at_speed(earlier[record.row], later[record.row]))
+        if record.quantiles and record.row in factors
+        else record
         for record in after
     ]
     return scaled, factors
@@ -139,7 +141,8 @@ class Compare:
 
     A change counts if the medians differ by more than both bounds and lie outside each other's noise: the 10 to 90 %
     band of the medians of twenty parts of the measurement, or of single calls in files from before there was one, which
-    are told. Noise between two hours or machines is not in it, and cancels with --relative-to.
+    are told. Noise between two hours or machines is not in it, and cancels with --relative-to, which brings in the
+    noise of that variant. Of fewer than three calls nothing is called slower or faster.
     """
 
     before: Annotated[Path, tyro.conf.Positional]
@@ -164,10 +167,9 @@ class Compare:
             _number("--ignore-below", self.ignore_below, {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}),
         )
         before, after = storage.read(self.before), storage.read(self.after)
-        if self.relative_to:
-            after = _scaled(self.relative_to, before, after)
-        before, after = self._wanted(before), self._wanted(after)
-        changes = compare(before, after, bounds)
+        scaled = _scaled(self.relative_to, before, after) if self.relative_to else after
+        before, after, scaled = (self._wanted(records) for records in (before, after, scaled))
+        changes = compare(before, scaled, bounds)
         if not any(change.before_s is not None and change.verdict != "missing" for change in changes):
             raise UserError(
                 f"{self.before} and {self.after} have no time in common: were they made with the same suite"
@@ -179,6 +181,8 @@ class Compare:
         for path, records in ((self.before, before), (self.after, after)):
             if any(record.quantiles and not record.quantiles.has_median_band for record in records):
                 print(f"note: {path} does not have how far medians move: single calls count, which hides small changes")
+            if few := sum(record.quantiles is not None and record.quantiles.repeats < FEWEST for record in records):
+                print(f"note: {few} times in {path} are of fewer than {FEWEST} calls: none is called slower or faster")
         for change in changes:
             print(_describe(change))
         regressions = sum(change.regression for change in changes)
@@ -195,7 +199,7 @@ class Compare:
 def _number(flag: str, text: str, units: Mapping[str, float]) -> float:
     """A number of 0 or more with one of the units, in units of 1."""
     found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z%]*)", text.strip())
-    if found is None or found[2] not in units:
+    if found is None or found[2] not in units or math.isinf(float(found[1])):
         wanted = " or ".join(f"10{unit}" for unit in units)
         raise UsageError(f"{flag}: expected a number >= 0 such as {wanted}, got {text!r}")
     return float(found[1]) * units[found[2]]

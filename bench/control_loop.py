@@ -48,6 +48,7 @@ class ControlLoop:
 
     name = "control_loop"
     mode: Mode = "inference"
+    device = "cpu"
 
     def context(self) -> AbstractContextManager[None]:
         """Each variant sees to autograd itself, as a user's code would."""

@@ -36,6 +36,7 @@ class DataSampling:
 
     name = "data_sampling"
     mode: Mode = "inference"
+    device = "cpu"
 
     def context(self) -> AbstractContextManager[None]:
         """No autograd is involved."""

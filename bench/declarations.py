@@ -13,16 +13,17 @@ from nfkern.bench.cases import CASES, Case
 
 Precision = Literal["fp64", "fp32", "tf32", "bf16"]
 Mode = Literal["inference", "training"]
-Standing = Literal["peer", "plain", "same_size", "own_size", "floor"]
+Standing = Literal["peer", "plain", "tolerance", "same_size", "own_size", "floor"]
 
 STANDINGS: dict[Standing, str] = {
     "peer": "",
     "plain": "the same results, as one would first write it",
+    "tolerance": "the same results, to a stated tolerance wider than rounding",
     "same_size": "same size, not the same function",
     "own_size": "another function, in its usual size",
     "floor": "a floor, not the whole job",
 }
-"""What the report says of variants that do not compute the work's results, or that nobody would choose."""
+"""What the report says of variants that do not compute the work's results as well, or that nobody would choose."""
 
 SAME_RESULTS = ("peer", "plain")
 """Whose results the work's own check holds to the reference's."""
@@ -85,6 +86,10 @@ class Work(Protocol):
     def mode(self) -> Mode:
         """Whether autograd's graph is part of the job."""
 
+    @property
+    def device(self) -> str | None:
+        """The one type of device that it measures, as in `torch.device.type`; elsewhere its rows are skipped."""
+
     def prepare(self, case: Any, batch: int, device: torch.device) -> Any:
         """The problem at this case and batch; everything that is not to be timed happens here."""
 
@@ -119,12 +124,12 @@ class Variant:
     device: str | None = None
     standing: Standing = "peer"
 
-    def not_supported_reasons(self, work: str, device: torch.device) -> list[str]:
+    def not_supported_reasons(self, work: Work, device: torch.device) -> list[str]:
         """Why this variant cannot do `work` on this device; empty if it can."""
         reasons = [f"needs the module {name}" for name in self.requires if find_spec(name) is None]
-        if self.device not in (None, device.type):
-            reasons.append(f"needs a {self.device} device, got {device.type}")
-        return reasons if work in self.builders else [*reasons, f"does not implement {work}"]
+        others = dict.fromkeys(each for each in (self.device, work.device) if each not in (None, device.type))
+        reasons += [f"needs a {each} device, got {device.type}" for each in others]
+        return reasons if work.name in self.builders else [*reasons, f"does not implement {work.name}"]
 
 
 @dataclass(frozen=True)

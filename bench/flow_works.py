@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -37,6 +37,7 @@ class FlowWork:
     grad_state: Callable[[], AbstractContextManager[Any]]
     results: Callable[[Implementation, Any], Results]
     terms: Callable[[FlowCase, int], int]
+    device: ClassVar[str | None] = None
 
     def context(self) -> AbstractContextManager[Any]:
         """Autograd's state around every call."""

@@ -130,7 +130,7 @@ VARIANTS: dict[str, Variant] = {
                 **eager.BUILDERS,
                 **eager_causal.BUILDERS,
                 "control_loop": control_loop.BUILDERS["eager"],
-                "candidate_log_prob": plane_works.in_chunks,
+                "candidate_log_prob": plane_works.naive,
             },
         ),
         Variant("eager_plu_once", "the naive flow, matrices composed beforehand", eager_plu_once.BUILDERS),
@@ -143,7 +143,11 @@ VARIANTS: dict[str, Variant] = {
         Variant(
             "reference_compile",
             "the stacked reference under torch.compile",
-            {**compiled.REFERENCE_BUILDERS, **acting.COMPILED_BUILDERS},
+            {
+                **compiled.REFERENCE_BUILDERS,
+                **acting.COMPILED_BUILDERS,
+                "candidate_log_prob": plane_works.compiled,
+            },
             compiles=True,
         ),
         Variant(
@@ -196,8 +200,9 @@ VARIANTS: dict[str, Variant] = {
         ),
         Variant(
             "nfkern_tables",
-            "nfkern by tables of the conditioners, to a stated tolerance",
+            "nfkern by tables of the conditioners",
             {"candidate_log_prob": plane_works.tables},
+            standing="tolerance",
         ),
         Variant(
             "nfkern_frozen",
@@ -218,6 +223,7 @@ VARIANTS: dict[str, Variant] = {
             onnxruntime.BUILDERS,
             compiles=True,
             requires=_ONNX,
+            device="cpu",
         ),
         Variant(
             "onnxruntime_one_sweep",
@@ -225,12 +231,14 @@ VARIANTS: dict[str, Variant] = {
             {**onnxruntime.ONE_SWEEP_BUILDERS, **acting.ONNX_BUILDERS},
             compiles=True,
             requires=_ONNX,
+            device="cpu",
         ),
         Variant(
             "jax_jit",
             "the flow in JAX, jitted; optax's AdamW",
             {**jax_jit.BUILDERS, **jax_causal.BUILDERS, **jax_acting.BUILDERS},
             requires=("jax", "optax"),
+            device="cpu",
         ),
         *_libraries(),
         Variant("weights_read", "reading the weights once", floors.READING_BUILDERS, standing="floor"),

@@ -109,7 +109,7 @@ def _parameters(problem: Problem, implementation: Implementation | None) -> int:
 
 
 def _admit(variant: Variant, row: Row, problem: Problem, device: torch.device) -> Candidate:
-    if reasons := variant.not_supported_reasons(row.work.name, device):
+    if reasons := variant.not_supported_reasons(row.work, device):
         return Candidate(variant, skipped="; ".join(reasons))
     try:
         with _cold_compiler():

@@ -25,7 +25,7 @@ _LIBRARIES = ("zuko", "zuko_nsf", "nflows", "normflows")
 _FLOORS = ("gemm", "gemm_bf16")
 _READING = ("weights_read", "weights_read_bf16")
 
-_CANDIDATES = ("eager", "nfkern", "nfkern_tables")
+_CANDIDATES = ("eager", "reference_compile", "nfkern", "nfkern_tables")
 
 # Under five minutes on two cores, slow ones too. Compiling a variant takes 15-60 s (2026-11), so only the stronger of
 # the two flows is compiled, in two rows; without AVX-512 torch.mm takes 0.35 s for the products in bf16; a second
@@ -170,7 +170,7 @@ _SMOKE = (
     Benchmark("causal_log_prob", ("causal_tiny",), (1, 4), ("eager", *_FROZEN, *_READING), ("one",)),
     Benchmark("causal_training_step", ("causal_tiny",), (1, 4), (*_UNCOMPILED, "gemm"), ("one",)),
     Benchmark("data_sampling", ("synthetic_tiny",), (16,), _SAMPLERS, threads=("one",)),
-    Benchmark("candidate_log_prob", ("tiny_plane",), (512,), _CANDIDATES, threads=("one",)),
+    Benchmark("candidate_log_prob", ("tiny_plane",), (512,), ("eager", "nfkern", "nfkern_tables"), threads=("one",)),
 )
 
 SUITES: dict[str, tuple[Benchmark, ...]] = {

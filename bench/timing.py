@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +43,9 @@ SMOKE = Budget(warmup_s=0.0, measure_s=0.0, min_repeats=2)
 
 _PARTS = 20
 
+FEWEST = 3
+"""Calls below which nothing is known of how far their median moves."""
+
 
 @dataclass(frozen=True)
 class Quantiles:
@@ -66,7 +70,12 @@ class Quantiles:
 
     @property
     def noise_s(self) -> tuple[float, float]:
-        """Between what the median moves within a measurement, as far as is known: calls move more than their median."""
+        """Between what the median moves within a measurement, as far as is known: calls move more than their median.
+
+        Of one call or two nothing is known: anything.
+        """
+        if self.repeats < FEWEST:
+            return 0.0, math.inf
         if self.low_median_s is None or self.high_median_s is None:
             return self.p10_s, self.p90_s
         return self.low_median_s, self.high_median_s
@@ -80,6 +89,23 @@ class Quantiles:
         """All times, multiplied."""
         times = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "repeats"}
         return replace(self, **{name: time * factor for name, time in times.items() if time is not None})
+
+    def at_speed(self, earlier: "Quantiles", later: "Quantiles") -> "Quantiles":
+        """All times, multiplied by what makes `later` as fast as `earlier`.
+
+        The noise of both is added to that of the median as that of independent measurements, in squares of logarithms.
+        """
+        scaled = self.scaled(earlier.median_s / later.median_s)
+        # A reference that reads low later makes everything look slower, as does one that reads high earlier.
+        up = math.hypot(self._moves(1), earlier._moves(1), later._moves(0))
+        down = math.hypot(self._moves(0), earlier._moves(0), later._moves(1))
+        low, high = scaled.median_s * math.exp(-down), scaled.median_s * math.exp(up)
+        return replace(scaled, low_median_s=low, high_median_s=high)
+
+    def _moves(self, side: int) -> float:
+        """How far the median lies from the lower (0) or upper (1) end of its noise, the logarithm of their ratio."""
+        end = self.noise_s[side]
+        return abs(math.log(end / self.median_s)) if 0 < end < math.inf else math.inf
 
 
 @dataclass

@@ -60,6 +60,7 @@ class TrainingRun:
     """`STEPS` gradient steps on `batch` transitions each."""
 
     mode: Mode = "training"
+    device = None
 
     def __init__(self, name: str) -> None:
         self.name = name

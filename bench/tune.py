@@ -13,7 +13,7 @@ from nfkern.bench.gpu_check.timing import graph_seconds
 from nfkern.bench.kernel_starts import compilations
 from nfkern.bench.resources import BUDGETS, broken
 from nfkern.cuda_graphs import Tensors, capture_cuda
-from nfkern.errors import UserError
+from nfkern.errors import UsageError, UserError
 from nfkern.kernels.coupling import triton_launch
 from nfkern.kernels.coupling.triton_launch import LAUNCHES, MANY, Arithmetic, Launch
 
@@ -43,7 +43,10 @@ class Tune:
         if not isinstance(case, FlowCase):
             flows = ", ".join(name for name, each in CASES.items() if isinstance(each, FlowCase))
             raise UserError(f"--case: expected one of {flows}, got {self.case!r}")
-        device = torch.device(self.device)
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise UsageError(f"--device: expected a device of PyTorch's such as cuda, got {self.device!r}") from error
         if device.type != "cuda" or not torch.cuda.is_available():
             raise UserError(
                 f"--device {self.device}: launches are timed on a GPU, and PyTorch finds none here; what they use can "

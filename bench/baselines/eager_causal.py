@@ -64,13 +64,12 @@ class Block(nn.Module):
     def to_latent(self, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, T, D), (batch, C) -> (batch, T, D) and the log-determinant, (batch,)."""
         x, position = (x.flip(1), self.position.flip(0)) if self.flipped else (x, self.position)
-        hidden = self.input(x) + position + self.context(context)[:, None]
+        # The last token moves no other.
+        hidden = self.input(x[:, :-1]) + position[:-1] + self.context(context)[:, None]
         for layer in self.layers:
             hidden = layer(hidden)
-        output = self.output(hidden)
-        output = torch.cat([torch.zeros_like(output[:, :1]), output[:, :-1]], dim=1)
-        log_scale, shift = output.chunk(2, dim=-1)
-        z = (x - shift) * torch.exp(-log_scale)
+        log_scale, shift = self.output(hidden).chunk(2, dim=-1)
+        z = torch.cat([x[:, :1], (x[:, 1:] - shift) * torch.exp(-log_scale)], dim=1)
         return z.flip(1) if self.flipped else z, -log_scale.sum((1, 2))
 
     def to_data(self, z: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

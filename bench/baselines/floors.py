@@ -68,7 +68,7 @@ def causal_gemm(problem: CausalProblem, dtype: torch.dtype, passes: int, by_toke
     rows, times = (problem.batch, moved) if by_token else (problem.batch * moved, 1)
 
     def layer(weight: torch.Tensor) -> Product:
-        inputs = torch.randn(rows, weight.shape[1], generator=generator).to(dtype)
+        inputs = torch.randn(rows, weight.shape[1], generator=generator).to(weight.device, dtype)
         return inputs, weight.detach().to(dtype).t()
 
     weights = [flow.get_parameter(name)[k] for k in range(problem.case.blocks) for name in HIDDEN]
@@ -90,11 +90,11 @@ def _multiplied(problem: FlowProblem | CausalProblem, layers: list[Product], pas
 
 def _layers(problem: FlowProblem, dtype: torch.dtype) -> list[Product]:
     """Inputs (batch, in) and weights (in, out) of every forward product, each in the layout that multiplies faster."""
-    case, generator = problem.case, torch.Generator().manual_seed(SEED)
+    case, generator, device = problem.case, torch.Generator().manual_seed(SEED), problem.inputs[0][0].device
     kept, (first, second) = (case.features + 1) // 2, case.hidden
 
     def made(*size: int) -> torch.Tensor:
-        return torch.randn(size, generator=generator).to(dtype)
+        return torch.randn(size, generator=generator).to(device, dtype)
 
     found = []
     for _ in range(case.blocks):
@@ -108,7 +108,7 @@ def _layers(problem: FlowProblem, dtype: torch.dtype) -> list[Product]:
 
 def _with_gradients(inputs: torch.Tensor, weight: torch.Tensor) -> list[Product]:
     """The product y = x W, then dx = dy W^T, then dW = x^T dy."""
-    slope = torch.randn(len(inputs), weight.shape[1], generator=torch.Generator().manual_seed(SEED)).to(inputs.dtype)
+    slope = torch.randn(len(inputs), weight.shape[1], generator=torch.Generator().manual_seed(SEED)).to(inputs)
     return [(inputs, weight), (slope, weight.t()), (inputs.t(), slope)]
 
 

@@ -97,7 +97,7 @@ def _check_action(exact: Any, problem: FlowProblem, implementation: Implementati
     (action,) = _double((implementation(*problem.inputs[0]),))
     z, context = _double(problem.inputs[0])
     x = exact.transform(context).inv(z)
-    steps = _STEP * torch.eye(x.shape[1], dtype=torch.float64)
+    steps = _STEP * torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
     log_prob = exact(context).log_prob
     score = torch.stack([(log_prob(x + step) - log_prob(x - step)) / (2 * _STEP) for step in steps], dim=1)
     return _error("action", action, x + SIGMA**2 * score)
@@ -192,7 +192,7 @@ def _builder(
     def build(problem: FlowProblem) -> Implementation:
         # The check differentiates, which tensors made in inference mode do not allow.
         with torch.inference_mode(False):
-            flow = make(problem.case)
+            flow = make(problem.case).to(problem.inputs[0][0].device)
             exact = copy.deepcopy(flow).double()
 
         def outside_inference_mode(implementation: Implementation) -> str | None:

@@ -1,5 +1,6 @@
 """The overview, a line for every row, and where nfkern is behind, even, or has no number."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
@@ -8,7 +9,7 @@ from nfkern.bench.page.reproduction import reproduction
 from nfkern.bench.page.rows import EVEN, UNTUNED, Timed
 from nfkern.bench.page.tables import NOTHING, Cell, line, ratio, seconds, sortable, text
 from nfkern.bench.records import Record
-from nfkern.bench.report import standing_note
+from nfkern.bench.report import standing, standing_note
 
 _COLUMNS = (
     *("work", "case", "batch", "threads", "nfkern", "best peer", "ratio", "coarser"),
@@ -26,9 +27,10 @@ def overview(rows: Sequence[Timed]) -> str:
     return f"""<p>{sum(len(row.records) for row in rows)} records of {len(rows)} rows, measured {measured}.</p>
 <p>Medians of wall clock per call, measured in turns. <b>nfkern</b> is its fastest variant in the precision of the best
 peer or a higher one, and <b>ratio</b> says how many times as long that peer takes; <b>coarser</b> is nfkern's fastest
-in a lower precision, where that is faster still. Peers give the same results as nfkern. A floor is a part of the job,
-done right or wrong; <b>to floor</b> says how many times as long nfkern takes, less than once where its products are
-faster than torch.mm's, which gemm are. No time is shown without a green correctness gate.</p>
+in a lower precision, or to a tolerance, where that is faster still. Peers give the same results as nfkern. A floor is a
+part of the job, done right or wrong; <b>to floor</b> says how many times as long nfkern takes, less than
+once where its products are faster than torch.mm's, which gemm are. No time is shown without a green correctness
+gate.</p>
 {sortable(columns, lines, "filtered")}"""
 
 
@@ -45,7 +47,8 @@ def losses(rows: Sequence[Timed]) -> str:
         f"<p>Of {len(rows)} rows {compared} have both a peer and nfkern in the peer's precision or a higher one. There "
         f"nfkern is ahead in {words['ahead']}, even in {words['even']} and behind in {words['behind']}. Behind: the "
         "peer is faster by more than the noise, which is that each median lies outside the other's: where the medians "
-        "of twenty parts of the measurement lie, but for the lowest and highest tenth (in older records single calls). "
+        "of twenty parts of the measurement lie, but for the lowest and highest tenth (in older records single calls); "
+        "of one or two calls it is unknown. "
         f"Even: not behind, and ahead by less than {_PERCENT} or by less than the noise. {_against_eager(rows)}"
         f"{_incomplete(rows)}</p>",
         _compared(
@@ -93,8 +96,8 @@ def _line(row: Timed) -> str:
         *([text(row.file, "words")] if row.several else []),
     ]
     found = " ".join([first.row.replace("-", " "), f"batch_{first.batch}", *(each.variant for each in row.records)])
-    words = escape(found.lower())
-    return line(cells, f' class="{row.word}" data-row="{escape(row.anchor)}" data-words="{words} {escape(row.file)}"')
+    words = escape(f"{found} {row.file}".lower())
+    return line(cells, f' class="{row.word}" data-row="{escape(row.anchor)}" data-words="{words}"')
 
 
 def _compared(title: str, rows: Sequence[tuple[Timed, Record | None]], otherwise: str) -> str:
@@ -140,13 +143,18 @@ def _best(record: Record | None) -> Cell:
 
 
 def _coarser(record: Record | None) -> Cell:
-    return NOTHING if record is None else seconds(_time(record), record.precision)
+    if record is None:
+        return NOTHING
+    note = record.variant if standing(record.variant) == "tolerance" else record.precision
+    return seconds(_time(record), note)
 
 
 def _banded(record: Record | None) -> list[Cell]:
     if record is None or record.quantiles is None:
         return [NOTHING, NOTHING]
     low, high = record.quantiles.noise_s
+    if math.isinf(high):
+        return [_best(record), text("unknown")]
     return [_best(record), Cell(f"{seconds(low).html} to {seconds(high).html}", low)]
 
 

@@ -52,9 +52,8 @@ def reproduction(records: Sequence[Record]) -> Reproduction | None:
     best, row = max(found, key=fit)
     declared = [variant.name for variant in row.variants]
     device = [] if first.environment.device == "cpu" else ["--device", first.environment.device]
-    threads = ["--threads", str(first.threads)] if first.threads > 1 else []
-    words = ["nfkern", "bench", "run", "--suite", best, *device, "--match", first.row, *threads]
-    words += ["--out", f"{first.row}.json"]
+    words = ["nfkern", "bench", "run", "--suite", best, *device, "--match", first.row]
+    words += ["--threads", str(first.threads), "--out", f"{first.row}.json"]
     return Reproduction(
         shlex.join(words),
         tuple(name for name in measured if name not in declared),

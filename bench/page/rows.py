@@ -61,13 +61,17 @@ class Timed:
 
     @property
     def ours(self) -> Record | None:
-        """Nfkern's fastest variant, at the peer's precision or a higher one; without a peer at that of fp32."""
+        """Nfkern's fastest variant, at the peer's precision or a higher one; without a peer at that of fp32.
+
+        One that gives the results to a tolerance is none: peers give them to rounding.
+        """
         least = self.peer.precision if self.peer else "fp32"
-        return _fastest(each for each in self.records if is_ours(each.variant) and _rank(each) >= _rank(least))
+        found = (each for each in self.records if is_ours(each.variant) and not _is(each, "tolerance"))
+        return _fastest(each for each in found if _rank(each) >= _rank(least))
 
     @property
     def ours_coarser(self) -> Record | None:
-        """Nfkern's fastest variant of all, if it is one of a lower precision than `ours` may have."""
+        """Nfkern's fastest variant of all, if its results are less precise than those of `ours` may be."""
         fastest = _fastest(each for each in self.records if is_ours(each.variant))
         return None if fastest is self.ours else fastest
 
@@ -152,7 +156,7 @@ def _is(record: Record, kind: str) -> bool:
 
 
 def _other(record: Record) -> bool:
-    return standing(record.variant) not in ("peer", "plain", "floor")
+    return standing(record.variant) in ("same_size", "own_size")
 
 
 def _rank(precision: Record | str) -> int:

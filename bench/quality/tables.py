@@ -1,5 +1,6 @@
 """The study's tables, as rows of text for HTML and Markdown alike."""
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from nfkern.bench.quality.policies import POLICIES
@@ -132,8 +133,7 @@ def _line(row: Summary) -> list[str]:
 
 
 def _median(seconds: Sequence[float]) -> str:
-    ordered = sorted(seconds)
-    return duration(ordered[len(ordered) // 2]) if ordered else ""
+    return duration(statistics.median(seconds)) if seconds else ""
 
 
 def _range(counts: Sequence[int]) -> str:

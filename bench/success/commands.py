@@ -223,7 +223,11 @@ def _claim(runs: Path, started: str, overwrite: bool) -> None:
         UserError: it has something else.
     """
     mark = runs / _MARK
-    there = json.loads(mark.read_text()).get("started") if mark.exists() else None
+    try:
+        there = json.loads(mark.read_text())["started"]
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        # Nobody's, whether it was never there or is damaged.
+        there = None
     if there == started:
         return
     if runs.exists() and any(runs.iterdir()):

@@ -86,6 +86,32 @@ def test_an_interrupted_run_keeps_its_rows_and_resumes(tmp_path, tiny_suite, mon
     assert len(keys(out)) == 4
 
 
+def test_a_resumed_run_that_is_interrupted_again_keeps_the_numbers_that_were_there(tmp_path, tiny_suite, monkeypatch):
+    out, part = tmp_path / "records.jsonl", {"suite": "smoke", "variants": ("nfkern",)}
+    commands.Run(out, **part).run()
+    first, measured = storage.read(out), []
+
+    def interrupted(row, *rest):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(row.name)
+        return measure(row, *rest)
+
+    monkeypatch.setattr(commands, "measure", interrupted)
+    assert commands.Run(out, "smoke", resume=True).run() == 130
+    assert first[1] in storage.read(out)
+    assert len(keys(out)) == 3
+
+
+def test_variants_are_measured_as_declared(tmp_path, tiny_suite, monkeypatch):
+    """Ratios refer to the first."""
+    out, suite = tmp_path / "records.jsonl", suites.SUITES["smoke"]
+    commands.Run(out, "smoke", match="tiny-1-", variants=("eager",)).run()
+    monkeypatch.setitem(suites.SUITES, "smoke", (replace(suite[0], batches=(1,), variants=("nfkern",)),))
+    assert commands.Run(out, "smoke", resume=True).run() == 0
+    assert [saved.variant for saved in storage.read(out)] == ["nfkern", "eager"]
+
+
 def test_resume_measures_refused_rows_again(tmp_path, tiny_suite):
     out = tmp_path / "records.jsonl"
     commands.Run(out, "smoke").run()

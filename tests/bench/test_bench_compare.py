@@ -1,5 +1,6 @@
 """Regressions are found, noise is not."""
 
+import math
 import random
 import statistics
 from dataclasses import replace
@@ -100,6 +101,42 @@ def test_a_slower_machine_cancels_and_a_slower_kernel_does_not():
     assert factors == {"inverse-ogbench-256-threads_1": pytest.approx(1 / 1.6)}
 
 
+def test_the_noise_of_what_times_are_relative_to_counts():
+    """Its median lies at one end of where it moves; times that follow its mean have not changed."""
+    quiet, restless = spread(1e-3), replace(spread(1e-3, 0.4), low_median_s=0.98e-3, high_median_s=1.6e-3)
+    before = [record("eager", spread(1.5e-3)), record("nfkern", quiet)]
+    for earlier, later in (
+        (before, [record("eager", restless), before[1]]),
+        ([record("eager", restless), before[1]], before),
+    ):
+        assert compare(earlier, at_speed_of("eager", earlier, later)[0], Bounds())[1].verdict == "same"
+    slower = [before[0], record("nfkern", spread(1.3e-3))]
+    assert compare(before, at_speed_of("eager", before, slower)[0], Bounds())[1].verdict == "slower"
+
+
+def test_noise_adds_up_in_squares_of_logarithms():
+    own, reference = spread(1.0, 0.1), replace(spread(2.0, 0.0), low_median_s=1.0, high_median_s=2.0)
+    steady = spread(4.0, 0.0)
+    low, high = own.at_speed(steady, reference).noise_s
+    assert (low, high) == pytest.approx((2 * 0.9, 2 * math.exp(math.hypot(math.log(1.1), math.log(2)))))
+    low, high = own.at_speed(reference, steady).noise_s
+    assert (low, high) == pytest.approx((0.5 * math.exp(-math.hypot(math.log(0.9), math.log(2))), 0.5 * 1.1))
+
+
+@pytest.mark.parametrize(("calls", "expected"), [(1, "same"), (2, "same"), (3, "slower")])
+def test_one_or_two_calls_are_no_evidence(tmp_path, capsys, calls, expected):
+    once, twice_as_long = (record(quantiles=quantiles([seconds] * calls)) for seconds in (1.0, 2.0))
+    assert verdict(once, twice_as_long) == expected
+    assert verdict(record(quantiles=quantiles([1.0] * 100)), twice_as_long) == expected
+    before, after = tmp_path / "before.jsonl", tmp_path / "after.jsonl"
+    storage.write(before, [record(quantiles=quantiles([1.0] * 100))])
+    storage.write(after, [twice_as_long])
+    for relative_to in ("", "nfkern"):
+        Compare(before, after, relative_to=relative_to).run()
+        note = f"note: 1 times in {after} are of fewer than 3 calls: none is called slower or faster"
+        assert (note in capsys.readouterr().out) == (calls < 3)
+
+
 def test_rows_without_the_variant_keep_their_times():
     no_number = replace(refused("eager"), batch=4)
     before = [record("eager"), record("nfkern"), record("nfkern", batch=1), no_number, record("nfkern", batch=4)]
@@ -130,7 +167,7 @@ def test_compare_says_when_there_is_nothing_to_compare_or_devices_differ(tmp_pat
     storage.write(after, [record("nfkern")])
     with pytest.raises(UserError, match="no time in common"):
         Compare(before, after).run()
-    for bad in ("nan", "-1%", "10us", "ten", "", "10"):
+    for bad in ("nan", "-1%", "10us", "ten", "", "10", "9" * 400 + "%"):
         with pytest.raises(UserError, match=f"--fail-if-slower: expected a number >= 0 such as 10%, got '{bad}'"):
             Compare(before, after, fail_if_slower=bad).run()
     with pytest.raises(UserError, match="--ignore-below: .* 10us .*, got '5'"):

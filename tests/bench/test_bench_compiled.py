@@ -77,7 +77,7 @@ def test_a_variant_of_cuda_graphs_is_skipped_on_a_cpu():
     record = outcome(VARIANTS["reference_cuda_graph"], "inverse")
     assert (record.error, record.quantiles) == (None, None)
     assert record.skipped == "needs a cuda device, got cpu"
-    assert VARIANTS["reference_cuda_graph"].not_supported_reasons("inverse", torch.device("cuda")) == []
+    assert VARIANTS["reference_cuda_graph"].not_supported_reasons(WORKS["inverse"], torch.device("cuda")) == []
 
 
 def test_aot_inductor_does_not_train():

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from nfkern.bench.baselines.eager import EagerFlow
+from nfkern.bench.baselines.eager_causal import EagerCausalFlow
 from nfkern.bench.cases import CASES, FlowCase
+from nfkern.bench.causal_problem import random_causal_flow
 from nfkern.bench.flow_problem import random_flow
 from nfkern.bench.flow_works import FLOW_WORKS
 
@@ -83,3 +85,14 @@ def test_compared_derivatives_are_taken_away_from_kinks():
     eager = EagerFlow.like(problem.flow, torch.float64)
     nearest = [eager.kink_distance(eager.to_data, z.double(), c.double()).min() for z, c in problem.inputs]
     assert min(nearest) >= 2e-5
+
+
+def test_the_causal_flow_does_not_multiply_the_token_that_moves_no_other():
+    """No rival does."""
+    flow, lengths = random_causal_flow(CASES["causal_tiny"]), []
+    eager = EagerCausalFlow.like(flow)
+    for block in eager.blocks:
+        block.layers[0].register_forward_pre_hook(lambda layer, inputs: lengths.append(inputs[0].shape[1]))
+    x, context = torch.randn(2, 4, 3), torch.randn(2, 4)
+    torch.testing.assert_close(eager.log_prob(x, context), flow.log_prob(x, context))
+    assert lengths == [3] * len(eager.blocks)

@@ -76,6 +76,8 @@ def test_the_command_is_of_the_suite_that_has_most_of_the_row(monkeypatch):
     # Only there is memory measured.
     assert "--suite memory" in reproduction([replace(records[0], peak_bytes=1)]).command
     assert reproduction([record(batch=7)]) is None
+    # Also of a machine, or a run, whose "all" threads are one.
+    assert "--threads 1 " in reproduction([record("eager")]).command
     on_gpu = replace(records[0], environment=replace(ENVIRONMENT, device="cuda"))
     assert "--device cuda" in reproduction([on_gpu]).command
 

@@ -12,6 +12,7 @@ from nfkern.bench import commands, suites
 from nfkern.bench.declarations import Benchmark, Implementation
 from nfkern.bench.page import details, overview
 from nfkern.bench.registry import VARIANTS
+from nfkern.bench.timing import quantiles
 
 RUNS = (("nf_gcbc", 8.0), ("gaussian_gcbc", 3.0), ("diffusion_gcbc", 9.0))
 
@@ -76,6 +77,24 @@ def test_the_best_are_of_one_precision_and_floors_are_no_peers():
     # In bf16 it would be ahead: that does not count against a peer in fp32.
     assert timed(jax_jit=4, nfkern=5, nfkern_frozen_bf16=2).word == "behind"
     assert timed(nfkern=1, gemm=0.5).word == "alone"
+
+
+def test_results_to_a_tolerance_are_no_lead():
+    found = timed(eager=9, nfkern=5, nfkern_tables=1)
+    assert (found.ours.variant, found.ours_coarser.variant, round(found.ratio, 6)) == ("nfkern", "nfkern_tables", 1.8)
+    assert found.other_functions_ahead == []
+    assert "1.00 ms <small>nfkern_tables</small>" in overview.overview([found])
+
+
+def test_of_a_single_call_nobody_is_ahead():
+    found = row(record("nfkern", quantiles([1.0])), record("eager", quantiles([2.0])))
+    assert found.word == "even"
+    assert overview.losses([found]).count("unknown</td>") == 2
+
+
+def test_rows_are_found_by_their_file_in_any_case():
+    several = replace(timed(eager=1, nfkern=1), several=True, file="Zen4.json")
+    assert ' zen4.json"' in overview.overview([several])
 
 
 def test_losses_say_over_how_many_rows():

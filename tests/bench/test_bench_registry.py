@@ -35,7 +35,7 @@ def test_every_suite_can_be_run():
 def test_every_suite_expands(suite):
     for row in rows(SUITES[suite], WORKS, VARIANTS, all_threads=2):
         for variant in row.variants:
-            reasons = variant.not_supported_reasons(row.work.name, torch.device("cpu"))
+            reasons = variant.not_supported_reasons(row.work, torch.device("cpu"))
             assert not any("does not implement" in reason for reason in reasons), (row.name, variant.name)
 
 
@@ -46,9 +46,11 @@ def test_first_rows_are_all_in_the_full_suite():
 
 
 def test_the_full_suite_captures_flows_as_cuda_graphs():
-    found = [row for row in rows(SUITES["full"], WORKS, VARIANTS, 1) if VARIANTS["reference_compile"] in row.variants]
+    compiled, graphed = VARIANTS["reference_compile"], VARIANTS["reference_cuda_graph"]
+    of_flows = [row for row in rows(SUITES["full"], WORKS, VARIANTS, 1) if row.work.name in graphed.builders]
+    found = [row for row in of_flows if compiled in row.variants]
     assert {row.work.name for row in found} == {"log_prob", "inverse", "denoised_action", "training_step"}
-    assert all(VARIANTS["reference_cuda_graph"] in row.variants for row in found)
+    assert all(graphed in row.variants for row in found)
 
 
 def test_the_cpu_suite_sets_every_work_beside_its_rivals_and_floors():
@@ -92,3 +94,13 @@ def test_every_row_of_the_quick_suite_has_a_rival_that_somebody_tuned():
     tuned = {"reference_compile", "onnxruntime", "onnxruntime_one_sweep", "jax_jit"}
     for row in rows(SUITES["quick"], WORKS, VARIANTS, all_threads=2):
         assert len(tuned & {variant.name for variant in row.variants}) >= 2, row.name
+
+
+def test_what_runs_on_the_host_alone_is_skipped_on_a_gpu():
+    gpu = torch.device("cuda")
+    for work in ("control_loop", "data_sampling"):
+        assert VARIANTS["nfkern"].not_supported_reasons(WORKS[work], gpu) == ["needs a cpu device, got cuda"]
+    for name in ("onnxruntime", "onnxruntime_one_sweep", "jax_jit"):
+        assert "needs a cpu device, got cuda" in VARIANTS[name].not_supported_reasons(WORKS["denoised_action"], gpu)
+    for name in ("nfkern", "eager", "zuko", "gemm"):
+        assert VARIANTS[name].not_supported_reasons(WORKS["denoised_action"], gpu) == []

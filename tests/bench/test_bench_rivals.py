@@ -229,6 +229,15 @@ def test_floors_are_measured(name):
     assert record.quantiles.repeats >= 2
 
 
+@pytest.mark.parametrize("work", ["denoised_action", "training_step", "causal_inverse", "causal_training_step"])
+def test_floors_multiply_where_the_flow_is(work):
+    problem = WORKS[work].prepare(CASES["causal_tiny" if "causal" in work else "tiny"], 4, CPU)
+    inputs = tuple(tuple(each.to("meta") for each in pair) for pair in problem.inputs)
+    elsewhere = replace(problem, flow=problem.flow.to("meta"), inputs=inputs)
+    products = floors.GEMM_BUILDERS[work](elsewhere)(*inputs[0])
+    assert {product.device.type for product in products} == {"meta"}
+
+
 def test_arguments_are_made_before_the_clock_starts():
     made = []
     implementation = Implementation(

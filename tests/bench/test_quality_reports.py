@@ -188,3 +188,10 @@ def test_two_ways_through_one_training_differ_in_every_record():
         for found in summary.summaries(records.read(path)).values():
             for fewer, more in (("flow_matching_1", "flow_matching_10"), ("ddim_10", "ddpm_100")):
                 assert found[fewer].sliced_wasserstein.mean > 1.05 * found[more].sliced_wasserstein.mean
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [([], ""), ([3.0, 1.0, 2.0], "2.00 s"), ([8.0, 1.0, 3.0, 2.0], "2.50 s")]
+)
+def test_costs_are_medians_over_the_densities(seconds, shown):
+    assert tables._median(seconds) == shown

@@ -194,6 +194,10 @@ def test_results_and_runs_are_never_mixed_or_replaced_silently(tmp_path, options
     with pytest.raises(UserError, match="mine holds other things"):
         Success(tmp_path / "new.json", **options, run_dir=other, overwrite=True).run()
     assert [path.name for path in other.iterdir()] == ["thesis.tex"]
+    # A damaged mark is nobody's.
+    (other / "study.json").write_text("{")
+    with pytest.raises(UserError, match="mine holds other things"):
+        Success(tmp_path / "new.json", **options, run_dir=other, overwrite=True).run()
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ def test_the_source_is_the_table():
 
 
 def test_bad_arguments_are_named():
+    with pytest.raises(UserError, match="--device: expected a device of PyTorch's such as cuda, got 'gpu'"):
+        tune.Tune(device="gpu").run()
     with pytest.raises(UserError, match="--case: expected one of ogbench, .* got 'huge'"):
         tune.Tune(case="huge").run()
     if not torch.cuda.is_available():
