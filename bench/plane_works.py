@@ -5,8 +5,9 @@ that share an empty context.
 
 Prediction against measurement (two threads of an AMD EPYC, Zen 4): the conditioners' products of 2^20 points are 1.65
 TFLOP, 7 s at the cores' peak. By tables, predicted 0.1 s, for a hundred passes over 4 MB and tables as dear as 4097
-points; measured 0.116 s, and 0.211 on one thread (`bench/results/cpu-2026-11-26.json`). At 65536 points, where tables
-still cost most of it, 76 ms against 0.51 s of `flow.log_prob` and 2.6 s of the naive flow.
+points; measured 0.116 s, and 0.211 on one thread (`bench/results/cpu-2026-11-26.json`). At 65536 points tables still
+cost most of it: on one thread of an AMD EPYC without AVX-512 0.26 s, `flow.log_prob` 1.85, the reference under
+torch.compile 2.66 and the naive flow 3.15, the last two in chunks (`bench/results/candidates-cpu-2026-11-27.json`).
 """
 
 from collections.abc import Callable

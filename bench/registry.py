@@ -27,7 +27,9 @@ Notes, prediction against measurement (`bench/results/cpu-2026-11-26.json`: AMD 
 - causal_inverse, batch 32 (not in the file): predicted 51 ms of products at the peak, measured 73: weights 4 KiB apart
   evicted each other from the first cache. Copied tile by tile: 63.
 - causal_training_step, batch 256: predicted 1.6 s of products; 2.5 at first, because the derivative multiplied again
-  what the forward pass had. Kept: 2.1; with heads laid out once and memory that is not mapped anew: 1.86.
+  what the forward pass had. Kept: 2.1; with heads laid out once and memory that is not mapped anew: 1.86. Without
+  AVX-512 (`causal-density-cpu-2026-11-27.json`) 3.44, of which torch.mm's products are 2.54; the eager flow, compiled,
+  3.18.
 - data_sampling: 85 us on an AMD EPYC without AVX-512 (not in a file), three million transitions a second.
 """
 
