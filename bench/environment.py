@@ -78,7 +78,8 @@ def clock_state(device: torch.device) -> str:
     if device.type == "cuda":
         try:
             return f"{torch.cuda.clock_rate(device)} MHz"
-        except (RuntimeError, ImportError):
+        except Exception:
+            # NVML has errors of its own, of a module that may be missing.
             return "unreadable"
     states = [f"{_cpu_megahertz():.0f} MHz"] if _cpu_megahertz() else []
     governor = _read(_CPUS / "cpu0/cpufreq/scaling_governor")

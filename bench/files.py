@@ -14,20 +14,20 @@ def replace_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, flag: str = "--out") -> None:
     """Find out whether `replace_text` could write there; the file itself is left alone.
 
     Raises:
         UserError: it is a folder, or its folder cannot be made or written to.
     """
     if path.is_dir():
-        raise UserError(f"--out: expected a file, got the folder {path}")
+        raise UserError(f"{flag}: expected a file, got the folder {path}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _partial(path).touch()
         _partial(path).unlink()
     except OSError as error:
-        raise UserError(f"--out: {path} cannot be written ({error})") from None
+        raise UserError(f"{flag}: {path} cannot be written ({error})") from None
 
 
 def _partial(path: Path) -> Path:

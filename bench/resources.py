@@ -14,6 +14,7 @@ from typing import Literal
 
 from nfkern.bench.binaries import TARGETS, Usage, usage
 from nfkern.bench.cases import CASES, CausalCase, FlowCase
+from nfkern.bench.files import check_writable
 from nfkern.bench.kernel_starts import Compilation, compilations
 from nfkern.errors import UserError
 from nfkern.kernels.coupling.triton_launch import Arithmetic
@@ -105,6 +106,8 @@ class Resources:
         """Print the table; 0, or 1 if a budget is broken."""
         if self.jobs < 1:
             raise UserError(f"--jobs: expected at least 1, got {self.jobs}")
+        if self.json is not None:
+            check_writable(self.json, "--json")
         lines: list[Line] = []
         for target in TARGETS if self.target == "all" else (self.target,):
             pdl = target in ("sm_90", "sm_100")

@@ -30,6 +30,8 @@ def _listing(files: Mapping[str, Sequence[Record]]) -> Iterator[str]:
     yield "Medians of the records in this folder, written by `nfkern bench tables`. `nfkern bench report FILE --html"
     yield "page.html` shows quantiles, versions and commits; `nfkern bench list` says what the variants are.\n"
     for name, records in files.items():
+        if not records:
+            continue
         machines = sorted({f"{r.environment.device_name}, {r.environment.cores} cores" for r in records})
         dates = sorted(record.date[:10] for record in records)
         yield f"## {name}\n"
@@ -39,7 +41,8 @@ def _listing(files: Mapping[str, Sequence[Record]]) -> Iterator[str]:
 
 
 def _work(work: str, records: Sequence[Record]) -> Iterator[str]:
-    variants = [name for name in VARIANTS if any(record.variant == name for record in records)]
+    # As declared; the GPU check has variants of its own.
+    variants = sorted(dict.fromkeys(record.variant for record in records), key=_place)
     lines = [["case, batch, threads", *variants]]
     for row in by_row(records).values():
         first = row[0]
@@ -52,6 +55,10 @@ def _work(work: str, records: Sequence[Record]) -> Iterator[str]:
     yield "|---" * len(lines[0]) + "|"
     yield from map(_line, lines[1:])
     yield ""
+
+
+def _place(variant: str) -> int:
+    return list(VARIANTS).index(variant) if variant in VARIANTS else len(VARIANTS)
 
 
 def _fastest(row: Sequence[Record], variants: Sequence[str]) -> str:

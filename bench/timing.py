@@ -184,11 +184,12 @@ def stopwatch_for(device: torch.device, clock: Callable[[], float] = time.perf_c
 
     def cuda(function: Callable[[], Any]) -> tuple[float, float | None]:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        stream = torch.cuda.current_stream(device)
         torch.cuda.synchronize(device)
         start = clock()
-        begin.record()
+        begin.record(stream)
         function()
-        end.record()
+        end.record(stream)
         torch.cuda.synchronize(device)
         # elapsed_time gives milliseconds.
         return clock() - start, begin.elapsed_time(end) / 1e3

@@ -1,5 +1,6 @@
 """`nfkern bench tune`: times launches of the Triton kernels on this machine's GPU and prints the table of the best."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -65,21 +66,34 @@ def tuned(case: FlowCase, device: torch.device) -> Table:
             rows = min(limit, MOST_ROWS)
             timer, fits = _timer(case, kernel, arithmetic, rows, device), _fits(case, kernel, arithmetic, rows, device)
             found.append((limit, search(launch, timer, fits)))
+            print(f"{kernel}, {arithmetic}, {rows} rows: {found[-1][1]}", flush=True)
         table[kernel, arithmetic] = tuple(found)
     return table
 
 
 def search(start: Launch, seconds: Callable[[Launch], float], fits: Callable[[Launch], bool]) -> Launch:
-    """Walk from neighbour to faster neighbour; every launch is timed once."""
-    times = {start: seconds(start)}
+    """Walk from neighbour to faster neighbour; every launch is timed once, and one that breaks is none."""
+
+    def timed(launch: Launch) -> float:
+        try:
+            if launch != start and not fits(launch):
+                return math.inf
+            found = seconds(launch)
+        except Exception as error:
+            print(f"  {launch}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}", flush=True)
+            return math.inf
+        print(f"  {launch}: {found * 1e6:.1f} us", flush=True)
+        return found
+
+    times = {start: timed(start)}
     best = start
     while True:
         for launch in neighbours(best):
-            if launch not in times and fits(launch):
-                times[launch] = seconds(launch)
-                print(f"  {launch}: {times[launch] * 1e6:.1f} us", flush=True)
+            if launch not in times:
+                times[launch] = timed(launch)
         fastest = min(times, key=times.__getitem__)
-        if times[fastest] > times[best] * (1 - GAIN):
+        # Written so that a walk among launches that all break ends.
+        if times[fastest] >= times[best] * (1 - GAIN):
             return best
         best = fastest
 

@@ -50,12 +50,17 @@ def main(arguments: list[str]) -> int:
             problem, _ = next(each for each in correctness.problems() if each[0].case.name == name)
             session.collect(problem.name, correctness.check(problem, ("ieee",), session.maps_of(problem), device))
         return 1 if session.findings.failures else 0
-    plan.carry_out(session, plan.Plan())
     folders = [RESULTS, *([Path(os.environ["OUT"])] if os.environ.get("OUT") else [])]
-    written = write(session.findings, folders, datetime.now(UTC).strftime("%Y-%m-%d"))
-    for line in (*session.findings.notes, *(f"FAILED: {failure}" for failure in session.findings.failures)):
-        print(line)
-    print(f"wrote {', '.join(map(str, written))}")
+    try:
+        plan.carry_out(session, plan.Plan())
+    except KeyboardInterrupt:
+        session.findings.failures.append("interrupted")
+    finally:
+        # Also of a check that broke off: a GPU is not always at hand.
+        written = write(session.findings, folders, datetime.now(UTC).strftime("%Y-%m-%d-%H%M"))
+        for line in (*session.findings.notes, *(f"FAILED: {failure}" for failure in session.findings.failures)):
+            print(line)
+        print(f"wrote {', '.join(map(str, written))}; `nfkern bench tables` lists them in {RESULTS / 'README.md'}")
     session.clock.say(f"{len(session.findings.failures)} failures")
     return 1 if session.findings.failures else 0
 

@@ -37,7 +37,7 @@ def carry_out(session: steps.Session, plan: Plan) -> None:
     """All steps; right comes before fast, and what takes compilers minutes comes last."""
     steps.check_backends(session)
     if session.device.type == "cuda":
-        steps.compile_kernels(session)
+        steps.compile_kernels(session, reserve=340)
     steps.check_ops(session, plan.problems(), reserve=230)
     steps.check_optimizer(session)
     steps.check_graphs(session, plan.graphs(), reserve=220)

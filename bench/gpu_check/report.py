@@ -33,14 +33,16 @@ class Findings:
 
 
 def write(findings: Findings, folders: Sequence[Path], date: str) -> list[Path]:
-    """Records and page into every folder, named after device and date; the files written."""
+    """Records, if there are any, and page into every folder, named after device and date; the files written."""
     name = re.sub(r"[^a-z0-9]+", "-", findings.environment.device_name.lower()).strip("-")
     written = []
     for folder in folders:
         records, page = folder / f"{name}-{date}.json", folder / f"{name}-{date}.md"
-        storage.write(records, [each.record for each in findings.measured])
-        page.write_text(markdown(findings, date))
-        written += [records, page]
+        if findings.measured:
+            storage.write(records, [each.record for each in findings.measured])
+            written.append(records)
+        page.write_text(markdown(findings, date), encoding="utf-8")
+        written.append(page)
     return written
 
 
@@ -63,7 +65,7 @@ def markdown(findings: Findings, date: str) -> str:
 
 _LEGEND = """Microseconds a call. *device*: of a `_graph` row, replayed calls without host, median; else from first to
 last kernel of a plain call. *wall*: as the caller sees it, results ready; a `_graph` row copies inputs in and replays.
-*kernels*: launches a plain call. *times eager*: eager's wall median over this row's, device time for a `_graph` row."""
+*kernels*: launches a plain call. *times eager*: eager's wall median over this row's; eager has a `_graph` row, too."""
 
 
 def table(measured: Sequence[Measured]) -> list[str]:
@@ -81,8 +83,7 @@ def table(measured: Sequence[Measured]) -> list[str]:
             lines.append(f"{head} {kind}: {(reason or '').splitlines()[0][:120]} | | | | |")
             continue
         q, launches = record.quantiles, "" if each.launches is None else str(each.launches)
-        basis = q.device_median_s if record.variant.endswith("_graph") and q.device_median_s else q.median_s
-        ratio = f"{eager[record.row] / basis:.1f}" if record.row in eager else ""
+        ratio = f"{eager[record.row] / q.median_s:.1f}" if record.row in eager else ""
         device = _us(q.device_median_s) if q.device_median_s is not None else ""
         lines.append(f"{head} {device} | {_us(q.median_s)} | {_us(q.p99_s)} | {launches} | {ratio} |")
     return lines

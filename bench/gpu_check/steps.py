@@ -3,17 +3,17 @@
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from triton.errors import TritonError
 
 from nfkern.bench.declarations import Variant
 from nfkern.bench.gpu_check import correctness, limits, optimizer, timing
@@ -25,8 +25,6 @@ from nfkern.cuda_graphs import Capture
 from nfkern.kernels import backend_reasons, registered_backends
 
 Each = TypeVar("Each")
-ERRORS = (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AssertionError, OSError, TritonError)
-"""What a kernel, a compiler or a baseline that breaks may raise: one must not take the rest of the check with it."""
 
 
 class Clock:
@@ -70,7 +68,8 @@ class Session:
         before = len(self.findings.failures)
         try:
             self.findings.failures.extend(found)
-        except ERRORS as error:
+        except Exception as error:
+            # A kernel, a compiler or a baseline that breaks must not take the rest of the check with it.
             self.findings.failures.append(f"{title}: {_first_line(error)}")
         wrong = self.findings.failures[before:]
         self.clock.say(f"{title}: {'ok' if not wrong else f'{len(wrong)} failures'}")
@@ -98,8 +97,11 @@ def check_backends(s: Session) -> None:
             s.clock.say(s.findings.failures[-1])
 
 
-def compile_kernels(s: Session, jobs: int | None = None) -> None:
-    """Fill Triton's cache, on all cores; the checks would otherwise compile one kernel after another."""
+def compile_kernels(s: Session, reserve: float, jobs: int | None = None) -> None:
+    """Fill Triton's cache, on all cores; the checks would otherwise compile one kernel after another.
+
+    What would leave less than `reserve` seconds is left to its first use: few cores take minutes for all.
+    """
     from nfkern.bench.kernel_starts import compilations
 
     shapes = {problem.case.name: problem.case for problem, _ in correctness.problems()}
@@ -110,7 +112,12 @@ def compile_kernels(s: Session, jobs: int | None = None) -> None:
     s.clock.say(f"compiling {len(chosen)} kernels in {jobs} processes")
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         pending = [pool.submit(compile_one, each) for each in chosen]
-        wrong = [error for future in pending if (error := future.exception())]
+        wait(pending, timeout=max(0.0, s.clock.left - reserve))
+        pool.shutdown(cancel_futures=True)
+    wrong = [error for future in pending if not future.cancelled() and (error := future.exception())]
+    if left := sum(future.cancelled() for future in pending):
+        s.findings.notes.append(f"compilation: {left} of {len(chosen)} kernels left to their first use")
+        s.clock.say(s.findings.notes[-1])
     # What breaks one process may break them all: each reason once.
     s.collect("compilation", dict.fromkeys(f"compilation: {_first_line(error)}" for error in wrong))
 
@@ -168,13 +175,19 @@ def check_memory(s: Session, timeout: float = 60.0) -> None:
     command = [tool, "--error-exitcode", "9", sys.executable, "-m", "nfkern.bench.gpu_check", "--small"]
     # Without PyTorch's pool, every tensor has bounds that the tool can see.
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout, env=environment)
-    except subprocess.TimeoutExpired:
-        s.findings.notes.append(f"compute-sanitizer: not done after {timeout:.0f} s")
-        return
-    tail = (result.stdout + result.stderr).strip().splitlines()[-3:]
-    s.collect("compute-sanitizer", [] if result.returncode == 0 else [f"compute-sanitizer: {' / '.join(tail)}"])
+    pipe, both = subprocess.PIPE, subprocess.STDOUT
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=both, text=True, env=environment, start_new_session=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            # The Python that it runs, too, which would share the GPU with the timings.
+            os.killpg(process.pid, signal.SIGKILL)
+            s.findings.notes.append(f"compute-sanitizer: not done after {timeout:.0f} s")
+            return
+    tail = output.strip().splitlines()[-3:]
+    s.collect("compute-sanitizer", [] if process.returncode == 0 else [f"compute-sanitizer: {' / '.join(tail)}"])
     s.findings.checked.append("a small case under compute-sanitizer")
 
 
@@ -196,7 +209,7 @@ def measure(
                 s.clock.say(summary(each.record))
                 if each.record.error and each.record.variant.startswith("nfkern"):
                     s.findings.failures.append(f"{each.record.key}: {each.record.error}")
-        except ERRORS as error:
+        except Exception as error:
             s.findings.failures.append(f"{row.name}: {_first_line(error)}")
             s.clock.say(s.findings.failures[-1])
 
@@ -210,7 +223,7 @@ def measure_limits(s: Session, reserve: float, size: int, copied: int) -> None:
         for line in limits.limits(s.device, s.capture, size, copied):
             s.findings.limits.append(line)
             s.clock.say(line)
-    except ERRORS as error:
+    except Exception as error:
         s.findings.failures.append(f"limits of the device: {_first_line(error)}")
         s.clock.say(s.findings.failures[-1])
 

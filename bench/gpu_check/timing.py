@@ -94,13 +94,14 @@ def measure(
         passed = {c.variant.name: c.implementation.run for c in candidates if c.implementation is not None}
         graphs: dict[str, Candidate] = {}
         for candidate in candidates:
-            if candidate.implementation is None or candidate.variant.name == "eager":
+            if candidate.implementation is None:
                 continue
             name = f"{candidate.variant.name}_graph"
             graphs[name] = replace(candidate, variant=replace(candidate.variant, name=name))
             try:
                 passed[name] = Graphed(candidate.implementation.run, problem.inputs[0], capture)
-            except RuntimeError as error:
+            except Exception as error:
+                # Not every rival can be captured; the other rows must go on.
                 graphs[name] = replace(graphs[name], error=f"not captured: {error}")
         calls = {name: [partial(run, *each) for each in problem.inputs] for name, run in passed.items()}
         times = interleaved(calls, budget, stopwatch_for(device)) if calls else {}

@@ -65,6 +65,8 @@ class Quality:
     """Also write the results as a page that opens without network."""
     tables: Path | None = None
     """Also put the results' tables into this Markdown file, between its two marks."""
+    retry: bool = False
+    """Do again what failed."""
     overwrite: bool = False
     """Replace an existing file."""
 
@@ -121,6 +123,9 @@ class Quality:
             return None
         results = storage.read(self.out)
         check_settings(self.out, results.settings, settings)
+        if self.retry:
+            results.fits = [row for row in results.fits if not row.error]
+            results.trials = [row for row in results.trials if row.loss is not None]
         return results
 
 

@@ -93,6 +93,8 @@ class Success:
     """Also write the results as a page that opens without network."""
     tables: Path | None = None
     """Also put the results' tables into this Markdown file, between its two marks."""
+    retry: bool = False
+    """Do again what failed."""
     overwrite: bool = False
     """Replace an existing file and its runs."""
 
@@ -158,6 +160,9 @@ class Success:
         # The target changes what is told, not what is measured.
         check_settings(self.out, replace(results.settings, target=settings.target), settings)
         results.settings = settings
+        if self.retry:
+            results.trainings = [row for row in results.trainings if not row.error]
+            results.evaluations = [row for row in results.evaluations if not row.error]
         return results
 
     def _empty(self, settings: Settings) -> Results:

@@ -79,6 +79,17 @@ def test_many_variants_go_down_the_page(checkout, monkeypatch):
     assert "| zuko |  |  |\n| gemm | 2.00 ms |  |\n" in listed
 
 
+def test_records_of_a_gpu_check_are_listed(checkout):
+    """It has variants that no suite has; broken off early, it leaves a file without rows."""
+    results = checkout / "results"
+    storage.write(results / "gpu.json", [record("nfkern_graph", spread(2e-3)), record("eager", spread(3e-3))])
+    storage.write(results / "nothing.json", [])
+    tables.Tables().run()
+    listed = (results / "README.md").read_text()
+    assert "| case, batch, threads | eager | nfkern_graph |" in listed
+    assert "nothing.json" not in listed
+
+
 def test_a_readme_without_its_marks_is_left_alone(checkout):
     (checkout / "README.md").write_text("nothing here\n")
     with pytest.raises(UserError, match="expected the lines"):

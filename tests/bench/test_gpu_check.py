@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import torch
 from bench_records import ENVIRONMENT
 from interpreted import interpreted_kernels
 
-pytest.importorskip("triton", reason="its errors are among those that a step survives")
+pytest.importorskip("triton", reason="the kernels are Triton's")
 
+from nfkern.bench import kernel_starts
 from nfkern.bench import records as storage
 from nfkern.bench.cases import CASES, FlowCase
 from nfkern.bench.gpu_check import correctness, optimizer, steps, timing
@@ -66,11 +69,11 @@ def test_a_dry_run_writes_records_and_a_page(tmp_path, monkeypatch):
     assert [path.name for path in written] == ["example-cpu-1-2026-11-25.json", "example-cpu-1-2026-11-25.md"] * 2
     records = storage.read(written[0])
     plain = ["nfkern", "nfkern_frozen", "nfkern_frozen_bf16", "eager"]
-    graphs = [f"{name}_graph" for name in plain if name != "eager"]
+    graphs = [f"{name}_graph" for name in plain]
     compiled = ["reference_compile", "reference_compile_graph"]
     assert [r.variant for r in records if r.work == "inverse"] == plain + graphs + compiled
     assert [r.variant for r in records if r.work == "training_step"] == [
-        "nfkern", "nfkern_bf16", "eager", "nfkern_graph", "nfkern_bf16_graph", *compiled,
+        "nfkern", "nfkern_bf16", "eager", "nfkern_graph", "nfkern_bf16_graph", "eager_graph", *compiled,
     ]  # fmt: skip
     assert [r.variant for r in records if r.work == "causal_inverse"] == plain + graphs + compiled
     for r in records:
@@ -205,6 +208,60 @@ def test_steps_survive_what_breaks_and_keep_the_time():
     assert s.findings.failures[0] == "tiny-1: ieee: RuntimeError: out of something"
     assert s.findings.failures[-1] == "problems: 2 left out for want of time"
     assert "## Failures" in markdown(s.findings, "2026-11-25")
+
+
+@pytest.mark.parametrize("error", [AttributeError("gone"), ImportError("gone"), subprocess.CalledProcessError(1, "cc")])
+def test_nothing_that_breaks_takes_the_rest_with_it(error):
+    def broken(*args):
+        raise error
+
+    s = session(ops()._replace(to_data=broken))
+    steps.check_ops(s, [(Problem(TINY, rows, rows), ("ieee",)) for rows in (1, 2)], reserve=0)
+    assert [failure.partition(":")[0] for failure in s.findings.failures] == ["tiny-1", "tiny-2"]
+
+
+def test_kernels_that_would_take_the_checks_time_are_left_to_their_first_use(monkeypatch):
+    release, done = threading.Event(), []
+
+    def compile_one(number):
+        release.wait(timeout=30)
+        done.append(number)
+
+    def executor(jobs, context):
+        pool = ThreadPoolExecutor(jobs)
+        threading.Timer(0.5, release.set).start()
+        return pool
+
+    monkeypatch.setattr(kernel_starts, "compilations", lambda *args, **options: list(range(10)))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(steps, "ProcessPoolExecutor", executor)
+    monkeypatch.setattr(steps, "compile_one", compile_one)
+    s = session(seconds=10)
+    steps.compile_kernels(s, reserve=9.9, jobs=2)
+    assert sorted(done) == [0, 1]
+    assert s.findings.notes == ["compilation: 8 of 10 kernels left to their first use"]
+    assert s.findings.failures == []
+
+
+def test_a_sanitizer_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
+    tool, child = tmp_path / "compute-sanitizer", tmp_path / "child"
+    tool.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {child}\nwait\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(steps.shutil, "which", lambda name: str(tool))
+    s = session()
+    steps.check_memory(s, timeout=2.0)
+    assert s.findings.notes == ["compute-sanitizer: not done after 2 s"]
+    state = Path("/proc") / child.read_text().strip() / "stat"
+    # A process that has ended may wait for its parent as a zombie.
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_a_check_that_broke_off_writes_no_records_without_rows(tmp_path):
+    s = session()
+    s.findings.failures.append("interrupted")
+    (page,) = write(s.findings, [tmp_path], "2026-11-25-1200")
+    assert page.name == "example-cpu-1-2026-11-25-1200.md"
+    assert "- interrupted" in page.read_text()
 
 
 def test_an_op_that_would_run_its_reference_is_a_failure():

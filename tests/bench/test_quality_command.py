@@ -115,6 +115,12 @@ def test_a_policy_that_breaks_leaves_the_others_alone(tmp_path, monkeypatch, cap
     reason = "ValueError: actions: expected finite numbers, got NaN or infinity"
     assert found == {TRUTH: None, "gaussian": None, "flow_matching_1": reason}
     assert f"failed: flow_matching_1 on pinwheel, seed 0: {reason}" in capsys.readouterr().out
+    monkeypatch.setattr(study, "score", score_all)
+    assert Quality(out, **TINY, policies=("gaussian", "flow_matching_1")).run() == 1
+    assert Quality(out, **TINY, policies=("gaussian", "flow_matching_1"), retry=True).run() == 0
+    again = {fit.policy: fit for fit in records.read(out).fits}
+    assert again["flow_matching_1"].error is None
+    assert again.keys() == found.keys()
 
 
 def test_the_lowest_held_out_loss_chooses_the_learning_rate(tmp_path):

@@ -106,6 +106,8 @@ def test_a_broken_budget_is_exit_code_1(monkeypatch, tmp_path, capsys, ogbench):
     assert "2 kernels compiled, 0 over budget" in capsys.readouterr().out
     bad = replace(SOUND, registers=255, stack=400, spills=90)
     monkeypatch.setattr(resources, "measure", lambda *args: measure(*args, used=bad))
+    with pytest.raises(UserError, match="--json: expected a file, got the folder"):
+        resources.Resources(match="to_data", json=tmp_path).run()
     assert resources.Resources(match="to_data", json=tmp_path / "table.json").run() == 1
     out = capsys.readouterr().out
     assert "over budget: sm_90 flow " in out

@@ -148,6 +148,17 @@ def test_what_breaks_leaves_the_others_alone(tmp_path, options, monkeypatch, cap
     printed = capsys.readouterr().out
     assert f"failed: {POINT_MAZE}: training nf, seed 0: ValueError: no such luck" in printed
     assert f"failed: {POINT_MAZE}: gaussian after 4 steps, seed 0: ValueError: actions: NaN" in printed
+    monkeypatch.setattr(study, "train", train)
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    assert Success(out, **options).run() == 1
+    assert records.read(out) == found
+    assert Success(out, **options, retry=True).run() == 0
+    again = records.read(out)
+    assert [row for row in again.trainings if row.training != "nf"] == [
+        row for row in found.trainings if row.training != "nf"
+    ]
+    assert not any(row.error for row in (*again.trainings, *again.evaluations))
+    assert {row.policy for row in again.evaluations if row.step == 4} == set(options["policies"])
 
 
 def test_the_trainings_own_last_evaluation_counts_where_it_is_as_large(tmp_path, options, monkeypatch):

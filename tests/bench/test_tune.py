@@ -49,6 +49,23 @@ def test_neighbours_stay_within_what_products_want():
     assert all(min(n.tile, n.chunk1, n.chunk2) >= 16 and n.warps <= 16 and n.stages >= 1 for n in found)
 
 
+def test_launches_that_break_are_left_out(capsys):
+    def seconds(launch):
+        if launch.tile == 32:
+            raise RuntimeError("out of shared memory\nand a trace")
+        return slowness(launch)
+
+    found = tune.search(Launch(16, 16, 32, 4), seconds, lambda launch: True)
+    assert (found.tile, found.chunk1, found.chunk2) == (16, 32, 128)
+    assert "RuntimeError: out of shared memory" in capsys.readouterr().out
+
+    def broken(launch):
+        raise RuntimeError
+
+    start = Launch(16, 16, 32, 4)
+    assert tune.search(start, broken, lambda launch: True) == start
+
+
 def test_the_source_is_the_table():
     text = tune.source(LAUNCHES).partition("] = ")[2]
     assert eval(text, {"Launch": Launch, "MANY": MANY}) == LAUNCHES  # noqa: S307
