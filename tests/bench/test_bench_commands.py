@@ -38,6 +38,20 @@ def keys(path):
     return [saved.key for saved in storage.read(path)]
 
 
+def interrupt_after_a_row(monkeypatch):
+    """Ctrl-C when the second row is about to be measured; the list of what was, which grows."""
+    measured = []
+
+    def interrupted(row, *rest):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(row.name)
+        return measure(row, *rest)
+
+    monkeypatch.setattr(commands, "measure", interrupted)
+    return measured
+
+
 def test_run_writes_every_variant_of_every_row(tmp_path, tiny_suite):
     out = tmp_path / "records.jsonl"
     assert commands.Run(out, "smoke").run() == 0
@@ -66,15 +80,7 @@ def test_a_red_gate_is_exit_code_1_and_recorded(tmp_path, tiny_suite, monkeypatc
 
 
 def test_an_interrupted_run_keeps_its_rows_and_resumes(tmp_path, tiny_suite, monkeypatch, capsys):
-    out, measured = tmp_path / "records.jsonl", []
-
-    def interrupted(row, *rest):
-        if measured:
-            raise KeyboardInterrupt
-        measured.append(row.name)
-        return measure(row, *rest)
-
-    monkeypatch.setattr(commands, "measure", interrupted)
+    out, measured = tmp_path / "records.jsonl", interrupt_after_a_row(monkeypatch)
     assert commands.Run(out, "smoke").run() == 130
     assert "--resume goes on" in capsys.readouterr().out
     first = storage.read(out)
@@ -89,15 +95,8 @@ def test_an_interrupted_run_keeps_its_rows_and_resumes(tmp_path, tiny_suite, mon
 def test_a_resumed_run_that_is_interrupted_again_keeps_the_numbers_that_were_there(tmp_path, tiny_suite, monkeypatch):
     out, part = tmp_path / "records.jsonl", {"suite": "smoke", "variants": ("nfkern",)}
     commands.Run(out, **part).run()
-    first, measured = storage.read(out), []
-
-    def interrupted(row, *rest):
-        if measured:
-            raise KeyboardInterrupt
-        measured.append(row.name)
-        return measure(row, *rest)
-
-    monkeypatch.setattr(commands, "measure", interrupted)
+    first = storage.read(out)
+    interrupt_after_a_row(monkeypatch)
     assert commands.Run(out, "smoke", resume=True).run() == 130
     assert first[1] in storage.read(out)
     assert len(keys(out)) == 3
