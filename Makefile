@@ -4,21 +4,34 @@ BIN := .venv/bin
 SETUP := setup.py pyproject.toml constraints.txt $(wildcard kernels/*/*.cpp kernels/*/*.h kernels/*/*.inc)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: help quickstart test lint bench gpu-check sanitize clean
+.PHONY: help quickstart test test-all test-part mutation-test lint bench gpu-check sanitize clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(BIN)/.nfkern ## train NF-GCBC and two rivals on real data, evaluate them, write a report (about 10 minutes)
 	$(BIN)/nfkern demo
 
-test: $(BIN)/.nfkern-dev ## lint, types, the whole test suite, and a look at the speed
+# Files are dealt out whole, in the order of `tests/support/suite_rules.py`. OPTIONS are for pytest.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10
+
+test: $(BIN)/.nfkern-dev ## lint, types, every test but the exhaustive ones, and a look at the speed
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -m "not exhaustive" $(OPTIONS)
 	$(BIN)/nfkern bench guard
+
+test-all: test ## the exhaustive tests, too: every rival, target, sweep and command (about 40 minutes more)
+	$(MAKE) test-part PART=exhaustive
+
+# Each of these tests is long, so they are dealt out one by one.
+test-part: $(BIN)/.nfkern-dev
+	$(BIN)/python -m pytest -n 2 --dist load --maxschedchunk 1 --durations 10 -m "$(PART)" $(OPTIONS)
+
+mutation-test: $(BIN)/.nfkern-dev ## seed faults in a copy of the tree, and see that `make test` notices each
+	$(BIN)/python tests/mutations.py
 
 lint: $(BIN)/.nfkern-dev ## format and fix what can be fixed
 	$(BIN)/python -m ruff check --fix .

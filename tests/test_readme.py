@@ -32,8 +32,8 @@ SMALL = {
     "train nf_ugs": "--num-envs 2 --prefill-length 8 --unroll-length 4 --width 8 --layers 1 --batch-size 8 "
     "--updates-per-unroll 4 --candidates 2 --blocks 2 --hidden 8 8 --steps 4 --eval-episodes 0 --quiet",
     "eval": "--episodes-per-task 1 --max-episode-steps 10",
-    "bench run": "--suite smoke",
-    "bench success": "--quick --steps 2 --policies gaussian --parameters 2000",
+    "bench run": "--suite smoke --match inverse-tiny-1-",
+    "bench success": "--quick --steps 2 --policies gaussian --parameters 2000 --workers 1",
     "bench quality": "--quick --steps 4 --densities pinwheel --policies nf gaussian ddim_10 --parameters 2000",
 }
 

@@ -15,7 +15,7 @@ from nfkern.algorithms.run_settings import RunSettings
 from nfkern.errors import UserError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 class Watch:

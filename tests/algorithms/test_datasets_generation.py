@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataset_fixture import POINT_MAZE, point_maze_dir, point_maze_plan  # noqa: F401
+from selected import selected
 
 from nfkern.algorithms.datasets.checks import verify
 from nfkern.algorithms.datasets.episodes import EpisodeStore
@@ -211,7 +212,7 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive(part="data")
 def test_ctrl_c_while_a_worker_imports_is_quiet(tmp_path):
     """glfw, which gymnasium imports, asks a process of its own for the library's version."""
     process = _start(tmp_path, tmp_path / "data")
@@ -224,7 +225,7 @@ def test_ctrl_c_while_a_worker_imports_is_quiet(tmp_path):
     assert "Traceback" not in errors
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive(part="data")
 def test_a_killed_worker_is_reported_and_costs_one_episode(tmp_path):
     directory = tmp_path / "data"
     process = _start(tmp_path, directory)
@@ -263,7 +264,14 @@ def test_a_worker_that_is_gone_between_two_looks_is_reported():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cube-single-play-v0", "cube-single-noisy-v0", "scene-play-v0", "puzzle-3x3-play-v0"])
+@pytest.mark.parametrize(
+    "name",
+    selected(
+        ["cube-single-play-v0", "cube-single-noisy-v0", "scene-play-v0", "puzzle-3x3-play-v0"],
+        ["cube-single-noisy-v0"],
+        part="data",
+    ),
+)
 def test_manipulation_data_depend_on_the_seed_alone(name, tmp_path):
     """A worker makes two episodes; another process makes them in the opposite order."""
     recipe = dataclasses.replace(RECIPES[name], episode_rows=101)

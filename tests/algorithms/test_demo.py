@@ -1,16 +1,43 @@
 """The demo from start to end, small; and what it does when it is interrupted or a training fails."""
 
-import subprocess
+import contextlib
+import io
 import sys
 
 import pytest
 
+from nfkern import cli
 from nfkern.algorithms import demo
 from nfkern.errors import UserError
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Trainings and evaluations start no processes."""
+
+    def train(commands, runs, steps):
+        for command in commands.values():
+            with contextlib.redirect_stdout(io.StringIO()):
+                assert cli.main(command[command.index("train") :]) == 0
+
+    monkeypatch.setattr(demo, "_train", train)
+    for name in ("Generate", "Evaluate"):
+        kind = getattr(demo, name)
+        monkeypatch.setattr(demo, name, lambda *args, kind=kind, **options: kind(*args, **options | {"workers": 1}))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 def test_start_to_end_and_again(tmp_path, capfd):
+    check_start_to_end_and_again(tmp_path, capfd)
+
+
+@pytest.mark.exhaustive(part="commands")
+def test_start_to_end_and_again_with_processes(tmp_path, capfd):
+    check_start_to_end_and_again(tmp_path, capfd)
+
+
+def check_start_to_end_and_again(tmp_path, capfd):
     command = demo.Demo(tmp_path / "demo", transitions=2000, steps=6, episodes_per_task=1, max_episode_steps=20)
     assert command.run() == 0
     first = capfd.readouterr().out
@@ -49,9 +76,7 @@ def test_a_failed_training_ends_the_others_and_shows_its_log(tmp_path):
     assert all(process.poll() is not None for process in started)
 
 
-@pytest.mark.slow
-def test_it_starts_as_a_command(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-m", "nfkern", "demo", "--help"], capture_output=True, text=True, check=True
-    )
-    assert "A demo that was interrupted goes on where it stopped" in " ".join(result.stdout.split())
+def test_its_help_says_that_it_goes_on(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--help"])
+    assert "A demo that was interrupted goes on where it stopped" in " ".join(capsys.readouterr().out.split())

@@ -7,13 +7,18 @@ from pathlib import Path
 import numpy as np
 import ogbench
 import pytest
+from selected import exhaustive
 
 from nfkern.algorithms.environments import PinnedTask, environment_id, make_environment
 from nfkern.errors import UserError
 
 EASY = ["pointmaze-medium-v0", "pointmaze-teleport-v0"]
-COSTLY = ["cube-double-v0", "scene-v0", "puzzle-3x3-v0", "antsoccer-arena-v0", "humanoidmaze-medium-v0"]
-ANY = [*EASY, *(pytest.param(name, marks=pytest.mark.slow) for name in COSTLY)]
+COSTLY = ["cube-double-v0", "puzzle-3x3-v0", "antsoccer-arena-v0", "humanoidmaze-medium-v0"]
+ANY = [
+    *EASY,
+    pytest.param("scene-v0", marks=pytest.mark.slow),
+    *(exhaustive(name, part="data") for name in COSTLY),
+]
 
 
 def episode(env: PinnedTask, seed: int, steps: int = 60) -> np.ndarray:

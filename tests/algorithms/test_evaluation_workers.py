@@ -12,6 +12,7 @@ import evaluation_policies
 import numpy as np
 import pytest
 from evaluation_policies import StraightToGoal, load_dying, load_nothing, load_straight_to_goal
+from selected import selected
 
 from nfkern.algorithms.evaluation import EvaluationResult, evaluate
 from nfkern.algorithms.evaluation_blocks import _interrupts_held
@@ -76,7 +77,10 @@ def wait_until(condition: Any, seconds: float = 120) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize(("workers", "how"), [(1, signal.SIGKILL), (2, signal.SIGKILL), (2, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("workers", "how"),
+    selected([(1, signal.SIGKILL), (2, signal.SIGKILL), (2, signal.SIGINT)], [(2, signal.SIGKILL)], part="commands"),
+)
 def test_an_evaluation_that_is_killed_goes_on(tmp_path: Path, workers: int, how: signal.Signals) -> None:
     file = tmp_path / "progress.jsonl"
     script = SCRIPT.format(workers=workers, file=str(file))

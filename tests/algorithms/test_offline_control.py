@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from selected import selected
 
 from nfkern import cli
 from nfkern.algorithms.agents import AGENTS
@@ -48,7 +49,7 @@ def arrivals(act, steps=20):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(OWN))
+@pytest.mark.parametrize("name", selected(OWN, ["nf_rlbc"], part="learning"))
 def test_a_policy_goes_where_random_walks_seldom_go(name):
     torch.manual_seed(0)
     kind = AGENTS[name]
@@ -69,7 +70,7 @@ def test_a_policy_goes_where_random_walks_seldom_go(name):
     assert learned > 0.85, (learned, chance)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive(part="learning")
 def test_nf_rlbc_solves_a_point_maze(tmp_path):
     name = "pointmaze-medium-navigate-v0"
     data = ["--dataset-dir", str(tmp_path / "data")]

@@ -5,6 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from selected import selected
 from small_agents import OFFLINE_GCRL, SMALL, make_agent, make_batch
 
 from nfkern.algorithms.agents import AGENTS
@@ -76,7 +77,7 @@ def arrivals(act, steps=20):
 
 
 @pytest.mark.slow
-@every_agent
+@pytest.mark.parametrize("name", selected(OFFLINE_GCRL, ["gcivl"], part="learning"))
 def test_a_policy_finds_the_way_to_any_goal(name):
     torch.manual_seed(0)
     dataset = random_walks()

@@ -195,7 +195,7 @@ def test_evaluation_counts_episodes_that_reach_their_goal(monkeypatch):
     assert 0 < result["success_low"] < 0.5 < result["success_high"] < 1
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive(part="learning")
 def test_nf_ugs_covers_a_small_maze(tmp_path, monkeypatch):
     monkeypatch.setattr(online_training, "make_vector_maze", make_vector_maze)
     sizes = {"width": 64, "layers": 2, "hidden": (64, 64), "blocks": 4, "representation": 16, "candidates": 64}

@@ -14,6 +14,7 @@ import types
 import pytest
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from safetensors.torch import load_file
+from selected import exhaustive
 
 from nfkern import cli
 from nfkern.algorithms import training
@@ -64,7 +65,7 @@ def test_logs_and_checkpoints(point_maze_dir, tmp_path):  # noqa: F811
 
 
 COMMAND = [
-    *(sys.executable, "-m", "nfkern", "train", "nf_gcbc", "--env-name", POINT_MAZE, "--eval-episodes", "0"),
+    *("train", "nf_gcbc", "--env-name", POINT_MAZE, "--eval-episodes", "0"),
     *("--log-interval", "5", "--checkpoint-interval", "10", "--quiet", "--threads", "1", "--steps", "400"),
     *("--blocks", "2", "--hidden", "8", "8", "--representation", "4", "--encoder-width", "8"),
     *("--batch-size", "16", "--warmup-steps", "5"),
@@ -74,16 +75,15 @@ COMMAND = [
 @pytest.fixture(scope="module")
 def straight(point_maze_dir, tmp_path_factory):  # noqa: F811
     run_dir = tmp_path_factory.mktemp("straight") / "run"
-    command = [*COMMAND, "--dataset-dir", str(point_maze_dir), "--run-dir", str(run_dir)]
-    subprocess.run(command, check=True, capture_output=True)
+    assert cli.main([*COMMAND, "--dataset-dir", str(point_maze_dir), "--run-dir", str(run_dir)]) == 0
     return outcome(run_dir)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, exhaustive(signal.SIGTERM, part="commands")])
 def test_interrupted_runs_end_where_uninterrupted_ones_do(number, straight, point_maze_dir, tmp_path):  # noqa: F811
     command = [*COMMAND, "--resume", "--dataset-dir", str(point_maze_dir), "--run-dir", str(tmp_path / "broken")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "nfkern", *command], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list((tmp_path / "broken" / "checkpoints").glob("0*50")):
         time.sleep(0.01)
@@ -94,16 +94,17 @@ def test_interrupted_runs_end_where_uninterrupted_ones_do(number, straight, poin
         assert "--resume continues it exactly" in errors
         assert "Traceback" not in errors
     assert not list((tmp_path / "broken" / "checkpoints").glob("*400"))
-    subprocess.run(command, check=True, capture_output=True)
+    assert cli.main(command) == 0
     assert outcome(tmp_path / "broken") == straight
 
 
 def test_the_speed_in_the_log_is_that_of_training_without_evaluations(point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
-    evaluated = []
+    evaluated, clock = [], time.perf_counter
+    # An evaluation takes a minute by the clock, and no time.
+    monkeypatch.setattr(training.time, "perf_counter", lambda: clock() + 60 * len(evaluated))
 
     def slow_evaluation(agent, step, run, settings):
         evaluated.append(step)
-        time.sleep(3)
         path = evaluation_path(run.path, step, settings.eval_seed)
         path.parent.mkdir(exist_ok=True)
         path.touch()
@@ -114,9 +115,8 @@ def test_the_speed_in_the_log_is_that_of_training_without_evaluations(point_maze
     assert evaluated == [20, 40]
     with open(run_dir / "train.csv", newline="") as file:
         rows = {int(row["step"]): row for row in csv.DictReader(file)}
-    # The five steps after the evaluation would take three seconds more with it.
-    assert 5 / float(rows[25]["time/steps_per_second"]) < 3
-    assert float(rows[25]["time/seconds"]) - float(rows[20]["time/seconds"]) > 3
+    assert 5 / float(rows[25]["time/steps_per_second"]) < 60
+    assert float(rows[25]["time/seconds"]) - float(rows[20]["time/seconds"]) > 60
 
 
 def test_a_folder_holds_one_run(point_maze_dir, tmp_path):  # noqa: F811
@@ -211,7 +211,7 @@ def test_evaluations_are_logged_and_made_up_for(point_maze_dir, tmp_path, monkey
     assert outcome(broken) == outcome(straight)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive(part="commands")
 def test_evaluations_by_workers_are_the_same(point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
     from nfkern.algorithms import evaluation
 

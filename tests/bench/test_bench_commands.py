@@ -10,17 +10,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import torch
 from bench_records import ENVIRONMENT, record, refused, spread
 
 from nfkern.bench import commands, compare, registry, suites
 from nfkern.bench import records as storage
-from nfkern.bench.cases import CASES
-from nfkern.bench.declarations import Benchmark, Implementation, Row, Variant
-from nfkern.bench.environment import current_environment
+from nfkern.bench.declarations import Benchmark, Implementation, Variant
 from nfkern.bench.report import duration
 from nfkern.bench.runner import measure
-from nfkern.bench.timing import SMOKE
 from nfkern.errors import UsageError, UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -252,16 +248,6 @@ def test_report_of_nothing_is_a_user_error(tmp_path):
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
-
-
-@pytest.mark.slow
-def test_compiled_variants_pass_the_gate():
-    variants = tuple(registry.VARIANTS[name] for name in ("eager_compile", "reference_compile"))
-    row = Row(registry.WORKS["inverse"], CASES["tiny"], 4, 1, variants)
-    device = torch.device("cpu")
-    for saved in measure(row, device, current_environment(device), SMOKE):
-        assert saved.error is None
-        assert saved.quantiles.repeats >= 2
 
 
 @pytest.mark.slow

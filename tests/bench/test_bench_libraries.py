@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from bench_outcomes import CPU, altered, outcome
+from selected import selected
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nfkern.bench.baselines import nflows, same_size, zuko
@@ -30,7 +31,7 @@ def compiler_limits():
     torch._dynamo.reset()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive(part="rivals")
 @pytest.mark.usefixtures("compiler_limits")
 @pytest.mark.parametrize(
     ("name", "work"),
@@ -45,7 +46,7 @@ def test_compiled_flows_of_other_packages_pass_their_own_check(name, work):
     assert record.quantiles.repeats >= 2
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive(part="rivals")
 @pytest.mark.usefixtures("compiler_limits")
 def test_packages_are_compiled_for_every_block():
     """Where each is a piece of its own."""
@@ -61,7 +62,7 @@ def test_packages_are_compiled_for_every_block():
         torch.testing.assert_close(run(x), [block(x) for block in blocks])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive(part="rivals")
 @pytest.mark.usefixtures("compiler_limits")
 def test_a_selection_is_compiled_in_one_graph():
     """normflows' splines select the entries within their bounds, as many as the data say."""
@@ -127,7 +128,9 @@ def test_zuko_training_that_does_not_train_is_refused():
 @pytest.mark.parametrize(
     ("name", "tolerance"), [("zuko", 0.02), ("zuko_nsf", 0.01), ("nflows", 0.001), ("normflows", 0.01)]
 )
-@pytest.mark.parametrize("case", ["ogbench", "ogbench_jax", "chunked", "goal_density"])
+@pytest.mark.parametrize(
+    "case", selected(["ogbench", "ogbench_jax", "chunked", "goal_density"], ["goal_density"], part="rivals")
+)
 def test_flows_of_other_packages_have_the_size_of_the_flow(name, tolerance, case):
     pytest.importorskip(name.partition("_")[0])
     ours = sum(p.numel() for p in WORKS["inverse"].prepare(CASES[case], 1, CPU).flow.parameters())

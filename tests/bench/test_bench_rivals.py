@@ -27,7 +27,7 @@ from nfkern.bench.timing import SMOKE, num_threads
 PEERS = [
     *(pytest.param(name, "inverse") for name in ("onnxruntime", "jax_jit")),
     *(
-        pytest.param(name, work, marks=pytest.mark.slow)
+        pytest.param(name, work, marks=pytest.mark.exhaustive(part="rivals"))
         for name in ("onnxruntime", "onnxruntime_one_sweep", "jax_jit")
         for work in VARIANTS[name].builders
         if work != "inverse"

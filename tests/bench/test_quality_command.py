@@ -200,7 +200,7 @@ def test_the_density_itself_scores_as_well_as_can_be_and_a_wrong_one_worse():
     assert best.nll == pytest.approx(-float(density.log_prob(held_out.pairs, held_out.pair_contexts).mean()))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive(part="commands")
 def test_the_command_of_all_policies_survives_control_c(tmp_path):
     out = tmp_path / "quality.json"
     options = ["--quick", "--steps", "6", "--densities", "chunk", "pinwheel", "--parameters", "6000"]

@@ -92,7 +92,7 @@ def test_all_trainings_see_the_same_batches(monkeypatch):
 @pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy.density])
 def test_densities_that_policies_tell_integrate_to_one(name):
     agent = acting_agent(POLICIES[name], trained(POLICIES[name].training))
-    edge, count = 0.02, 1000
+    edge, count = 0.04, 500
     ticks = (torch.arange(count) + 0.5) * edge - edge * count / 2
     points = torch.cartesian_prod(ticks, ticks)
     mass = log_density(agent, points, torch.tensor([[0.3, -0.5]]).expand(len(points), -1)).exp().sum() * edge**2

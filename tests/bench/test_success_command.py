@@ -257,7 +257,7 @@ def test_speed_is_the_median_of_the_log_and_seconds_their_sum(tmp_path):
     assert study.speed(log) == (10.0, pytest.approx(2 + 1 + 0.5))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive(part="commands")
 def test_the_command_survives_control_c(tmp_path, point_maze_dir):  # noqa: F811
     out, run_dir = tmp_path / "success.json", tmp_path / "success.runs" / POINT_MAZE / "gaussian" / "seed-0"
     options = ["--quick", "--steps", "2", "--policies", "gaussian", "--parameters", "3000"]

@@ -1,10 +1,13 @@
 """The causal flow's native CPU kernels against the reference, with every instruction set that this machine has."""
 
+import itertools
+
 import flows
 import pytest
 import torch
 from causal_problems import NAMES, calls, problem
 from coupling_problems import compare, compare_in_float64, single
+from selected import selected
 
 from nfkern.kernels import causal, native_extension, use_reference
 
@@ -98,8 +101,10 @@ def test_an_event_that_is_not_finite_stays_alone(instruction_set):
             assert torch.equal(a.isnan(), e.isnan())
 
 
-@pytest.mark.parametrize("compute_dtype", [None, torch.bfloat16])
-@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize(
+    ("heads", "compute_dtype"),
+    selected(itertools.product((1, 4), (None, torch.bfloat16)), ((4, None), (4, torch.bfloat16)), part="sweeps"),
+)
 def test_few_rows_are_shared_by_threads(heads, compute_dtype, instruction_set):
     """Each output is one thread's, and its sum the same whosever it is. In bfloat16 too a block has 3 MiB to share."""
     (x, term, parameters), settings = problem(rows=4, width=260, heads=heads, blocks=2, layers=2, expansion=4)

@@ -1,11 +1,13 @@
 """Every op: gradcheck, opcheck and compile(fullgraph), and the switch between native kernels and reference."""
 
 import functools
+import itertools
 
 import flows
 import pytest
 import torch
 from op_cases import DIFFERENTIABLE, op_cases, op_cases_over_seeds, problem
+from selected import exhaustive, selected
 
 from nfkern.kernels import CouplingParameters, compose, coupling, registered_backends, registry, use_reference
 from nfkern.kernels import standard_normal_log_prob as base
@@ -76,7 +78,7 @@ def test_every_op_has_a_case():
     assert set(op_cases()) == set(registry._ops)
 
 
-@pytest.mark.parametrize("variant", ["", "_reference"])
+@pytest.mark.parametrize("variant", ["", exhaustive("_reference", part="sweeps")])
 @pytest.mark.parametrize("name", list(op_cases()))
 def test_opcheck(name, variant):
     op = getattr(torch.ops.nfkern, name + variant).default
@@ -89,8 +91,12 @@ def test_opcheck(name, variant):
     torch.library.opcheck(op, tuple(arguments))
 
 
-@pytest.mark.parametrize("compute_dtype", [None, torch.bfloat16])
-@pytest.mark.parametrize("parameter_grads", [False, True])
+@pytest.mark.parametrize(
+    ("parameter_grads", "compute_dtype"),
+    selected(
+        itertools.product((False, True), (None, torch.bfloat16)), ((False, None), (True, torch.bfloat16)), part="sweeps"
+    ),
+)
 @pytest.mark.parametrize("name", [name for name in op_cases() if name.startswith("coupling")])
 def test_opcheck_of_folded_parameters(name, parameter_grads, compute_dtype):
     arguments = list(op_cases(folded=True, compute_dtype=compute_dtype)[name])
@@ -101,14 +107,18 @@ def test_opcheck_of_folded_parameters(name, parameter_grads, compute_dtype):
     torch.library.opcheck(getattr(torch.ops.nfkern, name).default, tuple(arguments))
 
 
+QUICK = ("test_schema", "test_autograd_registration", "test_faketensor")
+
+
+@pytest.mark.parametrize("checks", [QUICK, exhaustive(("test_aot_dispatch_dynamic",), part="sweeps")])
 @pytest.mark.parametrize("name", list(op_cases()))
-def test_opcheck_over_seeds(name):
+def test_opcheck_over_seeds(name, checks):
     arguments = op_cases_over_seeds()[name]
     if name in DIFFERENTIABLE:
         arguments = [
             a.requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments
         ]
-    torch.library.opcheck(getattr(torch.ops.nfkern, name).default, tuple(arguments))
+    torch.library.opcheck(getattr(torch.ops.nfkern, name).default, tuple(arguments), test_utils=checks)
 
 
 @pytest.mark.parametrize("name", list(op_cases()))
@@ -164,7 +174,7 @@ def test_errors_under_vmap_show_one_seeds_shapes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("direction", ["to_latent", "to_data"])
+@pytest.mark.parametrize("direction", ["to_latent", exhaustive("to_data", part="sweeps")])
 def test_compiles_as_one_graph(direction):
     flow, x, term, settings = problem(dtype=torch.float32)
     inputs = [t.detach().clone().requires_grad_() for t in (x, term, flow.mixing_lu, *flow._parameters_tuple)]

@@ -4,6 +4,8 @@ The tolerance is that of every fast path: twice the reference's own error, and a
 of the hidden products. Triton's interpreter gives wrong bfloat16 products, so 16 bits are float16 here.
 """
 
+import itertools
+
 import flows
 import pytest
 import torch
@@ -22,6 +24,7 @@ from coupling_problems import (
     single,
 )
 from interpreted import interpreted_kernels
+from selected import selected
 
 from nfkern.kernels import causal_affine, compose, coupling, use_reference
 from nfkern.kernels import standard_normal_log_prob as base
@@ -44,7 +47,14 @@ def regime(request, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in flows.OPTIONS if "tanh" not in name])
+@pytest.mark.parametrize(
+    "name",
+    selected(
+        (name for name in flows.OPTIONS if "tanh" not in name),
+        ("odd_features", "unconditional", "unequal_hidden", "scale_bound"),
+        part="sweeps",
+    ),
+)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.usefixtures("_poisoned")
 def test_maps(name, direction, regime):
@@ -54,7 +64,13 @@ def test_maps(name, direction, regime):
     compare(call, arguments, ("result", "log_det"), compute_dtype=torch.float16)
 
 
-DERIVED = ("paper", "odd_features", "two_features", "unequal_hidden", "one_block", "scale_bound")
+DERIVED = selected(
+    itertools.product(
+        ("paper", "odd_features", "two_features", "unequal_hidden", "one_block", "scale_bound"), (1, 4, 12)
+    ),
+    (("odd_features", 4), ("unequal_hidden", 12), ("scale_bound", 1)),
+    part="sweeps",
+)
 
 SHAPES = {
     "shared_contexts": {"rows": 24, "groups": 4},
@@ -69,7 +85,9 @@ SHAPES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", list(SHAPES))
+@pytest.mark.parametrize(
+    "shape", selected(SHAPES, ("one_context", "one_row", "several_tiles", "large_log_scale"), part="sweeps")
+)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_shapes(shape, direction, regime):
     x, term, matrices, parameters, settings = problem("paper", **SHAPES[shape])
@@ -78,10 +96,7 @@ def test_shapes(shape, direction, regime):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["paper", "odd_features", "two_features", "unequal_hidden", "one_block", "scale_bound"]
-)
-@pytest.mark.parametrize("groups", [1, 4, 12])
+@pytest.mark.parametrize(("name", "groups"), DERIVED)
 @pytest.mark.usefixtures("_poisoned")
 def test_score(name, groups):
     z, term, matrices, parameters, settings = problem(name, rows=12, groups=groups)
@@ -91,10 +106,7 @@ def test_score(name, groups):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["paper", "odd_features", "two_features", "unequal_hidden", "one_block", "scale_bound"]
-)
-@pytest.mark.parametrize("groups", [1, 4, 12])
+@pytest.mark.parametrize(("name", "groups"), DERIVED)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.usefixtures("_poisoned")
 def test_gradients(name, groups, direction):
@@ -202,7 +214,7 @@ def test_a_whole_module_trains_on_the_kernels():
         torch.testing.assert_close(grads[1][name], expected, rtol=1e-4, atol=1e-5, msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive(part="sweeps")
 def test_opcheck():
     x, term, matrices, parameters, _ = problem("paper", rows=6, groups=3)
     settings = (1e-5, 1.5, None)

@@ -10,6 +10,7 @@ pytest.importorskip("triton", reason="Triton's interpreter is needed")
 from causal_problems import NAMES, calls, problem
 from coupling_problems import compare, random_gradients, single
 from interpreted import interpreted_kernels
+from selected import exhaustive, selected
 
 from nfkern.kernels import CausalParameters, causal, use_reference
 from nfkern.kernels.causal.parameters import HIDDEN
@@ -45,7 +46,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shape", list(SHAPES))
+@pytest.mark.parametrize("shape", selected(SHAPES, ("added", "prefix", "one_token", "tiles_of_rows"), part="sweeps"))
 def test_maps(shape):
     compare_all(**SHAPES[shape])
 
@@ -78,7 +79,9 @@ def test_every_launch(launch, monkeypatch):
     compare_all(only=(0,), **SMALL | {"blocks": 1, "width": 72, "rows": 5, "groups": 5})
 
 
-@pytest.mark.parametrize(("shape", "annealed"), [("added", True), ("prefix", False), ("prefix", True)])
+@pytest.mark.parametrize(
+    ("shape", "annealed"), [("added", True), ("prefix", False), exhaustive(("prefix", True), part="sweeps")]
+)
 def test_guidance(shape, annealed):
     (z, term, parameters), settings = problem(**SHAPES[shape] | {"length": 3})
     without = torch.randn_like(term[:1])

@@ -7,6 +7,7 @@ import flows
 import naive_causal
 import pytest
 import torch
+from selected import exhaustive
 
 import nfkern
 from nfkern.kernels import use_reference
@@ -176,7 +177,7 @@ def test_autocast_lowers_the_layers_products_alone():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["published", "prefix"])
+@pytest.mark.parametrize("name", ["prefix", exhaustive("published", part="sweeps")])
 def test_compiles_as_one_graph(name):
     flow = flows.make_causal(name, torch.float32)
     x, context = inputs_of(flow)

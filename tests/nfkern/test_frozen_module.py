@@ -8,6 +8,7 @@ import threading
 import flows
 import pytest
 import torch
+from selected import exhaustive
 from torch import nn
 
 import nfkern
@@ -249,7 +250,7 @@ def test_bad_input_is_named(freeze, error, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, exhaustive(torch.bfloat16, part="sweeps")])
 def test_compiles_as_one_graph(dtype):
     flow = flows.make_flow(dtype=torch.float32)
     frozen = flow.freeze(dtype, nfkern.Encoder(7, 5, width=8, layers=2)).warmup([8])

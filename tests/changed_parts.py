@@ -1,0 +1,72 @@
+"""Which parts of `make test-all` concern the files that changed since a commit: prints a marker expression for pytest.
+
+    python tests/changed_parts.py [BASE]
+
+Without BASE, the newest commit that is a day older than HEAD, for a clone cannot tell what has landed: what is younger
+counts as changed, and without an older commit everything does. Prints nothing if no part is concerned.
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+PARTS = {
+    "rivals": ("bench/baselines/*", "constraints.txt"),
+    "targets": ("kernels/*triton*", "bench/binaries.py", "bench/kernel_starts.py", "bench/resources.py"),
+    "sweeps": ("kernels/*",),
+    "wheel": ("setup.py", "pyproject.toml", "kernels/native_extension.py"),
+    "learning": ("algorithms/*.py", "nfkern/flow.py", "nfkern/coupling*.py", "nfkern/optim.py"),
+    "data": ("algorithms/datasets/*", "algorithms/environments.py"),
+    "commands": ("algorithms/*command*.py", "algorithms/sweep*.py", "algorithms/demo.py", "nfkern/cli.py", "README.md"),
+}
+"""Patterns of the files that each part of the exhaustive tests is about; `*` matches folders, too."""
+
+
+def concerned(changed: Iterable[str]) -> list[str]:
+    """The parts that changed files belong to; a test file belongs to the parts that are marked in it."""
+    names = list(changed)
+    tests = [(ROOT / name).read_text() for name in names if name.startswith("tests/") and (ROOT / name).is_file()]
+    return [
+        part
+        for part, patterns in PARTS.items()
+        if any(fnmatch(name, pattern) for name in names for pattern in patterns)
+        or any(part in parts_in(text) for text in tests)
+    ]
+
+
+def parts_in(test_file: str) -> list[str]:
+    """The parts that a test file's text names."""
+    return re.findall(r'\bpart="(\w+)"', test_file)
+
+
+def expression(parts: Iterable[str]) -> str:
+    """For pytest's `-m`."""
+    return " or ".join(f"exhaustive(part='{part}')" for part in parts)
+
+
+def changed_since(base: str) -> list[str]:
+    """Files that differ between a commit and HEAD; all without a commit."""
+    if not base:
+        return _git("ls-files")
+    return _git("diff", "--name-only", "--no-renames", base, "HEAD")
+
+
+def default_base() -> str:
+    """The newest commit a day older than HEAD, or nothing."""
+    (head,) = _git("log", "-1", "--format=%ct")
+    found = _git("rev-list", "-1", "--first-parent", f"--before={int(head) - 86_400}", "HEAD")
+    return found[0] if found else ""
+
+
+def _git(*arguments: str) -> list[str]:
+    result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return result.stdout.splitlines()
+
+
+if __name__ == "__main__":
+    print(expression(concerned(changed_since(sys.argv[1] if sys.argv[1:] else default_base()))))
