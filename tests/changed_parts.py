@@ -22,7 +22,10 @@ PARTS = {
     "wheel": ("setup.py", "pyproject.toml", "kernels/native_extension.py"),
     "learning": ("algorithms/*.py", "nfkern/flow.py", "nfkern/coupling*.py", "nfkern/optim.py"),
     "data": ("algorithms/datasets/*", "algorithms/environments.py"),
-    "commands": ("algorithms/*command*.py", "algorithms/sweep*.py", "algorithms/demo.py", "nfkern/cli.py", "README.md"),
+    "commands": (
+        *("algorithms/*command*.py", "algorithms/sweep*.py", "algorithms/demo.py", "algorithms/data_parallel.py"),
+        *("algorithms/training.py", "algorithms/evaluation*.py", "bench/studies/*", "nfkern/cli.py", "README.md"),
+    ),
 }
 """Patterns of the files that each part of the exhaustive tests is about; `*` matches folders, too."""
 

@@ -93,8 +93,10 @@ def test_durations_are_recorded_by_file(tmp_path):
     (tmp_path / "conftest.py").write_text(
         "import pathlib, suite_rules\nsuite_rules.DURATIONS = pathlib.Path('durations.json')\n"
     )
+    (tmp_path / "test_earlier.py").touch()
+    (tmp_path / "durations.json").write_text('{"test_it.py": 7.0, "test_gone.py": 5.0, "test_earlier.py": 3.0}')
     run_suite(tmp_path, LONG, "--record-durations")
-    assert (tmp_path / "durations.json").read_text() == '{\n"test_it.py": 0.1\n}\n'
+    assert (tmp_path / "durations.json").read_text() == '{\n"test_earlier.py": 3.0,\n"test_it.py": 0.1\n}\n'
 
 
 def test_selected_values():

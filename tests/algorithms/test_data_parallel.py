@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from safetensors.numpy import load_file
-from selected import exhaustive
 
 from nfkern import cli
 
+pytestmark = pytest.mark.exhaustive(part="commands")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "nfkern"]
 SMALL = "--batch-size 16 --log-interval 5 --checkpoint-interval 10 --eval-episodes 0 --threads 1 --quiet"
 FLOW = "--blocks 2 --hidden 8 8 --representation 4 --encoder-width 8"
@@ -33,8 +33,7 @@ def log(run_dir):
     return {key: [float(row[key]) for row in rows] for key in rows[0] if not key.startswith("time/")}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["nf_gcbc", exhaustive("nf_rlbc", part="commands")])
+@pytest.mark.parametrize("algorithm", ["nf_gcbc", "nf_rlbc"])
 def test_two_processes_take_the_steps_of_one(algorithm, point_maze_dir, tmp_path):  # noqa: F811
     steps = ["--steps", "20"]
     assert cli.main(command(algorithm, point_maze_dir, tmp_path / "one", *steps)) == 0
@@ -54,7 +53,6 @@ def test_two_processes_take_the_steps_of_one(algorithm, point_maze_dir, tmp_path
         np.testing.assert_allclose(others[key], value, rtol=1e-3, atol=1e-5, err_msg=key)
 
 
-@pytest.mark.exhaustive(part="commands")
 def test_sigterm_stops_all_at_one_step(point_maze_dir, tmp_path):  # noqa: F811
     run_dir = tmp_path / "run"
     arguments = command("nf_gcbc", point_maze_dir, run_dir, "--steps", "100000")
@@ -70,7 +68,6 @@ def test_sigterm_stops_all_at_one_step(point_maze_dir, tmp_path):  # noqa: F811
     assert step % 20 == 0
 
 
-@pytest.mark.exhaustive(part="commands")
 def test_what_the_first_process_refuses_ends_all(point_maze_dir, tmp_path):  # noqa: F811
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "config.json").write_text("{}")
@@ -81,7 +78,6 @@ def test_what_the_first_process_refuses_ends_all(point_maze_dir, tmp_path):  # n
     assert "already holds a run: continue it with --resume" in refused.stderr
 
 
-@pytest.mark.exhaustive(part="commands")
 def test_batches_that_cannot_be_shared_out(point_maze_dir, tmp_path):  # noqa: F811
     odd = [*command("nf_gcbc", point_maze_dir, tmp_path / "odd"), "--batch-size", "15"]
     refused = subprocess.run([*TORCHRUN, *odd], capture_output=True, text=True)

@@ -13,7 +13,7 @@ from nfkern.errors import UserError
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """Trainings and evaluations start no processes."""
+    """Two small trainings, and their evaluations, start no processes."""
 
     def train(commands, runs, steps):
         for command in commands.values():
@@ -21,6 +21,8 @@ def in_this_process(monkeypatch):
                 assert cli.main(command[command.index("train") :]) == 0
 
     monkeypatch.setattr(demo, "_train", train)
+    small = {"nf_gcbc": ("--encoder-width", "8", "--blocks", "2", "--hidden", "8", "8")}
+    monkeypatch.setattr(demo, "ALGORITHMS", small | {"gaussian_gcbc": ("--hidden", "8")})
     for name in ("Generate", "Evaluate"):
         kind = getattr(demo, name)
         monkeypatch.setattr(demo, name, lambda *args, kind=kind, **options: kind(*args, **options | {"workers": 1}))
@@ -38,7 +40,7 @@ def test_start_to_end_and_again_with_processes(tmp_path, capfd):
 
 
 def check_start_to_end_and_again(tmp_path, capfd):
-    command = demo.Demo(tmp_path / "demo", transitions=2000, steps=6, episodes_per_task=1, max_episode_steps=20)
+    command = demo.Demo(tmp_path / "demo", transitions=1000, steps=6, episodes_per_task=1, max_episode_steps=20)
     assert command.run() == 0
     first = capfd.readouterr().out
     for part in ("[1/4] generating", "[2/4] training", "[3/4] evaluating", "[4/4] writing", "Report: ", "minutes"):

@@ -1,6 +1,7 @@
 """Sweeps: what a spec says, runs on Ray of which one fails, a table over seeds, and going on."""
 
 import _thread
+import contextlib
 import csv
 import functools
 import json
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -217,6 +219,13 @@ class OneByOne:
         pass
 
 
+def execute_here(command, log):
+    """`execute` in this process."""
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        return cli.main(command[command.index("train") :])
+
+
 @pytest.mark.parametrize(
     "stand_in",
     [
@@ -227,6 +236,7 @@ class OneByOne:
 def test_a_failing_run_stops_no_other_and_all_go_on(stand_in, point_maze_dir, tmp_path, capsys, monkeypatch):  # noqa: F811
     if stand_in is not None:
         monkeypatch.setattr(sweep, "_start_ray", lambda address: stand_in())
+        monkeypatch.setattr(sweep, "execute", execute_here)
     text = f"""
         seeds = 1
         [common]

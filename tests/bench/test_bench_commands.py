@@ -255,8 +255,10 @@ def test_suite_runs_on_pytest_benchmark(tmp_path):
     out = tmp_path / "pytest.json"
     options = ["--suite=smoke", f"--benchmark-json={out}", "--benchmark-max-time=0.001", "--benchmark-min-rounds=2"]
     command = [sys.executable, "-m", "pytest", "bench", "-q", "-p", "no:cacheprovider", "-k", "inverse-tiny", *options]
-    # pytest-benchmark measures nothing in what it takes for a worker of pytest-xdist.
+    # pytest-benchmark measures nothing in what it takes for a worker of pytest-xdist; other plugins take seconds.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    command += ["-p", "pytest_benchmark.plugin"]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     found = [storage.from_json(item["extra_info"]) for item in json.loads(out.read_text())["benchmarks"]]

@@ -19,29 +19,6 @@ DURATIONS = Path(__file__).parents[1] / "durations.json"
 ALLOWED_SKIPS = ("needs a CUDA device", "needs metaworld, whose MuJoCo is another")
 """Reasons that a machine with everything installed may have, as regular expressions."""
 
-collected = pytest.StashKey["Collected"]()
-
-
-class Collected:
-    """What the reports of a run say: seconds of each test, tests that may be long, and reasons of skips."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.exhaustive: set[str] = set()
-        self.skips: dict[str, str] = {}
-
-    def too_long(self) -> dict[str, float]:
-        """Tests beyond the limit."""
-        return {test: s for test, s in self.seconds.items() if s > LIMIT and test not in self.exhaustive}
-
-    def not_allowed(self) -> dict[str, str]:
-        """Skipped tests whose reason is not on the list."""
-        return {
-            test: reason
-            for test, reason in self.skips.items()
-            if not any(re.fullmatch(pattern, reason) for pattern in ALLOWED_SKIPS)
-        }
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the two options of this suite."""
@@ -51,62 +28,83 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start with empty books."""
-    config.stash[collected] = Collected()
-    config.pluginmanager.register(_Reports(config.stash[collected]))
-
-
-class _Reports:
-    """Writes the reports into the books; pytest passes them without the session."""
-
-    def __init__(self, books: Collected) -> None:
-        self.books = books
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.books.seconds[report.nodeid] += report.duration
-        if "exhaustive" in report.keywords:
-            self.books.exhaustive.add(report.nodeid)
-        self._skip(report)
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        self._skip(report)
-
-    def _skip(self, report: pytest.TestReport | pytest.CollectReport) -> None:
-        if report.skipped and isinstance(report.longrepr, tuple):
-            self.books.skips[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
+    """Judge the run, but in the processes that it is shared out to."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Judge(config))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the longest files first, so that workers end together; new ones are taken for long."""
-    recorded = json.loads(DURATIONS.read_text()) if DURATIONS.exists() else {}
-    items.sort(key=lambda item: -recorded.get(item.nodeid.partition("::")[0], float("inf")))
+    recorded = _recorded()
+    items.sort(key=lambda item: -recorded.get(_file(item.nodeid), float("inf")))
     for item in items:
         if item.get_closest_marker("exhaustive"):
             item.add_marker("slow")
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run in which a test took too long, or skipped for a reason that is not allowed."""
-    config, books = session.config, session.config.stash[collected]
-    if hasattr(config, "workerinput"):
-        return
-    refused = config.getoption("only_allowed_skips") and books.not_allowed()
-    if session.exitstatus == pytest.ExitCode.OK and (books.too_long() or refused):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    if config.getoption("record_durations"):
-        files: dict[str, float] = defaultdict(float)
-        for test, seconds in books.seconds.items():
-            files[test.partition("::")[0]] += seconds
-        rounded = {file: round(seconds, 1) for file, seconds in sorted(files.items(), key=lambda pair: -pair[1])}
-        DURATIONS.write_text(json.dumps(rounded, indent=0) + "\n")
+class Judge:
+    """Fails a run in which a test takes too long, or skips for a reason that is not allowed."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.only_allowed_skips = config.getoption("only_allowed_skips")
+        self.record_durations = config.getoption("record_durations")
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.exhaustive: set[str] = set()
+        self.skips: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count set-up, call and tear-down of a test."""
+        self.seconds[report.nodeid] += report.duration
+        if "exhaustive" in report.keywords:
+            self.exhaustive.add(report.nodeid)
+        self.pytest_collectreport(report)
+
+    def pytest_collectreport(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        """Note why a test, or a whole file, skips."""
+        if report.skipped and isinstance(report.longrepr, tuple):
+            self.skips[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
+
+    def complaints(self) -> list[str]:
+        """What breaks a rule, a line each."""
+        too_long = [
+            f"TOO LONG {test}: {seconds:.0f} s, at most {LIMIT:.0f} s unless marked exhaustive"
+            for test, seconds in self.seconds.items()
+            if seconds > LIMIT and test not in self.exhaustive
+        ]
+        skips = [
+            f"SKIP NOT ALLOWED {test}: {reason} (see ALLOWED_SKIPS in {Path(__file__).name})"
+            for test, reason in self.skips.items()
+            if self.only_allowed_skips and not any(re.fullmatch(allowed, reason) for allowed in ALLOWED_SKIPS)
+        ]
+        return too_long + skips
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Turn a success with complaints into a failure."""
+        if self.complaints() and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self.record_durations:
+            self._record(session.config.rootpath)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the complaints."""
+        for complaint in self.complaints():
+            terminalreporter.write_line(complaint)
+
+    def _record(self, root: Path) -> None:
+        """Write the files of this run, and those of earlier ones that are still there, longest first."""
+        measured: dict[str, float] = defaultdict(float)
+        for test, seconds in self.seconds.items():
+            measured[_file(test)] += seconds
+        files = _recorded() | {file: round(seconds, 1) for file, seconds in measured.items()}
+        kept = sorted((pair for pair in files.items() if (root / pair[0]).is_file()), key=lambda pair: -pair[1])
+        DURATIONS.write_text(json.dumps(dict(kept), indent=0) + "\n")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Name the tests that break a rule."""
-    books = config.stash[collected]
-    for test, seconds in books.too_long().items():
-        terminalreporter.write_line(f"TOO LONG {test}: {seconds:.0f} s, at most {LIMIT:.0f} s unless marked exhaustive")
-    if config.getoption("only_allowed_skips"):
-        for test, reason in books.not_allowed().items():
-            terminalreporter.write_line(f"SKIP NOT ALLOWED {test}: {reason} (see ALLOWED_SKIPS in suite_rules.py)")
+def _recorded() -> dict[str, float]:
+    found: dict[str, float] = json.loads(DURATIONS.read_text()) if DURATIONS.exists() else {}
+    return found
+
+
+def _file(test: str) -> str:
+    return test.partition("::")[0]
