@@ -110,7 +110,7 @@ def test_opcheck_of_folded_parameters(name, parameter_grads, compute_dtype):
 QUICK = ("test_schema", "test_autograd_registration", "test_faketensor")
 
 
-@pytest.mark.parametrize("checks", [QUICK, exhaustive(("test_aot_dispatch_dynamic",), part="sweeps")])
+@pytest.mark.parametrize("checks", [QUICK, exhaustive("test_aot_dispatch_dynamic", part="sweeps")])
 @pytest.mark.parametrize("name", list(op_cases()))
 def test_opcheck_over_seeds(name, checks):
     arguments = op_cases_over_seeds()[name]
