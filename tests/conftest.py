@@ -25,6 +25,9 @@ _root = Path(__file__).parents[1]
 _ops = b"".join(path.read_bytes() for path in sorted(_root.glob("kernels/**/*.py")))
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_root / "build/inductor" / hashlib.sha256(_ops).hexdigest()[:12]))
 
+# What /proc/cpuinfo says of instruction sets is enough: Inductor would compile a program for each, which takes seconds.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell starts its background jobs so, and processes that tests start and interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -51,8 +51,6 @@ def stand_in(work):
 
 @pytest.mark.slow
 def test_a_compiled_variant_passes_the_gate():
-    # The gate compiles without caches, and would ask the compiler for its instruction sets anew.
-    torch._inductor.cpu_vec_isa.valid_vec_isa_list()
     assert outcome(VARIANTS["reference_compile"], "inverse").error is None
 
 
@@ -99,8 +97,9 @@ def test_a_package_of_aot_inductor_computes_the_same_and_its_files_go_with_it(tm
     # The loader unpacks in C++.
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     model, x = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh()).requires_grad_(False), torch.randn(2, 4)
-    # The package's own code is its slowest to compile.
-    with torch._inductor.config.patch({"aot_inductor.compile_wrapper_opt_level": "O0"}):
+    # The package's own code, and headers for later packages, are slowest to compile.
+    quick = {"aot_inductor.compile_wrapper_opt_level": "O0", "aot_inductor.precompile_headers": False}
+    with torch._inductor.config.patch(quick):
         loader = aot_inductor.load_compiled(model, (x,), tuned=False)
 
     def left():
