@@ -51,6 +51,8 @@ def test_a_test_that_takes_too_long_fails_the_run(workers, tmp_path):
 
 SKIPPING = """
 import pytest
+
+pytestmark = pytest.mark.slow
 def test_passes(): pass
 def test_skips(): pytest.skip("the moon is full")
 def test_may_skip(): pytest.skip("needs a CUDA device")

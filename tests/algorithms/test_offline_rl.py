@@ -202,6 +202,7 @@ IMITATING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OFFLINE)
 def test_five_transitions_are_learned_by_heart(name):
     rng = np.random.default_rng(0)

@@ -20,6 +20,8 @@ from nfkern.algorithms.online_training import train_online
 from nfkern.algorithms.run_settings import OnlineSettings
 from nfkern.algorithms.training import Interrupted
 
+pytestmark = pytest.mark.slow
+
 MAZE = "point-u-maze"
 SMALL = {"width": 8, "layers": 1, "representation": 4, "batch_size": 16, "unroll_length": 6, "prefill_length": 12}
 SMALL |= {"num_envs": 3, "updates_per_unroll": 5, "buffer_length": 100, "candidates": 4, "steps": 40}

@@ -20,6 +20,7 @@ from nfkern.algorithms.training import train
 from nfkern.errors import UserError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_device", [False, exhaustive(True, part="learning")])
 @pytest.mark.parametrize(
     ("name", "options"),

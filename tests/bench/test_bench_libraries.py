@@ -12,6 +12,8 @@ from nfkern.bench.baselines import nflows, same_size, zuko
 from nfkern.bench.cases import CASES
 from nfkern.bench.registry import VARIANTS, WORKS
 
+pytestmark = pytest.mark.slow
+
 FLOWS = ("log_prob", "inverse", "denoised_action", "training_step")
 LIBRARIES = {
     "zuko": zuko.zuko_flow,

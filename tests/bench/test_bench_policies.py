@@ -19,6 +19,8 @@ from nfkern.bench.runner import measure
 from nfkern.bench.sizes import PARAMETERS_WITHIN
 from nfkern.bench.timing import SMOKE
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 HEADS = {head.name: head for head in policies.HEADS}
 

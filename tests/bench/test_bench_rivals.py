@@ -23,6 +23,8 @@ from nfkern.bench.registry import VARIANTS, WORKS
 from nfkern.bench.runner import measure
 from nfkern.bench.timing import SMOKE, num_threads
 
+pytestmark = pytest.mark.slow
+
 # Compilers take seconds: one work each among the quick tests.
 PEERS = [
     *(pytest.param(name, "inverse") for name in ("onnxruntime", "jax_jit")),
@@ -93,7 +95,6 @@ def test_rivals_that_are_not_installed_are_skipped_with_the_reason(name, module,
     assert record.skipped == f"needs the module {module}"
 
 
-@pytest.mark.slow
 def test_the_registry_does_not_import_rivals():
     code = (
         "import sys, nfkern.bench.registry; "

@@ -37,6 +37,7 @@ def session(maps=None, seconds=1e6, now=lambda: 0.0):
     return steps.Session(CPU, maps or ops(), call_again, clock, Findings(ENVIRONMENT))
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_records_and_a_page(tmp_path, monkeypatch):
     monkeypatch.setattr(correctness, "_case", lambda name: TINY)
     monkeypatch.setattr(timing, "REPLAYS", 2)

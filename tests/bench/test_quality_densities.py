@@ -10,6 +10,8 @@ from scipy import stats
 from nfkern.bench.quality.densities import ON_MODE, GaussianMixture, chi_squared_quantile
 from nfkern.bench.quality.shapes import DENSITIES
 
+pytestmark = pytest.mark.slow
+
 PLANAR = [name for name, density in DENSITIES.items() if density.size == 2]
 MIXTURES = [name for name, density in DENSITIES.items() if isinstance(density, GaussianMixture)]
 # A correct sampler fails one of these tests with this probability; the seeds are fixed.

@@ -18,6 +18,8 @@ from nfkern.bench.sizes import PARAMETERS_WITHIN
 from nfkern.bench.studies import policies
 from nfkern.bench.studies.policies import acting_agent, count_parameters
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(steps=4, parameters=3000, batch_size=16)
 
 

@@ -21,6 +21,8 @@ from nfkern.bench.success.records import Dataset
 from nfkern.bench.timing import SMOKE
 from nfkern.errors import UsageError, UserError
 
+pytestmark = pytest.mark.slow
+
 SIZE = 3000
 
 

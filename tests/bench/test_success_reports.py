@@ -19,6 +19,8 @@ from nfkern.bench.success import picture, records, report, summary, tables
 from nfkern.bench.success.commands import Success
 from nfkern.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 
 

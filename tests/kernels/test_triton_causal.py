@@ -15,7 +15,7 @@ from selected import exhaustive, selected
 from nfkern.kernels import CausalParameters, causal, use_reference
 from nfkern.kernels.causal.parameters import HIDDEN
 
-pytestmark = pytest.mark.usefixtures("_poisoned")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_poisoned")]
 # The interpreter takes some 5 ms for each program of a launch.
 SMALL = {"blocks": 2, "layers": 1, "width": 24, "heads": 3, "expansion": 2, "rows": 4, "groups": 2}
 LEAST = SMALL | {"width": 16, "heads": 2, "expansion": 1, "length": 2}

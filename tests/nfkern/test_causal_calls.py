@@ -75,6 +75,7 @@ print(highest_after(10_000) - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow():
     done = subprocess.run([sys.executable, "-c", SAMPLING_ALONE], capture_output=True, text=True, check=True)
     # 512 KiB: 50 bytes a call, less than any tensor.
