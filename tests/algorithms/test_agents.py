@@ -79,6 +79,7 @@ def test_a_checkpoint_continues_exactly(name, tmp_path):
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "steps", "rate", "share"),
     [

@@ -101,6 +101,7 @@ def test_an_event_that_is_not_finite_stays_alone(instruction_set):
             assert torch.equal(a.isnan(), e.isnan())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("heads", "compute_dtype"),
     selected(itertools.product((1, 4), (None, torch.bfloat16)), ((4, None), (4, torch.bfloat16)), part="sweeps"),
