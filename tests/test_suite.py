@@ -38,6 +38,7 @@ def test_exhaustive(): import time; time.sleep(0.1)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [[], ["-n", "1"]])
 def test_a_test_that_takes_too_long_fails_the_run(workers, tmp_path):
     # Workers import the test file, the process that judges does not.
@@ -59,6 +60,7 @@ def test_may_skip(): pytest.skip("needs a CUDA device")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [[], ["-n", "1"]])
 def test_a_skip_whose_reason_is_not_on_the_list_fails_the_run(workers, tmp_path):
     assert run_suite(tmp_path, SKIPPING, *workers)[1] == 0

@@ -34,6 +34,7 @@ class Watch:
         return replay
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 @pytest.mark.parametrize("name", [*IMITATORS, *OFFLINE])
 def test_a_captured_step_is_the_step(name, seeds, double_precision):  # noqa: F811
@@ -154,6 +155,7 @@ def outcome(run_dir):
     return rows, [(last / name).read_bytes() for name in ("agent.safetensors", "training.safetensors", "training.json")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"seeds": "0,1"}], ids=["one", "seeds"])
 def test_captured_runs_resume_exactly(options, point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
     class StopError(Exception):

@@ -86,6 +86,7 @@ def test_manifest_names_everything_that_decides_the_data(point_maze_dir):  # noq
     assert all(finding.problem is None for finding in verify(DatasetFiles(point_maze_dir, POINT_MAZE)))
 
 
+@pytest.mark.slow
 def test_files_depend_neither_on_workers_nor_on_an_interruption(point_maze_dir, tmp_path):  # noqa: F811
     """Two workers continue a generation of which one worker made these episodes."""
     plan, store = point_maze_plan(), store_of(tmp_path)

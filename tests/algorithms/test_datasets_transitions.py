@@ -164,6 +164,7 @@ def test_names_without_a_task_and_files_without_positions_have_no_rewards(point_
         with_task_rewards(dataset, POINT_MAZE.replace("-v0", "-singletask-v0"))
 
 
+@pytest.mark.slow
 def test_loading_data_needs_no_simulator():
     simulators = {"gymnasium", "mujoco", "ogbench", "pymunk"}
     code = f"import sys, nfkern.algorithms.datasets; print({simulators} & set(sys.modules))"

@@ -48,6 +48,7 @@ def test_an_episode_follows_from_its_seed_whatever_ran_before(name: str) -> None
     assert other.shape != first.shape or (other != first).any()
 
 
+@pytest.mark.slow
 def test_manipulation_goals_follow_from_the_seed() -> None:
     env = make_environment("cube-single-play-v0")
     assert env.action_space is env.action_space

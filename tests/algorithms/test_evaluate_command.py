@@ -90,6 +90,7 @@ def test_pairs_runs_and_pools_training_seeds(tmp_path: Path, capsys: pytest.Capt
     assert values["paired"][0]["p_value"] == 1.0
 
 
+@pytest.mark.slow
 def test_pairs_algorithms_with_their_training_seeds_together(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,7 @@ def test_each_part_reaches_its_own_networks():
     assert all(each.grad is None for each in agent.ema.parameters())
 
 
+@pytest.mark.slow
 def test_a_high_expectile_looks_on_the_bright_side():
     ends = []
     for expectile in (0.1, 0.9):

@@ -284,6 +284,7 @@ def test_saved_agents_act_alike(name, tmp_path):
     assert load_agent(tmp_path).sizes == {"observation_size": 3, "action_size": 2, "goal_size": 2}
 
 
+@pytest.mark.slow
 def test_nf_ugs_learns_to_reach_goals_on_a_plane():
     agent, _ = make("nf_ugs", width=64, steps=2000, learning_rate=1e-3, critic_learning_rate=1e-3, batch_size=128)
     rounds = Rounds(agent, Plane(16), seed=0)

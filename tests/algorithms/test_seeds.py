@@ -108,6 +108,7 @@ def interrupted(monkeypatch, data, folder, at=27, **options):
 
 
 # One with a single number among its weights, whose moments are single numbers like the count of steps.
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "keep"), [("nf_gcbc", 1), ("nf_gcbc", 2), ("qrl", 1)])
 def test_interrupted_seeds_end_where_uninterrupted_ones_do(name, keep, point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
     options = {"name": name, "seeds": "0..2", "keep_checkpoints": keep}
@@ -118,6 +119,7 @@ def test_interrupted_seeds_end_where_uninterrupted_ones_do(name, keep, point_maz
         assert outcome(broken / f"seed-{seed}") == outcome(straight / f"seed-{seed}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [10, 20])
 def test_a_kill_between_two_seeds_checkpoints_costs_nothing(killed_at, point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
     from nfkern.algorithms import training

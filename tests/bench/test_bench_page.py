@@ -202,6 +202,7 @@ def test_what_is_wrong_with_files_is_said(tmp_path, monkeypatch):
     assert "Overview" in kinds.to_html([times])
 
 
+@pytest.mark.slow
 def test_the_page_of_the_recorded_rows_stays_small():
     """Under two megabytes: a phone loads it at once."""
     for path in sorted(RESULTS.rglob("*.json")):

@@ -23,6 +23,7 @@ def few_steps(monkeypatch):
     monkeypatch.setattr(training_runs, "STEPS", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("work", "algorithm"), [("goal_conditioned_run", "gaussian_gcbc"), ("offline_rl_run", "iql")])
 def test_a_run_is_timed(work, algorithm):
     row = Row(WORKS[work], CASES["synthetic_tiny"], 8, 1, (VARIANTS[algorithm],))

@@ -245,6 +245,7 @@ def test_kernels_that_would_take_the_checks_time_are_left_to_their_first_use(mon
     assert s.findings.failures == []
 
 
+@pytest.mark.slow
 def test_a_sanitizer_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
     tool, child = tmp_path / "compute-sanitizer", tmp_path / "child"
     tool.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {child}\nwait\n")
@@ -275,6 +276,7 @@ def test_an_op_that_would_run_its_reference_is_a_failure():
     assert any(line.startswith("coupling_to_latent runs its reference: ") for line in s.findings.failures)
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
@@ -284,6 +286,7 @@ def test_without_a_gpu_it_says_so():
     assert "finds no GPU here, so nothing was checked" in result.stderr
 
 
+@pytest.mark.slow
 def test_it_needs_nothing_but_torch_triton_and_numpy():
     code = """
 import sys

@@ -30,6 +30,7 @@ def small(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_every_policy_gets_times_trials_and_scores(tmp_path, capsys):
     out = tmp_path / "quality.json"
     assert Quality(out, **TINY, policies=("nf", "ddim_10", "ddpm_100"), seeds=2).run() == 0
@@ -65,6 +66,7 @@ def test_trials_are_trainings_as_long_as_the_others(tmp_path, monkeypatch):
     assert fit.loss == min(trial.loss for trial in found.trials)
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_to_the_same_results(tmp_path, monkeypatch, capsys):
     options = {**TINY, "policies": ("gaussian", "flow_matching_1")}
     whole, out = tmp_path / "whole.json", tmp_path / "quality.json"
@@ -145,6 +147,7 @@ def test_policies_that_cannot_run_are_skipped_with_the_reason(tmp_path, monkeypa
     assert "skipped: spline: needs the module zuko" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_results_are_never_mixed_or_replaced_silently(tmp_path, monkeypatch):
     out = tmp_path / "quality.json"
     options = {**TINY, "policies": ("gaussian",)}

@@ -119,6 +119,7 @@ def test_a_broken_budget_is_exit_code_1(monkeypatch, tmp_path, capsys, ogbench):
         resources.Resources(match="fly").run()
 
 
+@pytest.mark.slow
 def test_every_entry_of_the_launch_table_is_compiled():
     found = compilations((CASES["widest"], CASES["causal"]), ("ieee", "tf32", "half"))
     products = {("product", arithmetic): entries for arithmetic, entries in CAUSAL_LAUNCHES.items()}
@@ -238,6 +239,7 @@ for each in first.values():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_the_interpreter_compiles_nothing():
     code = """
 from nfkern.bench.binaries import TARGETS, compile_kernel

@@ -55,6 +55,7 @@ def test_maps_in_bfloat16(shape, instruction_set):
     compare_all(torch.bfloat16, **SHAPES[shape])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["add", "prefix"])
 def test_any_number_of_rows(mode, instruction_set):
     """Columns are cut into panels and single ones, and each is right wherever the cuts fall."""

@@ -131,6 +131,7 @@ FOLDED_SHAPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", list(FOLDED_SHAPES))
 @pytest.mark.parametrize("compute_dtype", [None, BF16])
 def test_folded_sets(shape, compute_dtype, instruction_set):

@@ -91,6 +91,7 @@ def test_opcheck(name, variant):
     torch.library.opcheck(op, tuple(arguments))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parameter_grads", "compute_dtype"),
     selected(

@@ -117,6 +117,7 @@ def test_gradients(name, groups, direction):
     compare(gradients(direction, settings), arguments, GRADIENT_NAMES, terms=len(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_gradients_a_range_of_blocks_at_a_time(direction, monkeypatch):
     from nfkern.kernels.coupling import triton_derivatives
@@ -128,6 +129,7 @@ def test_gradients_a_range_of_blocks_at_a_time(direction, monkeypatch):
     compare(gradients(direction, settings), arguments, GRADIENT_NAMES, terms=len(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_gradients_in_16_bits(direction):
     x, term, matrices, parameters, settings = problem("paper", rows=64, groups=64)
@@ -163,6 +165,7 @@ def test_seeds_share_launches_and_stay_apart(regime):
             torch.testing.assert_close(grad, torch.stack(grads), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", [2, 5, 64])
 @pytest.mark.parametrize("inverse", [False, True])
 def test_compose(features, inverse):
