@@ -85,14 +85,23 @@ def test_nothing_else_is_ever_replaced(tmp_path):
     assert (folder / "thesis.tex").read_text() == "years of work"
 
 
-def test_an_interrupted_save_keeps_the_old_one(tmp_path):
-    folder = saved_flow(tmp_path)
-    before = (folder / "model.safetensors").read_bytes()
+def interrupted_save(folder):
     with pytest.raises(KeyboardInterrupt), atomic_folder(folder) as temporary:  # noqa: PT012
         (temporary / "model.safetensors").write_bytes(b"half")
         raise KeyboardInterrupt
+
+
+def test_an_interrupted_save_keeps_the_old_one(tmp_path):
+    folder = saved_flow(tmp_path)
+    before = (folder / "model.safetensors").read_bytes()
+    interrupted_save(folder)
     assert (folder / "model.safetensors").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["flow"]
+
+
+def test_an_interrupted_first_save_leaves_nothing(tmp_path):
+    interrupted_save(tmp_path / "flow")
+    assert not list(tmp_path.iterdir())
 
 
 def test_normalizer_modes():
