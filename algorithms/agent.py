@@ -25,6 +25,7 @@ from nfkern.algorithms.optimization import (
 from nfkern.normalizer import Mode, Normalizer
 
 Batch = Mapping[str, np.ndarray] | Mapping[str, torch.Tensor]
+ActionMode = Literal["auto", "standard", "min_max", "none"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class AgentConfig:
     """AdamW's decoupled weight decay."""
     observation_normalization: Mode = "standard"
     """How observations and goals are normalised; the paper feeds them raw ("none")."""
-    action_normalization: Mode = "none"
-    """How actions are normalised; OGBench's already lie in [-1, 1]."""
+    action_normalization: ActionMode = "auto"
+    """How actions are normalised; auto: "none" if all lie in [-1, 1], as OGBench's do, else "min_max"."""
 
     def goal_sampling(self) -> GoalSampling | None:
         """How goals are drawn; None for an agent without goals."""
@@ -96,6 +97,10 @@ class Agent(nn.Module, ABC):
         goals_are_observations: whether goals are of an observation's size.
         batch_keys: what the loss needs of a batch besides goals.
         capturable: whether a gradient step may be captured in a CUDA graph: it never waits for the device.
+        bounded: whether normalised actions have to lie in [-1, 1].
+        action_low: (action_size,), the least actions of the data, in their units; `act` returns none below. Without
+            statistics of the data -1, as OGBench has it.
+        action_high: (action_size,), the greatest ones, likewise.
     """
 
     name: ClassVar[str]
@@ -104,6 +109,9 @@ class Agent(nn.Module, ABC):
     goals_are_observations: ClassVar[bool] = True
     batch_keys: ClassVar[tuple[str, ...]] = ("observations", "actions")
     capturable: ClassVar[bool] = True
+    bounded: ClassVar[bool] = False
+    action_low: torch.Tensor
+    action_high: torch.Tensor
 
     def __init__(
         self, config: AgentConfig, observation_size: int, action_size: int, goal_size: int | None = None
@@ -117,7 +125,10 @@ class Agent(nn.Module, ABC):
         batches = config.batches()
         self.history, self.chunk, self.execute = batches["history"], batches["chunk"], 1
         self.observation_normalizer = Normalizer(observation_size, config.observation_normalization)
-        self.action_normalizer = Normalizer(action_size, config.action_normalization)
+        mode = config.action_normalization
+        self.action_normalizer = Normalizer(action_size, "none" if mode == "auto" else mode)
+        self.register_buffer("action_low", -torch.ones(action_size))
+        self.register_buffer("action_high", torch.ones(action_size))
         inputs = observation_size * self.history
         if self.goal_conditioned:
             inputs += goal_size or observation_size
@@ -127,7 +138,7 @@ class Agent(nn.Module, ABC):
 
     @classmethod
     def create(cls, config: AgentConfig, example_batch: Batch, statistics: DatasetStatistics | None = None) -> Self:
-        """An agent whose sizes come from a batch and whose normalisers from the dataset's statistics.
+        """An agent whose sizes come from a batch, and normalisers and actions' bounds from the dataset's statistics.
 
         Args:
             config: its settings.
@@ -136,7 +147,8 @@ class Agent(nn.Module, ABC):
             statistics: of the training data; may be left out if nothing is normalised.
 
         Raises:
-            ValueError: statistics are missing, or the batch does not fit the settings.
+            ValueError: statistics are missing, the batch does not fit the settings, or actions beyond [-1, 1] stay as
+                they are although the agent is `bounded`.
         """
         sizes, batches = {}, config.batches()
         for key, repeats in (("observations", batches["history"]), ("actions", batches["chunk"])):
@@ -148,7 +160,7 @@ class Agent(nn.Module, ABC):
         agent = cls(config, sizes["observations"], sizes["actions"], *goals)
         for normalizer, mode, key in (
             (agent.observation_normalizer, config.observation_normalization, "observations"),
-            (agent.action_normalizer, config.action_normalization, "actions"),
+            (agent.action_normalizer, agent._adopt_bounds(statistics), "actions"),
         ):
             if mode == "none":
                 continue
@@ -157,6 +169,23 @@ class Agent(nn.Module, ABC):
             fitted = _normalizer(mode, getattr(statistics, key))
             normalizer.load_state_dict(fitted.state_dict())
         return agent
+
+    def _adopt_bounds(self, statistics: DatasetStatistics | None) -> Mode:
+        """Keep the bounds of the data's actions, where these are known; how they are to be normalised."""
+        mode = self.config.action_normalization
+        if statistics is None:
+            return "none" if mode == "auto" else mode
+        actions = statistics.actions
+        for bound, found in ((self.action_low, actions.min), (self.action_high, actions.max)):
+            bound.copy_(torch.from_numpy(np.array(found)))
+        low, high = float(actions.min.min()), float(actions.max.max())
+        inside = low >= -1 and high <= 1
+        if mode == "none" and self.bounded and not inside:
+            raise ValueError(
+                "action_normalization: expected actions in [-1, 1] where they stay as they are (none), got some from "
+                f"{low:.6g} to {high:.6g}: leave it at auto"
+            )
+        return ("none" if inside else "min_max") if mode == "auto" else mode
 
     @abstractmethod
     def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:
@@ -239,14 +268,14 @@ class Agent(nn.Module, ABC):
             generator: a CPU generator; the global one if None.
 
         Returns:
-            Actions (n, chunk, action_size), float32, within [-1, 1].
+            Actions (n, chunk, action_size), float32, in the data's units and within the bounds of the data.
 
         Raises:
             ValueError: a shape does not fit, or goals are missing or unwanted.
         """
         conditioning = self._checked_conditioning(observations, goals)
         actions = self._sample(self._acting(), conditioning, generator).unflatten(1, (self.chunk, -1))
-        return self.action_normalizer.inverse(actions).clamp(-1, 1).cpu().numpy()
+        return self.action_normalizer.inverse(actions).clamp(self.action_low, self.action_high).cpu().numpy()
 
     def _checked_conditioning(self, observations: np.ndarray, goals: np.ndarray | None) -> torch.Tensor:
         """`_conditioning` of what `act` was given."""
@@ -256,6 +285,10 @@ class Agent(nn.Module, ABC):
         if (goals is None) == self.goal_conditioned:
             raise ValueError(f"goals: expected {'an array' if self.goal_conditioned else 'None'}, got {type(goals)}")
         return self._conditioning(self._tensor(observations), None if goals is None else self._tensor(goals))
+
+    def _clip(self, actions: torch.Tensor) -> torch.Tensor:
+        """Normalised actions (n, action_size) within the bounds of the data, as `act` would clip them."""
+        return actions.clamp(self.action_normalizer(self.action_low), self.action_normalizer(self.action_high))
 
     def _acting(self) -> nn.ModuleDict:
         """The networks that act."""

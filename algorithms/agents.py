@@ -1,5 +1,7 @@
 """The agents by name, and one of them on disk."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -78,8 +80,18 @@ def load_agent(folder: str | Path, device: torch.device | str = "cpu") -> Agent:
         key: tuple(value) if isinstance(value, list) else value for key, value in header["config"].items()
     }
     agent = agent_class(agent_class.config_class(**settings), **header["sizes"])
+    tensors = read_tensors(folder / "agent.safetensors")
+    if "action_low" not in tensors:
+        tensors |= _former_bounds(tensors, agent.config.action_normalization)
     try:
-        agent.load_state_dict(read_tensors(folder / "agent.safetensors"))
+        agent.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"folder: weights in {folder} do not fit: {error}") from None
     return agent.to(device)
+
+
+def _former_bounds(tensors: Mapping[str, torch.Tensor], mode: str) -> dict[str, torch.Tensor]:
+    """The bounds of an agent from before these were kept: [-1, 1], normalised where that is the data's range."""
+    center, scale = (tensors[f"action_normalizer.{name}"] for name in ("center", "scale"))
+    reach = scale * (math.inf if mode == "standard" else 1.0)
+    return {"action_low": center - reach, "action_high": center + reach}

@@ -42,6 +42,7 @@ class DiffusionBC(BehavioralCloning):
 
     name = "diffusion_bc"
     config_class = DiffusionBCConfig
+    bounded = True
 
     def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:
         config = self.config

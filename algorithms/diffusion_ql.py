@@ -50,13 +50,13 @@ class DiffusionQL(OfflineRL):
         return following, start, *self._diffusion.draw(rows, width, **options)
 
     def _next_value(self, transitions: Transitions, noise: Noise) -> torch.Tensor:
-        actions = self._diffusion.sample(self.networks["noise"], noise[0], transitions.next_states).clamp(-1, 1)
+        actions = self._clip(self._diffusion.sample(self.networks["noise"], noise[0], transitions.next_states))
         return self._target_value(transitions.next_states, actions)
 
     def _actor_loss(self, transitions: Transitions, noise: Noise) -> LossAndInfo:
         predictor, states, (_, start, *noising) = self.networks["noise"], transitions.states, noise
         imitation = self._diffusion.loss(predictor, transitions.actions, states, *noising)
-        actions = self._diffusion.sample(predictor, start, states).clamp(-1, 1)
+        actions = self._clip(self._diffusion.sample(predictor, start, states))
         q = self._q(states, actions, frozen=True).amin(0)
         loss = imitation - self.config.value_weight * q.mean() / q.detach().abs().mean()
         return loss, {"q": q.mean(), "imitation": imitation}

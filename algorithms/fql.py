@@ -46,7 +46,7 @@ class FQL(OfflineRL):
         return following, distilled, *draw_paths(rows, width, **options)
 
     def _next_value(self, transitions: Transitions, noise: Noise) -> torch.Tensor:
-        actions = _one_step(self.networks, transitions.next_states, noise[0]).clamp(-1, 1)
+        actions = self._clip(_one_step(self.networks, transitions.next_states, noise[0]))
         return self._target_value(transitions.next_states, actions)
 
     def _actor_loss(self, transitions: Transitions, noise: Noise) -> LossAndInfo:
@@ -54,10 +54,10 @@ class FQL(OfflineRL):
         imitation = flow_matching_loss(self.networks["velocity"], transitions.actions, states, *path)
         with torch.no_grad():
             steps = self.config.flow_steps
-            many_steps = integrate(self.networks["velocity"], distilled, states, steps).clamp(-1, 1)
+            many_steps = self._clip(integrate(self.networks["velocity"], distilled, states, steps))
         actions = _one_step(self.networks, states, distilled)
         distillation = (actions - many_steps).square().mean()
-        q = self._q(states, actions.clamp(-1, 1), frozen=True).mean()
+        q = self._q(states, self._clip(actions), frozen=True).mean()
         loss = imitation + self.config.alpha * distillation - q
         return loss, {"q": q, "imitation": imitation, "distillation": distillation}
 

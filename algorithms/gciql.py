@@ -42,5 +42,5 @@ class GCIQL(Implicit):
     def _actor_loss(self, transitions: Transitions, noise: Noise) -> LossAndInfo:
         states, actions = transitions.actor_states, transitions.actions
         mean = self.networks["policy"](states)
-        q = self._q(states, mean.clamp(-1, 1), frozen=True).amin(0)
+        q = self._q(states, self._clip(mean), frozen=True).amin(0)
         return value_climbing(mean, actions, q, self.config.alpha)

@@ -52,7 +52,7 @@ class IFQL(Implicit):
         candidates = self.config.candidates
         states = conditioning.repeat_interleave(candidates, 0)
         start = self._noise(len(states), generator)
-        actions = integrate(networks["velocity"], start, states, self.config.flow_steps).clamp(-1, 1)
+        actions = self._clip(integrate(networks["velocity"], start, states, self.config.flow_steps))
         values = self._q(states, actions).amin(0).unflatten(0, (-1, candidates))
         best = values.argmax(1, keepdim=True).unsqueeze(2)
         chosen: torch.Tensor = actions.unflatten(0, (-1, candidates)).take_along_dim(best, 1).squeeze(1)

@@ -44,7 +44,7 @@ class NFRLBCConfig(PolicyValueConfig):
 class NFRLBC(OfflineRL):
     """A flow policy that maximises the critics' value of its samples, and the likelihood of the data's actions.
 
-    Gradients of the value flow through sampling. Actions are clipped to [-1, 1], not squashed.
+    Gradients of the value flow through sampling. Actions are clipped, not squashed.
 
     Source: Ghugare and Eysenbach, "Normalizing Flows are Capable Models for RL", 2025,
     https://arxiv.org/abs/2505.23527.
@@ -69,13 +69,13 @@ class NFRLBC(OfflineRL):
         return torch.randn(rows, width, **options), torch.randn(rows, width, **options)
 
     def _next_value(self, transitions: Transitions, noise: Noise) -> torch.Tensor:
-        actions = _sampled(self.networks, transitions.next_states, noise[0]).clamp(-1, 1)
+        actions = self._clip(_sampled(self.networks, transitions.next_states, noise[0]))
         return self._target_value(transitions.next_states, actions)
 
     def _actor_loss(self, transitions: Transitions, noise: Noise) -> LossAndInfo:
         flow, context = _flow(self.networks), self.networks["encoder"](transitions.states)
         actions, log_prob = flow.rsample_and_log_prob((), context, noise=noise[1])
-        q = self._q(transitions.states, actions.clamp(-1, 1), frozen=True).amin(0).mean()
+        q = self._q(transitions.states, self._clip(actions), frozen=True).amin(0).mean()
         likelihood = flow(transitions.actions, context).mean()
         loss = -q - self.config.alpha * likelihood + self.config.entropy_weight * log_prob.mean()
         return loss, {"q": q, "log_prob": likelihood, "entropy": -log_prob.mean()}

@@ -70,7 +70,7 @@ class OfflineCRL(OfflineGCRL):
 
     def _actor_loss(self, batch: Tensors) -> LossAndInfo:
         mean = self._policy(batch)
-        encoded = self.networks["encoder"](torch.cat([batch["observations"], mean.clamp(-1, 1)], 1), frozen=True)
+        encoded = self.networks["encoder"](torch.cat([batch["observations"], self._clip(mean)], 1), frozen=True)
         with torch.no_grad():
             goals = self.networks["goal_encoder"](batch["actor_goals"])
         q = (encoded * goals).sum(-1).amin(0) / math.sqrt(self.config.representation)

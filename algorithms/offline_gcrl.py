@@ -68,14 +68,13 @@ class OfflineGCRL(Offline):
 
     def forward(self, batch: Tensors, noise: Noise) -> LossAndInfo:
         """The sum of the parts."""
-        normalized = {
-            key: self.observation_normalizer(value) if key in OBSERVATIONS else value for key, value in batch.items()
-        }
+        normalizers = dict.fromkeys(OBSERVATIONS, self.observation_normalizer) | {"actions": self.action_normalizer}
+        normalized = {key: normalizers[key](value) if key in normalizers else value for key, value in batch.items()}
         return sum_of_parts(self._losses(normalized))
 
     @abstractmethod
     def _losses(self, batch: Tensors) -> dict[str, LossAndInfo]:
-        """Each part's loss on a batch whose observations and goals, (batch, observation_size), are normalised."""
+        """Each part's loss on a batch whose observations, goals and actions, (batch, size), are normalised."""
 
     def _policy(self, batch: Tensors) -> torch.Tensor:
         """The policy's mean (batch, action_size) for its own goals."""

@@ -27,10 +27,10 @@ class OfflineConfig(AgentConfig):
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
-        if self.action_normalization != "none":
+        if self.action_normalization == "standard":
             raise ValueError(
-                "action_normalization: offline RL expects actions in [-1, 1] as they are, "
-                f"got {self.action_normalization!r}"
+                "action_normalization: offline RL expects auto, min_max or none, which give actions in [-1, 1], got "
+                "'standard'"
             )
 
 
@@ -70,7 +70,7 @@ class PolicyValueConfig(OfflineRLConfig):
 
 @dataclass(frozen=True)
 class Transitions:
-    """A batch as the losses see it: states are normalised observations, beside goals if any, (batch, ...) each."""
+    """A batch as the losses see it, normalised; states are observations, beside goals if any, (batch, ...) each."""
 
     states: torch.Tensor
     actions: torch.Tensor
@@ -85,6 +85,8 @@ class Transitions:
 
 class Offline(Agent):
     """An agent that learns from a dataset what its actions are worth, and a policy, the network `policy`."""
+
+    bounded: ClassVar[bool] = True
 
     def _sample(
         self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
@@ -124,11 +126,11 @@ class OfflineRL(Offline):
         actor_goals = batch.get("actor_goals")
         transitions = Transitions(
             states=states,
-            actions=batch["actions"].clamp(ACTION_MARGIN - 1, 1 - ACTION_MARGIN),
+            actions=self.action_normalizer(batch["actions"]).clamp(ACTION_MARGIN - 1, 1 - ACTION_MARGIN),
             rewards=batch["rewards"],
             masks=batch["masks"],
             next_states=self._states(batch["next_observations"], batch.get("goals")),
-            next_actions=batch.get("next_actions"),
+            next_actions=self.action_normalizer(batch["next_actions"]) if "next_actions" in batch else None,
             actor_states=states if actor_goals is None else self._states(batch["observations"], actor_goals),
         )
         return sum_of_parts(self._losses(transitions, noise))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nfkern import Encoder
-from nfkern.algorithms.agent import Agent, AgentConfig
+from nfkern.algorithms.agent import ActionMode, Agent, AgentConfig
 from nfkern.algorithms.networks import PositiveNumber
 from nfkern.algorithms.optimization import LossAndInfo, Noise, ParameterGroups, Tensors
 from nfkern.normalizer import Mode
@@ -30,6 +30,7 @@ class OnlineGCRLConfig(AgentConfig):
     critic_learning_rate: float = 1e-4
     """Learning rate of the critic (of NF-UGS: of its flow), which weight_decay acts on; learning_rate is the rest's."""
     observation_normalization: Mode = "none"
+    action_normalization: ActionMode = "none"
     gamma: float = 0.99
     """Goals lie Geometric(1 - gamma) >= 1 steps ahead in the same episode."""
     num_envs: int = 1024

@@ -100,6 +100,6 @@ class QRL(OfflineGCRL):
         mean = self._policy(batch)
         with torch.no_grad():
             goals = self.networks["encoder"](batch["actor_goals"])
-        predicted = here + frozen_call(self.networks["dynamics"], torch.cat([here, mean.clamp(-1, 1)], 1))
+        predicted = here + frozen_call(self.networks["dynamics"], torch.cat([here, self._clip(mean)], 1))
         q = -frozen_call(self.networks["distance"], predicted, goals)
         return value_climbing(mean, batch["actions"], q, self.config.alpha)

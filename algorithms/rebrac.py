@@ -63,7 +63,7 @@ class ReBRAC(OfflineRL):
     def _next_value(self, transitions: Transitions, noise: Noise) -> torch.Tensor:
         bound = self.config.target_noise_clip
         moved = (self.config.target_noise * noise[0]).clamp(-bound, bound)
-        actions = (self._average("policy")(transitions.next_states) + moved).clamp(-1, 1)
+        actions = self._clip(self._average("policy")(transitions.next_states) + moved)
         assert transitions.next_actions is not None
         distance = (actions - transitions.next_actions).square().sum(1)
         penalty: torch.Tensor = self.config.critic_weight * distance

@@ -20,7 +20,9 @@ every_agent = pytest.mark.parametrize("name", OFFLINE_GCRL)
 def test_losses_see_normalised_observations_and_goals(name):
     raw = make_agent(name)
     mean, std = np.array([1.0, -2.0, 0.5], np.float32), np.array([2.0, 0.5, 3.0], np.float32)
-    columns = [ColumnStatistics(mean, std, mean - 3 * std, mean + 3 * std)] * 2
+    observations = ColumnStatistics(mean, std, mean - 3 * std, mean + 3 * std)
+    unit = np.ones(2, np.float32)
+    columns = [observations, ColumnStatistics(0 * unit, unit, -unit, unit)]
     config = type(raw.config)(**asdict(raw.config) | {"observation_normalization": "standard"})
     batch = make_batch(config)
     agent = type(raw).create(config, batch, DatasetStatistics(*columns))

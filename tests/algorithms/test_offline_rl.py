@@ -184,7 +184,7 @@ def test_targets_move_by_tau():
         ({"gamma": 1.0}, "gamma: expected a number in"),
         ({"tau": 0.0}, "tau: expected a number in"),
         ({"alpha": -1.0}, "alpha: expected at least 0"),
-        ({"action_normalization": "min_max"}, "action_normalization: offline RL expects"),
+        ({"action_normalization": "standard"}, "action_normalization: offline RL expects"),
     ],
 )
 def test_settings_out_of_range(options, message):

@@ -106,7 +106,7 @@ def test_goals_and_settings():
         ({"alpha": -1.0}, "alpha: expected at least 0"),
         ({"violation": -1.0}, "violation: expected at least 0"),
         ({"actor_random_goals": -0.5}, "actor_random_goals: expected at least 0"),
-        ({"action_normalization": "min_max"}, "action_normalization: offline RL expects"),
+        ({"action_normalization": "standard"}, "action_normalization: offline RL expects"),
     ):
         with pytest.raises(ValueError, match=message):
             make_agent("qrl", **options)
