@@ -3,7 +3,7 @@
 import json
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,26 +14,35 @@ import torch
 import nfkern
 from nfkern.algorithms.agent import AgentConfig
 from nfkern.algorithms.run_settings import CommonSettings
-from nfkern.algorithms.runs import checkpoints
-from nfkern.checkpoint import read_json, write_json
+from nfkern.algorithms.runs import checkpoints, read_header
+from nfkern.checkpoint import write_json
 from nfkern.errors import UserError
+
+# What two runs must have in common to be one; of `config`, all but the number of steps.
+COMPARED = ("algorithm", "env_name", "seed", "dataset", "train_episodes", "config")
 
 
 def claim(run_dirs: Mapping[int, Path], algorithm: str, config: AgentConfig, settings: CommonSettings) -> int:
     """Claim the folders of all seeds, or of none: the step from which they continue, 0 for the start.
+
+    A run may be given more steps than it was begun with if its learning rate does not depend on their number, or if it
+    has taken all that it was begun with.
 
     Raises:
         UserError: a folder holds a run and `settings.resume` is off, or holds another run, or the seeds' checkpoints
             do not belong together.
     """
     headers = {path: _header(seed, algorithm, config, settings) for seed, path in run_dirs.items()}
+    there = {path: read_header(path) for path in headers if (path / "config.json").exists()}
     for path, header in headers.items():
-        if (path / "config.json").exists():
-            _check_same_run(path, header, settings)
+        if path in there:
+            _check_same_run(path, there[path], header, settings)
     step = _common_step(list(headers), settings.checkpoint_interval)
     for path, header in headers.items():
-        if not (path / "config.json").exists():
-            write_json(path / "config.json", header)
+        if path in there:
+            _check_steps(path, there[path], config, step)
+            header = there[path] | {"config": header["config"]}
+        write_json(path / "config.json", header)
         for ahead in checkpoints(path):
             if int(ahead.name) > step:
                 shutil.rmtree(ahead)
@@ -65,6 +74,7 @@ def _header(seed: int, algorithm: str, config: AgentConfig, settings: CommonSett
         "seed": seed,
         "dataset": settings.dataset_digest(),
         "config": asdict(config),
+        **settings.header(),
         "versions": {
             "nfkern": nfkern.__version__,
             "torch": torch.__version__,
@@ -75,13 +85,33 @@ def _header(seed: int, algorithm: str, config: AgentConfig, settings: CommonSett
     }
 
 
-def _check_same_run(run_dir: Path, header: dict[str, Any], settings: CommonSettings) -> None:
+def release(run_dirs: Iterable[Path]) -> None:
+    """Give claimed folders back whose runs could not be begun: with no checkpoint, nothing is lost."""
+    for path in run_dirs:
+        if not checkpoints(path):
+            (path / "config.json").unlink(missing_ok=True)
+
+
+def _check_steps(run_dir: Path, saved: dict[str, Any], config: AgentConfig, step: int) -> None:
+    """Other steps than it was begun with must leave the learning rates so far as they were."""
+    begun_with = saved["config"].get("steps")
+    if config.steps == begun_with:
+        return
+    if config.steps < step:
+        raise UserError(f"{run_dir} has taken {step} steps: expected --steps of at least that, got {config.steps}")
+    if config.schedule != "constant" and step < begun_with:
+        raise UserError(
+            f"{run_dir} is at step {step} of {begun_with}, which its {config.schedule} schedule spans: let it take "
+            f"these first (--steps {begun_with}), or choose another --run-dir"
+        )
+
+
+def _check_same_run(run_dir: Path, saved: dict[str, Any], header: dict[str, Any], settings: CommonSettings) -> None:
     if not settings.resume:
         raise UserError(f"{run_dir} already holds a run: continue it with --resume, or choose another --run-dir")
-    saved = read_json(run_dir / "config.json")
     # Through JSON, as the saved one went: it turns tuples into lists.
     old, new = (_flat(value) for value in (saved, json.loads(json.dumps(header))))
-    compared = {key for key in old | new if key.split(".")[0] in ("algorithm", "env_name", "seed", "dataset", "config")}
+    compared = {key for key in old | new if key.split(".")[0] in COMPARED} - {"config.steps"}
     different = sorted(key for key in compared if old.get(key) != new.get(key))
     if different:
         changes = ", ".join(f"{key} {old.get(key)} there, {new.get(key)} now" for key in different)

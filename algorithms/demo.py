@@ -11,9 +11,8 @@ from pathlib import Path
 
 from nfkern.algorithms.datasets.commands import Generate
 from nfkern.algorithms.evaluate_command import Evaluate
-from nfkern.algorithms.evaluation_result import EvaluationResult
+from nfkern.algorithms.evaluation_store import find_evaluation
 from nfkern.algorithms.report import Report
-from nfkern.algorithms.runs import evaluation_path
 from nfkern.checkpoint import read_json, write_json
 from nfkern.errors import UserError
 from nfkern.progress import progress_bar
@@ -112,7 +111,9 @@ class Demo:
     def _summary(self, runs: Mapping[str, Path]) -> None:
         print(f"\n{'policy':<20}{'success':>9}{'95% interval':>16}")
         for name, run in runs.items():
-            result = EvaluationResult.load(evaluation_path(run, self.steps, self.seed))
+            found = find_evaluation(run, self.steps, seed=self.seed, episodes_per_task=self.episodes_per_task)
+            assert found is not None
+            _, result = found
             low, high = result.interval
             print(f"{name:<20}{result.success_rate:>9.1%}{f'{low:.0%} - {high:.0%}':>16}")
         print("One training seed and five goals: the intervals resample goals and say nothing about other seeds.")

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import difflib
 import functools
+import importlib
 import os
 import tempfile
 import warnings
@@ -24,6 +25,12 @@ from nfkern.algorithms.interrupts import uninterrupted
 from nfkern.errors import UserError
 
 SuccessTiming = Literal["pre", "post"]
+
+
+class UnknownEnvironment(UserError):  # noqa: N818 - as UserError's other kinds
+    """A name that neither a dataset's environment nor any registered environment has."""
+
+
 LOCOMOTION_DATASETS = ("navigate", "stitch", "explore")
 MANIPULATION_DATASETS = ("play", "noisy")
 
@@ -117,8 +124,10 @@ class PinnedTask(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarra
             global_seed, space_seed, seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(3))
             self._global_generator = np.random.MT19937(global_seed)
             self.unwrapped.action_space.seed(space_seed)
+        if hasattr(self.unwrapped, "num_tasks") or hasattr(self.unwrapped, "_reward_task_id"):
+            options = {**(options or {}), "task_id": self._task_id}
         with global_random(self._global_generator):
-            observation, info = self.env.reset(seed=seed, options={**(options or {}), "task_id": self._task_id})
+            observation, info = self.env.reset(seed=seed, options=options)
         goal = info.get("goal")
         self.goal = None if goal is None else np.asarray(goal, dtype=np.float32)
         return observation, info
@@ -142,7 +151,8 @@ def make_environment(
 
     Args:
         name: a dataset ("pointmaze-medium-navigate-v0", "cube-single-play-singletask-task2-v0", "pusht-human-v0") or an
-            environment ("pointmaze-medium-v0", "pusht-v0", or any other id that gymnasium knows).
+            environment ("pointmaze-medium-v0", "pusht-v0", or any other id that gymnasium knows, as MODULE:ID where
+            importing a module registers it).
         task_id: the task to pin, from 1; None for the first, or a single-task environment's own.
         max_episode_steps: ends episodes early, in steps; None for the benchmark's own limit.
         success_timing: whether OGBench judges success before or after the action; None for its own choice, which
@@ -152,7 +162,8 @@ def make_environment(
         The environment; the first reset should be given a seed.
 
     Raises:
-        UserError: the name is unknown, or OGBench is not installed.
+        UnknownEnvironment: no environment has that name.
+        UserError: a package is missing, or the environment cannot be made.
         ValueError: the environment has no such task.
     """
     environment, options = _resolve(name)
@@ -169,7 +180,10 @@ def make_environment(
             extra = "metaworld" if error.name == "metaworld" else "rl,imitation"
             raise UserError(f"{name} needs {error.name}: pip install 'nfkern[{extra}]'") from error
         # The checker would warn about manipulation's float64 bounds and numpy booleans, which PinnedTask mends.
-        env = gymnasium.make(spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **options)
+        try:
+            env = gymnasium.make(spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **options)
+        except (ImportError, gymnasium.error.Error) as error:
+            raise UserError(f"{name} cannot be made: {error}") from error
     _discard_model_file(env)
     return PinnedTask(env, task_id)
 
@@ -178,7 +192,8 @@ def environment_id(name: str) -> str:
     """The gymnasium id that an OGBench dataset is evaluated in; environment ids are returned as they are.
 
     Raises:
-        UserError: the name is unknown, or OGBench is not installed.
+        UnknownEnvironment: no environment has that name.
+        UserError: a package is missing.
     """
     return _resolve(name)[0]
 
@@ -187,6 +202,16 @@ def _resolve(name: str) -> tuple[str, dict[str, Any]]:
     """The gymnasium id of a dataset or environment name, and the options that the name implies."""
     if (found := imitation.environment_id(name)) is not None:
         return found, {}
+    module, _, registered = name.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(f"{name}: the module {module} cannot be imported: {error}") from error
+    if registered in gymnasium.registry:
+        return registered, {}
+    if module:
+        raise UnknownEnvironment(f"{name}: importing {module} registers no environment {registered!r}")
     try:
         with uninterrupted():
             import ogbench  # noqa: F401 (registers its environments)
@@ -209,7 +234,7 @@ def _resolve(name: str) -> tuple[str, dict[str, Any]]:
     close = difflib.get_close_matches(name, [*known, *datasets, *imitation.names()], n=3)
     example = "expected a name such as pointmaze-medium-navigate-v0 or pusht-human-v0"
     hint = f"did you mean {' or '.join(close)}?" if close else example
-    raise UserError(f"unknown dataset or environment {name!r}: {hint}")
+    raise UnknownEnvironment(f"unknown dataset or environment {name!r}: {hint}")
 
 
 def _dataset_types(environment: str) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import sys
 from dataclasses import dataclass
@@ -12,13 +11,25 @@ from typing import Any
 
 import tyro
 
-from nfkern.algorithms.environments import SuccessTiming
+from nfkern.algorithms.agents import AGENTS, load_agent
+from nfkern.algorithms.environments import SuccessTiming, UnknownEnvironment
 from nfkern.algorithms.evaluation import EnvironmentPool, evaluate, make_settings
 from nfkern.algorithms.evaluation_blocks import Loader
-from nfkern.algorithms.evaluation_result import EvaluationResult, EvaluationSettings, stack_outcomes
-from nfkern.algorithms.runs import check_on_dataset, checkpoint_label, checkpoints, latest_checkpoint, seed_group
+from nfkern.algorithms.evaluation_result import EvaluationResult, stack_outcomes
+from nfkern.algorithms.evaluation_store import evaluation_path, find_same, load_trajectories
+from nfkern.algorithms.rollout import check_fits
+from nfkern.algorithms.runs import (
+    check_on_dataset,
+    checkpoint_label,
+    checkpoints,
+    evaluated_in,
+    latest_checkpoint,
+    read_header,
+    seed_group,
+)
 from nfkern.algorithms.statistics import Interval, PairedComparison, paired_comparison, success_interval
 from nfkern.algorithms.video import check_recordable, record_video
+from nfkern.checkpoint import read_json
 from nfkern.errors import UsageError, UserError
 
 
@@ -27,8 +38,8 @@ class Evaluate:
     """Evaluate trained runs in the simulator: success for each goal, with intervals.
 
     Every goal gets the same number of episodes. The result does not depend on --workers, and runs that are evaluated
-    with the same --seed start from the same places. It is stored in RUN/evaluations/STEP-SEED.json; the same command
-    given again shows it, or goes on where it was interrupted.
+    with the same --seed start from the same places. It is stored in RUN/evaluations, in a file of its own for each
+    checkpoint and settings; the same command given again shows it, or goes on where it was interrupted.
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
@@ -43,12 +54,14 @@ class Evaluate:
     """Fixes starts, goals and the policy's randomness."""
     checkpoint: str = "latest"
     """The step whose checkpoint to evaluate, or latest."""
+    eval_env: str | None = None
+    """Evaluate in this environment, as nfkern train has it; default the one that the run's training used."""
     max_episode_steps: int | None = None
     """End episodes after so many steps instead of the benchmark's own limit."""
     success_timing: SuccessTiming | None = None
     """Judge success before or after the action; default the environment's own (OGBench 1.2: pre for single tasks)."""
     trajectories: bool = False
-    """Store each episode's path too, in RUN/evaluations/STEP-SEED.npz."""
+    """Store each episode's path too, in an .npz file beside the evaluation's."""
     video: Path | None = None
     """Write each goal's first episode to this .gif or .mp4 (of a single run)."""
     json: bool = False
@@ -62,7 +75,7 @@ class Evaluate:
             raise UsageError(f"--paired compares two runs or more, got {len(self.runs)}")
         if self.video and len(self.runs) != 1:
             raise UsageError(f"--video shows a single run, got {len(self.runs)}")
-        runs = [_Run.open(path, self.checkpoint) for path in self.runs]
+        runs = [_Run.open(path, self.checkpoint, self.eval_env) for path in self.runs]
         groups = _groups(runs)
         pairs = _pairs([[run] for run in runs] if len(runs) == 2 else groups) if self.paired else []
         try:
@@ -88,7 +101,13 @@ class Evaluate:
     def _evaluate(self, run: "_Run") -> EvaluationResult:
         """The stored result if it is of the same settings, else a new one, stored."""
         limit, timing = self.max_episode_steps, self.success_timing
-        pool = EnvironmentPool(run.env_name, max_episode_steps=limit, success_timing=timing)
+        try:
+            pool = EnvironmentPool(run.env_name, max_episode_steps=limit, success_timing=timing)
+        except UnknownEnvironment as error:
+            raise UserError(f"{run.path}: {error}; --eval-env names the environment to evaluate in") from error
+        if sizes := read_json(run.checkpoint / "config.json").get("sizes"):
+            goal_conditioned = AGENTS[run.config["algorithm"]].goal_conditioned
+            check_fits(pool, sizes, goal_conditioned=goal_conditioned)
         arguments: dict[str, Any] = {
             "episodes_per_task": self.episodes_per_task,
             "seed": self.seed,
@@ -96,16 +115,16 @@ class Evaluate:
             "label": checkpoint_label(run.checkpoint),
         }
         settings = make_settings(pool, **arguments)
-        path = run.path / "evaluations" / f"{run.checkpoint.name}-{self.seed}.json"
-        stored = _stored(path, settings)
-        if stored:
-            print(f"{run.path}: stored in {path}", file=sys.stderr)
-            return stored
-        # Named by the settings, so that another evaluation's unfinished blocks are neither lost nor in the way.
-        digest = hashlib.sha256(json.dumps(settings.to_dict()).encode()).hexdigest()[:8]
-        progress_file = path.with_suffix(f".{digest}.progress.jsonl")
-        replaces = f"; replaces {path}, which has other settings" if path.exists() else ""
-        print(f"{run.path}: evaluating the checkpoint of step {run.checkpoint.name}{replaces}", file=sys.stderr)
+        step = int(run.checkpoint.name)
+        stored = find_same(run.path, step, settings)
+        if stored and (settings.record is None or load_trajectories(*stored) is not None):
+            print(f"{run.path}: stored in {stored[0]}", file=sys.stderr)
+            pool.close()
+            return stored[1]
+        path = evaluation_path(run.path, step, settings)
+        # Unfinished blocks with recorded paths are no use to an evaluation without, and the other way round.
+        progress_file = path.with_suffix(f".{settings.record or 'plain'}.progress.jsonl")
+        print(f"{run.path}: evaluating the checkpoint of step {step}", file=sys.stderr)
         result = evaluate(run.loader, pool, workers=self.workers, progress_file=progress_file, **arguments)
         pool.close()
         if self.trajectories:
@@ -121,20 +140,11 @@ class _Run:
     config: dict[str, Any]
     checkpoint: Path
     loader: Loader
-
-    @property
-    def env_name(self) -> str:
-        return str(self.config["env_name"])
+    env_name: str
 
     @classmethod
-    def open(cls, path: Path, step: str) -> "_Run":
-        from nfkern.algorithms.agents import load_agent
-
-        try:
-            config = json.loads((path / "config.json").read_text())
-            config["env_name"], config["algorithm"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is not a run directory: its config.json cannot be used ({error!r})") from error
+    def open(cls, path: Path, step: str, eval_env: str | None) -> "_Run":
+        config = read_header(path)
         check_on_dataset(path, config["algorithm"])
         if step == "latest":
             checkpoint = latest_checkpoint(path)
@@ -143,17 +153,8 @@ class _Run:
             if step.lstrip("0") not in found:
                 raise UserError(f"{path} has no checkpoint {step!r}; it has {', '.join(found) or 'none'}")
             checkpoint = found[step.lstrip("0")]
-        return cls(path, config, checkpoint, functools.partial(load_agent, checkpoint))
-
-
-def _stored(path: Path, settings: EvaluationSettings) -> EvaluationResult | None:
-    """The result at `path`, if it was made with these settings (recorded trajectories do no harm)."""
-    if not path.exists():
-        return None
-    result = EvaluationResult.load(path)
-    if result.settings not in (settings, dataclasses.replace(settings, record="xy")):
-        return None
-    return result if settings.record is None or path.with_suffix(".npz").exists() else None
+        env_name = eval_env or evaluated_in(config)
+        return cls(path, config, checkpoint, functools.partial(load_agent, checkpoint), env_name)
 
 
 def _groups(runs: list[_Run]) -> list[list[_Run]]:
@@ -277,13 +278,13 @@ def _table(run: _Run, result: EvaluationResult) -> str:
     lines = [
         f"{run.path}, step {run.checkpoint.name}: {settings.env_name}, "
         f"{settings.episodes_per_task} episodes per goal, seed {settings.seed}",
-        f"{'goal':<28}{'success':>9}{'':>9}{'95% interval':>18}{'steps':>8}",
+        f"{'goal':<28}{'success':>9}{'':>9}{'95% interval':>18}{'steps':>8}{'return':>10}",
     ]
     for row in result.by_task():
         count = f"{row.successes}/{row.episodes}"
         lines.append(
             f"{row.task_id:>2} {row.name:<25}{count:>9}{row.success_rate:>9.1%}"
-            f"{_range(row.interval):>18}{row.mean_length:>8.0f}"
+            f"{_range(row.interval):>18}{row.mean_length:>8.0f}{row.mean_return:>10.4g}"
         )
     lines.append(f"{'all':<37}{result.success_rate:>9.1%}{_range(result.interval):>18}")
     if result.score is not None:

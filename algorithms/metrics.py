@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nfkern.checkpoint import read_json
-from nfkern.errors import UserError
 
 if TYPE_CHECKING:
+    from nfkern.algorithms.evaluation_result import EvaluationResult
     from nfkern.algorithms.run_settings import CommonSettings
 
 
@@ -20,10 +20,11 @@ class MetricLog:
     def __init__(self, run_dir: Path, resume_step: int, settings: "CommonSettings") -> None:
         """Open the logs and drop what lies beyond the step resumed from."""
         self._run_dir = run_dir
+        # First, for it may fail: no network, no account.
+        self._wandb = _wandb(run_dir, settings) if settings.track else None
         self._csv = CsvLog(run_dir / "train.csv", resume_step)
         self._tensorboard = _tensorboard(run_dir / "tensorboard", resume_step)
-        self._wandb = _wandb(run_dir, settings) if settings.track else None
-        self._eval_seed = settings.eval_seed
+        self._settings = settings
         self._write_evaluations()
 
     def train(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -38,18 +39,36 @@ class MetricLog:
     def evaluation(self, step: int) -> None:
         """Log the evaluation of a step, once its file is written."""
         rows = self._write_evaluations()
-        self._elsewhere(
-            step, next({k: v for k, v in row.items() if k != "step"} for row in rows if row["step"] == step)
-        )
+        row = next(row for row in rows if row["step"] == step)
+        self._elsewhere(step, {name: value for name, value in row.items() if name != "step"})
 
     def _write_evaluations(self) -> list[dict[str, Any]]:
-        """Write eval.csv anew from the evaluations' files: it can never lack one, or have one twice."""
-        files = (self._run_dir / "evaluations").glob(f"*-{self._eval_seed}.json")
-        rows = sorted((_evaluation_row(path) for path in files), key=lambda row: int(row["step"]))
+        """Write eval.csv anew from the evaluations' files: one row a step, and never another's numbers."""
+        rows = [_evaluation_row(path, result) for path, result in self._own_evaluations()]
         if rows:
             fields = dict.fromkeys(name for row in rows for name in row)
             write_rows(self._run_dir / "eval.csv", rows, list(fields))
         return rows
+
+    def _own_evaluations(self) -> "list[tuple[Path, EvaluationResult]]":
+        """Of each step, the evaluation that training asks for; where it asked for another number then, the largest."""
+        if not (self._run_dir / "evaluations").is_dir():
+            return []
+        # Only now, for training without evaluations needs no simulator.
+        from nfkern.algorithms.evaluation_result import EvaluationResult
+        from nfkern.algorithms.evaluation_store import evaluation_files
+
+        settings = self._settings
+        best: dict[int, tuple[tuple[bool, int], Path, EvaluationResult]] = {}
+        for path in evaluation_files(self._run_dir):
+            result = EvaluationResult.load(path)
+            found, step = result.settings, int(path.name.split("-")[0])
+            if found.seed != settings.eval_seed or found.max_episode_steps is not None:
+                continue
+            rank = (found.episodes_per_task == settings.eval_episodes, found.episodes_per_task)
+            if step not in best or rank > best[step][0]:
+                best[step] = (rank, path, result)
+        return [best[step][1:] for step in sorted(best)]
 
     def close(self) -> None:
         """Flush everything."""
@@ -102,6 +121,19 @@ class CsvLog:
             writer.writerow(row)
 
 
+def newest_success(run_dir: Path) -> str | None:
+    """The last row of eval.csv in words; None without one."""
+    path = run_dir / "eval.csv"
+    if not path.exists():
+        return None
+    with open(path, newline="") as file:
+        *_, row = csv.DictReader(file)
+    words = [
+        f"{name} {float(row[f'evaluation/{name}']):.1%}" for name in ("success", "score") if f"evaluation/{name}" in row
+    ]
+    return f"{', '.join(words)} at step {row['step']}"
+
+
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], fields: list[str]) -> None:
     """Write a CSV file in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -112,14 +144,15 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], fields: list[str])
     os.replace(temporary, path)
 
 
-def _evaluation_row(path: Path) -> dict[str, Any]:
-    from nfkern.algorithms.evaluation_result import EvaluationResult
-
-    result = EvaluationResult.load(path)
+def _evaluation_row(path: Path, result: "EvaluationResult") -> dict[str, Any]:
     row: dict[str, Any] = {"step": int(path.stem.split("-")[0]), "evaluation/success": result.success_rate}
     if result.score is not None:
         row["evaluation/score"] = result.score
-    return row | {f"evaluation/success_task{task.task_id}": task.success_rate for task in result.by_task()}
+    row |= {f"evaluation/success_task{task.task_id}": task.success_rate for task in result.by_task()}
+    return row | {
+        "evaluation/seed": result.settings.seed,
+        "evaluation/episodes_per_task": result.settings.episodes_per_task,
+    }
 
 
 def _tensorboard(folder: Path, resume_step: int) -> Any:
@@ -131,10 +164,8 @@ def _tensorboard(folder: Path, resume_step: int) -> Any:
 
 
 def _wandb(run_dir: Path, settings: "CommonSettings") -> Any:
-    try:
-        import wandb
-    except ImportError:
-        raise UserError("--track needs Weights & Biases: `pip install wandb`, or leave --track out") from None
+    import wandb
+
     header = read_json(run_dir / "config.json")
     name = f"{header['algorithm']} {header['env_name']} seed {header['seed']}"
     # The same id whenever the run is resumed.

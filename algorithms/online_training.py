@@ -7,6 +7,7 @@ Any `gymnasium.vector.VectorEnv` can be learned in whose observations are a Dict
 
 import contextlib
 import copy
+import importlib.util
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from nfkern.algorithms.agents import AGENTS
-from nfkern.algorithms.claims import claim
+from nfkern.algorithms.claims import claim, release
 from nfkern.algorithms.data_parallel import started_processes
 from nfkern.algorithms.goal_evaluation import evaluate_goals
 from nfkern.algorithms.interrupts import deferred_signals
@@ -29,6 +30,7 @@ from nfkern.algorithms.mazes import layout, make_vector_maze
 from nfkern.algorithms.metrics import CsvLog, MetricLog
 from nfkern.algorithms.online_gcrl import OnlineGCRL, OnlineGCRLConfig
 from nfkern.algorithms.optimization import Info
+from nfkern.algorithms.preparation import check_finite, check_weights, start_from
 from nfkern.algorithms.replay import TrajectoryBuffer
 from nfkern.algorithms.rollout import derive_seed
 from nfkern.algorithms.run_settings import OnlineSettings
@@ -157,6 +159,11 @@ def train_online(algorithm: str, config: OnlineGCRLConfig, settings: OnlineSetti
     if started_processes() > 1:
         raise UserError(f"{algorithm} learns in one process: start it without torchrun")
     run_dirs = settings.run_dirs(algorithm)
+    settings.check_tracking()
+    if settings.eval_episodes and importlib.util.find_spec("matplotlib") is None:
+        raise UserError(
+            "evaluations draw the coverage with matplotlib: pip install 'nfkern[log]', or --eval-episodes 0"
+        )
     (run_dir,) = run_dirs.values()
     device = settings.torch_device()
     if settings.threads:
@@ -167,6 +174,8 @@ def train_online(algorithm: str, config: OnlineGCRLConfig, settings: OnlineSetti
         torch.manual_seed(settings.seed)
         agent = AGENTS[algorithm].create(config, _example(environments)).to(device)
         assert isinstance(agent, OnlineGCRL)
+        if settings.init_from is not None:
+            start_from(agent, settings.init_from)
         start = claim(run_dirs, algorithm, config, settings)
         # New episodes after each interruption, so new random numbers for them.
         rounds = stack.enter_context(Rounds(agent, environments, (settings.seed, start)))
@@ -176,9 +185,15 @@ def train_online(algorithm: str, config: OnlineGCRLConfig, settings: OnlineSetti
             restored, _, states = load_checkpoint(checkpoint, device, noise)
             assert isinstance(restored, OnlineGCRL)
             agent = rounds.agent = restored
+            agent.config = config
             rounds.buffer.load_state_dict(load_file(checkpoint / "buffer.safetensors"))
             rounds.env_steps = states["env_steps"]
-        with contextlib.closing(MetricLog(run_dir, start, settings)) as log:
+        try:
+            log = MetricLog(run_dir, start, settings)
+        except BaseException:
+            release(run_dirs.values())
+            raise
+        with contextlib.closing(log):
             _Run(run_dir, agent, rounds, noise, log, settings).loop(start)
     return run_dir
 
@@ -197,6 +212,7 @@ class _Run:
     def loop(self, step: int) -> None:
         """Take the gradient steps that are left."""
         config, settings = self.agent.config, self.settings
+        log_interval = settings.log_every(config.steps)
         evaluations = CsvLog(self.path / "eval.csv", step)
         bar = progress_bar(total=config.steps, initial=step, desc=self.agent.name, unit="step", disable=settings.quiet)
         with bar, deferred_signals() as signals:
@@ -217,6 +233,7 @@ class _Run:
                     self._draw(step)
                     # The log's speeds are those of training.
                     since += time.perf_counter() - began
+                    bar.unpause()
                 if step >= config.steps:
                     break
                 before = step
@@ -226,11 +243,12 @@ class _Run:
                 step += updates
                 bar.update(updates)
                 done = step == config.steps
-                if done or _crossed(before, step, settings.log_interval):
+                if done or _crossed(before, step, log_interval):
                     metrics = {f"training/{name}": value.item() for name, value in info.items()}
                     now = time.perf_counter()
                     times = {"time/steps_per_second": (step - since_step) / (now - since), "time/seconds": now - clock}
                     world = {"environment/steps": self.rounds.env_steps, "environment/coverage": self._coverage()}
+                    check_finite(metrics, step, self.path)
                     self.log.train(step, metrics | world | times)
                     bar.set_postfix_str(f"coverage={world['environment/coverage']:.0%}")
                     since, since_step = now, step
@@ -274,6 +292,7 @@ class _Run:
         save_coverage(self.path / "coverage.png", self.agent, layout(self.settings.env_name), visited, step)
 
     def _save(self, step: int) -> None:
+        check_weights(self.agent, step, self.path)
         states = {"env_steps": self.rounds.env_steps}
         buffer = {"buffer": self.rounds.buffer.state_dict()}
         save_checkpoint(self.path, step, self.agent, states, self.noise, buffer)

@@ -60,6 +60,15 @@ def move_average(averages: Iterable[torch.Tensor], values: Iterable[torch.Tensor
         get_ema_multi_avg_fn(decay)(list(averages), list(values), None)
 
 
+class _CosineThenConstant(lr_scheduler.CosineAnnealingLR):
+    """Cosine decay whose end lasts: PyTorch's would climb again where a run goes on for longer."""
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        if self.last_epoch > self.T_max:
+            return [group["lr"] for group in self.optimizer.param_groups]
+        return super().get_lr()
+
+
 def optimization(
     parameters: ParameterGroups, config: "AgentConfig"
 ) -> tuple[torch.optim.AdamW, lr_scheduler.LRScheduler]:
@@ -73,7 +82,7 @@ def _schedule(optimizer: torch.optim.Optimizer, config: "AgentConfig") -> lr_sch
     after = max(1, config.steps - config.warmup_steps)
     main: lr_scheduler.LRScheduler
     if config.schedule == "cosine":
-        main = lr_scheduler.CosineAnnealingLR(optimizer, after, eta_min=config.final_learning_rate)
+        main = _CosineThenConstant(optimizer, after, eta_min=config.final_learning_rate)
     else:
         main = lr_scheduler.ConstantLR(optimizer, factor=1.0)
     if not config.warmup_steps:

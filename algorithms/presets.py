@@ -1,6 +1,7 @@
 """Settings by name, each with its source."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nfkern.algorithms.agent import AgentConfig
@@ -38,10 +39,14 @@ class Preset:
     source: str
     env_name: str | None = None
     """The dataset that it is for, unless another is named."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the run that belong to it."""
 
 
 # The paper's JAX code, which produced its OGBench results: the first hidden layer is width + context wide.
-_JAX = NFGCBCConfig(hidden=(256 + 64, 256), norm_eps=1e-6, observation_normalization="none")
+_JAX = NFGCBCConfig(
+    hidden=(256 + 64, 256), norm_eps=1e-6, observation_normalization="none", action_normalization="none"
+)
 _NF_GCBC_SOURCE = "paper's JAX code (NF-GCBC); gamma from its README"
 _LONG = Preset(
     replace(_JAX, gamma=0.99),
@@ -86,6 +91,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
             ),
             "paper's torch code, PushT command of its README (chunk 16 / 8 in the script's defaults)",
             "pusht-human-v0",
+            {"train_episodes": 90},
         ),
         "ur3": Preset(NFBCConfig(history=10, observation_normalization="none"), "paper's torch code, UR3 BlockPush"),
         "ant": Preset(

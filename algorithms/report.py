@@ -16,7 +16,8 @@ import nfkern
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
 from nfkern.algorithms.datasets.recipes import data_name
 from nfkern.algorithms.evaluation_result import EvaluationResult, stack_outcomes
-from nfkern.algorithms.runs import check_on_dataset, latest_checkpoint, seed_group
+from nfkern.algorithms.evaluation_store import evaluation_files
+from nfkern.algorithms.runs import check_on_dataset, latest_checkpoint, read_header, seed_group
 from nfkern.algorithms.statistics import paired_comparison, success_interval
 from nfkern.checkpoint import read_json
 from nfkern.errors import UsageError, UserError
@@ -66,13 +67,13 @@ class TrainedRun:
         Raises:
             UserError: the folder is no run, or has no checkpoint.
         """
-        checkpoint = latest_checkpoint(path)
-        check_on_dataset(path, read_json(path / "config.json")["algorithm"])
+        header, checkpoint = read_header(path), latest_checkpoint(path)
+        check_on_dataset(path, header["algorithm"])
         evaluations = {}
-        for file in sorted((path / "evaluations").glob(f"{checkpoint.name}-*.json")):
+        for file in evaluation_files(path, int(checkpoint.name)):
             result = EvaluationResult.load(file)
             evaluations[result.settings.starts] = (result, file)
-        return cls(path, read_json(path / "config.json"), checkpoint, evaluations)
+        return cls(path, header, checkpoint, evaluations)
 
     @property
     def group(self) -> str:
@@ -187,12 +188,14 @@ def _provenance(groups: list[Group], dataset_dir: Path) -> str:
     digests = {group.runs[0].header.get("dataset") for group in groups}
     if digests != {values.get("sha256", {}).get(f"{name}.npz")}:
         return "<p>The data that these runs were trained on are not those in the dataset folder.</p>"
-    parts = [f"Data: {values['origin']}"]
-    if parameters := values.get("parameters"):
-        length = parameters["recipe"]["episode_rows"] - 1
+    if not values:
+        return "<p>Data: of unknown origin (their folder holds no manifest of them).</p>"
+    parts = [f"Data: {values.get('origin', 'of unknown origin')}"]
+    parameters = values.get("parameters") or {}
+    if recipe := parameters.get("recipe"):
         parts.append(
             f"with seed {parameters['seed']}: {parameters['train_episodes']} training and "
-            f"{parameters['val_episodes']} validation episodes of {length} transitions"
+            f"{parameters['val_episodes']} validation episodes of {recipe['episode_rows'] - 1} transitions"
         )
     versions = ", ".join(f"{name} {version}" for name, version in values.get("versions", {}).items())
     return f"<p>{escape(' '.join(parts))} ({escape(versions)}). {escape(values.get('note') or '')}</p>"

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from nfkern.algorithms.agent import Agent
 from nfkern.algorithms.agents import load_agent
 from nfkern.algorithms.datasets import BatchSampler, TransitionDataset
+from nfkern.algorithms.evaluation_store import load_trajectories
+from nfkern.algorithms.runs import evaluated_in
 
 if TYPE_CHECKING:
     from nfkern.algorithms.report import Group
@@ -62,13 +64,16 @@ def action_distributions(groups: "Sequence[Group]", dataset_dir: Path) -> bytes 
     states = np.argsort(_two_sidedness(probes))[::-1][:STATES]
     figure = Figure(figsize=(3 * STATES, 3 * len(agents)), layout="constrained")
     axes = figure.subplots(len(agents), STATES, squeeze=False, sharex=True, sharey=True)
+    bounds = data.statistics().actions
+    margins = 0.05 * (bounds.max - bounds.min) + 1e-6
+    limits = np.stack([bounds.min - margins, bounds.max + margins], 1)
     for row, (agent, group) in enumerate(zip(agents, groups, strict=False)):
         actions = _act(agent, batch, states, SAMPLES)
         size = 8 if actions.std(1).max() > 1e-4 else 60
         for column in range(STATES):
             axis = axes[row, column]
             axis.scatter(actions[column, :, 0], actions[column, :, 1], s=size, alpha=0.35, linewidths=0)
-            axis.set(xlim=(-1.1, 1.1), ylim=(-1.1, 1.1), aspect="equal")
+            axis.set(xlim=limits[0], ylim=limits[1], box_aspect=1)
             if row == 0:
                 axis.set_title(f"state {column + 1}")
         axes[row, 0].set_ylabel(group.label)
@@ -89,22 +94,23 @@ def paths(groups: "Sequence[Group]", episodes: int = 10) -> bytes | None:
     """
     recorded = []
     for group in groups:
-        file = group.runs[0].evaluations[group.starts][1].with_suffix(".npz") if group.starts is not None else None
-        if file is not None and file.exists():
-            recorded.append((group, file))
-    draw = _background(groups[0].env_name) if recorded else None
+        if group.starts is None:
+            continue
+        result, file = group.runs[0].evaluations[group.starts]
+        arrays = load_trajectories(file, result)
+        if arrays is not None:
+            recorded.append((group, arrays))
+    draw = _background(evaluated_in(groups[0].runs[0].header)) if recorded else None
     if draw is None:
         return None
-    first = np.load(recorded[0][1])
-    tasks = np.unique(first["task_ids"])
+    tasks = np.unique(recorded[0][1]["task_ids"])
     beside = len(tasks) == 1
     shape = (1, len(recorded)) if beside else (len(recorded), len(tasks))
     figure = Figure(figsize=(2.6 * shape[1], 2.8 * shape[0]), layout="constrained")
     axes = figure.subplots(*shape, squeeze=False)
     if beside:
         axes = axes.T
-    for row, (group, file) in enumerate(recorded):
-        data = np.load(file)
+    for row, (group, data) in enumerate(recorded):
         for column, task in enumerate(tasks):
             axis = axes[row, column]
             draw(axis)

@@ -1,6 +1,6 @@
 """Episodes of one task stepped in lockstep, with one batched decision for all of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,7 +54,7 @@ class Episode:
         task_id: the task, from 1.
         episode: the number within the task, from 0.
         seed: `PinnedTask.reset(seed=)` with it gives the same start and goal again.
-        success: OGBench's `info["success"]` at the last step.
+        success: `info["success"]` at the last step, or else `info["is_success"]`; False without either.
         episode_return: sum of rewards, undiscounted.
         length: steps taken.
         score: `info["score"]` at the last step, the share of a task with stages that is done (0 to 1); None without.
@@ -104,6 +104,32 @@ class EnvironmentPool:
         for environment in self._environments:
             environment.close()
         self._environments.clear()
+
+
+def check_fits(pool: EnvironmentPool, sizes: Mapping[str, int], *, goal_conditioned: bool) -> None:
+    """See that a policy can act in an environment, before anything long starts.
+
+    Args:
+        pool: of the environment.
+        sizes: what the policy was made for: observation_size, action_size, and goal_size where goals are no
+            observations.
+        goal_conditioned: whether it wants goals.
+
+    Raises:
+        ValueError: observations, actions or goals are of another shape, or there are none of the goals wanted.
+    """
+    environment = pool.take(1)[0]
+    observation, _ = environment.reset(seed=0)
+    found = {"observation": observation, "action": np.zeros(environment.action_space.shape or ())}
+    if goal_conditioned:
+        if environment.goal is None:
+            raise ValueError(f"{pool.name} gives no goals (info['goal']), which the policy wants")
+        found["goal"] = environment.goal
+    for name, value in found.items():
+        expected = (sizes.get(f"{name}_size", sizes["observation_size"]),)
+        shape = value.shape if isinstance(value, np.ndarray) else type(value).__name__
+        if shape != expected:
+            raise ValueError(f"{pool.name}: expected {name}s of shape {expected}, as in the data, got {shape}")
 
 
 def derive_seed(*words: int) -> int:
@@ -172,7 +198,8 @@ def run_block(
             if observe:
                 observe(numbers[row], environment, observation)
             if terminated or truncated:
-                success, score = bool(info.get("success", False)), info.get("score")
+                # gymnasium-robotics, and simulators after it, call it is_success.
+                success, score = bool(info.get("success", info.get("is_success", False))), info.get("score")
                 outcomes[row] = Episode(
                     *(task_id, numbers[row], seeds[row], success, returns[row], step + 1),
                     score=None if score is None else float(score),

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -33,8 +33,10 @@ class CommonSettings:
     """cpu, cuda, cuda:N, or auto: CUDA where there is one."""
     threads: int = 0
     """CPU threads; 0 for PyTorch's choice."""
-    log_interval: int = 1000
-    """Gradient steps between rows of train.csv."""
+    init_from: Path | None = None
+    """Start with the weights and normalisers of this run's newest checkpoint, whose networks must be of these sizes."""
+    log_interval: int | None = None
+    """Gradient steps between rows of train.csv; default a hundredth of all, but at most 1000."""
     checkpoint_interval: int = 10_000
     """Gradient steps between checkpoints."""
     keep_checkpoints: int = 2
@@ -57,12 +59,39 @@ class CommonSettings:
         counts = ("log_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval")
         least = dict.fromkeys(counts, 1) | dict.fromkeys(("seed", "threads", "eval_episodes", "eval_seed"), 0)
         for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name}: expected at least {minimum}, got {getattr(self, name)}")
+            if (value := getattr(self, name)) is not None and value < minimum:
+                raise ValueError(f"{name}: expected at least {minimum}, got {value}")
+
+    def log_every(self, steps: int) -> int:
+        """Gradient steps between rows of train.csv, of so many in all."""
+        return min(1000, max(1, steps // 100)) if self.log_interval is None else self.log_interval
+
+    def check_tracking(self) -> None:
+        """See that runs can be tracked, if they are to be.
+
+        Raises:
+            UserError: Weights & Biases is not installed.
+        """
+        if self.track:
+            try:
+                import wandb  # noqa: F401
+            except ImportError:
+                raise UserError("--track needs Weights & Biases: `pip install wandb`, or leave --track out") from None
+
+    def header(self) -> dict[str, Any]:
+        """What a run's config.json keeps of these settings besides its name and seed."""
+        return {}
 
     def run_dirs(self, algorithm: str) -> dict[int, Path]:
         """The folder of each seed's run."""
-        return {self.seed: self.run_dir or Path("runs") / algorithm / self.env_name / f"seed-{self.seed}"}
+        return {self.seed: self.run_dir or self._default_dir(algorithm) / f"seed-{self.seed}"}
+
+    def data_name(self) -> str:
+        """The name of what is learned in or from, which may be given by its file."""
+        return Path(self.env_name).stem if self.env_name.endswith(".npz") else self.env_name
+
+    def _default_dir(self, algorithm: str) -> Path:
+        return Path("runs") / algorithm / self.data_name()
 
     def dataset_digest(self) -> str | None:
         """The training file's sha256 as its manifest has it; None without a file or a manifest."""
@@ -100,7 +129,7 @@ class RunSettings(CommonSettings):
     """Where and how an agent is trained on a dataset; what it is lies in its own settings."""
 
     env_name: str
-    """Name of a dataset, such as pointmaze-medium-navigate-v0 or pusht-human-v0."""
+    """Name of a dataset, such as pointmaze-medium-navigate-v0 or pusht-human-v0, or a path to an .npz file."""
     seed: Annotated[int, _SEEDS] = 0
     """Seed of initialisation, batches and noise; the same seed and thread count give the same run."""
     seeds: Annotated[str | None, _SEEDS] = None
@@ -109,6 +138,10 @@ class RunSettings(CommonSettings):
     """The run's folder; default runs/<algorithm>/<env-name>/seed-<seed>. With --seeds: the folder of their folders."""
     dataset_dir: Path = DEFAULT_DATASET_DIR
     """Where datasets lie."""
+    train_episodes: int | None = None
+    """Train on at most so many of the dataset's training episodes, drawn alike for all seeds; default all."""
+    eval_env: str | None = None
+    """Evaluate in this environment, any id that gymnasium knows, or MODULE:ID; default the dataset's own."""
     cuda_graph: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CUDA_GRAPH] = False
     """Keep the data on the GPU and replay each step as a CUDA graph: the default on CUDA, where the agent allows it."""
     no_cuda_graph: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CUDA_GRAPH] = False
@@ -121,8 +154,9 @@ class RunSettings(CommonSettings):
     def __post_init__(self) -> None:
         """Check what belongs together."""
         super().__post_init__()
-        if self.eval_workers < 1:
-            raise ValueError(f"eval_workers: expected at least 1, got {self.eval_workers}")
+        for name in ("eval_workers", "train_episodes"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
         if self.cuda_graph and self.no_cuda_graph:
             raise ValueError("cuda_graph: expected at most one of cuda_graph and no_cuda_graph, got both")
         if self.seeds is None:
@@ -155,8 +189,13 @@ class RunSettings(CommonSettings):
         """The folder of each seed's run."""
         if self.seeds is None:
             return super().run_dirs(algorithm)
-        parent = self.run_dir or Path("runs") / algorithm / self.env_name
+        parent = self.run_dir or self._default_dir(algorithm)
         return {seed: parent / f"seed-{seed}" for seed in self.all_seeds()}
+
+    def header(self) -> dict[str, Any]:
+        """The training episodes and the environment, where they are not the default ones."""
+        chosen = {"train_episodes": self.train_episodes, "eval_env": self.eval_env}
+        return {name: value for name, value in chosen.items() if value is not None}
 
     def dataset_digest(self) -> str | None:
         """The training file's sha256 as its manifest has it; None without a manifest."""

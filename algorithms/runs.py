@@ -56,6 +56,33 @@ def check_on_dataset(run_dir: Path, algorithm: str) -> None:
         )
 
 
+def read_header(run_dir: Path) -> dict[str, Any]:
+    """What config.json says of a run: its algorithm, `env_name`, seed, settings and versions.
+
+    Raises:
+        UserError: the folder is no run, or the file is damaged.
+    """
+    path = run_dir / "config.json"
+    try:
+        header: dict[str, Any] = read_json(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{run_dir} is no run: expected a folder with config.json, as `nfkern train` writes it"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path} cannot be used: {error}") from None
+    missing = [name for name in ("algorithm", "env_name", "config", "seed") if name not in header]
+    if missing:
+        raise UserError(f"{path} is no run's: it lacks {', '.join(missing)}")
+    return header
+
+
+def evaluated_in(header: Mapping[str, Any]) -> str:
+    """The environment in which a run is evaluated: that of its data, unless it was given another."""
+    name = str(header.get("eval_env") or header["env_name"])
+    return Path(name).stem if name.endswith(".npz") else name
+
+
 def checkpoint_label(checkpoint: Path) -> str:
     """A name for a checkpoint's policy that another policy cannot have: algorithm, step and a hash of the weights."""
     digest = hashlib.sha256((checkpoint / "agent.safetensors").read_bytes()).hexdigest()[:12]
@@ -92,11 +119,6 @@ def locked(run_dir: Path) -> Iterator[None]:
             lock.unlink()
             if created and not any(run_dir.iterdir()):
                 run_dir.rmdir()
-
-
-def evaluation_path(run_dir: Path, step: int, seed: int) -> Path:
-    """Where the evaluation of a checkpoint lies."""
-    return run_dir / "evaluations" / f"{step:08d}-{seed}.json"
 
 
 def save_checkpoint(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nfkern.algorithms.evaluation_result import EvaluationResult, TaskSummary, stack_outcomes
+from nfkern.algorithms.evaluation_store import evaluation_files, find_evaluation
 from nfkern.algorithms.published import CONDITIONAL, DEFAULT_TASKS, IMITATION, OFFLINE_RL, UNSUPERVISED
 from nfkern.algorithms.statistics import Interval, cluster_interval, interquartile_mean, success_interval
 from nfkern.algorithms.sweep_spec import SweepRun
@@ -94,9 +95,15 @@ def _number_of(task: TaskSummary) -> float:
 def _last_evaluation(run_dir: Path) -> Path | None:
     """The evaluation that the training itself made last: the one that eval.csv ends with."""
     rows = _rows(run_dir)
-    found = sorted((run_dir / "evaluations").glob(f"{int(rows[-1]['step']):08d}-*.json")) if rows else []
-    # Another with another seed may have been asked for since; the training's has the lowest, and the table one of each.
-    return found[0] if found else None
+    if not rows:
+        return None
+    row, step = rows[-1], int(rows[-1]["step"])
+    if "evaluation/seed" not in row:
+        # Of a run from before eval.csv had it: another with a higher seed may have been asked for since.
+        return next(iter(evaluation_files(run_dir, step)), None)
+    asked = {name: int(row[f"evaluation/{name}"]) for name in ("seed", "episodes_per_task")}
+    found = find_evaluation(run_dir, step, **asked, max_episode_steps=None)
+    return None if found is None else found[0]
 
 
 def _last_row(run_dir: Path) -> np.ndarray | None:

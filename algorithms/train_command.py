@@ -10,6 +10,7 @@ import tyro
 from nfkern.algorithms.agent import Agent
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.data_parallel import is_first
+from nfkern.algorithms.metrics import newest_success
 from nfkern.algorithms.online_gcrl import OnlineGCRL
 from nfkern.algorithms.presets import PRESETS, find_preset
 from nfkern.algorithms.run_settings import OnlineSettings, RunSettings
@@ -37,7 +38,9 @@ class TrainCommand:
                 name = args[position + 1]
             if name is not None:
                 preset = find_preset(cls.algorithm, name)
-                settings = _settings_class(AGENTS[cls.algorithm])(env_name=preset.env_name or tyro.MISSING)
+                settings = _settings_class(AGENTS[cls.algorithm])(
+                    env_name=preset.env_name or tyro.MISSING, **preset.settings
+                )
                 return cls(settings, preset.config, name)
         return None
 
@@ -62,6 +65,9 @@ class TrainCommand:
             print("interrupted. The same command with --resume continues from the newest checkpoint.", file=sys.stderr)
             return 130
         if is_first():
+            for path in self.settings.run_dirs(self.algorithm).values():
+                if (outcome := newest_success(path)) is not None:
+                    print(f"{path}: {outcome}", file=sys.stderr)
             print(*self.settings.run_dirs(self.algorithm).values(), sep="\n")
         return 0
 

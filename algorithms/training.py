@@ -2,17 +2,19 @@
 
 import contextlib
 import functools
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from nfkern.algorithms.agent import Agent, AgentConfig
 from nfkern.algorithms.agents import AGENTS, load_agent
-from nfkern.algorithms.claims import claim
+from nfkern.algorithms.claims import claim, release
 from nfkern.algorithms.data_parallel import World, local_device, world
 from nfkern.algorithms.datasets import BatchSampler, DeviceBatchSampler, DeviceDataset, TransitionDataset
 from nfkern.algorithms.datasets.task_rewards import RELABEL_COLUMNS, with_task_rewards
@@ -20,17 +22,21 @@ from nfkern.algorithms.interrupts import deferred_signals
 from nfkern.algorithms.learner import Learner, Sampler, Streams
 from nfkern.algorithms.metrics import MetricLog
 from nfkern.algorithms.optimization import Info
-from nfkern.algorithms.run_settings import RunSettings
-from nfkern.algorithms.runs import (
-    checkpoint_label,
-    drop_old_checkpoints,
-    evaluation_path,
-    load_checkpoint,
-    locked,
-    save_checkpoint,
+from nfkern.algorithms.preparation import (
+    check_finite,
+    check_fits,
+    check_weights,
+    evaluation_pool,
+    introduction,
+    start_from,
 )
+from nfkern.algorithms.run_settings import RunSettings
+from nfkern.algorithms.runs import checkpoint_label, drop_old_checkpoints, load_checkpoint, locked, save_checkpoint
 from nfkern.errors import UserError
 from nfkern.progress import progress_bar
+
+if TYPE_CHECKING:
+    from nfkern.algorithms.rollout import EnvironmentPool
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
@@ -58,10 +64,12 @@ def train(algorithm: str, config: AgentConfig, settings: RunSettings) -> Path:
         the folder that holds theirs.
 
     Raises:
-        UserError: the dataset is missing, or a folder holds another run.
+        UserError: the dataset is missing, a folder holds another run, evaluations or tracking cannot work, or losses
+            or weights are no longer finite.
         Interrupted: SIGINT or SIGTERM came; the newest checkpoint continues the run exactly.
     """
     run_dirs = settings.run_dirs(algorithm)
+    settings.check_tracking()
     device = local_device(settings.torch_device())
     # Goals bring rewards of their own.
     needs_rewards = "rewards" in AGENTS[algorithm].batch_keys and not AGENTS[algorithm].goal_conditioned
@@ -76,13 +84,16 @@ def train(algorithm: str, config: AgentConfig, settings: RunSettings) -> Path:
         if processes.first:
             for run_dir in run_dirs.values():
                 locks.enter_context(locked(run_dir))
-        _train(run_dirs, algorithm, config, settings, splits, device, processes)
+        pool = locks.enter_context(evaluation_pool(settings)) if processes.first else None
+        _train(run_dirs, algorithm, config, settings, splits, device, processes, pool)
     return next(iter(run_dirs.values())) if settings.seeds is None else next(iter(run_dirs.values())).parent
 
 
 def _load(settings: RunSettings, split: str, needs_rewards: bool) -> TransitionDataset:
     extras = RELABEL_COLUMNS if needs_rewards else ()
     dataset = TransitionDataset.load(settings.env_name, settings.dataset_dir, split=split, extras=extras)
+    if split == "train" and settings.train_episodes is not None and settings.train_episodes < dataset.episodes:
+        dataset = dataset.draw_episodes(settings.train_episodes)
     if needs_rewards and dataset.rewards is None:
         return with_task_rewards(dataset, settings.env_name)
     return dataset
@@ -96,6 +107,7 @@ def _train(
     splits: Mapping[str, TransitionDataset],
     device: torch.device,
     processes: World,
+    pool: "EnvironmentPool | None",
 ) -> None:
     """Start or continue the run of each seed."""
     if settings.cuda_graph and processes.size > 1:
@@ -112,20 +124,33 @@ def _train(
     for seed in run_dirs:
         torch.manual_seed(seed)
         agents.append(AGENTS[algorithm].create(config, example, statistics).to(device))
+        if settings.init_from is not None:
+            start_from(agents[-1], settings.init_from)
         samplers = {split: make_sampler(split, (seed, stream)) for stream, split in enumerate(splits)}
         streams.append(Streams(samplers, _generator_after_creation(seed, device)))
+    if pool is not None:
+        check_fits(agents[0], pool)
     # Only now, when nothing in the settings can be wrong any more, are the folders claimed.
     start = processes.agree(lambda: claim(run_dirs, algorithm, config, settings))
     if start:
         for index, path in enumerate(run_dirs.values()):
             agents[index] = _restore(path / "checkpoints" / f"{start:08d}", device, streams[index])
+            agents[index].config = config
     learner = Learner(agents, streams, captured=captured, world=processes)
     with contextlib.ExitStack() as logs:
         runs = []
-        for path in run_dirs.values() if processes.first else ():
-            runs.append(_Run(path, MetricLog(path, start, settings)))
-            logs.callback(runs[-1].log.close)
-        _loop(learner, runs, start, settings)
+        try:
+            for path in run_dirs.values() if processes.first else ():
+                runs.append(_Run(path, MetricLog(path, start, settings)))
+                logs.callback(runs[-1].log.close)
+        except BaseException:
+            # A tracker may have no network, or no account: the folder is left as if nothing had been asked for.
+            release(run_dirs.values())
+            raise
+        if processes.first:
+            for line in introduction(agents[0], run_dirs, splits, settings, pool):
+                print(line, file=sys.stderr)
+        _loop(learner, runs, start, settings, pool)
 
 
 def _sampler_maker(
@@ -160,7 +185,10 @@ def _restore(checkpoint: Path, device: torch.device, streams: Streams) -> Agent:
     return agent
 
 
-def _loop(learner: Learner, runs: Sequence[_Run], step: int, settings: RunSettings) -> None:
+def _loop(
+    learner: Learner, runs: Sequence[_Run], step: int, settings: RunSettings, pool: "EnvironmentPool | None"
+) -> None:
+    log_interval = settings.log_every(learner.agents[0].config.steps)
     config, clock = learner.agents[0].config, time.perf_counter()
     name = learner.agents[0].name + (f" x {len(runs)} seeds" if len(runs) > 1 else "")
     hidden = settings.quiet or not learner.world.first
@@ -170,28 +198,30 @@ def _loop(learner: Learner, runs: Sequence[_Run], step: int, settings: RunSettin
         while True:
             # Of several processes, the first alone has runs to write to.
             for run, agent in zip(runs, learner.agents, strict=False):
-                if _evaluation_due(step, run.path, settings, config.steps):
+                if pool is not None and _evaluation_due(step, settings, config.steps):
                     learner.synchronise()
                     # Its finished episodes are kept on the way, so an interruption may come through at once.
                     began = time.perf_counter()
                     with signals.immediate():
-                        _evaluate(agent, step, run, settings)
-                    # The log's speeds are those of training.
+                        _evaluate(agent, step, run, settings, pool)
+                    # The speeds of log and bar are those of training.
                     since += time.perf_counter() - began
+                    bar.unpause()
             if step >= config.steps:
                 break
-            info = learner.update()
+            info = _finite(learner.update, learner, step, runs)
             step += 1
             bar.update()
-            if step % settings.log_interval == 0 or step == config.steps:
+            if step % log_interval == 0 or step == config.steps:
                 metrics = _by_seed("training", learner.world.mean(info))
                 # After the metrics: fetching them waits for the device.
                 now = time.perf_counter()
                 speed = (step - since_step) / (now - since)
                 times = {"time/steps_per_second": speed, "time/seconds": now - clock}
                 rate = {"training/learning_rate": learner.learning_rate}
-                checked = _by_seed("validation", learner.validate())
+                checked = _by_seed("validation", _finite(learner.validate, learner, step, runs))
                 for run, mine, validation in zip(runs, metrics, checked, strict=False):
+                    check_finite(mine | validation, step, run.path)
                     run.log.train(step, mine | validation | rate | times)
                 bar.set_postfix(loss=f"{np.mean([mine['training/actor/loss'] for mine in metrics]):.3f}")
                 since, since_step = now, step
@@ -203,6 +233,17 @@ def _loop(learner: Learner, runs: Sequence[_Run], step: int, settings: RunSettin
                 raise Interrupted(f"stopped at step {step} of {config.steps}; its checkpoint is saved")
 
 
+def _finite(call: Callable[[], Info], learner: Learner, step: int, runs: Sequence[_Run]) -> Info:
+    """What a call returns. A flow refuses weights that are not finite: the run then says so in its own words."""
+    try:
+        return call()
+    except ValueError:
+        learner.synchronise()
+        for run, agent in zip(runs, learner.agents, strict=False):
+            check_weights(agent, step, run.path)
+        raise
+
+
 def _by_seed(prefix: str, info: Info) -> list[dict[str, float]]:
     """Each seed's metrics, from those of all, (seeds,) or () for a single one."""
     columns = {f"{prefix}/{name}": values.reshape(-1).tolist() for name, values in info.items()}
@@ -212,6 +253,8 @@ def _by_seed(prefix: str, info: Info) -> list[dict[str, float]]:
 def _save(learner: Learner, runs: Sequence[_Run], step: int, keep: int) -> None:
     """Checkpoint every seed; old ones go when all have the new one, so that there always is a step that all have."""
     learner.synchronise()
+    for run, agent in zip(runs, learner.agents, strict=False):
+        check_weights(agent, step, run.path)
     for run, agent, streams in zip(runs, learner.agents, learner.streams, strict=False):
         states = {name: sampler.state_dict() for name, sampler in streams.samplers.items()}
         save_checkpoint(run.path, step, agent, states, streams.generator)
@@ -219,29 +262,34 @@ def _save(learner: Learner, runs: Sequence[_Run], step: int, keep: int) -> None:
         drop_old_checkpoints(run.path, keep)
 
 
-def _evaluation_due(step: int, run_dir: Path, settings: RunSettings, steps: int) -> bool:
-    if not settings.eval_episodes or not step or (step % settings.eval_interval and step != steps):
-        return False
-    return not evaluation_path(run_dir, step, settings.eval_seed).exists()
+def _evaluation_due(step: int, settings: RunSettings, steps: int) -> bool:
+    return step > 0 and (step % settings.eval_interval == 0 or step == steps)
 
 
-def _evaluate(agent: Agent, step: int, run: _Run, settings: RunSettings) -> None:
-    from nfkern.algorithms.evaluation import evaluate
+def _evaluate(agent: Agent, step: int, run: _Run, settings: RunSettings, pool: "EnvironmentPool") -> None:
+    """Evaluate the checkpoint of a step, unless that has been done."""
+    from nfkern.algorithms.evaluation import evaluate, make_settings
+    from nfkern.algorithms.evaluation_store import evaluation_path, find_same
 
-    path = evaluation_path(run.path, step, settings.eval_seed)
+    checkpoint = run.path / "checkpoints" / f"{step:08d}"
+    asked: dict[str, Any] = {
+        "episodes_per_task": settings.eval_episodes,
+        "seed": settings.eval_seed,
+        "label": checkpoint_label(checkpoint),
+    }
+    wanted = make_settings(pool, **asked)
+    if find_same(run.path, step, wanted) is not None:
+        return
+    path = evaluation_path(run.path, step, wanted)
     path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(".partial.jsonl")
-    checkpoint = run.path / "checkpoints" / f"{step:08d}"
     result = evaluate(
         agent if settings.eval_workers == 1 else functools.partial(load_agent, checkpoint),
-        settings.env_name,
-        episodes_per_task=settings.eval_episodes,
-        seed=settings.eval_seed,
-        success_timing=settings.success_timing,
+        pool,
         workers=settings.eval_workers,
         progress_file=partial,
-        label=checkpoint_label(checkpoint),
         progress=not settings.quiet,
+        **asked,
     )
     result.save(path)
     partial.unlink()

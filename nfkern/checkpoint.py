@@ -3,8 +3,8 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -90,17 +90,20 @@ class Pretrained:
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary sibling folder that takes the place of `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    # Not by tempfile, whose folders are for their owner alone: the umask says who may read.
+    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    folder.mkdir(parents=True)
     try:
         yield folder
         for file in folder.iterdir():
+            # safetensors writes files for their owner alone.
+            file.chmod(folder.stat().st_mode & 0o666)
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
-        folder.chmod(0o755)
         if path.exists():
             # A folder cannot replace a full one in one step: move the old one aside first.
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            old = path.with_name(f"{folder.name}.old")
+            old.mkdir()
             os.replace(path, old)
             os.replace(folder, path)
             shutil.rmtree(old)

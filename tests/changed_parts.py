@@ -24,6 +24,7 @@ PARTS = {
     "data": ("algorithms/datasets/*", "algorithms/environments.py"),
     "commands": (
         *("algorithms/*command*.py", "algorithms/sweep*.py", "algorithms/demo.py", "algorithms/data_parallel.py"),
+        *("algorithms/preparation.py", "algorithms/presets.py", "algorithms/run*.py", "algorithms/tasks.py"),
         *("algorithms/training.py", "algorithms/evaluation*.py", "bench/studies/*", "nfkern/cli.py", "README.md"),
     ),
 }

@@ -133,6 +133,29 @@ class TransitionDataset:
         except (ValueError, TypeError) as error:
             raise UserError(f"{path} is no usable dataset ({error}): look at it with `nfkern data verify`") from error
 
+    def draw_episodes(self, count: int, seed: int = 0) -> "TransitionDataset":
+        """A dataset of `count` of the episodes, drawn at random and copied, in their order.
+
+        Raises:
+            ValueError: there are fewer.
+        """
+        if not 1 <= count <= self.episodes:
+            raise ValueError(f"count: expected 1 to {self.episodes}, the episodes of {self.name}, got {count}")
+        chosen = np.sort(np.random.default_rng(seed).choice(self.episodes, count, replace=False))
+        starts, ends = self.episode_starts[chosen], self.episode_ends[chosen] + 1
+        rows = np.concatenate([np.arange(start, end) for start, end in zip(starts, ends, strict=True)])
+        terminals = np.zeros(len(rows), bool)
+        terminals[np.cumsum(ends - starts) - 1] = True
+        return TransitionDataset(
+            self.observations[rows],
+            self.actions[rows],
+            terminals,
+            rewards=None if self.rewards is None else self.rewards[rows],
+            masks=None if self.masks is None else self.masks[rows],
+            extras={name: array[rows] for name, array in self.extras.items()},
+            name=f"{self.name} ({count} of {self.episodes} episodes)",
+        )
+
     def with_rewards(self, rewards: np.ndarray, masks: np.ndarray) -> "TransitionDataset":
         """The same rows with these rewards and masks, both (rows,); the other arrays are shared.
 

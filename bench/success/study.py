@@ -18,8 +18,9 @@ from nfkern.algorithms import evaluation
 from nfkern.algorithms.agents import load_agent
 from nfkern.algorithms.behavioral_cloning import BehavioralCloning
 from nfkern.algorithms.evaluation_result import EvaluationResult
+from nfkern.algorithms.evaluation_store import find_evaluation
 from nfkern.algorithms.run_settings import RunSettings
-from nfkern.algorithms.runs import checkpoint_label, evaluation_path
+from nfkern.algorithms.runs import checkpoint_label
 from nfkern.algorithms.training import Interrupted, train
 from nfkern.bench.studies.policies import Policy, Training, acting_agent, count_parameters
 from nfkern.bench.success.policies import AT_THE_END, POLICIES, TRAININGS, config_of, of_training, untrained
@@ -146,10 +147,9 @@ def _on_the_way(results: Results, env: str, policy: Policy, seed: int, run_dir: 
     """The training loop's own evaluations; the last one too where it has as many episodes as the study wants."""
     settings = results.settings
     last = (settings.steps,) if settings.eval_episodes == settings.final_episodes else ()
-    return [
-        _row(env, policy, seed, step, EvaluationResult.load(evaluation_path(run_dir, step, 0)))
-        for step in (*settings.steps_on_the_way, *last)
-    ]
+    steps = (*settings.steps_on_the_way, *last)
+    found = [find_evaluation(run_dir, step, seed=0, episodes_per_task=settings.eval_episodes) for step in steps]
+    return [_row(env, policy, seed, step, entry[1]) for step, entry in zip(steps, found, strict=True) if entry]
 
 
 def _evaluations(results: Results, place: Place, env: str, training: Training, seed: int) -> Iterator[Piece]:

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from evaluation_policies import StraightToGoal
 
 from nfkern.algorithms.evaluate_command import Evaluate
 from nfkern.algorithms.evaluation import EvaluationResult
+from nfkern.algorithms.evaluation_store import find_evaluation
 from nfkern.algorithms.statistics import paired_comparison, success_interval
 from nfkern.errors import UserError
 
@@ -20,7 +22,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         loaded.append(checkpoint)
         return StraightToGoal(noise=float((checkpoint / "agent.safetensors").read_text()))
 
-    monkeypatch.setattr("nfkern.algorithms.agents.load_agent", load_agent)
+    monkeypatch.setattr("nfkern.algorithms.evaluate_command.load_agent", load_agent)
     return loaded
 
 
@@ -62,9 +64,10 @@ def test_prints_a_row_per_goal_and_stores_the_result(
     assert printed.count("0/2") == 5
     assert printed.count("0.0 - 65.8") == 5, "Wilson's interval of 0 in 2"
     assert printed.count("0.0 - 43.4") == 1, "and of 0 in 5 goals"
-    assert sorted(p.name for p in (run / "evaluations").iterdir()) == ["00001000-0.json", "00001000-0.npz"]
-    result = EvaluationResult.load(run / "evaluations" / "00001000-0.json")
-    assert len(result.episodes) == 10
+    files = sorted((run / "evaluations").iterdir())
+    assert [re.sub("[0-9a-f]{8}[.]", ".", path.name) for path in files] == ["00001000-0-.json", "00001000-0-.npz"]
+    assert files[0].stem == files[1].stem
+    assert len(EvaluationResult.load(files[0]).episodes) == 10
 
     assert short(run).run() == 0
     again = capsys.readouterr()
@@ -72,9 +75,12 @@ def test_prints_a_row_per_goal_and_stores_the_result(
     assert "stored in" in again.err
     assert len(loaded) == 1
 
+    # A shorter one takes the place of nothing.
+    before = files[0].read_text()
     assert short(run, episodes_per_task=1).run() == 0
-    assert "replaces" in capsys.readouterr().err
     assert len(loaded) == 2
+    assert files[0].read_text() == before
+    assert len(list((run / "evaluations").glob("*.json"))) == 2
 
 
 def test_pairs_runs_and_pools_training_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,9 +110,7 @@ def test_pairs_algorithms_with_their_training_seeds_together(
     assert "two policies" not in printed
     assert short(*straight, *noisy, **options, json=True).run() == 0
     values = json.loads(capsys.readouterr().out)
-    outcomes = {
-        str(run): EvaluationResult.load(run / "evaluations" / "00001000-0.json").outcomes for run in (*straight, *noisy)
-    }
+    outcomes = {str(run): find_evaluation(run, 1000, seed=0)[1].outcomes for run in (*straight, *noisy)}
     (pair,) = values["paired"]
     first, second = (np.stack([outcomes[run] for run in pair[side]]) for side in ("first", "second"))
     assert pair["second"] == [str(run) for run in reversed(noisy)], "in the order of their seeds"
@@ -157,7 +161,8 @@ def test_an_interrupt_says_how_to_go_on(
     assert len(list((run / "evaluations").glob("*.progress.jsonl"))) == 1
     assert short(run).run() == 0
     assert decisions == 70 + 3 * 30, "two of five goals were finished before the interrupt"
-    assert [path.name for path in (run / "evaluations").iterdir()] == ["00001000-0.json"]
+    (path,) = (run / "evaluations").iterdir()
+    assert path.suffix == ".json"
 
 
 @pytest.mark.parametrize(
@@ -175,7 +180,7 @@ def test_mistakes_are_explained_in_a_line(tmp_path: Path, named: dict[str, objec
 
 
 def test_other_folders_are_not_runs(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a run directory"):
+    with pytest.raises(UserError, match="is no run: expected a folder with config.json"):
         short(tmp_path).run()
     with pytest.raises(UserError, match="at least one run"):
         short().run()

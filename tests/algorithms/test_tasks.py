@@ -1,14 +1,19 @@
 """The paper's 82 tasks: all there, and each command starts from a preset of an environment that exists."""
 
+import functools
 import json
 import re
 import shlex
 from collections import Counter
 
+import numpy as np
 import pytest
+from evaluation_policies import cut_episodes
+from selected import selected
 
 from nfkern import cli
-from nfkern.algorithms.environments import environment_id
+from nfkern.algorithms.datasets.recipes import data_name
+from nfkern.algorithms.environments import environment_id, make_environment
 from nfkern.algorithms.maze_layouts import MAZES
 from nfkern.algorithms.presets import find_preset
 from nfkern.algorithms.tasks import tasks
@@ -58,6 +63,75 @@ def test_every_rivals_command_finds_its_preset_and_its_environment(task):
         preset = find_preset(algorithm, options[options.index("--preset") + 1])
         named = options[options.index("--env-name") + 1] if "--env-name" in options else preset.env_name
         assert named == task.environment
+
+
+OWN = {"ur3": (6, 2), "ant": (41, 8)}
+COMMANDS_OF_TASKS = {
+    command: task
+    for task in tasks()
+    for command in (task.command, *task.rival_commands.values())
+    # One task of each environment: the others differ in the number alone.
+    if task.goal in (None, 1) and not re.search("task[2-5]", task.name)
+}
+QUICK = [command for command in COMMANDS_OF_TASKS if "ur3" in command or "train iql --preset cube-single" in command]
+
+
+@pytest.mark.parametrize("command", selected(COMMANDS_OF_TASKS, QUICK, part="commands"))
+def test_every_command_runs_as_printed(command, tmp_path, monkeypatch, capsys):
+    """For two steps; with data of the right shape, and an evaluation of one short episode."""
+    task = COMMANDS_OF_TASKS[command]
+    monkeypatch.chdir(tmp_path)
+    words = [*shlex.split(command)[1:], "--steps", "2", "--eval-episodes", "1", "--quiet"]
+    if task.setting == "unsupervised":
+        words += [
+            "--num-envs",
+            "2",
+            "--prefill-length",
+            "70",
+            "--unroll-length",
+            "62",
+            "--buffer-length",
+            "200",
+            "--batch-size",
+            "8",
+        ]
+        words += ["--candidates", "4", "--updates-per-unroll", "2", "--width", "8"]
+        monkeypatch.setattr("nfkern.algorithms.online_training.evaluate_goals", lambda *_, **__: {"success": 0.0})
+    else:
+        cut_episodes(monkeypatch, 2)
+        words += ["--dataset-dir", "."]
+        sizes = OWN.get(task.name) or sizes_in(task.environment)
+        name = "DATA" if task.environment is None else data_name(task.environment)
+        for file in (f"{name}.npz", f"{name}-val.npz"):
+            write_random(tmp_path / file, *sizes)
+    assert cli.main(words) == 0
+    folder = capsys.readouterr().out.strip()
+    assert (tmp_path / folder / "checkpoints" / "00000002").is_dir()
+    assert (tmp_path / folder / "eval.csv").exists() == (task.environment is not None)
+
+
+@functools.cache
+def sizes_in(environment):
+    env = make_environment(environment)
+    observation, _ = env.reset(seed=0)
+    sizes = observation.shape[0], env.action_space.shape[0]
+    env.close()
+    return sizes
+
+
+def write_random(path, observation_size, action_size, episodes=4, rows=120):
+    rng = np.random.default_rng(0)
+    terminals = np.zeros((episodes, rows), bool)
+    terminals[:, -1] = True
+    size = episodes * rows
+    np.savez(
+        path,
+        observations=rng.normal(size=(size, observation_size)).astype(np.float32),
+        actions=rng.uniform(-1, 1, (size, action_size)).astype(np.float32),
+        terminals=terminals.ravel(),
+        rewards=rng.normal(size=size).astype(np.float32),
+        masks=np.ones(size, np.float32),
+    )
 
 
 def test_the_long_mazes_have_the_papers_longer_horizon():

@@ -13,6 +13,7 @@ import types
 
 import pytest
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
+from evaluation_policies import cut_episodes
 from safetensors.torch import load_file
 from selected import exhaustive
 
@@ -21,7 +22,7 @@ from nfkern.algorithms import training
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.metrics import CsvLog
 from nfkern.algorithms.run_settings import RunSettings
-from nfkern.algorithms.runs import evaluation_path, locked
+from nfkern.algorithms.runs import locked
 from nfkern.algorithms.training import train
 from nfkern.errors import UserError
 
@@ -103,14 +104,7 @@ def test_the_speed_in_the_log_is_that_of_training_without_evaluations(point_maze
     # An evaluation takes a minute by the clock, and no time.
     monkeypatch.setattr(training.time, "perf_counter", lambda: clock() + 60 * len(evaluated))
 
-    def slow_evaluation(agent, step, run, settings):
-        evaluated.append(step)
-        path = evaluation_path(run.path, step, settings.eval_seed)
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
-
-    monkeypatch.setattr(training, "_evaluate", slow_evaluation)
-    monkeypatch.setattr(training.MetricLog, "_write_evaluations", lambda log: [])
+    monkeypatch.setattr(training, "_evaluate", lambda agent, step, *rest: evaluated.append(step))
     run_dir = run(point_maze_dir, tmp_path / "run", eval_episodes=1, eval_interval=20)
     assert evaluated == [20, 40]
     with open(run_dir / "train.csv", newline="") as file:
@@ -185,21 +179,16 @@ def test_training_in_a_thread(point_maze_dir, tmp_path):  # noqa: F811
 def test_evaluations_are_logged_and_made_up_for(point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
     from nfkern.algorithms import evaluation
 
-    original = evaluation.evaluate
-
-    def short(*args, **kwargs):
-        return original(*args, **kwargs, max_episode_steps=20)
-
-    calls = []
+    original, calls = evaluation.evaluate, []
 
     def failing(*args, **kwargs):
         calls.append(kwargs["label"])
         if len(calls) == 1:
             raise KeyboardInterrupt
-        return short(*args, **kwargs)
+        return original(*args, **kwargs)
 
     options = {"eval_episodes": 2, "eval_interval": 20}
-    monkeypatch.setattr(evaluation, "evaluate", short)
+    cut_episodes(monkeypatch, 20)
     straight = run(point_maze_dir, tmp_path / "straight", **options)
     monkeypatch.setattr(evaluation, "evaluate", failing)
     with pytest.raises(KeyboardInterrupt):
@@ -219,7 +208,7 @@ def test_evaluations_by_workers_are_the_same(point_maze_dir, tmp_path, monkeypat
 
     def short(*args, **kwargs):
         seen.append(kwargs["workers"])
-        return original(*args, **kwargs, block_size=2, max_episode_steps=20)
+        return original(*args, **kwargs, block_size=2)
 
     monkeypatch.setattr(evaluation, "evaluate", short)
     runs = [
@@ -227,8 +216,9 @@ def test_evaluations_by_workers_are_the_same(point_maze_dir, tmp_path, monkeypat
         for workers in (1, 2)
     ]
     assert seen == [1, 2]
-    first, second = ((path / "evaluations" / "00000040-0.json").read_text() for path in runs)
-    assert first == second
+    (first,), (second,) = (list((path / "evaluations").iterdir()) for path in runs)
+    assert first.name == second.name
+    assert first.read_text() == second.read_text()
     with pytest.raises(ValueError, match="eval_workers: expected at least 1, got 0"):
         RunSettings(POINT_MAZE, eval_workers=0)
 
@@ -256,6 +246,19 @@ def test_tracking_without_wandb_says_what_to_install(point_maze_dir, tmp_path, m
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="--track needs Weights & Biases: `pip install wandb`"):
         run(point_maze_dir, tmp_path / "run", track=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tracking_that_fails_to_start_leaves_no_run_behind(point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
+    def refuse(**options):
+        raise OSError("no network")
+
+    fake = types.ModuleType("wandb")
+    fake.init = refuse
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with pytest.raises(OSError, match="no network"):
+        run(point_maze_dir, tmp_path / "run", track=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_tracking_sends_everything_to_wandb(point_maze_dir, tmp_path, monkeypatch):  # noqa: F811

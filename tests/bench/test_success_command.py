@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
+from evaluation_policies import cut_episodes
 
 from nfkern.algorithms import evaluation
 from nfkern.algorithms.learner import Learner
@@ -29,10 +30,7 @@ SIZE = 3000
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Four steps of training, and episodes of three."""
-    evaluate = evaluation.evaluate
-    monkeypatch.setattr(
-        evaluation, "evaluate", lambda *args, **options: evaluate(*args, **options, max_episode_steps=3)
-    )
+    cut_episodes(monkeypatch, 3)
     monkeypatch.setattr(study, "ACTING", SMOKE)
     tiny = replace(QUICK, steps=4, eval_interval=2, batch_size=8, eval_episodes=1, final_episodes=2)
     monkeypatch.setattr(commands, "QUICK", tiny)

@@ -6,7 +6,10 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 import torch
+
+from nfkern.algorithms import rollout
 
 
 @dataclass
@@ -87,3 +90,11 @@ def load_dying() -> Dying:
 
 def load_nothing() -> StraightToGoal:
     raise FileNotFoundError("no such checkpoint")
+
+
+def cut_episodes(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """End every episode of this process after so many steps, whatever an evaluation asks for."""
+    original = rollout.make_environment
+    monkeypatch.setattr(
+        rollout, "make_environment", lambda name, **options: original(name, **options | {"max_episode_steps": steps})
+    )
