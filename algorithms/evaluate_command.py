@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from nfkern.algorithms.agents import AGENTS, load_agent
-from nfkern.algorithms.environments import SuccessTiming, UnknownEnvironment
+from nfkern.algorithms.environments import SuccessTiming, UnknownEnvironment, environment_id
 from nfkern.algorithms.evaluation import EnvironmentPool, evaluate, make_settings
 from nfkern.algorithms.evaluation_blocks import Loader
 from nfkern.algorithms.evaluation_result import EvaluationResult, stack_outcomes
@@ -101,10 +101,7 @@ class Evaluate:
     def _evaluate(self, run: "_Run") -> EvaluationResult:
         """The stored result if it is of the same settings, else a new one, stored."""
         limit, timing = self.max_episode_steps, self.success_timing
-        try:
-            pool = EnvironmentPool(run.env_name, max_episode_steps=limit, success_timing=timing)
-        except UnknownEnvironment as error:
-            raise UserError(f"{run.path}: {error}; --eval-env names the environment to evaluate in") from error
+        pool = EnvironmentPool(run.env_name, max_episode_steps=limit, success_timing=timing)
         if sizes := read_json(run.checkpoint / "config.json").get("sizes"):
             goal_conditioned = AGENTS[run.config["algorithm"]].goal_conditioned
             check_fits(pool, sizes, goal_conditioned=goal_conditioned)
@@ -154,6 +151,11 @@ class _Run:
                 raise UserError(f"{path} has no checkpoint {step!r}; it has {', '.join(found) or 'none'}")
             checkpoint = found[step.lstrip("0")]
         env_name = eval_env or evaluated_in(config)
+        try:
+            # Of every run before the first is evaluated.
+            environment_id(env_name)
+        except UnknownEnvironment as error:
+            raise UserError(f"{path}: {error}; --eval-env names the environment to evaluate in") from error
         return cls(path, config, checkpoint, functools.partial(load_agent, checkpoint), env_name)
 
 

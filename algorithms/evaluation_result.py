@@ -157,6 +157,11 @@ class EvaluationResult:
         return _mean_score(self.episodes)
 
     @property
+    def mean_return(self) -> float:
+        """Mean undiscounted return of the episodes."""
+        return float(np.mean([episode.episode_return for episode in self.episodes]))
+
+    @property
     def interval(self) -> Interval:
         """`success_interval` over tasks; it says nothing about other training seeds."""
         return success_interval(self.outcomes)

@@ -131,6 +131,9 @@ def newest_success(run_dir: Path) -> str | None:
     words = [
         f"{name} {float(row[f'evaluation/{name}']):.1%}" for name in ("success", "score") if f"evaluation/{name}" in row
     ]
+    # Of an environment that knows no success, the return says all.
+    if value := row.get("evaluation/return"):
+        words.append(f"return {float(value):.4g}")
     return f"{', '.join(words)} at step {row['step']}"
 
 
@@ -148,6 +151,7 @@ def _evaluation_row(path: Path, result: "EvaluationResult") -> dict[str, Any]:
     row: dict[str, Any] = {"step": int(path.stem.split("-")[0]), "evaluation/success": result.success_rate}
     if result.score is not None:
         row["evaluation/score"] = result.score
+    row["evaluation/return"] = result.mean_return
     row |= {f"evaluation/success_task{task.task_id}": task.success_rate for task in result.by_task()}
     return row | {
         "evaluation/seed": result.settings.seed,

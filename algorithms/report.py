@@ -43,10 +43,11 @@ class Report:
         """Write the page; the exit code."""
         if not self.runs:
             raise UsageError("expected at least one run directory")
+        if self.out.is_dir():
+            raise UsageError(f"--out: expected a file, got the folder {self.out}")
         groups = group_runs([TrainedRun.open(path) for path in self.runs])
-        text = to_html(groups, self.dataset_dir)
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_text(text)
+        self.out.write_text(to_html(groups, self.dataset_dir))
         print(self.out)
         return 0
 

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from boxes import write_random
 from published_demonstrations import write_zarr
 
 from nfkern import cli
@@ -69,6 +70,7 @@ def test_the_commands_one_after_the_other(benchmarks, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     write_zarr(tmp_path / "pusht_cchi_v7_replay.zarr")
+    write_random(tmp_path / "mine.npz", 10, 2)
     of_benchmarks = [command for command in COMMANDS if command.startswith("nfkern bench")]
     others = [command for command in COMMANDS if command not in of_benchmarks]
     # The study of success learns from the dataset that the first command makes.

@@ -179,6 +179,14 @@ def test_mistakes_are_explained_in_a_line(tmp_path: Path, named: dict[str, objec
         short(make_run(tmp_path / "run"), **named).run()
 
 
+def test_every_runs_environment_is_known_before_the_first_is_evaluated(tmp_path: Path, loaded: list[Path]) -> None:
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", env_name="mine")]
+    with pytest.raises(UserError, match="b: unknown dataset or environment 'mine'.*--eval-env names"):
+        short(*runs).run()
+    assert not loaded
+    assert not (runs[0] / "evaluations").exists()
+
+
 def test_other_folders_are_not_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no run: expected a folder with config.json"):
         short(tmp_path).run()

@@ -83,4 +83,4 @@ def test_eval_csv_has_the_trainings_own(tmp_path):
         rows = list(csv.DictReader(file))
     assert [(row["step"], row["evaluation/success"]) for row in rows] == [("10", "0.5"), ("20", "0.5")]
     assert {(row["evaluation/seed"], row["evaluation/episodes_per_task"]) for row in rows} == {("0", "4")}
-    assert newest_success(tmp_path) == "success 50.0% at step 20"
+    assert newest_success(tmp_path) == "success 50.0%, return 0 at step 20"

@@ -62,7 +62,7 @@ def test_own_data_are_evaluated_in_the_environment_that_is_named(own_data, tmp_p
     assert cli.main(command(own_data, tmp_path / "run", *flags)) == 0
     said = capsys.readouterr().err
     assert "evaluation: 2 episodes in boxes:FollowInUnit-v0, every 2 steps" in said
-    assert f"{tmp_path / 'run'}: success 0.0% at step 2" in said
+    assert f"{tmp_path / 'run'}: success 0.0%, return -" in said
     assert evaluated_in(read_header(tmp_path / "run")) == "boxes:FollowInUnit-v0"
     # `nfkern eval` knows the environment from the run.
     assert cli.main(["eval", str(tmp_path / "run"), "--episodes-per-task", "3"]) == 0

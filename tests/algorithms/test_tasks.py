@@ -6,8 +6,8 @@ import re
 import shlex
 from collections import Counter
 
-import numpy as np
 import pytest
+from boxes import write_random
 from evaluation_policies import cut_episodes
 from selected import selected
 
@@ -117,21 +117,6 @@ def sizes_in(environment):
     sizes = observation.shape[0], env.action_space.shape[0]
     env.close()
     return sizes
-
-
-def write_random(path, observation_size, action_size, episodes=4, rows=120):
-    rng = np.random.default_rng(0)
-    terminals = np.zeros((episodes, rows), bool)
-    terminals[:, -1] = True
-    size = episodes * rows
-    np.savez(
-        path,
-        observations=rng.normal(size=(size, observation_size)).astype(np.float32),
-        actions=rng.uniform(-1, 1, (size, action_size)).astype(np.float32),
-        terminals=terminals.ravel(),
-        rewards=rng.normal(size=size).astype(np.float32),
-        masks=np.ones(size, np.float32),
-    )
 
 
 def test_the_long_mazes_have_the_papers_longer_horizon():

@@ -1,4 +1,4 @@
-"""An environment whose actions lie in any box: "go where you are told", and a script's data of it."""
+"""Own data: an environment whose actions lie in any box, a script's data of it, and files of random numbers."""
 
 import gymnasium
 import numpy as np
@@ -77,3 +77,19 @@ def save(dataset, path):
     columns = {name: getattr(dataset, name) for name in ("observations", "actions", "rewards", "masks")}
     np.savez(path, terminals=terminals, **columns)
     return path
+
+
+def write_random(path, observation_size, action_size, episodes=4, rows=120):
+    """An .npz file of random numbers."""
+    rng = np.random.default_rng(0)
+    terminals = np.zeros((episodes, rows), bool)
+    terminals[:, -1] = True
+    size = episodes * rows
+    np.savez(
+        path,
+        observations=rng.normal(size=(size, observation_size)).astype(np.float32),
+        actions=rng.uniform(-1, 1, (size, action_size)).astype(np.float32),
+        terminals=terminals.ravel(),
+        rewards=rng.normal(size=size).astype(np.float32),
+        masks=np.ones(size, np.float32),
+    )
