@@ -19,7 +19,7 @@ from nfkern.algorithms.evaluation_result import EvaluationResult, EvaluationSett
 from nfkern.algorithms.runs import check_on_dataset, checkpoint_label, checkpoints, latest_checkpoint, seed_group
 from nfkern.algorithms.statistics import Interval, PairedComparison, paired_comparison, success_interval
 from nfkern.algorithms.video import check_recordable, record_video
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UsageError, UserError, check_least
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Evaluate:
         """Evaluate, store and print; the exit code."""
         if not self.runs:
             raise UsageError("expected at least one run directory")
+        check_least({"max_episode_steps": self.max_episode_steps, "workers": self.workers})
+        check_least({"seed": self.seed}, 0)
         if self.paired and len(self.runs) < 2:
             raise UsageError(f"--paired compares two runs or more, got {len(self.runs)}")
         if self.video and len(self.runs) != 1:
@@ -134,7 +136,12 @@ class _Run:
             config = json.loads((path / "config.json").read_text())
             config["env_name"], config["algorithm"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is not a run directory: its config.json cannot be used ({error!r})") from error
+            if not (path / "config.json").exists():
+                raise UserError(
+                    f"{path} is not a run directory: expected config.json, as `nfkern train` writes it"
+                ) from None
+            lacks = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise UserError(f"{path} is not a run directory: its config.json cannot be used ({lacks})") from error
         check_on_dataset(path, config["algorithm"])
         if step == "latest":
             checkpoint = latest_checkpoint(path)
