@@ -19,6 +19,7 @@ from nfkern.algorithms.evaluation_result import EvaluationResult, EvaluationSett
 from nfkern.algorithms.runs import check_on_dataset, checkpoint_label, checkpoints, latest_checkpoint, seed_group
 from nfkern.algorithms.statistics import Interval, PairedComparison, paired_comparison, success_interval
 from nfkern.algorithms.video import check_recordable, record_video
+from nfkern.checkpoint import read_json
 from nfkern.errors import UsageError, UserError, check_least
 
 
@@ -133,7 +134,7 @@ class _Run:
         from nfkern.algorithms.agents import load_agent
 
         try:
-            config = json.loads((path / "config.json").read_text())
+            config = read_json(path / "config.json")
             config["env_name"], config["algorithm"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             if not (path / "config.json").exists():
