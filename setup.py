@@ -27,8 +27,8 @@ def native_extension():
     except ImportError:
         # pip shows this with -v alone; the first call of a kernel tells the rest.
         print(
-            "nfkern: torch is not installed here, or hidden by pip's build isolation, so the native CPU kernels are not\n"
-            "built; with torch installed: pip install --no-build-isolation --no-deps --force-reinstall .",
+            "nfkern: torch is not installed here, or pip's build isolation hides it, so no native CPU kernels are\n"
+            "built. With torch installed: pip install --no-build-isolation --no-deps --force-reinstall .",
             file=sys.stderr,
         )
         return {}

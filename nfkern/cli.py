@@ -69,6 +69,8 @@ COMMANDS = {
     "bench tune": ("nfkern.bench.tune", "Tune", "time launches of the Triton kernels on this GPU and print the best"),
 }
 
+HELP = ("-h", "--help", "help")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 ok, 1 a check failed, 2 the user can mend it, 130 interrupted."""
@@ -155,8 +157,9 @@ def _place_of_command(args: list[str]) -> int | None:
 
 
 def _help(args: list[str]) -> int:
-    asked = not args or args[0] == "help" or args[-1] in ("-h", "--help", "help")
-    words = [word for word in args if word != "help" and not word.startswith("-")]
+    asked = not args or args[0] in HELP or args[-1] in HELP
+    args = args[1:] if args and args[0] in HELP else args
+    words = [word for word in args if word not in HELP and not word.startswith("-")]
     group = words[0] if words and _members(words[0]) else ""
     if (asked and words == [group][: len(words)]) or (group and args == [group]):
         names = [name for name in COMMANDS if name.split()[0] == group] or list(COMMANDS)

@@ -17,8 +17,9 @@ def test_help_lists_every_command(args, capsys):
     assert all(name in out for name in cli.COMMANDS)
 
 
-def test_a_group_lists_its_own(capsys):
-    assert cli.main(["data"]) == 0
+@pytest.mark.parametrize("args", [["data"], ["data", "--help"], ["help", "data"], ["--help", "data"], ["data", "-h"]])
+def test_a_group_lists_its_own(args, capsys):
+    assert cli.main(args) == 0
     out = capsys.readouterr().out
     assert "data generate" in out
     assert "train nf_gcbc" not in out
@@ -41,6 +42,8 @@ def test_version(capsys):
         (["compare", "a", "b"], "did you mean `nfkern bench compare`?"),
         (["train", "--env-name", "x"], "nfkern train: expected one of nf_gcbc, nf_bc, "),
         ([""], "no command ''"),
+        (["help", "trian"], "no command 'trian'; did you mean `nfkern train`?"),
+        (["nothing", "--help"], "no command 'nothing'"),
         (["data", "generat"], "did you mean `nfkern data generate`?"),
         (["frobnicate"], "no command 'frobnicate'; `nfkern --help` lists all"),
         (["train", "sac"], "no command 'train sac'"),
