@@ -25,7 +25,12 @@ def native_extension():
     try:
         from torch.utils.cpp_extension import BuildExtension, CppExtension
     except ImportError:
-        print("nfkern: torch is not installed here, so the native CPU kernels are not built", file=sys.stderr)
+        # pip shows this with -v alone; the first call of a kernel tells the rest.
+        print(
+            "nfkern: torch is not installed here, or pip's build isolation hides it, so no native CPU kernels are\n"
+            "built. With torch installed: pip install --no-build-isolation --no-deps --force-reinstall .",
+            file=sys.stderr,
+        )
         return {}
 
     class Build(BuildExtension):

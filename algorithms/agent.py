@@ -79,7 +79,7 @@ class AgentConfig:
                 raise ValueError(f"{name}: expected at least {minimum}, got {getattr(self, name)}")
         self.goal_sampling()
         self.actor_goal_sampling()
-        if self.learning_rate <= 0:
+        if not self.learning_rate > 0:
             raise ValueError(f"learning_rate: expected a number > 0, got {self.learning_rate}")
 
 

@@ -29,20 +29,21 @@ def claim(run_dirs: Mapping[int, Path], algorithm: str, config: AgentConfig, set
     has taken all that it was begun with.
 
     Raises:
-        UserError: a folder holds a run and `settings.resume` is off, or holds another run, or the seeds' checkpoints
-            do not belong together.
+        UserError: a folder holds a run and `settings.resume` is off, or holds another run or other things, or the
+            seeds' checkpoints do not belong together.
     """
     headers = {path: _header(seed, algorithm, config, settings) for seed, path in run_dirs.items()}
     there = {path: read_header(path) for path in headers if (path / "config.json").exists()}
     for path, header in headers.items():
         if path in there:
             _check_same_run(path, there[path], header, settings)
+        else:
+            _check_empty(path, settings)
     step = _common_step(list(headers), settings.checkpoint_interval)
+    for path, header in there.items():
+        _check_steps(path, header, config, step)
     for path, header in headers.items():
-        if path in there:
-            _check_steps(path, there[path], config, step)
-            header = there[path] | {"config": header["config"]}
-        write_json(path / "config.json", header)
+        write_json(path / "config.json", there.get(path, header) | {"config": header["config"]})
         for ahead in checkpoints(path):
             if int(ahead.name) > step:
                 shutil.rmtree(ahead)
@@ -116,6 +117,18 @@ def _check_same_run(run_dir: Path, saved: dict[str, Any], header: dict[str, Any]
     if different:
         changes = ", ".join(f"{key} {old.get(key)} there, {new.get(key)} now" for key in different)
         raise UserError(f"{run_dir} holds another run: {changes}; choose another --run-dir")
+
+
+def _check_empty(run_dir: Path, settings: CommonSettings) -> None:
+    """Refuse a folder of other things; hidden files, empty folders and, with --resume, a sweep's log.txt are none."""
+    entries = [entry for entry in run_dir.iterdir() if not entry.name.startswith(".")]
+    found = sorted(entry.name for entry in entries if not entry.is_dir() or any(entry.iterdir()))
+    if found and not (settings.resume and found == ["log.txt"]):
+        more = ", ..." if len(found) > 3 else ""
+        raise UserError(
+            f"{run_dir}: expected a new or empty folder, or a run with its config.json, got "
+            f"{', '.join(found[:3])}{more}; choose another --run-dir"
+        )
 
 
 def _flat(header: dict[str, Any]) -> dict[str, Any]:

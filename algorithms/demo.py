@@ -14,7 +14,7 @@ from nfkern.algorithms.evaluate_command import Evaluate
 from nfkern.algorithms.evaluation_store import find_evaluation
 from nfkern.algorithms.report import Report
 from nfkern.checkpoint import read_json, write_json
-from nfkern.errors import UserError
+from nfkern.errors import UserError, check_least
 from nfkern.progress import progress_bar
 
 ENV_NAME = "pointmaze-medium-navigate-v0"
@@ -54,6 +54,9 @@ class Demo:
     def run(self) -> int:
         """Run all parts; the exit code."""
         start = time.monotonic()
+        counts = {"episodes_per_task": self.episodes_per_task, "max_episode_steps": self.max_episode_steps}
+        check_least({**counts, "transitions": self.transitions, "steps": self.steps})
+        check_least({"seed": self.seed}, 0)
         self._claim()
         # A demo that is told to end must end its trainings too, and does so on the way out.
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -15,7 +15,7 @@ from nfkern.kernels import backend_reasons, registered_backends
 from nfkern.kernels.native_extension import instruction_set, instruction_sets, threads_in_use
 
 PACKAGES = {
-    "core": ("torch", "numpy", "safetensors", "tyro", "tqdm"),
+    "core": ("torch", "numpy", "safetensors", "tyro", "tqdm", "filelock"),
     "rl": ("gymnasium", "ogbench", "mujoco", "scipy", "requests", "diffusers", "gymnasium-robotics"),
     "imitation": ("gym-pusht", "pymunk", "shapely", "zarr", "h5py"),
     "log": ("tensorboard", "matplotlib", "imageio", "imageio-ffmpeg"),

@@ -229,12 +229,17 @@ def _resolve(name: str) -> tuple[str, dict[str, Any]]:
     environment = "-".join(words[: max(position, 0)] + words[position + 1 :])
     if environment in gymnasium.registry and words[position] in _dataset_types(environment):
         return environment, options
-    known = [key for key, spec in gymnasium.registry.items() if str(spec.entry_point).startswith("ogbench.")]
-    datasets = [_dataset_name(key, kind) for key in known for kind in _dataset_types(key)]
-    close = difflib.get_close_matches(name, [*known, *datasets, *imitation.names()], n=3)
+    close = similar_names(name)
     example = "expected a name such as pointmaze-medium-navigate-v0 or pusht-human-v0"
     hint = f"did you mean {' or '.join(close)}?" if close else example
     raise UnknownEnvironment(f"unknown dataset or environment {name!r}: {hint}")
+
+
+def similar_names(name: str) -> list[str]:
+    """Up to three names of datasets and environments that look like another name, the most similar first."""
+    known = [key for key, spec in gymnasium.registry.items() if str(spec.entry_point).startswith("ogbench.")]
+    datasets = [_dataset_name(key, kind) for key in known for kind in _dataset_types(key)]
+    return difflib.get_close_matches(name, [*known, *datasets, *imitation.names()], n=3)
 
 
 def _dataset_types(environment: str) -> tuple[str, ...]:

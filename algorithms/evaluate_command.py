@@ -30,7 +30,7 @@ from nfkern.algorithms.runs import (
 from nfkern.algorithms.statistics import Interval, PairedComparison, paired_comparison, success_interval
 from nfkern.algorithms.video import check_recordable, record_video
 from nfkern.checkpoint import read_json
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UsageError, UserError, check_least
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Evaluate:
         """Evaluate, store and print; the exit code."""
         if not self.runs:
             raise UsageError("expected at least one run directory")
+        check_least({"max_episode_steps": self.max_episode_steps, "workers": self.workers})
+        check_least({"seed": self.seed}, 0)
         if self.paired and len(self.runs) < 2:
             raise UsageError(f"--paired compares two runs or more, got {len(self.runs)}")
         if self.video and len(self.runs) != 1:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nfkern.errors import UserError
+from nfkern.errors import UserError, closest
 
 # Rows of cells ("#" wall, "R" start, "G" goal) and the goals of the hard evaluation.
 _LAYOUTS: dict[str, tuple[tuple[str, ...], tuple[tuple[int, int], ...]]] = {
@@ -104,7 +104,9 @@ def layout(name: str) -> MazeLayout:
         UserError: the name is not one of `MAZES`.
     """
     if name not in MAZES:
-        raise UserError(f"unknown maze {name!r}: expected one of {', '.join(MAZES)}")
+        meant = closest(name, MAZES)
+        hint = f"; did you mean {meant}?" if meant else ""
+        raise UserError(f"unknown maze {name!r}: expected one of {', '.join(MAZES)}{hint}")
     agent, _, maze = name.partition("-")
     rows, hard_goals = _LAYOUTS[maze]
     marks = np.array([list(row) for row in rows])

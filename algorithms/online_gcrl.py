@@ -67,7 +67,7 @@ class OnlineGCRLConfig(AgentConfig):
                 raise ValueError(
                     f"{name}: expected none, for there are no data to take it from, got {getattr(self, name)!r}"
                 )
-        if self.critic_learning_rate <= 0:
+        if not self.critic_learning_rate > 0:
             raise ValueError(f"critic_learning_rate: expected a number > 0, got {self.critic_learning_rate}")
 
 

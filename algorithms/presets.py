@@ -134,8 +134,7 @@ PRESETS: dict[str, dict[str, Preset]] = {
 
 
 # What differs between the environments of the offline RL tasks. NF-RLBC: README of the paper's code. FQL: README of its
-# code, which also confirms the weights of IQL and ReBRAC for humanoidmaze; for the others these are the FQL paper's
-# task-specific settings from memory, to be checked against its appendix before numbers are compared.
+# code, which also has IQL, ReBRAC and IFQL for humanoidmaze; the others' are those of a reprint of its paper's table.
 _OFFLINE_RL: dict[str, dict[str, dict[str, Any]]] = {
     "puzzle-3x3-play": {
         "nf_rlbc": {"alpha": 10.0},
@@ -173,15 +172,21 @@ _OFFLINE_RL: dict[str, dict[str, dict[str, Any]]] = {
         "fql": {"alpha": 10.0, "gamma": 0.995},
         "iql": {"alpha": 1.0, "gamma": 0.995},
         "rebrac": {"actor_weight": 0.01, "critic_weight": 0.01, "gamma": 0.995},
-        "ifql": {"gamma": 0.995},
+        "ifql": {"gamma": 0.995, "candidates": 64},
     },
 }
 _OFFLINE_RL_BASES: dict[str, Preset] = {
     "nf_rlbc": Preset(NFRLBCConfig(), "paper's JAX code for offline RL, and its README"),
     "fql": Preset(FQLConfig(), "FQL's code, and its README"),
-    "ifql": Preset(IFQLConfig(), "FQL's code (IFQL), with its 32 candidates everywhere; the discount of FQL"),
-    "iql": Preset(IQLConfig(), "FQL's code (IQL); its weight from memory of its paper's appendix"),
-    "rebrac": Preset(ReBRACConfig(), "FQL's code (ReBRAC); its weights from memory of its paper's appendix"),
+    "ifql": Preset(
+        IFQLConfig(), "FQL's code (IFQL); candidates from a reprint of its paper's table, the discount of FQL"
+    ),
+    "iql": Preset(IQLConfig(), "FQL's code (IQL); its weight from a reprint of its paper's table"),
+    "rebrac": Preset(
+        ReBRACConfig(),
+        "FQL's code (ReBRAC); weights from a reprint of its paper's table, but for antmaze-large's actor weight, "
+        "which is ours (0.003, there 0.001)",
+    ),
 }
 for _algorithm, _base in _OFFLINE_RL_BASES.items():
     PRESETS[_algorithm] = {

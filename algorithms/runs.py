@@ -1,9 +1,10 @@
 """The folder of a run: its settings, its logs, and checkpoints that a killed run continues from exactly."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
+import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors.numpy import save_file as save_numpy_file
 from safetensors.torch import save_file
 
@@ -97,28 +99,47 @@ def seed_group(header: Mapping[str, Any], checkpoint: Path) -> str:
 
 @contextlib.contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Keep a run's folder to one process at a time.
+    """Keep a run's folder to one process at a time; a killed process holds nothing.
+
+    The lock's file stays: once it is removed, a process that has it open and one that makes it anew would both hold it.
 
     Raises:
         UserError: another process writes there.
     """
     created = not run_dir.exists()
     run_dir.mkdir(parents=True, exist_ok=True)
-    lock = run_dir / ".lock"
-    with open(lock, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process is training in {run_dir}: wait, or choose another folder") from None
-        try:
-            for leftover in (run_dir / "checkpoints").glob(".*"):
-                # A process killed while it saved could not tidy up.
-                shutil.rmtree(leftover)
-            yield
-        finally:
-            lock.unlink()
-            if created and not any(run_dir.iterdir()):
+    path = run_dir / ".lock"
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except (Timeout, FileNotFoundError):
+        # No such file: a process that began nothing has removed the folder in between.
+        raise UserError(
+            f"another process is training in {run_dir}{_holder(path)}: wait, or choose another folder"
+        ) from None
+    try:
+        # For the message alone: some systems let nobody write to a locked file.
+        with contextlib.suppress(OSError):
+            path.write_text(f"process {os.getpid()} on {platform.node()}")
+        for leftover in (run_dir / "checkpoints").glob(".*"):
+            # A process killed while it saved could not tidy up.
+            shutil.rmtree(leftover)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if created and [file.name for file in run_dir.iterdir()] == [path.name]:
+                # Nothing has begun here. A process that has the file open is refused: filelock sees that it is gone.
+                path.unlink()
                 run_dir.rmdir()
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    """Who wrote into a lock's file, in brackets; empty where that cannot be read."""
+    with contextlib.suppress(OSError):
+        if text := path.read_text(errors="replace").strip():
+            return f" ({text})"
+    return ""
 
 
 def save_checkpoint(

@@ -18,6 +18,7 @@ from nfkern.algorithms.sweep_spec import SweepRun
 from nfkern.algorithms.sweep_summary import summarize, table
 from nfkern.checkpoint import read_json, write_json
 from nfkern.errors import UserError
+from nfkern.parsing import parse
 from nfkern.progress import progress_bar
 
 # What a lost machine costs is the steps since the last checkpoint: the run starts again elsewhere and resumes.
@@ -149,11 +150,9 @@ def _check(run: SweepRun) -> None:
 
     command = COMMANDS[algorithm]
     try:
-        tyro.cli(command, args=arguments, prog=f"nfkern train {algorithm}", default=command.default(arguments))
-    except ValueError as error:
+        parse(command, arguments, f"nfkern train {algorithm}", command.default(arguments))
+    except UserError as error:
         raise UserError(f"{run.label}: {error}") from None
-    except SystemExit:
-        raise UserError(f"{run.label}: settings that `nfkern train {algorithm}` does not take, see above") from None
 
 
 def _start_ray(address: str | None) -> Any:

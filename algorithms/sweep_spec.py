@@ -61,7 +61,7 @@ class Sweep:
         """
         try:
             spec = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{path}: {error}") from None
         _check_keys(path, spec, {"seeds", "cpus", "gpus", "common", "runs"}, {"runs"})
         seeds = _seeds(path, spec.get("seeds", [0]))

@@ -19,7 +19,7 @@ from nfkern.bench.registry import VARIANTS, WORKS
 from nfkern.bench.report import described, duration
 from nfkern.bench.runner import measure
 from nfkern.bench.suites import SUITES
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UsageError, UserError, check_least
 
 Suite = Literal["smoke", "quick", "cpu", "causal", "control-loop", "scaling", "training", "full"]
 BUDGETS = {
@@ -73,8 +73,7 @@ class Run:
         """Measure and write; 0, 1 if a number was refused, 130 if interrupted."""
         device = _device(self.device)
         environment = current_environment(device)
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"--threads: expected at least 1, got {self.threads}")
+        check_least({"threads": self.threads})
         chosen = _chosen(self.suite, self.match, device, self.variants, self.threads)
         records = self._earlier(environment)
         # A row with a refused number or without a variant is measured again as a whole: its variants must take turns.

@@ -15,8 +15,6 @@ import triton
 from nfkern.bench.cases import CausalCase, FlowCase
 from nfkern.bench.causal_problem import random_causal_flow
 from nfkern.kernels import CausalParameters, CouplingParameters
-from nfkern.kernels.adamw import AdamWSettings
-from nfkern.kernels.adamw import triton_launch as adamw
 from nfkern.kernels.base import triton_launch as base
 from nfkern.kernels.causal import triton_launch as causal
 from nfkern.kernels.causal.reference import Settings
@@ -150,10 +148,6 @@ def _run_everything(case: FlowCase, arithmetic: Arithmetic, rows: int, bound: fl
     for parameter_grads in (False, True):
         triton_derivatives.to_latent_backward(x, states, inputs, term, matrices, *settings, parameter_grads)
         triton_derivatives.to_data_backward(x, states, inputs, term, matrices, *settings, parameter_grads)
-    weight, norm, dtype = parameters.hidden_weight, new(blocks, 2, width1), settings[3] or torch.float32
-    grad2, normalized1 = (new(blocks, 2, rows, width).to(dtype) for width in (width2, width1))
-    step = AdamWSettings(one, one, 0.9, 0.999, 1e-8, 0.01)
-    adamw.adamw_from_factors(weight, weight, weight, norm, norm, grad2, normalized1, step)
     permutation = torch.empty(blocks, features, dtype=torch.int64, device="meta")
     for inverse in (False, True):
         plu.compose(matrices, permutation, inverse)

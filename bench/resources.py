@@ -16,7 +16,7 @@ from nfkern.bench.binaries import TARGETS, Usage, usage
 from nfkern.bench.cases import CASES, CausalCase, FlowCase
 from nfkern.bench.files import check_writable
 from nfkern.bench.kernel_starts import Compilation, compilations
-from nfkern.errors import UserError
+from nfkern.errors import UserError, check_least
 from nfkern.kernels.coupling.triton_launch import Arithmetic
 from nfkern.progress import progress_bar
 
@@ -104,8 +104,7 @@ class Resources:
 
     def run(self) -> int:
         """Print the table; 0, or 1 if a budget is broken."""
-        if self.jobs < 1:
-            raise UserError(f"--jobs: expected at least 1, got {self.jobs}")
+        check_least({"jobs": self.jobs})
         if self.json is not None:
             check_writable(self.json, "--json")
         lines: list[Line] = []

@@ -15,15 +15,12 @@ from nfkern.kernels.native_extension import call_reasons, device_reasons, load
 from nfkern.kernels.registry import Native, implement, over_seeds
 
 
-def _coupling(function: Callable[..., Any], tensors: int, derivative: bool = False) -> Native:
+def _coupling(function: Callable[..., Any], tensors: int) -> Native:
     """A kernel with `tensors` arguments before the parameters; the settings follow these."""
     after = tensors + len(CouplingParameters._fields)
 
     def reasons(*args: Any) -> list[str]:
-        parameters, compute_dtype = CouplingParameters(*args[tensors:after]), args[after + 2]
-        if derivative:
-            return cpu_kernels.backward_reasons(args[0], parameters, compute_dtype, any(args[after + 4 : after + 5]))
-        return cpu_kernels.reasons(args[0], parameters, compute_dtype)
+        return cpu_kernels.reasons(args[0], CouplingParameters(*args[tensors:after]), args[after + 2])
 
     kernel = over_seeds(unflattened(function, tensors), 2)
     return Native(lambda: kernel, device_reasons, reasons)
@@ -64,8 +61,8 @@ def register() -> None:
         "coupling_to_latent": _coupling(cpu_kernels.to_latent, 4),
         "coupling_to_data": _coupling(cpu_kernels.to_data, 4),
         "coupling_to_data_with_score": _coupling(cpu_kernels.to_data_with_score, 5),
-        "coupling_to_latent_backward": _coupling(cpu_kernels.to_latent_backward, 5, derivative=True),
-        "coupling_to_data_backward": _coupling(cpu_kernels.to_data_backward, 5, derivative=True),
+        "coupling_to_latent_backward": _coupling(cpu_kernels.to_latent_backward, 5),
+        "coupling_to_data_backward": _coupling(cpu_kernels.to_data_backward, 5),
     }
     kernels |= {
         "causal_flow_to_latent": _causal(causal_kernels.to_latent, causal_kernels.reasons),

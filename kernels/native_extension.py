@@ -9,7 +9,10 @@ from types import ModuleType
 
 import torch
 
-BUILD = "`python setup.py build_ext --inplace` in a checkout, or install nfkern again where a C++ compiler is"
+BUILD = (
+    "with torch and a C++ compiler, run `python setup.py build_ext --inplace` in a checkout, or to install it "
+    "`pip install --no-build-isolation --no-deps --force-reinstall CHECKOUT`: else pip hides torch from the build"
+)
 
 
 @functools.cache

@@ -6,6 +6,7 @@ tensors, more than a whole native inverse at batch 1.
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,11 +60,23 @@ def native_or_reference(name: str, native: Native) -> Callable[..., Any]:
     reference = _ops[name].reference
 
     def run(*args: Any) -> Any:
-        if native.device_reasons(args[0].device) or native.call_reasons(*args):
+        if reasons := native.device_reasons(args[0].device):
+            _say_once(args[0].device.type, "; ".join(reasons))
+            return reference(*args)
+        if native.call_reasons(*args):
             return reference(*args)
         return native.load()(*args)
 
     return _without_autocast(run)
+
+
+@functools.cache
+def _say_once(device_type: str, reasons: str) -> None:
+    warnings.warn(
+        f"nfkern runs on its reference on {device_type}, several times slower than its kernels: {reasons}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def define(

@@ -75,8 +75,8 @@ def _dtype_reasons(compute_dtype: torch.dtype | None) -> list[str]:
 def _coupling(module: str, function: str, tensors: int) -> Native:
     """A kernel with `tensors` arguments before the parameters; the settings follow these."""
     after = tensors + len(CouplingParameters._fields)
-    # Up to `compute_dtype`, or of a derivative, `factors`: these kernels keep no hidden activations and need none.
-    known = after + (5 if function.endswith("backward") else 3)
+    # Up to `compute_dtype`, or of a derivative, `parameter_grads`: these kernels keep no hidden activations.
+    known = after + (4 if function.endswith("backward") else 3)
 
     def reasons(*args: Any) -> list[str]:
         return coupling_reasons(args[0], CouplingParameters(*args[tensors:after]), args[after + 2])

@@ -1,6 +1,5 @@
 """The command line: finds a command by name, imports it only then, and turns errors into one line."""
 
-import difflib
 import importlib
 import io
 import os
@@ -9,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import nfkern
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UserError, closest
 
 # name -> (module, attribute, summary); an attribute "X[key]" is an entry of the dictionary X.
 COMMANDS = {
@@ -70,14 +69,31 @@ COMMANDS = {
     "bench tune": ("nfkern.bench.tune", "Tune", "time launches of the Triton kernels on this GPU and print the best"),
 }
 
+HELP = ("-h", "--help", "help")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 ok, 1 a check failed, 2 usage, 130 interrupted."""
+    """Run a command; 0 ok, 1 a check failed, 2 the user can mend it, 130 interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that knows no block characters still gets the rest.
             stream.reconfigure(errors="replace")
+    try:
+        try:
+            return _dispatch(args)
+        finally:
+            if sys.stdout is not None:
+                # Here, where an error can be told: Python would write the rest at exit.
+                sys.stdout.flush()
+    except OSError as error:
+        # Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output, such as `head`, has seen enough.
+        return 0 if isinstance(error, BrokenPipeError) else _fail("nfkern", error)
+
+
+def _dispatch(args: list[str]) -> int:
     if args[:1] == ["--version"]:
         print(f"nfkern {nfkern.__version__}")
         return 0
@@ -85,63 +101,92 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = " ".join(args[:words])
         if name in COMMANDS and len(args) >= words:
             return _run(name, args[words:])
+    if len(args) > 1 and args[1].startswith("-") and (place := _place_of_command(args)):
+        return _run(f"{args[0]} {args[place]}", [*args[1:place], *args[place + 1 :]])
     return _help(args)
 
 
 def _run(name: str, args: list[str]) -> int:
+    prog = f"nfkern {name}"
     try:
         command, default = _load(name), None
         if hasattr(command, "default"):
             default = command.default(args)
-        import tyro
+        from nfkern.parsing import parse
 
-        try:
-            parsed = tyro.cli(command, prog=f"nfkern {name}", args=args, default=default)
-        except ValueError as error:
-            print(f"nfkern {name}: {error}", file=sys.stderr)
-            return 2
-        return int(parsed.run())
+        return int(parse(command, args, prog, default).run())
     except UserError as error:
-        print(f"nfkern {name}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return _fail(prog, error)
     except KeyboardInterrupt:
-        print(f"nfkern {name}: interrupted", file=sys.stderr)
+        print(f"{prog}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader of our output, such as `head`, has seen enough; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("nfkern"):
+            raise
+        return _fail(prog, f"needs the package {error.name}: `pip install 'nfkern[rl,imitation,log,bench]'`")
     except OSError as error:
-        print(f"nfkern {name}: {error}", file=sys.stderr)
-        return 1
+        if isinstance(error, BrokenPipeError):
+            # Raises it once more if the pipe is that of our output, and not one between processes.
+            sys.stdout.flush()
+        return _fail(prog, error)
+
+
+def _fail(prog: str, error: Exception | str) -> int:
+    """Show an error in one line; its exit code."""
+    print(f"{prog}: {' '.join(line.strip() for line in str(error).splitlines() if line.strip())}", file=sys.stderr)
+    return 2
 
 
 def _load(name: str) -> Any:
     module_name, attribute, _ = COMMANDS[name]
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("nfkern"):
-            raise
-        raise UserError(f"needs the package {error.name}: `pip install 'nfkern[rl,imitation,log,bench]'`") from None
     base, _, key = attribute.rstrip("]").partition("[")
-    found = getattr(module, base)
+    found = getattr(importlib.import_module(module_name), base)
     return found[key] if key else found
 
 
+def _members(group: str) -> list[str]:
+    """The second words of a group's commands; empty for a command that is one word, and for none."""
+    return [words[1] for words in map(str.split, COMMANDS) if words[0] == group and len(words) > 1]
+
+
+def _place_of_command(args: list[str]) -> int | None:
+    """Where the second word of a command is that stands behind options."""
+    places = [place for place, arg in enumerate(args) if place and arg in _members(args[0])]
+    # What follows an option may be its value.
+    return next((place for place in places if not args[place - 1].startswith("-")), next(iter(places), None))
+
+
 def _help(args: list[str]) -> int:
-    asked = not args or args[-1] in ("-h", "--help", "help")
-    group = "" if not args or args[0].startswith("-") or args[0] == "help" else args[0]
-    names = [name for name in COMMANDS if name.split()[0] == group] or list(COMMANDS)
-    if asked or (len(args) == 1 and names != list(COMMANDS)):
-        print(f"usage: nfkern {f'{group} ' if names != list(COMMANDS) else ''}<command> [options]\n")
+    asked = not args or args[0] in HELP or args[-1] in HELP
+    args = args[1:] if args and args[0] in HELP else args
+    words = [word for word in args if word not in HELP and not word.startswith("-")]
+    group = words[0] if words and _members(words[0]) else ""
+    if (asked and words == [group][: len(words)]) or (group and args == [group]):
+        names = [name for name in COMMANDS if name.split()[0] == group] or list(COMMANDS)
+        print(f"usage: nfkern {f'{group} ' if group else ''}<command> [options]\n")
         width = max(map(len, names))
         for name in names:
             print(f"  {name:<{width}}  {COMMANDS[name][2]}")
         print("\n`nfkern <command> --help` shows a command's options.")
         return 0
-    typed = " ".join(args[:2] if len(args) > 1 and not args[1].startswith("-") else args[:1])
-    close = difflib.get_close_matches(typed, COMMANDS, n=1, cutoff=0.5)
-    hint = f"did you mean `nfkern {close[0]}`? " if close else ""
-    print(f"nfkern: no command {typed!r}; {hint}`nfkern --help` lists all", file=sys.stderr)
-    return 2
+    if group and args[0] == group and args[1].startswith("-"):
+        return _fail(f"nfkern {group}", f"expected one of {', '.join(_members(group))}, got {args[1]}")
+    typed = " ".join(args[: 2 if args[1:2] == words[1:2] else 1])
+    meant = _meant(words)
+    hint = f"did you mean `nfkern {meant}`? " if meant else ""
+    return _fail("nfkern", f"no command {typed!r}; {hint}`nfkern --help` lists all")
+
+
+def _meant(words: list[str]) -> str | None:
+    """The command that was probably meant, word by word."""
+    if not words:
+        return None
+    groups = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
+    group = words[0] if words[0] in groups else closest(words[0], groups)
+    if group is None:
+        second = closest(words[0], [member for each in groups for member in _members(each)])
+        return next((name for name in COMMANDS if name.split()[1:] == [second]), None)
+    member = closest(words[1], _members(group)) if words[1:] else None
+    if member:
+        return f"{group} {member}"
+    return group if group != words[0] else None

@@ -110,10 +110,6 @@ class CouplingFlow(CouplingMaps):
         self._reset_mixing()
         self._reset_conditioners()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles belong to no optimiser."""
-        return {name: value for name, value in self.__dict__.items() if name != "take_factors"}
-
     def extra_repr(self) -> str:
         """The constructor's arguments."""
         return ", ".join(f"{name}={value!r}" for name, value in self.config.items())

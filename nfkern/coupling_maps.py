@@ -8,7 +8,6 @@ import torch
 from nfkern.context import autocast_dtype, project
 from nfkern.flow import Flow
 from nfkern.kernels import CouplingParameters, coupling
-from nfkern.kernels.coupling.op import TakeFactors
 
 
 class CouplingMaps(Flow):
@@ -19,8 +18,6 @@ class CouplingMaps(Flow):
     scale_bound: float | None
     input_bias: torch.Tensor
     context_weight: torch.Tensor | None
-    take_factors: TakeFactors | None = None
-    """Who gets the factors of the hidden weights' gradient in place of autograd: see `nfkern.optim`."""
 
     @abstractmethod
     def _compose(self, inverse: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,13 +45,11 @@ class CouplingMaps(Flow):
 
     def _map_to_latent(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         function = coupling.to_data if self.inverted else coupling.to_latent
-        matrices, factors = self._compose(self.inverted), self.take_factors
-        return function(x, term, *matrices, self._parameters_tuple, **self._settings, factors=factors)
+        return function(x, term, *self._compose(self.inverted), self._parameters_tuple, **self._settings)
 
     def _map_to_data(self, z: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         function = coupling.to_latent if self.inverted else coupling.to_data
-        matrices, factors = self._compose(not self.inverted), self.take_factors
-        return function(z, term, *matrices, self._parameters_tuple, **self._settings, factors=factors)
+        return function(z, term, *self._compose(not self.inverted), self._parameters_tuple, **self._settings)
 
     def _map_score(self, x: torch.Tensor, term: torch.Tensor) -> torch.Tensor:
         matrices = self._compose(self.inverted)

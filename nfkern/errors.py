@@ -1,9 +1,35 @@
-"""The errors that a command shows to its user in one line."""
+"""The errors that a command shows to its user in one line, and what their messages are made of."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what was expected, what came, and what to do."""
+    """Something the user can mend: the message says what was expected, what came, and what to do. Exit code 2."""
 
 
 class UsageError(UserError):
-    """The command line asks for something that cannot be, whatever lies on the disk: exit code 2 instead of 1."""
+    """The command line asks for something that cannot be, whatever lies on the disk."""
+
+
+def closest(typed: str, names: Iterable[str]) -> str | None:
+    """The name that was probably meant: by its initials (lr for learning-rate), its words, or its letters."""
+    words = {name: re.split("[-_ .]", name) for name in names}
+    initials = [name for name, parts in words.items() if len(parts) > 1 and "".join(p[:1] for p in parts) == typed]
+    containing = [name for name, parts in words.items() if set(re.split("[-_ .]", typed)) <= set(parts)]
+    similar = difflib.get_close_matches(typed, containing, n=1, cutoff=0) or difflib.get_close_matches(
+        typed, words, n=1
+    )
+    return next(iter([*initials, *similar]), None)
+
+
+def check_least(options: Mapping[str, float | None], least: float = 1) -> None:
+    """Refuse numbers below the least that makes sense, and NaN; None is no number.
+
+    Raises:
+        UsageError: one is.
+    """
+    for option, value in options.items():
+        if value is not None and not value >= least:
+            raise UsageError(f"--{option.replace('_', '-')}: expected at least {least}, got {value}")

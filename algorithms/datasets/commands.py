@@ -47,6 +47,8 @@ class Generate:
         """Generate the dataset."""
         from .generation import GenerationPlan, finished, generate
 
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"workers must be at least 1, got {self.workers}")
         directory = self.dataset_dir.expanduser()
         try:
             plan = GenerationPlan.from_transitions(find_recipe(self.name), self.transitions, self.seed)

@@ -120,7 +120,8 @@ class TransitionDataset:
         if path.suffix != ".npz":
             path = DatasetFiles(dataset_dir.expanduser(), data_name(str(source))).splits[split]
         if not path.exists():
-            raise UserError(f"there is no dataset file {path}: {_where_from(path.stem.removesuffix('-val'))}")
+            name = path.stem.removesuffix("-val")
+            raise UserError(f"there is no dataset file {path}: {_meant(name)}{_where_from(name)}")
         required = ("observations", "actions", "terminals")
         try:
             arrays = read_npz(path, (*required, "rewards", "masks", *extras), memory_map)
@@ -256,6 +257,21 @@ class TransitionDataset:
         variance = np.maximum(squares / len(self) - np.square(mean), 0.0)
         results = (origin + mean, np.sqrt(variance), minimum, maximum)
         return ColumnStatistics(*(result.astype(np.float32) for result in results))
+
+
+def _meant(name: str) -> str:
+    """A question about a name that is none of a published or generated dataset; empty for one that is."""
+    try:
+        # Only now: simulators take seconds to import, and may be missing.
+        from nfkern.algorithms.environments import environment_id, similar_names
+    except ModuleNotFoundError:
+        return ""
+    try:
+        environment_id(name)
+    except UserError:
+        close = similar_names(name)
+        return f"did you mean {' or '.join(close)}? Or " if close else ""
+    return ""
 
 
 def _where_from(name: str) -> str:

@@ -39,7 +39,6 @@ def carry_out(session: steps.Session, plan: Plan) -> None:
     if session.device.type == "cuda":
         steps.compile_kernels(session, reserve=340)
     steps.check_ops(session, plan.problems(), reserve=230)
-    steps.check_optimizer(session)
     steps.check_graphs(session, plan.graphs(), reserve=220)
     steps.check_addresses(session, plan.rows, plan.part)
     if session.device.type == "cuda":

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import torch
 
 from nfkern.bench.declarations import Variant
-from nfkern.bench.gpu_check import correctness, limits, optimizer, timing
+from nfkern.bench.gpu_check import correctness, limits, timing
 from nfkern.bench.gpu_check.causal_problems import CausalMaps, CausalProblem, causal_ops
-from nfkern.bench.gpu_check.problems import AnyProblem, Arithmetic, Maps, matmul_precision
+from nfkern.bench.gpu_check.problems import AnyProblem, Arithmetic, Maps
 from nfkern.bench.gpu_check.report import Findings, summary
 from nfkern.bench.timing import Budget
 from nfkern.cuda_graphs import Capture
@@ -157,13 +157,6 @@ def check_addresses(s: Session, rows: int, part: int) -> None:
     s.findings.checked.append(f"{rows} rows equal the same rows in parts")
     if s.device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def check_optimizer(s: Session) -> None:
-    """AdamW from factors."""
-    with matmul_precision("ieee"):
-        s.collect("adamw from factors", optimizer.check_optimizer(s.device))
-    s.findings.checked.append("adamw from factors equals float64 in float32, bfloat16 and float16")
 
 
 def check_memory(s: Session, timeout: float = 60.0) -> None:

@@ -19,7 +19,6 @@ from nfkern.bench.quality.study import Piece, timing_pieces, training_pieces, tr
 from nfkern.bench.quality.tables import to_markdown
 from nfkern.bench.studies.checks import (
     check_environment,
-    check_least,
     check_names,
     check_reports,
     check_settings,
@@ -28,7 +27,7 @@ from nfkern.bench.studies.checks import (
 from nfkern.bench.studies.policies import skipped
 from nfkern.bench.studies.tables import write_reports
 from nfkern.bench.timing import num_threads
-from nfkern.errors import UsageError
+from nfkern.errors import UsageError, check_least
 from nfkern.progress import progress_bar
 
 DEFAULT = Settings(tuple(DENSITIES), tuple(POLICIES))

@@ -27,17 +27,6 @@ def check_names(option: str, wanted: Collection[str], known: Collection[str]) ->
         raise UsageError(f"--{option}: expected at least one")
 
 
-def check_least(options: dict[str, float | None], least: float = 1) -> None:
-    """Refuse numbers below the least that makes sense; None is no number.
-
-    Raises:
-        UsageError: one is.
-    """
-    for option, value in options.items():
-        if value is not None and value < least:
-            raise UsageError(f"--{option}: expected at least {least}, got {value}")
-
-
 def check_reports(html: Path | None, tables: Path | None) -> None:
     """Refuse reports that could not be written in the end.
 

@@ -20,7 +20,6 @@ from nfkern.bench.environment import Environment, current_environment
 from nfkern.bench.files import check_writable
 from nfkern.bench.studies.checks import (
     check_environment,
-    check_least,
     check_names,
     check_reports,
     check_settings,
@@ -34,7 +33,7 @@ from nfkern.bench.success.records import Dataset, Evaluation, Results, Settings,
 from nfkern.bench.success.study import Place, pieces, trainings
 from nfkern.bench.success.tables import to_markdown
 from nfkern.checkpoint import write_json
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UsageError, UserError, check_least
 
 TRANSITIONS = {"pointmaze-medium-navigate-v0": 100_000, "cube-single-play-v0": 300_000}
 """Transitions that are enough for the default environments, far fewer than were published."""

@@ -88,13 +88,11 @@ def conditioner_backward(
     parameters: CouplingParameters,
     compute_dtype: torch.dtype | None,
     parameter_grads: bool,
-    factors: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None, CouplingParameters | None]:
     """Gradients of the kept features (rows, kept), the context term (groups, 2, h1) and the parameters.
 
     LayerNorm's weight is folded into the product that follows it, so that its gradients come out of products of
-    weights and never need another pass over the batch. A folded set's own weights get no gradients. With `factors`, see
-    `HiddenFactors`.
+    weights and never need another pass over the batch. A folded set's own weights get no gradients.
     """
     p, (first, second) = parameters, layers
     grad2 = _normalize_backward(torch.bmm(grad, _scaled(p.output_weight, p.norm2_weight)), second)
@@ -108,9 +106,7 @@ def conditioner_backward(
     grads = parameter_gradients(
         p,
         torch.bmm(grad1.mT, kept.expand(2, *kept.shape)),
-        HiddenFactors(*(t.to(compute_dtype or t.dtype) for t in (grad2, first.normalized)))
-        if factors
-        else _product(grad2.mT, first.normalized, compute_dtype),
+        _product(grad2.mT, first.normalized, compute_dtype),
         torch.bmm(grad.mT, second.normalized),
         grad2.sum(1, keepdim=True),
         grad.sum(1, keepdim=True),
@@ -118,21 +114,10 @@ def conditioner_backward(
     return grad_kept, grad_term, grads
 
 
-class HiddenFactors(NamedTuple):
-    """The one product over the batch that can be left to the optimiser, `grad2^T normalized1`, as its factors.
-
-    Where `parameter_gradients` gets them, it hands them on in the places of what needs the product: grad2 in that of
-    hidden_weight's gradient, normalized1 in that of norm1_weight's.
-    """
-
-    grad2: torch.Tensor  # (..., rows, h2), in the hidden products' dtype
-    normalized1: torch.Tensor  # (..., rows, h1), in the same
-
-
 def parameter_gradients(
     p: CouplingParameters,
     input_grad: torch.Tensor,
-    outer1: torch.Tensor | HiddenFactors,
+    outer1: torch.Tensor,
     outer2: torch.Tensor,
     sums2: torch.Tensor,
     sums3: torch.Tensor,
@@ -142,7 +127,7 @@ def parameter_gradients(
     Args:
         p: parameters, not folded, as `CouplingParameters.shaped` gives them, with any leading dimensions.
         input_grad: (..., h1, kept), the gradient of input_weight.
-        outer1: (..., h2, h1), gradients of p2 times normalised activations, summed over rows, or its factors.
+        outer1: (..., h2, h1), gradients of p2 times normalised activations, summed over rows.
         outer2: (..., transformed, h2), the same of the output.
         sums2: (..., 1, h2), gradients of p2 summed over rows.
         sums3: (..., 1, transformed), the same of the output.
@@ -151,16 +136,11 @@ def parameter_gradients(
         raise ValueError(
             "p: expected LayerNorm's weights and biases, got a folded set, whose weights have no gradients"
         )
-    if isinstance(outer1, HiddenFactors):
-        hidden_weight, norm1_weight = outer1
-    else:
-        hidden_weight = _unfold(outer1, p.norm1_weight, sums2, p.norm1_bias)
-        norm1_weight = (outer1 * p.hidden_weight).sum(-2)
     return CouplingParameters(
         input_weight=input_grad,
-        norm1_weight=norm1_weight,
+        norm1_weight=(outer1 * p.hidden_weight).sum(-2),
         norm1_bias=torch.matmul(sums2, p.hidden_weight).squeeze(-2),
-        hidden_weight=hidden_weight,
+        hidden_weight=_unfold(outer1, p.norm1_weight, sums2, p.norm1_bias),
         hidden_bias=sums2.squeeze(-2),
         norm2_weight=(outer2 * p.output_weight).sum(-2),
         norm2_bias=torch.matmul(sums3, p.output_weight).squeeze(-2),

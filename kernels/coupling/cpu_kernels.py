@@ -29,16 +29,6 @@ def reasons(x: torch.Tensor, parameters: CouplingParameters, compute_dtype: torc
     return found
 
 
-def backward_reasons(
-    x: torch.Tensor, parameters: CouplingParameters, compute_dtype: torch.dtype | None, factors: bool
-) -> list[str]:
-    """The same for a derivative; `factors` as in the ops' schema."""
-    found = reasons(x, parameters, compute_dtype)
-    if factors:
-        found.append("factors of the hidden weights' gradient: the kernels form their product at once")
-    return found
-
-
 def to_latent(*args: Any) -> Tensors:
     """Data to noise."""
     return _map(False, *args)
@@ -109,7 +99,6 @@ def _backward(
     scale_bound: float | None,
     compute_dtype: torch.dtype | None,
     parameter_grads: bool,
-    factors: bool = False,
     hidden: torch.Tensor | None = None,
 ) -> Tensors:
     lowered, given = _lowered(parameters, compute_dtype), (grad, grad_log_det, inputs, context_term, mixing)

@@ -6,12 +6,9 @@ from typing import Any
 import torch
 
 from nfkern.kernels.coupling import reference
-from nfkern.kernels.coupling.conditioner import HiddenFactors
 from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.coupling.schema import PARAMETER_COUNT, PARAMETERS, SETTINGS, fake, fake_backward, unflattened
 from nfkern.kernels.registry import Op, define, may_differentiate, refuse_gradient
-
-TakeFactors = Callable[[HiddenFactors], None]
 
 HIDDEN_BYTES = 32 << 20
 """What a forward pass on a CPU may keep of hidden activations.
@@ -26,7 +23,7 @@ def _define_backward(name: str, function: Callable[..., Any]) -> Op:
     return define(
         f"coupling_{name}_backward",
         f"(Tensor grad, Tensor grad_log_det, Tensor inputs, Tensor context_term, Tensor mixing, {PARAMETERS}, "
-        f"{SETTINGS}, bool parameter_grads, bool factors=False, Tensor? hidden=None) -> ({results})",
+        f"{SETTINGS}, bool parameter_grads, Tensor? hidden=None) -> ({results})",
         rank=2,
         reference=unflattened(function, 5),
         fake=fake_backward,
@@ -53,7 +50,7 @@ def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) 
         folded = CouplingParameters(*saved[3:]).folded
         if folded and any(ctx.needs_input_grad[4 : 4 + PARAMETER_COUNT]):
             raise RuntimeError("nfkern: the weights of a folded coupling flow have no gradients; train it unfolded")
-        grad_x, *rest = backward_op(grad, grad_log_det, *saved, *ctx.settings, parameter_grads, False, hidden)
+        grad_x, *rest = backward_op(grad, grad_log_det, *saved, *ctx.settings, parameter_grads, hidden)
         if not parameter_grads:
             return (grad_x, *(None for _ in range(3 + PARAMETER_COUNT + 4)))
         grad_term, grad_mixing, *parameters = rest
@@ -87,35 +84,6 @@ _to_data_with_score = define(
 )
 
 
-class _WithFactors(torch.autograd.Function):
-    """A map whose backward leaves the largest product over the batch to `take`."""
-
-    @staticmethod
-    def forward(ctx: Any, op: Op, backward_op: Op, take: TakeFactors, *arguments: Any) -> tuple[torch.Tensor, ...]:
-        result, log_det, inputs, _ = op(*arguments)
-        _, context_term, mixing, _, *parameters = arguments[: 4 + PARAMETER_COUNT]
-        ctx.backward_op, ctx.take, ctx.settings = backward_op, take, arguments[4 + PARAMETER_COUNT :]
-        ctx.save_for_backward(inputs, context_term, mixing, *parameters)
-        return result, log_det
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor, grad_log_det: torch.Tensor) -> tuple[Any, ...]:
-        grads = ctx.backward_op(grad, grad_log_det, *ctx.saved_tensors, *ctx.settings, True, True)
-        grad_x, grad_term, grad_mixing, *rest = grads
-        parameters = dict(zip(CouplingParameters._fields, rest, strict=True))
-        ctx.take(HiddenFactors(parameters["hidden_weight"], parameters["norm1_weight"]))
-        parameters |= {"hidden_weight": None, "norm1_weight": None}
-        settings = (None,) * len(ctx.settings)
-        return None, None, None, grad_x, grad_term, grad_mixing, grad_log_det.sum(), *parameters.values(), *settings
-
-
-def _with_factors(
-    op: Op, backward_op: Op, take: TakeFactors, arguments: tuple[Any, ...]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    result, log_det = _WithFactors.apply(op, backward_op, take, *arguments)  # type: ignore[no-untyped-call]
-    return result, log_det
-
-
 def to_latent(
     x: torch.Tensor,
     context_term: torch.Tensor,
@@ -126,7 +94,6 @@ def to_latent(
     norm_eps: float = 1e-5,
     scale_bound: float | None = None,
     compute_dtype: torch.dtype | None = None,
-    factors: TakeFactors | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Map data to noise through all blocks of a coupling flow.
 
@@ -141,8 +108,6 @@ def to_latent(
         scale_bound: bound of |log_scale|, smooth (tanh); None for none.
         compute_dtype: dtype of the hidden products; None for that of x. Everything else stays in the dtype of x. On a
             GPU, float32 products are full or tf32 as `torch.backends.cuda.matmul.fp32_precision` says.
-        factors: where gradients are recorded, called in the backward pass with `HiddenFactors`, in place of gradients
-            of hidden_weight and norm1_weight: for an optimiser that forms their product itself.
 
     Returns:
         z (rows, features) and the map's log-determinant (rows), in nats.
@@ -153,8 +118,6 @@ def to_latent(
     """
     _check(x, context_term, mixing, parameters, "x", compute_dtype)
     arguments = (x, context_term, mixing, mixing_log_det, *parameters, norm_eps, scale_bound, compute_dtype)
-    if factors is not None and torch.is_grad_enabled():
-        return _with_factors(_to_latent, _to_latent_backward, factors, arguments)
     z, log_det, *_ = _to_latent(*arguments, _keeps_hidden(arguments, parameters))
     return z, log_det
 
@@ -169,7 +132,6 @@ def to_data(
     norm_eps: float = 1e-5,
     scale_bound: float | None = None,
     compute_dtype: torch.dtype | None = None,
-    factors: TakeFactors | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Map noise to data, the inverse of `to_latent`; arguments and errors as there.
 
@@ -177,8 +139,6 @@ def to_data(
     """
     _check(z, context_term, inverse_mixing, parameters, "z", compute_dtype)
     arguments = (z, context_term, inverse_mixing, inverse_log_det, *parameters, norm_eps, scale_bound, compute_dtype)
-    if factors is not None and torch.is_grad_enabled():
-        return _with_factors(_to_data, _to_data_backward, factors, arguments)
     x, log_det, *_ = _to_data(*arguments, _keeps_hidden(arguments, parameters))
     return x, log_det
 

@@ -116,13 +116,11 @@ def to_latent_backward(
     scale_bound: float | None,
     compute_dtype: torch.dtype | None,
     parameter_grads: bool,
-    factors: bool = False,
     hidden: torch.Tensor | None = None,
 ) -> Tensors:
     """Gradients of x, and with `parameter_grads` of the context term, the mixing matrices and every parameter.
 
-    Those of a folded set's parameters are empty. With `factors`, some are left as `conditioner.HiddenFactors`. `hidden`
-    is what the forward pass kept, or None.
+    Those of a folded set's parameters are empty. `hidden` is what the forward pass kept, or None.
     """
     terms, collected = expand_context(context_term, grad.shape[0]), list[BlockGrads]()
     for k, block in _reversed(parameters):
@@ -137,7 +135,7 @@ def to_latent_backward(
         grad_transformed = grad_transformed * inverse_scale
         pair_grad = _pair_grad(grad_log_scale, -grad_transformed, log_scale, scale_bound)
         through, term_grad, parameters_grad = conditioner_backward(
-            pair_grad, kept, context_term.shape[0], layers, block, compute_dtype, parameter_grads, factors
+            pair_grad, kept, context_term.shape[0], layers, block, compute_dtype, parameter_grads
         )
         grad = torch.cat([grad_kept + through, grad_transformed], 1)
         collected.append((inputs[k].mT @ grad, term_grad, parameters_grad))
@@ -156,12 +154,11 @@ def to_data_backward(
     scale_bound: float | None,
     compute_dtype: torch.dtype | None,
     parameter_grads: bool,
-    factors: bool = False,
     hidden: torch.Tensor | None = None,
 ) -> Tensors:
     """Gradients of z, and with `parameter_grads` of the context term, the (inverse) matrices and every parameter.
 
-    Those of a folded set's parameters are empty. With `factors`, some are left as `conditioner.HiddenFactors`.
+    Those of a folded set's parameters are empty.
     """
     terms, collected = expand_context(context_term, grad.shape[0]), list[BlockGrads]()
     for k, block in enumerate(parameters.blocks()):
@@ -176,7 +173,7 @@ def to_data_backward(
         grad_log_scale = grad_transformed * scaled + grad_log_det.unsqueeze(1)
         pair_grad = _pair_grad(grad_log_scale, grad_transformed, log_scale, scale_bound)
         through, term_grad, parameters_grad = conditioner_backward(
-            pair_grad, kept, context_term.shape[0], layers, block, compute_dtype, parameter_grads, factors
+            pair_grad, kept, context_term.shape[0], layers, block, compute_dtype, parameter_grads
         )
         grad = torch.cat([grad_kept + through, grad_transformed * torch.exp(log_scale)], 1)
         collected.append((mixing_grad, term_grad, parameters_grad))

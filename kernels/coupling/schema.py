@@ -40,16 +40,9 @@ def fake_backward(
     """A derivative's results."""
     parameters = CouplingParameters(*rest[:PARAMETER_COUNT])
     others = (context_term, mixing, *parameters)
-    _, _, compute_dtype, parameter_grads, factors, *_ = (*rest[PARAMETER_COUNT:], False)
-    if not parameter_grads:
+    if not rest[PARAMETER_COUNT + 3]:
         return (grad.new_empty(grad.shape), *(grad.new_empty(0) for _ in others))
     if parameters.folded:
         empty = (grad.new_empty(0) for _ in range(PARAMETER_COUNT))
         return (grad.new_empty(grad.shape), *(other.new_empty(other.shape) for other in others[:2]), *empty)
-    grads = [other.new_empty(other.shape) for other in others if other is not None]
-    if factors:
-        *lead, width2, width1 = parameters.hidden_weight.shape
-        for name, width in (("hidden_weight", width2), ("norm1_weight", width1)):
-            shape = (*lead, grad.shape[0], width)
-            grads[2 + CouplingParameters._fields.index(name)] = grad.new_empty(shape, dtype=compute_dtype or grad.dtype)
-    return (grad.new_empty(grad.shape), *grads)
+    return (grad.new_empty(grad.shape), *(other.new_empty(other.shape) for other in others if other is not None))

@@ -11,7 +11,7 @@ import torch
 import triton
 
 from nfkern.kernels.coupling import triton_backward_kernels, triton_step_kernels
-from nfkern.kernels.coupling.conditioner import HiddenFactors, parameter_gradients
+from nfkern.kernels.coupling.conditioner import parameter_gradients
 from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.coupling.triton_launch import (
     ForwardChain,
@@ -137,7 +137,6 @@ def _backward(
     scale_bound: float | None,
     compute_dtype: torch.dtype | None,
     parameter_grads: bool,
-    factors_only: bool = False,
 ) -> tuple[torch.Tensor, ...]:
     p = problem(grad, context_term, mixing, parameters, norm_eps, scale_bound, compute_dtype)
     c, states, log_det_grad, flowing = p.constants, seeded(inputs, 3), seeded(grad_log_det, 1), seeded(grad, 2)
@@ -153,19 +152,16 @@ def _backward(
         for step in range(size + 1):
             derivative.run(step, incoming, log_det_grad, flowing)
         if grad1 is not None:
-            collected.append(_products(derivative, factors_only))
+            collected.append(_products(derivative))
     if grad1 is None:
         return (*unseeded(grad, flowing), *(grad.new_empty(0) for _ in range(2 + len(CouplingParameters._fields))))
     if mode != "to_data":
         collected.reverse()
-    grad_mixing, input_grad, *outer1, outer2, sums2, sums3 = (
-        torch.cat(parts, 1) for parts in zip(*collected, strict=True)
-    )
+    grad_mixing, *sums = (torch.cat(parts, 1) for parts in zip(*collected, strict=True))
     grad_term = grad1 if p.groups == p.rows else grad1.unflatten(1, (p.groups, p.rows // p.groups)).sum(2)
     if parameters.folded:
         return unseeded(grad, flowing, grad_term, grad_mixing, *(grad.new_empty(0) for _ in parameters))
-    hidden_grad = HiddenFactors(*outer1) if factors_only else outer1[0]
-    grads = parameter_gradients(parameters.shaped(), input_grad, hidden_grad, outer2, sums2, sums3)
+    grads = parameter_gradients(parameters.shaped(), *sums)
     return unseeded(grad, flowing, grad_term, grad_mixing, *(found for found in grads if found is not None))
 
 
@@ -189,11 +185,8 @@ def _recompute(p: Problem, mode: str, states: torch.Tensor, mixed: torch.Tensor,
     return h
 
 
-def _products(d: _Derivative, factors_only: bool) -> tuple[torch.Tensor, ...]:
-    """Sums over rows for a range of blocks: the mixing's gradient, then the arguments of `parameter_gradients`.
-
-    With `factors_only`, the two `HiddenFactors` stand in place of the largest product.
-    """
+def _products(d: _Derivative) -> tuple[torch.Tensor, ...]:
+    """Sums over rows for a range of blocks: the mixing's gradient, then the arguments of `parameter_gradients`."""
     f, blocks = d.factors, slice(d.first, d.first + d.span)
     before, after = (d.mixed, d.inputs) if d.mode == "to_data" else (d.inputs, d.mixed)
     kept = after[:, blocks, :, : (d.p.constants["FEATURES"] + 1) // 2]
@@ -201,7 +194,7 @@ def _products(d: _Derivative, factors_only: bool) -> tuple[torch.Tensor, ...]:
     return (
         before[:, blocks].mT @ d.mixed_grad,
         grad1.mT @ kept.unsqueeze(2),
-        *((f.grad2, f.normalized1) if factors_only else ((f.grad2.mT @ f.normalized1).float(),)),
+        (f.grad2.mT @ f.normalized1).float(),
         f.grad3.mT @ f.normalized2,
         f.grad2.sum(-2, keepdim=True, dtype=torch.float32),
         f.grad3.sum(-2, keepdim=True),

@@ -136,7 +136,7 @@ def test_when_steps_are_captured():
 
 def test_asking_for_a_graph_on_a_cpu_is_an_error(point_maze_dir, tmp_path, capsys):  # noqa: F811
     args = ["train", "nf_gcbc", "--env-name", POINT_MAZE, "--dataset-dir", str(point_maze_dir), "--device", "cpu"]
-    assert cli.main([*args, "--run-dir", str(tmp_path / "run"), "--cuda-graph"]) == 1
+    assert cli.main([*args, "--run-dir", str(tmp_path / "run"), "--cuda-graph"]) == 2
     assert capsys.readouterr().err == "nfkern train nf_gcbc: --cuda-graph needs a CUDA device, got cpu: leave it out\n"
     assert not (tmp_path / "run").exists()
 

@@ -233,7 +233,7 @@ def test_a_killed_worker_is_reported_and_costs_one_episode(tmp_path):
     # The last child is the younger worker (an older one is the resource tracker).
     os.kill(_children(process.pid)[-1], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert "run the same command again to continue" in errors
     kept = list(store_of(directory).folder.glob("[tv]*.npz"))
     assert len(kept) >= 2

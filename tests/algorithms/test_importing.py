@@ -142,7 +142,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     command += ["--dataset-dir", str(tmp_path / "data")]
     assert cli.main(command) == 0
     assert "4 episodes, 1 of them for validation" in capsys.readouterr().out
-    assert cli.main(command) == 1
+    assert cli.main(command) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert cli.main([*command, "--overwrite", "--validation", "2"]) == 2
     assert "expected a share between 0 and 1, got 2.0" in capsys.readouterr().err

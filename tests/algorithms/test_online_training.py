@@ -155,7 +155,7 @@ def test_other_ways_of_resetting_are_refused():
 def test_eval_and_report_say_where_a_mazes_results_are(tmp_path, capsys):
     run_dir = run(tmp_path / "run", eval_episodes=0)
     for command in (["eval", str(run_dir)], ["report", str(run_dir), "--out", str(tmp_path / "r.html")]):
-        assert cli.main(command) == 1
+        assert cli.main(command) == 2
         assert "is a run in a maze, which its training has evaluated: see" in capsys.readouterr().err
 
 
@@ -165,11 +165,11 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     small += " --updates-per-unroll 5 --buffer-length 100 --candidates 4 --steps 10 --eval-episodes 0 --quiet"
     assert cli.main(["train", "nf_ugs", "--env-name", MAZE, "--blocks", "2", "--hidden", "8", "8", *small.split()]) == 0
     assert capsys.readouterr().out.strip() == f"runs/nf_ugs/{MAZE}/seed-0"
-    assert cli.main(["train", "crl", "--preset", "ant-u-maze-uniform", "--env-name", "point-v-maze"]) == 1
+    assert cli.main(["train", "crl", "--preset", "ant-u-maze-uniform", "--env-name", "point-v-maze"]) == 2
     error = capsys.readouterr().err
     assert "point-v-maze" in error
     assert "point-u-maze" in error
-    assert cli.main(["train", "nf_ugs", "--env-name", MAZE, *small.split()]) == 1
+    assert cli.main(["train", "nf_ugs", "--env-name", MAZE, *small.split()]) == 2
     assert "already holds a run" in capsys.readouterr().err
 
 

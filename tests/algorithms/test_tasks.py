@@ -15,7 +15,7 @@ from nfkern import cli
 from nfkern.algorithms.datasets.recipes import data_name
 from nfkern.algorithms.environments import environment_id, make_environment
 from nfkern.algorithms.maze_layouts import MAZES
-from nfkern.algorithms.presets import find_preset
+from nfkern.algorithms.presets import PRESETS, find_preset
 from nfkern.algorithms.tasks import tasks
 from nfkern.algorithms.train_command import COMMANDS
 
@@ -26,6 +26,17 @@ def test_the_papers_numbers_of_tasks():
     assert counts == {"imitation": 4, "conditional": 45, "offline-rl": 30, "unsupervised": 3}
     assert len({task.name for task in found}) == 82
     assert all(0 <= score <= 100 for task in found for score in (task.published, *task.rivals.values()))
+
+
+def test_every_preset_has_a_source_that_can_be_looked_up():
+    for presets in PRESETS.values():
+        for name, preset in presets.items():
+            assert preset.source, name
+            assert "memory" not in preset.source, name
+    # What a reprint of FQL's table has for this environment alone.
+    assert {name: preset.config.candidates for name, preset in PRESETS["ifql"].items()} == {
+        name: 64 if name.startswith("antsoccer") else 32 for name in PRESETS["ifql"]
+    }
 
 
 def test_means_of_the_papers_tables():

@@ -165,7 +165,6 @@ def test_one_process_at_a_time(point_maze_dir, tmp_path):  # noqa: F811
     leftover.mkdir(parents=True)
     run(point_maze_dir, tmp_path / "run")
     assert not leftover.exists()
-    assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_training_in_a_thread(point_maze_dir, tmp_path):  # noqa: F811

@@ -18,7 +18,7 @@ pytest.importorskip("triton", reason="the kernels are Triton's")
 from nfkern.bench import kernel_starts
 from nfkern.bench import records as storage
 from nfkern.bench.cases import CASES, FlowCase
-from nfkern.bench.gpu_check import correctness, optimizer, steps, timing
+from nfkern.bench.gpu_check import correctness, steps, timing
 from nfkern.bench.gpu_check.causal_problems import CausalMaps, CausalProblem, causal_ops
 from nfkern.bench.gpu_check.plan import Plan, carry_out
 from nfkern.bench.gpu_check.problems import Maps, Problem, ops
@@ -26,7 +26,6 @@ from nfkern.bench.gpu_check.report import Findings, markdown, write
 from nfkern.bench.graphed import call_again
 from nfkern.bench.timing import SMOKE
 from nfkern.kernels import use_reference
-from nfkern.kernels.adamw import adamw_from_factors
 
 ROOT = Path(__file__).parent.parent.parent
 CPU, TINY, CAUSAL = torch.device("cpu"), CASES["tiny"], CASES["causal_tiny"]
@@ -302,16 +301,3 @@ nfkern.CouplingFlow(3, 2, blocks=1, hidden=(4, 4)).freeze()
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == 0, result.stderr
-
-
-def test_a_wrong_optimizer_step_is_found():
-    assert list(optimizer.check_optimizer(CPU, rows=20)) == []
-
-    def wrong(weight, *rest):
-        grad = adamw_from_factors(weight, *rest)
-        weight[0, 1, 2, 3] += 1e-4
-        return grad
-
-    found = list(optimizer.check_optimizer(CPU, wrong, rows=20))
-    assert found
-    assert all("weight" in line for line in found)

@@ -183,7 +183,7 @@ for each in compilations((CASES["ogbench"], CASES["causal"]), {arithmetics}, pdl
     if key not in chosen or any(word in each.mode for word in ("store", "gelu", "move embed")):
         chosen[key] = each
 kernels = {{each.kernel for each in chosen.values()}}
-assert {{"flow_kernel", "forward_step_kernel", "backward_step_kernel", "compose_kernel", "adamw_kernel"}} <= kernels
+assert {{"flow_kernel", "forward_step_kernel", "backward_step_kernel", "compose_kernel"}} <= kernels
 assert {{"product_kernel", "attention_kernel", "token_kernel", "causal_affine_backward_kernel"}} <= kernels
 for each in list(chosen.values())[{chosen}]:
     used = usage(each, "{target}")

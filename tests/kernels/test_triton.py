@@ -227,31 +227,6 @@ def test_opcheck():
         torch.library.opcheck(getattr(torch.ops.nfkern, f"coupling_{name}").default, (*leaves, *settings))
 
 
-@pytest.mark.parametrize("rows", [1, 70])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.usefixtures("_poisoned")
-def test_adamw(rows, dtype):
-    from nfkern.kernels.adamw import AdamWSettings, reference, triton_launch
-
-    lead, width2, width1 = (2, 2), 33, 70
-    norms = [torch.randn(*lead, width1) for _ in range(2)]
-    factors = [torch.randn(*lead, rows, width).to(dtype) for width in (width2, width1)]
-    start = [torch.randn(*lead, width2, width1) for _ in range(2)] + [torch.rand(*lead, width2, width1)]
-    exact, single, actual = (
-        [tensor.to(kind).clone() for tensor in start] for kind in (torch.float64, *[torch.float32] * 2)
-    )
-    for step in (1.0, 2.0):
-        settings = AdamWSettings(torch.tensor(step), torch.tensor(0.01), 0.9, 0.999, 1e-8, 0.1)
-        grads = []
-        for state, function in ((exact, reference), (single, reference), (actual, triton_launch)):
-            arguments = [tensor.to(state[0].dtype) for tensor in norms]
-            products = [factor.to(state[0].dtype) if function is reference else factor for factor in factors]
-            grads.append(function.adamw_from_factors(*state, *arguments, *products, settings))
-        for e, r, a in zip((*exact, grads[0]), (*single, grads[1]), (*actual, grads[2]), strict=True):
-            allowed = 2 * (r.double() - e).abs().max() + 4 * torch.finfo(torch.float32).eps * rows**0.5 * e.abs().max()
-            assert (a.double() - e).abs().max() <= allowed
-
-
 @pytest.mark.parametrize("bound", [None, 0.8])
 @pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize(("tokens", "features", "pairs"), [(5, 3, 5), (5, 3, 4), (2, 1, 1), (40, 33, 39)])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 
 import pytest
 
@@ -16,8 +17,9 @@ def test_help_lists_every_command(args, capsys):
     assert all(name in out for name in cli.COMMANDS)
 
 
-def test_a_group_lists_its_own(capsys):
-    assert cli.main(["data"]) == 0
+@pytest.mark.parametrize("args", [["data"], ["data", "--help"], ["help", "data"], ["--help", "data"], ["data", "-h"]])
+def test_a_group_lists_its_own(args, capsys):
+    assert cli.main(args) == 0
     out = capsys.readouterr().out
     assert "data generate" in out
     assert "train nf_gcbc" not in out
@@ -32,6 +34,16 @@ def test_version(capsys):
     ("args", "message"),
     [
         (["trian", "nf_gcbc"], "did you mean `nfkern train nf_gcbc`?"),
+        (["trian", "nf_gcbc", "--help"], "did you mean `nfkern train nf_gcbc`?"),
+        (["train", "nf-bc", "--steps", "3"], "did you mean `nfkern train nf_bc`?"),
+        (["evl", "runs/x"], "no command 'evl runs/x'; did you mean `nfkern eval`?"),
+        (["reprot"], "did you mean `nfkern report`?"),
+        (["nf_bc", "--steps", "3"], "did you mean `nfkern train nf_bc`?"),
+        (["compare", "a", "b"], "did you mean `nfkern bench compare`?"),
+        (["train", "--env-name", "x"], "nfkern train: expected one of nf_gcbc, nf_bc, "),
+        ([""], "no command ''"),
+        (["help", "trian"], "no command 'trian'; did you mean `nfkern train`?"),
+        (["nothing", "--help"], "no command 'nothing'"),
         (["data", "generat"], "did you mean `nfkern data generate`?"),
         (["frobnicate"], "no command 'frobnicate'; `nfkern --help` lists all"),
         (["train", "sac"], "no command 'train sac'"),
@@ -39,7 +51,33 @@ def test_version(capsys):
 )
 def test_unknown_commands_are_usage_errors(args, message, capsys):
     assert cli.main(args) == 2
-    assert message in capsys.readouterr().err
+    assert message in one_line(capsys)
+
+
+def one_line(capsys):
+    """What a command has said of an error: on stderr, in one line, and nothing else."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("nfkern")
+    assert err.endswith("\n")
+    assert len(err.splitlines()) == 1
+    return err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--env-name", "x", "--steps", "0", "nf_bc"],
+        ["--resume", "nf_bc", "--env-name", "x", "--steps", "0"],
+        # A value that is the name of an algorithm, too.
+        ["--env-name", "x", "--preset", "fql", "flow_matching_bc", "--steps", "0"],
+        ["--env-name=x", "--steps=0", "nf_bc"],
+    ],
+)
+def test_options_may_stand_before_the_algorithm(args, capsys):
+    name = "flow_matching_bc" if "flow_matching_bc" in args else "nf_bc"
+    assert cli.main(["train", *args]) == 2
+    assert one_line(capsys) == f"nfkern train {name}: steps: expected at least 1, got 0\n"
 
 
 @pytest.mark.slow
@@ -64,9 +102,17 @@ def test_bad_settings_are_usage_errors(capsys):
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (UserError("no such thing"), 1, "no such thing"),
+        (UserError("no such thing"), 2, "no such thing"),
+        (UserError("one thing\n  and another"), 2, "one thing and another"),
         (UsageError("no such flag"), 2, "no such flag"),
-        (PermissionError(13, "Permission denied", "/proc/x"), 1, "[Errno 13] Permission denied: '/proc/x'"),
+        (PermissionError(13, "Permission denied", "/proc/x"), 2, "[Errno 13] Permission denied: '/proc/x'"),
+        (
+            ModuleNotFoundError("no", name="mujoco"),
+            2,
+            "needs the package mujoco: `pip install 'nfkern[rl,imitation,log,bench]'`",
+        ),
+        # Between processes, and not of our output.
+        (BrokenPipeError(32, "Broken pipe"), 2, "[Errno 32] Broken pipe"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -85,19 +131,22 @@ def test_errors_take_one_line(error, code, message, monkeypatch, capsys):
 
 def test_a_missing_extra_is_named(monkeypatch, capsys):
     monkeypatch.setitem(cli.COMMANDS, "doctor", ("no_such_module_here", "X", ""))
-    assert cli.main(["doctor"]) == 1
+    assert cli.main(["doctor"]) == 2
     assert "needs the package no_such_module_here: `pip install" in capsys.readouterr().err
 
 
-def test_output_cut_short_by_its_reader_is_no_error(monkeypatch, tmp_path):
-    @dataclasses.dataclass
-    class Printing:
-        """Prints."""
+def test_output_cut_short_by_its_reader_is_no_error(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with io.TextIOWrapper(open(writer, "wb")) as out:
+        monkeypatch.setattr("sys.stdout", out)
+        assert cli.main(["--help"]) == 0
+        # What is left would be written once more at exit.
+        out.flush()
 
-        def run(self):
-            raise BrokenPipeError
 
-    with open(tmp_path / "out", "w") as file:
-        monkeypatch.setattr(cli, "_load", lambda name: Printing)
-        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(file.buffer))
-        assert cli.main(["doctor"]) == 0
+def test_output_that_cannot_be_written_is_an_error(monkeypatch, capsys):
+    with open("/dev/full", "w") as out:
+        monkeypatch.setattr("sys.stdout", out)
+        assert cli.main(["--help"]) == 2
+    assert capsys.readouterr().err == "nfkern: [Errno 28] No space left on device\n"

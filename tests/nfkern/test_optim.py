@@ -1,159 +1,183 @@
-"""FlowAdamW against torch.optim.AdamW: the same numbers, without the gradient of the hidden weights."""
+"""FlowAdamW against torch.optim.AdamW: the same numbers in every way to take gradients."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
-import flows
+import optimizers
 import pytest
 import torch
+from optimizers import OPTIONS, STEPS, loss_of, ours, theirs, trained
 
-import nfkern
 from nfkern.optim import FlowAdamW
 
-OPTIONS = {"lr": 0.01, "betas": (0.8, 0.99), "eps": 1e-7, "weight_decay": 0.1}
+
+def backward(flow, encoder, optimizer, step):
+    optimizer.zero_grad()
+    loss_of(flow, encoder, step).backward()
 
 
-def trained(fused, loss, name="paper", steps=10, dtype=torch.float64, schedule=False):
-    """A flow and an encoder after some steps of one optimiser or the other."""
-    flow = flows.make_flow(name, dtype)
-    encoder = torch.nn.Linear(5, 5).to(dtype)
-    others = list(encoder.parameters())
-    optimizer = (
-        FlowAdamW(flow, others, **OPTIONS) if fused else torch.optim.AdamW([*flow.parameters(), *others], **OPTIONS)
-    )
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if schedule else None
-    generator = torch.Generator().manual_seed(3)
-    for _ in range(steps):
-        x, context = (torch.randn(9, size, generator=generator, dtype=dtype) for size in (flow.features, 5))
-        optimizer.zero_grad()
-        loss(flow, x, encoder(context))
-        if fused:
-            assert flow.hidden_weight.grad is None
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
-    return {**dict(flow.named_parameters()), **dict(encoder.named_parameters())}
+def plain(flow, encoder, optimizer, step):
+    backward(flow, encoder, optimizer, step)
+    optimizer.step()
 
 
-def likelihood(flow, x, context):
-    (-flow(x, context).mean()).backward()
+def clipping(flow, encoder, optimizer, step):
+    backward(flow, encoder, optimizer, step)
+    norm = torch.nn.utils.clip_grad_norm_([*flow.parameters(), *encoder.parameters()], 0.1)
+    assert norm > 0.1
+    optimizer.step()
 
 
-def sampling(flow, x, context):
-    sample, log_prob = flow.rsample_and_log_prob((), context, noise=x)
-    (sample.square().mean() + log_prob.mean()).backward()
+def clipping_values(flow, encoder, optimizer, step):
+    backward(flow, encoder, optimizer, step)
+    torch.nn.utils.clip_grad_value_(flow.parameters(), 1e-3)
+    optimizer.step()
 
 
-def in_two_parts(flow, x, context):
+def accumulating_and_dividing(flow, encoder, optimizer, step):
+    flow.zero_grad()
+    optimizer.zero_grad()
     for rows in (slice(0, 4), slice(4, None)):
-        (-flow(x[rows], context[rows]).sum()).backward(retain_graph=True)
+        loss_of(flow, encoder, step, rows).backward()
+    for parameter in flow.parameters():
+        if parameter.grad is not None:
+            parameter.grad /= 2
+    optimizer.step()
 
 
-@pytest.mark.parametrize("loss", [likelihood, sampling, in_two_parts])
-@pytest.mark.parametrize("name", ["paper", "inverted", "unequal_hidden", "scale_bound"])
-def test_equals_torchs_adamw(name, loss):
-    expected, actual = trained(False, loss, name), trained(True, loss, name)
+def zeroing_the_flow_only(flow, encoder, optimizer, step):
+    flow.zero_grad()
+    loss_of(flow, encoder, step).backward()
+    optimizer.step()
+
+
+def computing_more_gradients(flow, encoder, optimizer, step):
+    """Gradients that are looked at, and belong to no step."""
+    backward(flow, encoder, optimizer, step)
+    torch.autograd.grad(loss_of(flow, encoder, step + 100), list(flow.parameters()), allow_unused=True)
+    weights = {name: p.detach().clone().requires_grad_() for name, p in flow.named_parameters()}
+    x, context = torch.randn(3, flow.features, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
+    torch.func.functional_call(flow, weights, (x, context)).sum().backward()
+    optimizer.step()
+
+
+def some_inputs_only(flow, encoder, optimizer, step):
+    optimizer.zero_grad()
+    loss_of(flow, encoder, step).backward(inputs=[flow.output_bias, *encoder.parameters()])
+    optimizer.step()
+
+
+def copying_between(flow, encoder, optimizer, step):
+    backward(flow, encoder, optimizer, step)
+    twin = copy.deepcopy(flow)
+    loss_of(twin, encoder, step).backward(inputs=list(twin.parameters()))
+    optimizer.step()
+
+
+def leaving_a_step_out(flow, encoder, optimizer, step):
+    backward(flow, encoder, optimizer, step)
+    if step % 2:
+        optimizer.step()
+
+
+def stepping_twice(flow, encoder, optimizer, step):
+    plain(flow, encoder, optimizer, step)
+    optimizer.step()
+
+
+def stepping_with_a_closure(flow, encoder, optimizer, step):
+    def closure():
+        backward(flow, encoder, optimizer, step)
+        return loss_of(flow, encoder, step)
+
+    assert optimizer.step(closure).isfinite()
+
+
+def sampling(flow, encoder, optimizer, step):
+    optimizer.zero_grad()
+    noise = torch.randn(8, flow.features, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+    sample, log_prob = flow.rsample_and_log_prob((), encoder(torch.ones(8, 5, dtype=torch.float64)), noise=noise)
+    (sample.square().mean() + log_prob.mean()).backward()
+    optimizer.step()
+
+
+def restoring_the_state(flow, encoder, optimizer, step):
+    plain(flow, encoder, optimizer, step)
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+LOOPS = [
+    plain,
+    clipping,
+    clipping_values,
+    accumulating_and_dividing,
+    zeroing_the_flow_only,
+    computing_more_gradients,
+    some_inputs_only,
+    copying_between,
+    leaving_a_step_out,
+    stepping_twice,
+    stepping_with_a_closure,
+    sampling,
+    restoring_the_state,
+]
+
+
+def assert_same(actual, expected):
     for key, value in expected.items():
         # Adam divides by the gradient's size, so rounding of 1e-16 in gradients that cancel to 1e-9 shows as 1e-7.
         torch.testing.assert_close(actual[key], value, rtol=1e-7, atol=1e-8, msg=key)
 
 
-def test_follows_a_schedule():
-    expected, actual = trained(False, likelihood, schedule=True), trained(True, likelihood, schedule=True)
-    for key, value in expected.items():
-        torch.testing.assert_close(actual[key], value, rtol=1e-7, atol=1e-8, msg=key)
+@pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
+def test_equals_torchs_adamw(loop):
+    assert_same(trained(ours, loop), trained(theirs, loop))
 
 
-def test_state_is_saved_and_restored():
-    flow = flows.make_flow("paper")
-    x, context = flows.make_inputs(flow, 6)
-    optimizer = FlowAdamW(flow, **OPTIONS)
-    likelihood(flow, x, context)
-    optimizer.step()
-    state, weights = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(flow.state_dict())
-    optimizer.zero_grad()
-    likelihood(flow, x, context)
-    optimizer.step()
-    other = flows.make_flow("paper")
-    other.load_state_dict(weights)
-    again = FlowAdamW(other, **OPTIONS)
-    again.load_state_dict(state)
-    likelihood(other, x, context)
-    again.step()
-    for name, value in flow.named_parameters():
-        assert torch.equal(dict(other.named_parameters())[name], value), name
+@pytest.mark.parametrize("name", ["inverted", "unequal_hidden", "scale_bound"])
+def test_equals_torchs_adamw_for_every_flow(name):
+    assert_same(trained(ours, clipping, name=name), trained(theirs, clipping, name=name))
 
 
-def test_zero_grad_forgets_factors():
-    flow = flows.make_flow("paper")
-    x, context = flows.make_inputs(flow, 6)
-    optimizer = FlowAdamW(flow, **OPTIONS)
-    before = flow.hidden_weight.detach().clone()
-    likelihood(flow, x, context)
-    optimizer.zero_grad()
-    optimizer.step()
-    assert torch.equal(flow.hidden_weight, before)
+def hook(flow, optimizer):
+    flow.hidden_weight.register_hook(lambda grad: grad * 0.5)
+
+    def clamp(parameter):
+        parameter.grad.clamp_(-1e-3, 1e-3)
+
+    flow.norm1_weight.register_post_accumulate_grad_hook(clamp)
 
 
-def test_leaves_a_frozen_norm_alone():
-    flow = flows.make_flow("paper")
+def freeze(flow, optimizer):
+    flow.hidden_weight.requires_grad_(False)
     flow.norm1_weight.requires_grad_(False)
-    x, context = flows.make_inputs(flow, 6)
-    optimizer = FlowAdamW(flow, **OPTIONS)
-    norm, hidden = flow.norm1_weight.detach().clone(), flow.hidden_weight.detach().clone()
-    likelihood(flow, x, context)
-    optimizer.step()
-    assert torch.equal(flow.norm1_weight, norm)
-    assert not torch.equal(flow.hidden_weight, hidden)
 
 
-def test_a_step_uses_its_factors_up():
-    flow = flows.make_flow("paper")
-    x, context = flows.make_inputs(flow, 6)
-    optimizer = FlowAdamW(flow, **OPTIONS)
-    likelihood(flow, x, context)
-    optimizer.step()
-    before = flow.hidden_weight.detach().clone(), flow.norm1_weight.detach().clone()
-    # Without a backward pass between them, the second step has nothing for either.
-    optimizer.step()
-    assert torch.equal(flow.hidden_weight, before[0])
-    assert torch.equal(flow.norm1_weight, before[1])
+def schedule(flow, optimizer):
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    optimizer.register_step_post_hook(lambda *_: scheduler.step())
+
+
+@pytest.mark.parametrize("prepare", [hook, freeze, schedule])
+def test_hooks_and_schedules_see_the_gradients(prepare):
+    assert_same(trained(ours, plain, prepare), trained(theirs, plain, prepare))
 
 
 def test_the_learning_rate_may_be_a_tensor():
-    results = []
-    for rate in (0.01, torch.tensor(0.01, dtype=torch.float64)):
-        flow = flows.make_flow("paper")
-        x, context = flows.make_inputs(flow, 6)
-        optimizer = FlowAdamW(flow, **OPTIONS | {"lr": rate})
-        likelihood(flow, x, context)
-        optimizer.step()
-        results.append(dict(flow.named_parameters()))
-    for name, expected in results[0].items():
-        torch.testing.assert_close(results[1][name], expected, msg=name)
+    results = [
+        trained(lambda flow, others, lr=lr: FlowAdamW(flow, others, **OPTIONS | {"lr": lr}), plain)
+        for lr in (0.01, torch.tensor(0.01, dtype=torch.float64))
+    ]
+    assert_same(*results)
 
 
-def test_detached_flows_record_gradients_again():
-    flow = flows.make_flow("paper")
-    x, context = flows.make_inputs(flow, 6)
-    optimizer = FlowAdamW(flow)
-    likelihood(flow, x, context)
-    assert flow.hidden_weight.grad is None
-    optimizer.detach()
-    likelihood(flow, x, context)
-    assert flow.hidden_weight.grad is not None
-
-
-def test_copies_belong_to_no_optimiser():
-    flow = flows.make_flow("paper")
-    FlowAdamW(flow)
-    assert copy.deepcopy(flow).take_factors is None
-
-
-def test_refuses_what_it_cannot_train():
-    flow = flows.make_flow("paper")
-    FlowAdamW(flow)
-    with pytest.raises(ValueError, match="flow: expected one without a FlowAdamW"):
-        FlowAdamW(flow)
-    frozen = nfkern.CouplingFlow(4, 3, blocks=1, hidden=(8, 8)).requires_grad_(False)
-    with pytest.raises(ValueError, match="flow: expected trained hidden weights"):
-        FlowAdamW(frozen)
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path):
+    script = [sys.executable, str(Path(optimizers.__file__))]
+    ranks = [subprocess.Popen([*script, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [process.wait(timeout=60) for process in ranks] == [0, 0]
+    expected = trained(theirs, plain)
+    for rank in range(2):
+        assert_same(torch.load(tmp_path / f"{rank}.pt"), expected)

@@ -1,0 +1,132 @@
+"""A command's arguments: parsed by tyro, refused in one line."""
+
+import contextlib
+import io
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from nfkern.errors import UsageError, closest
+
+Command = TypeVar("Command")
+
+_NUMBERS = ConstructorRegistry()
+_HELP = ("-h", "--help")
+_COLOUR, _BOX, _RULE = re.compile(r"\x1b\[[0-9;]*m"), re.compile("[│╭╮╰╯]"), re.compile(r"\s*[─-]+\s*")
+
+
+def parse(command: type[Command], args: Sequence[str], prog: str, default: Command | None = None) -> Command:
+    """A command with the settings of its arguments; `--help` prints the help and exits.
+
+    Args:
+        command: a dataclass.
+        args: what was typed after its name.
+        prog: its name in messages.
+        default: the values of settings that are not named.
+
+    Raises:
+        UsageError: they are wrong; the message is one line.
+    """
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors), contextlib.nullcontext() if set(_HELP) & set(args) else _unbroken():
+            found = tyro.cli(command, prog=prog, args=args, default=default, registry=_NUMBERS)
+            return cast(Command, found)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    unknown = _unknown(command, args, prog, default)
+    raise UsageError(unknown or _in_one_line(errors.getvalue()).removeprefix(f"{command.__name__}: "))
+
+
+@contextlib.contextmanager
+def _unbroken() -> Iterator[None]:
+    """Messages that are not broken to the width of the terminal."""
+    before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "100000"
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
+
+
+def _unknown(command: type[Command], args: Sequence[str], prog: str, default: Command | None) -> str | None:
+    """What to say of options that the command does not have; None if it has all."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        tyro.cli(command, prog=prog, args=["--help"], default=default)
+    known = set(re.findall(r"--([a-z][\w.-]*)", text.getvalue()))
+    options = [arg.partition("=")[0] for arg in args if re.match("--[a-zA-Z]", arg)]
+    wrong = [option for option in options if option[2:].replace("_", "-") not in known]
+    if not wrong:
+        return None
+    meant = closest(wrong[0][2:].replace("_", "-"), sorted(known))
+    hint = f"did you mean --{meant}? " if meant else ""
+    return f"no option {wrong[0]}; {hint}`{prog} --help` lists all"
+
+
+def _in_one_line(box: str) -> str:
+    """The message of one of tyro's boxes, without the help that it repeats."""
+    # The title comes first, with a rule below it where there are no box characters.
+    _, *lines = [_BOX.sub(" ", _COLOUR.sub("", line)) for line in box.splitlines()]
+    message: list[str] = []
+    for line in lines[1:] if _RULE.fullmatch(lines[0]) else lines:
+        if _RULE.fullmatch(line):
+            break
+        # So far to the right stands what an option is for.
+        if not line.startswith(" " * 10):
+            message.append(line.strip())
+    # Of a number that may be left out, what is wrong with it as a number.
+    told = re.sub(r"no type matching .* - <class '(int|float)'>: ", "", " ".join(message))
+    return told.removeprefix("Error parsing ")
+
+
+def _number(kind: type, read: Callable[[str], float]) -> Callable[[PrimitiveTypeInfo], Any]:
+    """A rule of tyro for one type of number."""
+
+    def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        if info.type is not kind:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=kind.__name__.upper(),
+            instance_from_str=lambda args: read(args[0]),
+            is_instance=lambda value: isinstance(value, (int, kind)) and not isinstance(value, bool),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return rule
+
+
+def _integer(text: str) -> int:
+    """An integer, also as 8e3."""
+    try:
+        number = int(text)
+    except ValueError:
+        value = _finite(text, "an integer")
+        if not value.is_integer():
+            raise ValueError(f"expected an integer, got {text!r}") from None
+        number = int(value)
+    # What generators of random numbers, counters and files take.
+    if abs(number) >= 1 << 63:
+        raise ValueError(f"expected an integer of 64 bits, got {text!r}")
+    return number
+
+
+def _finite(text: str, expected: str = "a finite number") -> float:
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    raise ValueError(f"expected {expected}, got {text!r}")
+
+
+_NUMBERS.primitive_rule(_number(int, _integer))
+_NUMBERS.primitive_rule(_number(float, _finite))

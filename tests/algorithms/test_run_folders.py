@@ -1,0 +1,125 @@
+"""A run's folder belongs to one process at a time, and to one run."""
+
+import os
+import signal
+import time
+import warnings
+
+import pytest
+
+from nfkern.algorithms.claims import claim
+from nfkern.algorithms.nf_bc import NFBCConfig
+from nfkern.algorithms.run_settings import RunSettings
+from nfkern.algorithms.runs import locked
+from nfkern.errors import UserError
+
+
+def in_child(work):
+    """A process that runs `work`; it exits with 0 unless that raises."""
+    with warnings.catch_warnings():
+        # From Python 3.12 on, of every fork of a process with threads.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if not child:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def code_of(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_second_holder_is_refused_and_told_who_holds(tmp_path):
+    folder = tmp_path / "run"
+    mine = rf"another process is training in .*run \(process {os.getpid()} on .*\): wait, or choose another"
+
+    def try_it():
+        with pytest.raises(UserError, match=mine), locked(folder):
+            pass
+
+    for _ in range(2):
+        with locked(folder):
+            try_it()
+            assert code_of(in_child(try_it)) == 0
+            (folder / "config.json").touch()
+
+
+def test_a_killed_holder_holds_nothing(tmp_path):
+    folder = tmp_path / "run"
+
+    def hold():
+        with locked(folder):
+            (folder / "held").touch()
+            time.sleep(60)
+
+    child = in_child(hold)
+    while not (folder / "held").exists():
+        time.sleep(0.001)
+    with pytest.raises(UserError, match=f"process {child} on"), locked(folder):
+        pass
+    os.kill(child, signal.SIGKILL)
+    assert code_of(child) == -signal.SIGKILL
+    with locked(folder):
+        pass
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_holds_never_overlap(begun, tmp_path):
+    """Neither where a run has begun nor where each holder finds nothing to do, and removes the folder again."""
+    folder, inside = tmp_path / "run", tmp_path / "inside"
+    if begun:
+        folder.mkdir()
+        (folder / "config.json").touch()
+    end = time.monotonic() + 20
+
+    def hold_often():
+        holds = 0
+        while holds < 50 and time.monotonic() < end:
+            try:
+                with locked(folder):
+                    os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
+                    time.sleep(0.0002)
+                    inside.unlink()
+                    holds += 1
+            except UserError:
+                time.sleep(0.0001)
+        assert holds == 50
+
+    children = [in_child(hold_often) for _ in range(4)]
+    assert [code_of(child) for child in children] == [0] * 4
+
+
+def claimed(folder, resume=False):
+    return claim({0: folder}, "nf_bc", NFBCConfig(), RunSettings("x-v0", run_dir=folder, resume=resume))
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["notes.txt", "train.csv", "checkpoints/00000010/agent.safetensors"])
+def test_a_folder_of_other_things_is_refused(name, resume, tmp_path):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=rf"expected a new or empty folder, .*got {name.split('/')[0]}; choose another"):
+        claimed(tmp_path, resume)
+    assert [file.name for file in tmp_path.iterdir()] == [name.split("/")[0]]
+    assert (tmp_path / name).exists()
+
+
+def test_what_a_start_leaves_behind_is_no_other_thing(tmp_path):
+    for name in (".lock", ".config.json.123"):
+        (tmp_path / name).touch()
+    assert claimed(tmp_path) == 0
+    assert (tmp_path / "config.json").exists()
+    with pytest.raises(UserError, match="already holds a run: continue it with --resume"):
+        claimed(tmp_path)
+
+
+def test_a_sweeps_log_is_no_other_thing_to_what_it_starts(tmp_path):
+    (tmp_path / "log.txt").touch()
+    with pytest.raises(UserError, match=r"expected a new or empty folder, .*got log.txt"):
+        claimed(tmp_path)
+    assert claimed(tmp_path, resume=True) == 0
