@@ -9,8 +9,8 @@ import torch
 import tyro
 
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
+from nfkern.algorithms.datasets.manifest import DatasetFiles, sha256_of
 from nfkern.algorithms.datasets.recipes import data_name
-from nfkern.checkpoint import read_json
 from nfkern.errors import UsageError, UserError
 
 _SEEDS = tyro.conf.create_mutex_group(required=False, title="seeds")
@@ -65,7 +65,7 @@ class CommonSettings:
         return {self.seed: self.run_dir or Path("runs") / algorithm / self.env_name / f"seed-{self.seed}"}
 
     def dataset_digest(self) -> str | None:
-        """The training file's sha256 as its manifest has it; None without a file or a manifest."""
+        """The training file's sha256; None where nothing is read from one."""
         return None
 
     def torch_device(self) -> torch.device:
@@ -159,10 +159,9 @@ class RunSettings(CommonSettings):
         return {seed: parent / f"seed-{seed}" for seed in self.all_seeds()}
 
     def dataset_digest(self) -> str | None:
-        """The training file's sha256 as its manifest has it; None without a manifest."""
-        name = data_name(self.env_name)
-        manifest = self.dataset_dir.expanduser() / f"{name}.json"
-        return read_json(manifest)["sha256"].get(f"{name}.npz") if manifest.exists() else None
+        """The training file's sha256; None without a file."""
+        path = DatasetFiles(self.dataset_dir.expanduser(), data_name(self.env_name)).train
+        return sha256_of(path) if path.exists() else None
 
     def captures(self, device: torch.device, capturable: bool) -> bool:
         """Whether steps run as CUDA graphs on a device, for an agent that can or cannot be captured.
