@@ -96,6 +96,12 @@ def intact(path: Path, name: str) -> bool:
     return True
 
 
+def column_names(path: Path) -> list[str]:
+    """Return the names of the arrays of an npz file, reading none of them."""
+    with zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
 def column_specs(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Return shape and dtype of every array of an npz file, reading only headers."""
     specs = {}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .archive import column_specs
+from .archive import column_names
 from .manifest import DatasetFiles, recorded_sha256, sha256_of
 from .reading import OUTCOMES, REQUIRED, read_column, rows_not_finite
 from .transitions import TransitionDataset
@@ -56,7 +56,7 @@ def structure_problems(path: Path) -> list[str]:
 
 def _notes(path: Path) -> Iterator[str]:
     """What a loadable file holds that some algorithm cannot read."""
-    present = column_specs(path)
+    present = column_names(path)
     alone = [key for key in OUTCOMES if key in present]
     if len(alone) == 1:
         yield f"{alone[0]} without {OUTCOMES[alone[0] == OUTCOMES[0]]}: not read, and offline RL refuses the file"

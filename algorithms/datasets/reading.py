@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .archive import column_specs, intact, read_npz
+from .archive import column_names, intact, read_npz
 from .remembered import once
 
 REQUIRED = ("observations", "actions", "terminals")
@@ -30,7 +30,7 @@ def read_dataset(
         ValueError: If the file is no npz file, lacks a column, or has one that is damaged or of other values.
     """
     try:
-        present = column_specs(path)
+        present = column_names(path)
     # Whatever a damaged file raises, the answer is the same.
     except Exception as error:
         raise ValueError("not a readable npz file") from error
@@ -43,10 +43,10 @@ def read_dataset(
     if rewards is False or len(outcomes) == 1:
         outcomes = []
     names = (*REQUIRED, *outcomes, *(key for key in extras if key in present))
-    rows = {key: present[key][0][:1] for key in names}
+    columns = {key: read_column(path, key, memory_map=memory_map, trusted=trusted) for key in names}
+    rows = {key: column.shape[:1] for key, column in columns.items()}
     if len(set(rows.values())) > 1:
         raise ValueError(f"columns differ in length: {', '.join(f'{key} {shape}' for key, shape in rows.items())}")
-    columns = {key: read_column(path, key, memory_map=memory_map, trusted=trusted) for key in names}
     _check_terminals(columns["terminals"])
     if "masks" in columns and not np.isin(columns["masks"], (0, 1)).all():
         raise ValueError("masks must hold 0 (the task ended) and 1 only")
