@@ -123,7 +123,14 @@ class TransitionDataset:
         if path.suffix != ".npz":
             path = DatasetFiles(dataset_dir.expanduser(), data_name(str(source))).splits[split]
         if not path.is_file():
-            raise UserError(f"there is no dataset file {path}: {_where_from(path.stem.removesuffix('-val'))}")
+            name = path.stem.removesuffix("-val")
+            train = path.with_name(f"{name}.npz")
+            how = _where_from(name)
+            if path != train and train.exists():
+                how = (
+                    f"`nfkern data import {train} --name NEW-NAME` makes a dataset with one of its own of {train.name}"
+                )
+            raise UserError(f"there is no dataset file {path}: {how}")
         recorded = recorded_sha256(path)
         if recorded is not None and sha256_of(path) != recorded:
             raise UserError(
@@ -276,7 +283,8 @@ def _where_from(name: str) -> str:
     environment = find(name)
     if environment is None:
         return (
-            f"make it with `nfkern data generate {name}`, or get the published one with `nfkern data download {name}`"
+            f"make it with `nfkern data generate {name}`, get the published one with `nfkern data download {name}`, or "
+            f"read your own with `nfkern data import FILE --name {name}`"
         )
     task = task_of(environment)
     if task is not None and task.expert is not None:

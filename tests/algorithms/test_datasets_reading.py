@@ -187,6 +187,13 @@ def test_a_file_of_another_kind_is_no_traceback(content: bytes | None, tmp_path:
         assert cli.main(["data", command, str(path)]) == 1
 
 
+def test_a_file_without_its_validation_file_says_how_to_get_one(tmp_path: Path) -> None:
+    np.savez(tmp_path / f"{NAME}.npz", **GOOD)
+    with pytest.raises(UserError, match=rf"there is no dataset file .*-val\.npz: `nfkern data import .*/{NAME}\.npz"):
+        TransitionDataset.load(NAME, tmp_path, split="val")
+    assert cli.main(["data", "info", str(tmp_path / f"{NAME}.npz")]) == 0
+
+
 def write_with_manifest(folder: Path) -> Path:
     for split in ("", "-val"):
         save(folder / f"{NAME}{split}.npz", GOOD, "mapped")

@@ -264,6 +264,12 @@ def test_rows_of_ogbenchs_files_stay_as_they_are(tmp_path: Path) -> None:
         ({"observations": np.where(np.arange(18).reshape(6, 3) == 13, np.nan, 0)}, "observations: .* got nan in row 4"),
         ({"rewards": np.array([0, 1, 2, np.inf, 4, 5])}, "rewards: expected finite numbers .* got inf in row 3"),
         ({"observations": np.full((6, 3), 1e300)}, "that float32 can hold, got 1e\\+300 in row 0"),
+        ({"rewards": np.zeros((6, 2))}, "expected one number for each step in rewards, got 2 float64"),
+        ({"timeouts": np.full(6, 0.5)}, "expected one flag, 0 or 1, for each step in timeouts"),
+        ({"rewards": np.zeros(6), "masks": np.full(6, 0.9)}, "expected one flag, 0 or 1, for each step in masks"),
+        ({"rewards": np.zeros(5)}, "expected rewards of all 6 steps, got 5"),
+        ({"next_observations": random(5, 3)}, "expected next observations of all 6 steps, got 5"),
+        ({"qpos": random(3, 3)}, "expected qpos of all 6 observations, got 3"),
         ({"terminals": None, "episode_ends": [2, 9]}, "growing numbers from 1 to 6"),
         ({"terminals": [0] * 6}, "nothing says where episodes end"),
     ],
@@ -272,6 +278,23 @@ def test_what_cannot_be_learned_from_is_refused_by_name(changes: dict, says: str
     with pytest.raises(UserError, match=says):
         imported(npz(tmp_path, **changes), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_group_for_each_episode_is_enough(tmp_path: Path) -> None:
+    """ManiSkill's layout: no format of a name, told by what it holds."""
+    states, actions = random(5, 3), random(4, 2) * 300
+    with h5py.File(tmp_path / "trajectory.h5", "w") as file:
+        for number in (2, 10):
+            group = {"obs": states + number, "actions": actions, "rewards": np.ones((4, 1)), "terminated": [0, 0, 0, 1]}
+            for key, each in (group | {"truncated": [0, 0, 0, number == 2]}).items():
+                file[f"traj_{number}/{key}"] = each
+        file["notes/text"] = b"nothing"
+    manifest = imported(tmp_path / "trajectory.h5", tmp_path)
+    expected = {"observations": np.concatenate([states[:-1] + 2, states[:-1] + 10]), "rewards": np.ones(8)}
+    same_steps(transitions(tmp_path), expected | {"masks": np.tile([1, 1, 1, 0], 2)})
+    notes = "\n".join(manifest.parameters["notes"])
+    assert "not read, because they have no actions: notes" in notes
+    assert "offline RL clips them to [-1, 1]" in notes
 
 
 def test_single_numbers_are_vectors_of_one(tmp_path: Path) -> None:

@@ -81,11 +81,12 @@ def read_hdf5(path: Path, options: ImportOptions, name: str) -> Source:
 
     with h5py.File(path, "r") as file:
         leaves = dict(_leaves(file, ""))
-        prefix = "data/" if "data" in file and isinstance(file["data"], h5py.Group) else ""
+        prefix = "data/" if any(key.startswith("data/") for key in leaves) else ""
         groups = _episodes({key: leaf for key, leaf in leaves.items() if key.startswith(prefix)}, prefix)
         if not groups:
             return flat("flat HDF5", *_without_ends(leaves, "episode_ends"), options, name)
-        kind = "robomimic" if prefix else "Minari"
+        minari = all(group.startswith("episode_") for group in groups)
+        kind = "robomimic" if prefix else "Minari" if minari else "HDF5 by episode"
         splits = _split_masks(leaves, options, list(groups))
         source = grouped(kind, groups, options, name, splits)
         source.notes += _about_masks(leaves, splits, options, len(groups))

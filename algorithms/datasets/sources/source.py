@@ -94,11 +94,9 @@ def _ends(leaves: Leaves, layout: Layout, ends: np.ndarray | None, rows: int, so
         if not len(ends) or ends.dtype.kind not in "iu" or (np.diff(ends, prepend=0) <= 0).any() or ends[-1] > rows:
             raise UserError(f"episode_ends: expected growing numbers from 1 to {rows}, got {ends}")
         found.update(ends.tolist())
-    flags = [np.asarray(leaves[name].read()).reshape(-1) for name in (layout.ended, layout.cut) if name]
-    for flag in flags:
-        if len(flag) != rows:
-            raise UserError(f"expected flags of episodes' ends for all {rows} rows, got {len(flag)}")
-        found.update((np.flatnonzero(flag) + 1).tolist())
+    for name in (layout.ended, layout.cut):
+        if name is not None:
+            found.update((np.flatnonzero(leaves[name].read()) + 1).tolist())
     if not found and not layout.next_observations:
         raise UserError(
             "expected episode_ends, or terminals or timeouts that are not all zero: nothing says where episodes end"

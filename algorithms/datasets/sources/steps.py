@@ -91,10 +91,16 @@ def load_steps(leaves: Leaves, layout: Layout, options: ImportOptions, label: st
     def joined(names: tuple[str, ...]) -> np.ndarray:
         return np.concatenate([_matrix(leaves, name, label) for name in names], 1)
 
-    def vector(name: str | None) -> np.ndarray | None:
-        return None if name is None else _matrix(leaves, name, label)[:, 0]
+    def vector(name: str | None, *, flags: bool = False) -> np.ndarray | None:
+        if name is None:
+            return None
+        values = _matrix(leaves, name, label)
+        if values.shape[1] != 1 or (flags and not np.isin(values, (0, 1)).all()):
+            expected = "one flag, 0 or 1," if flags else "one number"
+            raise UserError(f"{label}: expected {expected} for each step in {name}, got {leaves[name]}")
+        return values[:, 0]
 
-    ended, masks = vector(layout.ended), vector(layout.masks)
+    ended, cut, masks = (vector(name, flags=True) for name in (layout.ended, layout.cut, layout.masks))
     if masks is not None:
         ended = masks == 0
     elif ended is not None and options.terminals == "cut":
@@ -115,7 +121,8 @@ def load_steps(leaves: Leaves, layout: Layout, options: ImportOptions, label: st
             f"{label}: expected as many observations as actions, or one more, got {len(steps.observations)} and "
             f"{len(steps)}"
         )
-    for name, each in {"rewards": steps.rewards, "flags": ended, "next_observations": steps.next_observations}.items():
+    by_step = {layout.rewards: steps.rewards, layout.masks or layout.ended: ended, layout.cut: cut}
+    for name, each in (by_step | {"next observations": steps.next_observations}).items():
         if each is not None and len(each) != len(steps):
             raise UserError(f"{label}: expected {name} of all {len(steps)} steps, got {len(each)}")
     extras = {key: _as_long(key, each, len(steps.observations), label) for key, each in steps.extras.items()}
