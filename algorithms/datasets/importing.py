@@ -22,7 +22,7 @@ COUNTED = {
     "breaks": "{} times the next observation is not that of the next row: an episode was cut there, and no row lost",
     "unknown": "left out: {} transitions at the ends of episodes that were cut, because the source does not say where "
     "they led (their rows are kept; for imitation alone, --no-rewards keeps the transitions, too)",
-    "empty": "left out: {} episodes without a transition",
+    "empty": "left out: {} episodes of at most one row, from which no transition to a known state begins",
     "unsplit": "left out: {} episodes that belong to neither split",
 }
 

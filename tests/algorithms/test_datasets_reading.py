@@ -132,6 +132,7 @@ def test_what_is_wrong_is_named(kind: str, says: str, tmp_path: Path) -> None:
         TransitionDataset.load(tmp_path / "file.npz")
 
 
+@pytest.mark.slow
 def test_columns_that_an_algorithm_does_not_read_cannot_stop_it(tmp_path: Path) -> None:
     for split in ("", "-val"):
         np.savez(tmp_path / f"{NAME}{split}.npz", **GOOD, rewards=np.full(ROWS, np.nan), masks=["?"] * ROWS)

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from imported_dataset import NAME, imported, same_steps, transitions
 from published_demonstrations import (
     ENDS,
     LENGTHS,
@@ -21,37 +22,8 @@ from published_demonstrations import (
 
 from nfkern import cli
 from nfkern.algorithms.datasets import TransitionDataset
-from nfkern.algorithms.datasets.importing import import_demonstrations
 from nfkern.algorithms.datasets.manifest import Manifest
-from nfkern.algorithms.datasets.sources import ImportOptions
 from nfkern.errors import UserError
-
-NAME = "mine-v0"
-
-
-def imported(source: Path, directory: Path, **options: object) -> Manifest:
-    return import_demonstrations(source, NAME, directory, overwrite=True, options=ImportOptions(**options))
-
-
-def transitions(directory: Path, extras: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Those of both splits together."""
-    parts = []
-    for split in ("train", "val"):
-        data = TransitionDataset.load(NAME, directory, split=split, extras=extras)
-        rows, _ = data.locate(np.arange(len(data)))
-        parts.append(data.regular() | {key: data.extras[key][rows] for key in extras})
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-
-
-def same_steps(mine: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
-    """The same transitions in any order, number by number in float32."""
-    keys = list(theirs)
-    tables = [
-        np.concatenate([np.asarray(each[key], np.float32).reshape(len(each[key]), -1) for key in keys], 1)
-        for each in (mine, theirs)
-    ]
-    tables = [table[np.lexsort(table.T)] for table in tables]
-    np.testing.assert_array_equal(*tables)
 
 
 def robomimic_steps(written: dict[str, dict[str, np.ndarray]], keys: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -209,6 +181,7 @@ def test_minari_arrow_keeps_goals_rewards_and_the_last_observation(tmp_path: Pat
     same_steps(transitions(tmp_path), {"observations": both, "rewards": expected["rewards"]})
 
 
+@pytest.mark.slow
 def test_offline_rl_trains_on_imported_rewards(tmp_path: Path) -> None:
     write_d4rl(tmp_path / "hopper.hdf5", d4rl_arrays(following=True))
     imported(tmp_path / "hopper.hdf5", tmp_path)
@@ -217,67 +190,6 @@ def test_offline_rl_trains_on_imported_rewards(tmp_path: Path) -> None:
     assert cli.main([*arguments, *small]) == 0
     recorded = json.loads((tmp_path / "run" / "config.json").read_text())["dataset"]
     assert recorded == Manifest.read(tmp_path / f"{NAME}.json").sha256[f"{NAME}.npz"]
-
-
-def npz(folder: Path, **changes: object) -> Path:
-    arrays = {"observations": random(6, 3), "actions": random(6, 2), "terminals": [0, 1, 0, 0, 0, 1]}
-    np.savez(folder / "mine.npz", **{key: each for key, each in (arrays | changes).items() if each is not None})
-    return folder / "mine.npz"
-
-
-def test_one_step_and_single_episodes_are_kept(tmp_path: Path) -> None:
-    manifest = imported(npz(tmp_path, terminals=[1, 0, 1, 1, 0, 0]), tmp_path)
-    assert (manifest.parameters["episodes"], manifest.parameters["transitions"]) == (4, 6)
-    manifest = imported(npz(tmp_path, terminals=[0, 0, 0, 0, 0, 1]), tmp_path)
-    assert [len(TransitionDataset.load(NAME, tmp_path, split=split)) for split in ("train", "val")] == [6, 6]
-    assert any("the one episode is in both splits" in note for note in manifest.parameters["notes"])
-    manifest = imported(npz(tmp_path, terminals=None, episode_ends=[2, 4]), tmp_path)
-    assert manifest.parameters["transitions"] == 6
-    assert any("rows 4 to 5 come after the last end" in note for note in manifest.parameters["notes"])
-
-
-def test_rows_of_ogbenchs_files_stay_as_they_are(tmp_path: Path) -> None:
-    """Their last rows are no steps: told by their columns, or by actions that nobody took; a flag wins."""
-    steps = {}
-    for key, changes in {
-        "plain": {},
-        "relabelled": {"qpos": random(6, 4)},
-        "idle": {"actions": random(6, 2) * [[1], [0], [1], [1], [1], [0]]},
-        "valued": {"rewards": np.arange(6), "masks": np.ones(6)},
-    }.items():
-        steps[key] = imported(npz(tmp_path, **changes), tmp_path).parameters["transitions"]
-    assert steps == {"plain": 6, "relabelled": 4, "idle": 4, "valued": 4}
-    imported(npz(tmp_path, qpos=random(6, 4)), tmp_path)
-    same_steps(transitions(tmp_path, ("qpos",)), {"qpos": random(6, 4)[[0, 2, 3, 4]]})
-    assert imported(npz(tmp_path, qpos=random(6, 4)), tmp_path, last_row="step").parameters["transitions"] == 6
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"actions": np.arange(6)}, r"actions: expected continuous actions, got discrete ones \(int64"),
-        ({"actions": np.zeros((6, 1), np.uint8)}, "got discrete ones"),
-        ({"actions": np.array(["left"] * 6)}, "actions: expected vectors of numbers, got <U4, no numbers"),
-        ({"observations": np.zeros((6, 8, 8, 3), np.uint8)}, r"observations \(images\)"),
-        ({"observations": np.array([{}] * 6, object)}, r"observations \(objects or text\)"),
-        ({"obs": random(6, 3)}, r"observations and obs could both be meant: choose with --observation-keys"),
-        ({"observations": np.where(np.arange(18).reshape(6, 3) == 13, np.nan, 0)}, "observations: .* got nan in row 4"),
-        ({"rewards": np.array([0, 1, 2, np.inf, 4, 5])}, "rewards: expected finite numbers .* got inf in row 3"),
-        ({"observations": np.full((6, 3), 1e300)}, "that float32 can hold, got 1e\\+300 in row 0"),
-        ({"rewards": np.zeros((6, 2))}, "expected one number for each step in rewards, got 2 float64"),
-        ({"timeouts": np.full(6, 0.5)}, "expected one flag, 0 or 1, for each step in timeouts"),
-        ({"rewards": np.zeros(6), "masks": np.full(6, 0.9)}, "expected one flag, 0 or 1, for each step in masks"),
-        ({"rewards": np.zeros(5)}, "expected rewards of all 6 steps, got 5"),
-        ({"next_observations": random(5, 3)}, "expected next observations of all 6 steps, got 5"),
-        ({"qpos": random(3, 3)}, "expected qpos of all 6 observations, got 3"),
-        ({"terminals": None, "episode_ends": [2, 9]}, "growing numbers from 1 to 6"),
-        ({"terminals": [0] * 6}, "nothing says where episodes end"),
-    ],
-)
-def test_what_cannot_be_learned_from_is_refused_by_name(changes: dict, says: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=says):
-        imported(npz(tmp_path, **changes), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_group_for_each_episode_is_enough(tmp_path: Path) -> None:
@@ -295,12 +207,6 @@ def test_a_group_for_each_episode_is_enough(tmp_path: Path) -> None:
     notes = "\n".join(manifest.parameters["notes"])
     assert "not read, because they have no actions: notes" in notes
     assert "offline RL clips them to [-1, 1]" in notes
-
-
-def test_single_numbers_are_vectors_of_one(tmp_path: Path) -> None:
-    imported(npz(tmp_path, observations=random(6), actions=random(6)), tmp_path)
-    data = TransitionDataset.load(NAME, tmp_path)
-    assert (data.observation_size, data.action_size) == (1, 1)
 
 
 def test_nothing_follows_links_out_of_an_hdf5_file(tmp_path: Path) -> None:

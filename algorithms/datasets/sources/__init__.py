@@ -38,7 +38,10 @@ def read_source(path: Path, options: ImportOptions, name: str) -> Source:
         raise UserError(f"there is no file or folder {path}")
     reader, found = _recognise(path)
     try:
-        return reader(found, options, name)
+        source = reader(found, options, name)
+        if options.split_masks and not source.splits:
+            raise UserError(f"--split-masks: {source.kind} has no lists of episodes")
+        return source
     except UserError as error:
         raise type(error)(f"{path} cannot be read as {name}: {error}") from error
     except ModuleNotFoundError as error:

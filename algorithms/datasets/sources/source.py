@@ -48,7 +48,7 @@ def grouped(
     splits: Mapping[str, Split],
 ) -> Source:
     """A source with a group of arrays for each episode."""
-    source = Source(kind)
+    source = Source(kind, last_row=options.last_row or "step")
     layout: Layout | None = None
     for label, leaves in groups.items():
         if layout is None:
@@ -113,6 +113,8 @@ def _last_row(
     leaves: Leaves, layout: Layout, steps: Steps, starts: list[int], options: ImportOptions, counted: bool
 ) -> Literal["step", "state"]:
     """OGBench's files, and those that nfkern writes, have a row for the state in which an episode ended."""
+    if options.last_row == "state" and layout.next_observations:
+        raise UserError(f"--last-row: {', '.join(layout.next_observations)} say where each row led; leave the flag out")
     if options.last_row is not None:
         return options.last_row
     if counted or layout.next_observations or layout.cut:

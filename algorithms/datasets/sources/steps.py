@@ -161,9 +161,8 @@ def rows_of(steps: Steps, last_row: Literal["step", "state"], tally: Counter[str
             tally["repeated"] += 1
             added = True
         else:
-            tally["unknown"] += 1
+            tally["empty" if len(steps) == 1 else "unknown"] += 1
             if len(steps) == 1:
-                tally["empty"] += 1
                 return None
     if added:
         actions = np.concatenate([actions, actions[-1:]])
