@@ -173,6 +173,8 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "as many observations as actions" in message(tmp_path / "uneven.npz")
     (tmp_path / "bad.hdf5").write_bytes(b"not a file of that kind")
     assert "got a file that begins with b'not a fi'" in message(tmp_path / "bad.hdf5")
+    (tmp_path / "half.npz").write_bytes((tmp_path / "uneven.npz").read_bytes()[:-40])
+    assert message(tmp_path / "half.npz").endswith("got a zip file that is cut off")
     with h5py.File(tmp_path / "good.h5", "w") as file:
         file["observations"], file["actions"], file["timeouts"] = random(400, 3), random(400, 2), np.ones(400)
     (tmp_path / "cut.h5").write_bytes((tmp_path / "good.h5").read_bytes()[:3000])

@@ -82,6 +82,16 @@ def test_a_last_step_of_unknown_end_is_counted_once(tmp_path: Path) -> None:
     ]
 
 
+def test_flags_that_look_like_a_time_limit_are_pointed_out(tmp_path: Path) -> None:
+    def warnings(flags: list[int], **options: object) -> list[str]:
+        manifest = imported(npz(tmp_path, rewards=np.arange(6), terminals=flags), tmp_path, **options)
+        return [note for note in manifest.parameters["notes"] if note.startswith("look: all episodes have 2 steps")]
+
+    assert len(warnings([0, 1, 0, 1, 0, 1])) == 1
+    assert not warnings([0, 1, 0, 0, 0, 1])
+    assert not warnings([0, 1, 0, 1, 0, 1], terminals="end")
+
+
 @pytest.mark.parametrize(
     ("changes", "options", "says"),
     [

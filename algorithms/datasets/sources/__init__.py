@@ -99,6 +99,8 @@ def _recognise_file(path: Path) -> Reader:
             if any(name.endswith(".npy") for name in archive.namelist()):
                 return read_npz_source
         got = describe_zip(path)
+    elif start[:4] == b"PK\x03\x04":
+        got = "a zip file that is cut off"
     elif start:
         got = f"a file that begins with {start!r}"
     raise UserError(f"{path} cannot be read: {EXPECTED}; got {got}")

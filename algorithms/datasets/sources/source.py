@@ -79,6 +79,7 @@ def flat(kind: str, leaves: Leaves, ends: np.ndarray | None, options: ImportOpti
             "each episode's last row is the state in which it ended, as in OGBench's files: its action is kept, and "
             "no transition (if it is a step: --last-row step)"
         )
+    source.notes += _about_equal_lengths(layout, options, np.diff(starts))
     for start, stop in pairwise(starts):
         whole = steps.part(start, stop, f"the source, episode of rows {start} to {stop - 1}")
         for part in whole.continuous(source.tally):
@@ -125,6 +126,17 @@ def _last_row(
     last = steps.actions[np.array(starts[1:]) - 1]
     idle = not last.any() and steps.actions.any() and len(starts) > 2
     return "state" if ogbench or idle else "step"
+
+
+def _about_equal_lengths(layout: Layout, options: ImportOptions, lengths: np.ndarray) -> list[str]:
+    """A warning where flags taken for the environment's ends look like those of a time limit."""
+    said = layout.rewards is None or layout.masks or layout.cut or not layout.ended or options.terminals
+    if said or len(lengths) < 2 or len(set(lengths[:-1].tolist())) > 1 or lengths[-1] > lengths[0]:
+        return []
+    return [
+        f"look: all episodes have {lengths[0]} steps, as with a time limit; if it is one, a value after their ends must "
+        "count: import again with --terminals cut"
+    ]
 
 
 def _ended(steps: Steps, layout: Layout, options: ImportOptions) -> Steps:
