@@ -1,5 +1,7 @@
 """Demonstrations as others publish them: each format, written small by the test, comes out row by row."""
 
+import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -75,6 +77,18 @@ def test_zarr_zipped_as_published_is_the_same_as_its_folder(tmp_path: Path) -> N
         for source in (tmp_path / "replay.zarr", archive)
     ]
     assert sums[0] == sums[1]
+
+
+def test_zarr_with_images_in_an_unknown_codec_is_read_without_them(tmp_path: Path) -> None:
+    write_zarr(tmp_path / "replay.zarr", state=4)
+    camera = tmp_path / "replay.zarr" / "data" / "camera"
+    shutil.copytree(tmp_path / "replay.zarr" / "data" / "state", camera)
+    described = json.loads((camera / ".zarray").read_text())
+    (camera / ".zarray").write_text(json.dumps(described | {"compressor": {"id": "imagecodecs_jpegxl"}}))
+    for source in (tmp_path / "replay.zarr", zipped(tmp_path / "replay.zarr", below="umi")):
+        manifest = import_demonstrations(source, "other-v0", tmp_path, overwrite=True)
+        assert manifest.parameters["transitions"] == ENDS[-1]
+        assert "not read: camera (in a codec or type that zarr does not read here)" in manifest.parameters["notes"]
 
 
 def test_zarr_of_another_task_keeps_its_state(tmp_path: Path) -> None:

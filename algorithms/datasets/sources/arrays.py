@@ -16,6 +16,8 @@ from .leaves import Leaf, Leaves, natural
 from .source import Source, Split, flat, grouped
 
 MASKS = ("train", "valid")
+# The files that describe an array in zarr's second and third format.
+ZARR_MARKS = (".zarray", "zarr.json")
 
 
 def read_npz_source(path: Path, options: ImportOptions, name: str) -> Source:
@@ -42,19 +44,27 @@ def read_zarr(path: Path, options: ImportOptions, name: str) -> Source:
     from zarr.storage import ZipStore
 
     if path.is_dir():
-        root_group = zarr.open_group(path, mode="r")
+        buffer = zarr.open_group(path, mode="r")
+        entries = [str(entry.relative_to(path)) for mark in ZARR_MARKS for entry in path.rglob(mark)]
     else:
-        root_group = zarr.open_group(ZipStore(path, mode="r"), mode="r", path=zipped_zarr(path))
-    members = dict(root_group.members(max_depth=None))
-    arrays = {key: member for key, member in members.items() if isinstance(member, zarr.Array)}
-    leaves = {
-        key.removeprefix("data/"): Leaf(array.shape, np.dtype(array.dtype), functools.partial(_whole, array))
-        for key, array in arrays.items()
-        if not key.startswith("meta/")
-    }
-    if "meta/episode_ends" not in arrays:
-        raise UserError(f"expected meta/episode_ends, got {', '.join(arrays) or 'no arrays'}")
-    return flat("zarr", leaves, _whole(arrays["meta/episode_ends"]), options, name)
+        below = zipped_zarr(path) or ""
+        buffer = zarr.open_group(ZipStore(path, mode="r"), mode="r", path=below)
+        with zipfile.ZipFile(path) as archive:
+            entries = [name.removeprefix(f"{below}/") for name in archive.namelist() if name.startswith(below)]
+    keys = {entry.rpartition("/")[0] for entry in entries if entry.rpartition("/")[2] in ZARR_MARKS}
+    leaves = {key.removeprefix("data/"): _zarr_leaf(buffer, key) for key in keys if key.startswith("data/")}
+    groups = {name.rpartition("/")[0] for name in leaves}
+    ends = _whole(buffer["meta/episode_ends"])
+    return flat("zarr", {name: leaf for name, leaf in leaves.items() if name not in groups}, ends, options, name)
+
+
+def _zarr_leaf(buffer: Any, key: str) -> Leaf:
+    try:
+        array = buffer[key]
+        return Leaf(array.shape, np.dtype(array.dtype), functools.partial(_whole, array))
+    # Images come in codecs of other packages, and stop nobody who does not read them.
+    except Exception:
+        return Leaf.unreadable("in a codec or type that zarr does not read here")
 
 
 def _whole(array: Any) -> np.ndarray:
@@ -68,7 +78,7 @@ def zipped_zarr(path: Path) -> str | None:
         UserError: there are several.
     """
     with zipfile.ZipFile(path) as archive:
-        marks = ("meta/episode_ends/.zarray", "meta/episode_ends/zarr.json")
+        marks = [f"meta/episode_ends/{mark}" for mark in ZARR_MARKS]
         found = {member.removesuffix(mark) for member in archive.namelist() for mark in marks if member.endswith(mark)}
     if len(found) > 1:
         raise UserError(f"expected one replay buffer, got {', '.join(sorted(found))}: unzip it, and import the folder")

@@ -134,8 +134,8 @@ def _about_equal_lengths(layout: Layout, options: ImportOptions, lengths: np.nda
     if said or len(lengths) < 2 or len(set(lengths[:-1].tolist())) > 1 or lengths[-1] > lengths[0]:
         return []
     return [
-        f"look: all episodes have {lengths[0]} steps, as with a time limit; if it is one, a value after their ends must "
-        "count: import again with --terminals cut"
+        f"look: all episodes have {lengths[0]} steps, as with a time limit; if it is one, values go on after the ends: "
+        "import again with --terminals cut"
     ]
 
 
