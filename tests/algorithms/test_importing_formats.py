@@ -92,6 +92,16 @@ def test_robomimic_without_next_observations_leaves_out_what_was_only_cut(tmp_pa
     assert "rewards" not in mine
 
 
+def test_an_episode_with_other_arrays_is_refused(tmp_path: Path) -> None:
+    """What the first episode lacks must not be dropped from the others."""
+    for key in ("rewards", "obs/object"):
+        write_robomimic(tmp_path / "demos", episodes=4)
+        with h5py.File(tmp_path / "demos", "a") as file:
+            del file[f"data/demo_0/{key}"], file["mask"]
+        with pytest.raises(UserError, match=rf"demo_1: expected the arrays of the first episode.*'{key}'"):
+            imported(tmp_path / "demos", tmp_path)
+
+
 def test_d4rl_with_next_observations_keeps_every_transition_and_where_it_ended(tmp_path: Path) -> None:
     arrays = d4rl_arrays(following=True)
     write_d4rl(tmp_path / "hopper.bin", arrays)

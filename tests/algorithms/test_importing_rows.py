@@ -62,6 +62,7 @@ def test_rows_of_ogbenchs_files_stay_as_they_are(tmp_path: Path) -> None:
         ({"rewards": np.zeros(5)}, "expected rewards of all 6 steps, got 5"),
         ({"next_observations": random(5, 3)}, "expected next observations of all 6 steps, got 5"),
         ({"qpos": random(3, 3)}, "expected qpos of all 6 observations, got 3"),
+        ({"terminals": None, "episode_ends": np.array([4, 2], np.uint64)}, "growing numbers from 1 to 6"),
         ({"terminals": None, "episode_ends": [2, 9]}, "growing numbers from 1 to 6"),
         ({"terminals": [0] * 6}, "nothing says where episodes end"),
     ],

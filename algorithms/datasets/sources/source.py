@@ -51,9 +51,13 @@ def grouped(
     source = Source(kind, last_row=options.last_row or "step")
     layout: Layout | None = None
     for label, leaves in groups.items():
+        found = decide(leaves, options)
         if layout is None:
-            layout = decide(leaves, options)
+            layout = found
             source.notes += layout.describe(leaves, options)
+        elif found != layout:
+            different = sorted(found.names() ^ layout.names()) or sorted(found.names())
+            raise UserError(f"{label}: expected the arrays of the first episode, got a difference in {different}")
         steps = load_steps(leaves, layout, options, label)
         for part in steps.continuous(source.tally):
             source.episodes.append(_as_observed(_ended(part, layout, options), name, options, source))
@@ -92,7 +96,9 @@ def _ends(leaves: Leaves, layout: Layout, ends: np.ndarray | None, rows: int, so
     found: set[int] = set()
     if ends is not None:
         ends = np.asarray(ends).reshape(-1)
-        if not len(ends) or ends.dtype.kind not in "iu" or (np.diff(ends, prepend=0) <= 0).any() or ends[-1] > rows:
+        # Unsigned differences would never be negative.
+        steps = np.diff(ends.astype(np.int64), prepend=0) if ends.dtype.kind in "iu" else np.zeros(1)
+        if not len(ends) or (steps <= 0).any() or ends[-1] > rows:
             raise UserError(f"episode_ends: expected growing numbers from 1 to {rows}, got {ends}")
         found.update(ends.tolist())
     for name in (layout.ended, layout.cut):

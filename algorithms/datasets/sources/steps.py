@@ -82,11 +82,8 @@ def load_steps(leaves: Leaves, layout: Layout, options: ImportOptions, label: st
     """Read what a layout names.
 
     Raises:
-        UserError: an array is not there, or arrays do not fit together.
+        UserError: arrays do not fit together.
     """
-    missing = layout.names() - leaves.keys()
-    if missing:
-        raise UserError(f"{label} has no {', '.join(sorted(missing))}, which the first episode has")
 
     def joined(names: tuple[str, ...]) -> np.ndarray:
         return np.concatenate([_matrix(leaves, name, label) for name in names], 1)
