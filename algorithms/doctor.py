@@ -17,7 +17,7 @@ from nfkern.kernels.native_extension import instruction_set, instruction_sets, t
 PACKAGES = {
     "core": ("torch", "numpy", "safetensors", "tyro", "tqdm", "filelock"),
     "rl": ("gymnasium", "ogbench", "mujoco", "scipy", "requests", "diffusers", "gymnasium-robotics"),
-    "imitation": ("gym-pusht", "pymunk", "shapely", "zarr", "h5py"),
+    "imitation": ("gym-pusht", "pymunk", "shapely", "zarr", "h5py", "pyarrow"),
     "log": ("tensorboard", "matplotlib", "imageio", "imageio-ffmpeg"),
     "optional": ("triton", "wandb", "ray", "pytest-benchmark"),
 }

@@ -14,7 +14,8 @@ import tyro
 
 import nfkern
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
-from nfkern.algorithms.datasets.recipes import data_name
+from nfkern.algorithms.datasets.manifest import sha256_of
+from nfkern.algorithms.datasets.transitions import dataset_file
 from nfkern.algorithms.evaluation_result import EvaluationResult, stack_outcomes
 from nfkern.algorithms.evaluation_store import evaluation_files
 from nfkern.algorithms.runs import check_on_dataset, latest_checkpoint, read_header, seed_group
@@ -183,11 +184,12 @@ def _verdicts(groups: list[Group]) -> str:
 
 
 def _provenance(groups: list[Group], dataset_dir: Path) -> str:
-    name = data_name(groups[0].env_name)
-    manifest = dataset_dir.expanduser() / f"{name}.json"
+    file = dataset_file(groups[0].env_name, dataset_dir)
+    manifest = file.with_suffix(".json")
     values = read_json(manifest) if manifest.exists() else {}
     digests = {group.runs[0].header.get("dataset") for group in groups}
-    if digests != {values.get("sha256", {}).get(f"{name}.npz")}:
+    # Runs from before the file itself was hashed have no digest of data without a manifest.
+    if digests != {sha256_of(file) if file.exists() else None} and digests != {None}:
         return "<p>The data that these runs were trained on are not those in the dataset folder.</p>"
     if not values:
         return "<p>Data: of unknown origin (their folder holds no manifest of them).</p>"

@@ -9,8 +9,8 @@ import torch
 import tyro
 
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
-from nfkern.algorithms.datasets.recipes import data_name
-from nfkern.checkpoint import read_json
+from nfkern.algorithms.datasets.manifest import sha256_of
+from nfkern.algorithms.datasets.transitions import dataset_file
 from nfkern.errors import UsageError, UserError
 
 _SEEDS = tyro.conf.create_mutex_group(required=False, title="seeds")
@@ -94,7 +94,7 @@ class CommonSettings:
         return Path("runs") / algorithm / self.data_name()
 
     def dataset_digest(self) -> str | None:
-        """The training file's sha256 as its manifest has it; None without a file or a manifest."""
+        """The training file's sha256; None where nothing is read from one."""
         return None
 
     def torch_device(self) -> torch.device:
@@ -198,10 +198,9 @@ class RunSettings(CommonSettings):
         return {name: value for name, value in chosen.items() if value is not None}
 
     def dataset_digest(self) -> str | None:
-        """The training file's sha256 as its manifest has it; None without a manifest."""
-        name = data_name(self.env_name)
-        manifest = self.dataset_dir.expanduser() / f"{name}.json"
-        return read_json(manifest)["sha256"].get(f"{name}.npz") if manifest.exists() else None
+        """The training file's sha256; None without a file."""
+        path = dataset_file(self.env_name, self.dataset_dir)
+        return sha256_of(path) if path.exists() else None
 
     def captures(self, device: torch.device, capturable: bool) -> bool:
         """Whether steps run as CUDA graphs on a device, for an agent that can or cannot be captured.

@@ -90,12 +90,14 @@ def train(algorithm: str, config: AgentConfig, settings: RunSettings) -> Path:
 
 
 def _load(settings: RunSettings, split: str, needs_rewards: bool) -> TransitionDataset:
-    extras = RELABEL_COLUMNS if needs_rewards else ()
-    dataset = TransitionDataset.load(settings.env_name, settings.dataset_dir, split=split, extras=extras)
+    where = settings.env_name, settings.dataset_dir
+    # Of a file's columns only those are read that the algorithm learns from: others may hold anything.
+    dataset = TransitionDataset.load(*where, split=split, rewards=needs_rewards)
+    if needs_rewards and dataset.rewards is None:
+        dataset = TransitionDataset.load(*where, split=split, rewards=False, extras=RELABEL_COLUMNS)
+        dataset = with_task_rewards(dataset, settings.env_name)
     if split == "train" and settings.train_episodes is not None and settings.train_episodes < dataset.episodes:
         dataset = dataset.draw_episodes(settings.train_episodes)
-    if needs_rewards and dataset.rewards is None:
-        return with_task_rewards(dataset, settings.env_name)
     return dataset
 
 

@@ -1,14 +1,13 @@
-"""Checking dataset files: checksums, and whether they are what OGBench's loader expects."""
+"""Checking dataset files: checksums, and whether the loader can read them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from .archive import column_specs, read_npz
-from .manifest import DatasetFiles, Manifest, sha256_of
-
-REQUIRED = ("observations", "actions", "terminals")
+from .archive import column_names
+from .manifest import DatasetFiles, recorded_sha256, sha256_of
+from .reading import OUTCOMES, REQUIRED, read_column, rows_not_finite
+from .transitions import TransitionDataset
 
 
 @dataclass(frozen=True)
@@ -20,73 +19,52 @@ class Finding:
 
 
 def verify(files: DatasetFiles) -> list[Finding]:
-    """Check both files of a dataset against their manifest and against OGBench's schema."""
-    manifest = Manifest.read(files.manifest)
-    findings = []
-    for path in files.splits.values():
-        if not path.exists():
-            findings.append(Finding(path.name, "the file is missing"))
-            continue
-        if manifest is None:
-            findings.append(Finding(f"{path.name}: no manifest, so no checksum to compare with"))
-        else:
-            findings.append(_checksum(path, manifest.sha256.get(path.name)))
-        subject = f"{path.name}: structure"
-        findings += [Finding(subject, problem) for problem in structure_problems(path)] or [Finding(subject)]
-    return findings
+    """Check both files of a dataset against their manifest, and by the loader's own rules."""
+    return [finding for path in files.splits.values() for finding in verify_file(path)]
 
 
-def _checksum(path: Path, expected: str | None) -> Finding:
-    subject = f"{path.name}: sha256"
+def verify_file(path: Path) -> list[Finding]:
+    """Check one data file: it passes exactly if `TransitionDataset.load` reads it."""
+    if not path.is_file():
+        return [Finding(path.name, "the file is missing")]
+    checksum, problems = _checksum(path), structure_problems(path)
+    notes = [] if problems else list(_notes(path))
+    if checksum.problem:
+        # The loader refuses such a file anyway: here is where it is damaged, if it is.
+        problems, notes = problems + notes, []
+    subject = f"{path.name}: structure"
+    structure = [Finding(subject, problem) for problem in problems] or [Finding(subject)]
+    return [checksum, *structure, *(Finding(f"{path.name}: {note}") for note in notes)]
+
+
+def _checksum(path: Path) -> Finding:
+    expected = recorded_sha256(path)
     if expected is None:
-        return Finding(subject, "the manifest names no checksum for this file")
+        return Finding(f"{path.name}: no manifest names a checksum to compare with")
     actual = sha256_of(path)
-    return Finding(subject, None if actual == expected else f"expected {expected}, got {actual}")
+    return Finding(f"{path.name}: sha256", None if actual == expected else f"expected {expected}, got {actual}")
 
 
 def structure_problems(path: Path) -> list[str]:
-    """Return what keeps a file from being a dataset in OGBench's schema; empty where nothing does.
-
-    Every array is read once, which also checks the archive's own checksums.
-    """
+    """Return what keeps a file from being loaded; empty where nothing does."""
     try:
-        specs = column_specs(path)
-    # Whatever a damaged file raises, the answer is the same.
-    except Exception as error:
-        return [f"not a readable npz file ({error})"]
-    missing = [key for key in REQUIRED if key not in specs]
-    if missing:
-        return [f"lacks {', '.join(missing)}; it holds {', '.join(specs) or 'nothing'}"]
-    counts = {key: shape[0] if shape else 0 for key, (shape, _) in specs.items()}
-    if len(set(counts.values())) > 1:
-        return [f"columns differ in length: {counts}"]
-    if counts["observations"] == 0:
-        return ["holds no rows"]
-    problems = []
-    for key in specs:
+        TransitionDataset.read(path)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
+def _notes(path: Path) -> Iterator[str]:
+    """What a loadable file holds that some algorithm cannot read."""
+    present = column_names(path)
+    alone = [key for key in OUTCOMES if key in present]
+    if len(alone) == 1:
+        yield f"{alone[0]} without {OUTCOMES[alone[0] == OUTCOMES[0]]}: not read, and offline RL refuses the file"
+    for key in present:
+        if key in (*REQUIRED, *OUTCOMES):
+            continue
         try:
-            problems += _column_problems(key, read_npz(path, [key])[key])
+            if rows_not_finite(read_column(path, key)) is not None:
+                yield f"{key} holds values that are not finite: what reads it refuses the file"
         except ValueError as error:
-            problems.append(f"{key} cannot be read ({error})")
-    return problems
-
-
-def _column_problems(key: str, column: np.ndarray) -> list[str]:
-    if key == "terminals":
-        return _terminal_problems(column)
-    if column.dtype.kind not in "fiub":
-        return [f"{key} must hold numbers, got dtype {column.dtype}"]
-    bad = 0 if column.dtype.kind != "f" else int(column.size - np.count_nonzero(np.isfinite(column)))
-    return [f"{key} holds {bad} values that are not finite"] if bad else []
-
-
-def _terminal_problems(terminals: np.ndarray) -> list[str]:
-    if terminals.ndim != 1:
-        return [f"terminals must have shape (rows,), got {terminals.shape}"]
-    if not np.isin(terminals, (0, 1)).all():
-        return ["terminals must hold 0 and 1 only"]
-    if not terminals[-1]:
-        return ["the last row does not end an episode: the file is cut off"]
-    ends = np.flatnonzero(terminals)
-    short = int(np.count_nonzero(np.diff(ends, prepend=-1) < 2))
-    return [f"{short} of {len(ends)} episodes have a single row, hence no transition"] if short else []
+            yield f"{error}: what reads it refuses the file"

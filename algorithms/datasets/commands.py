@@ -3,13 +3,15 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import tyro
 
 from nfkern.algorithms.imitation import find
 from nfkern.errors import UsageError, UserError
 
-from .checks import verify
+from .checks import verify, verify_file
 from .manifest import DEFAULT_DATASET_DIR, DatasetFiles, Manifest
 from .recipes import DemonstrationRecipe, data_name, find_recipe
 from .task_rewards import RELABEL_COLUMNS
@@ -115,19 +117,32 @@ class Download:
 
 @dataclass(frozen=True)
 class Import:
-    """Make a dataset from demonstrations as others publish them.
+    """Make a dataset from demonstrations, or data with rewards, as others publish them.
 
-    Reads Diffusion Policy's zarr folders (pusht_cchi_v7_replay.zarr), the relay kitchen arrays of BeT and VQ-BeT
-    (observations_seq.npy, actions_seq.npy, existence_mask.npy), Minari's datasets (HDF5), and npz files with
-    observations, actions and terminals, timeouts or episode_ends.
+    Reads Diffusion Policy's zarr (folder or zip), robomimic's HDF5, LeRobot's parquet (v2.1 and v3), Minari's HDF5 and
+    Arrow, D4RL's flat HDF5, the relay kitchen arrays of BeT and VQ-BeT, and npz files with observations, actions and
+    terminals, timeouts or episode_ends. Every row is kept, or counted by the reason why it is not.
     """
 
     source: tyro.conf.Positional[Path]
-    """The file or folder."""
+    """The file or folder; its format is told by what it holds."""
     name: str
     """Of the dataset: pusht-human-v0 and kitchen-human-v0 can be evaluated in their environments."""
+    observation_keys: str | None = None
+    """Arrays that make up the observation, with commas, in this order; by default those that the format names."""
+    action_key: str | None = None
+    """The array of actions."""
+    split_masks: str | None = None
+    """Names of robomimic's lists of episodes for training and validation, with a comma; default train,valid."""
+    terminals: Literal["end", "cut"] | None = None
+    """What an episode's end means where the source does not say: the environment's end (nothing comes after it), or
+    that the recording was cut."""
+    last_row: Literal["step", "state"] | None = None
+    """What an episode's last row is where the source does not say: a step, or the state in which it ended."""
+    rewards: bool = True
+    """Read rewards, where there are any."""
     validation: float = 0.1
-    """Share of the episodes for validation."""
+    """Share of the episodes for validation, where the source has no splits of its own."""
     seed: int = 0
     """Seed of the choice of these."""
     dataset_dir: Path = DEFAULT_DATASET_DIR
@@ -138,8 +153,17 @@ class Import:
     def run(self) -> int:
         """Import the dataset."""
         from .importing import import_demonstrations
+        from .sources import ImportOptions
 
         directory = self.dataset_dir.expanduser()
+        options = ImportOptions(
+            observation_keys=_names(self.observation_keys),
+            action_key=self.action_key,
+            split_masks=_names(self.split_masks),
+            terminals=self.terminals,
+            last_row=self.last_row,
+            rewards=self.rewards,
+        )
         try:
             manifest = import_demonstrations(
                 self.source.expanduser(),
@@ -148,27 +172,34 @@ class Import:
                 validation=self.validation,
                 seed=self.seed,
                 overwrite=self.overwrite,
+                options=options,
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
         for file, checksum in manifest.sha256.items():
             print(f"{directory / file}  sha256 {checksum}")
-        print(manifest.note)
+        print(manifest.note, *manifest.parameters["notes"], sep="\n  ")
         return 0
 
 
 @dataclass(frozen=True)
 class Verify:
-    """Check a dataset's files: checksums against the manifest, schema, episode ends, finite values."""
+    """Check a dataset's files: checksums against the manifest, schema, episode ends, finite values.
+
+    What passes can be trained on, and what fails cannot.
+    """
 
     name: tyro.conf.Positional[str]
-    """OGBench's dataset name."""
+    """The dataset's name, or the path of an npz file."""
     dataset_dir: Path = DEFAULT_DATASET_DIR
     """Folder of the datasets."""
 
     def run(self) -> int:
         """Print one line per check; 1 if any failed."""
-        findings = verify(DatasetFiles(self.dataset_dir.expanduser(), data_name(self.name)))
+        if self.name.endswith(".npz"):
+            findings = verify_file(Path(self.name).expanduser())
+        else:
+            findings = verify(DatasetFiles(self.dataset_dir.expanduser(), data_name(self.name)))
         for finding in findings:
             print(
                 f"ok      {finding.subject}"
@@ -183,7 +214,7 @@ class Info:
     """Show a dataset's origin, sizes, episodes, value ranges and, for mazes, where it has been."""
 
     name: tyro.conf.Positional[str]
-    """OGBench's dataset name."""
+    """The dataset's name, or the path of an npz file."""
     dataset_dir: Path = DEFAULT_DATASET_DIR
     """Folder of the datasets."""
     every_dimension: bool = False
@@ -201,30 +232,53 @@ class Info:
         if self.plot is not None and self.plot.suffix not in (".png", ".pdf", ".svg"):
             raise UsageError(f"--plot: expected a .png, .pdf or .svg file, got {self.plot}")
 
-        name = data_name(self.name)
+        path = Path(self.name).expanduser() if self.name.endswith(".npz") else None
+        name = data_name(self.name) if path is None else path.stem.removesuffix("-val")
         if self.tasks and find(name) is not None:
             raise UsageError(f"--tasks: expected a dataset of OGBench, whose tasks are relabelled, got {name}")
-        files = DatasetFiles(self.dataset_dir.expanduser(), name)
+        # Only --tasks reads these columns, so nothing in them stops anything else.
+        extras = RELABEL_COLUMNS if self.tasks else ()
+        if path is None:
+            files = DatasetFiles(self.dataset_dir.expanduser(), name)
+            manifest, paths = files.manifest, files.splits
+        else:
+            manifest, paths = path.with_name(f"{name}.json"), {"file": path}
+        sources = paths if path is not None else dict.fromkeys(paths, name)
         splits = {
-            split: TransitionDataset.load(name, files.directory, split=split, extras=RELABEL_COLUMNS)
-            for split in files.splits
+            split: TransitionDataset.load(
+                source, self.dataset_dir, split="train" if split == "file" else split, extras=extras
+            )
+            for split, source in sources.items()
         }
-        for line in describe(files, Manifest.read(files.manifest), splits, self.every_dimension):
+        for line in describe(name, Manifest.read(manifest), paths, splits, self.every_dimension):
             print(line)
+        data = next(iter(splits.values()))
         if self.tasks:
             _require("ogbench", "rl")
-            shares = solved_shares(name, splits["train"])
+            shares = solved_shares(name, data)
             tasks = ", ".join(f"task {task} {share:.1%}" for task, share in enumerate(shares, start=1))
             print(f"\nepisodes that pass through the goal of: {tasks}")
+        elif data.rewards is not None:
+            print(f"\nrewards: {data.rewards.min():.4g} to {data.rewards.max():.4g}; {_ends(data)}")
         elif find(name) is None:
             print("\nsuccess: the data store none; --tasks counts the episodes that pass through each evaluation goal")
         if self.plot is not None:
             _require("matplotlib", "log")
             from .plots import save_plot
 
-            save_plot(name, splits["train"], self.plot)
+            save_plot(name, data, self.plot)
             print(f"\npicture: {self.plot}")
         return 0
+
+
+def _names(listed: str | None) -> tuple[str, ...]:
+    return () if listed is None else tuple(name.strip() for name in listed.split(",") if name.strip())
+
+
+def _ends(dataset: TransitionDataset) -> str:
+    assert dataset.masks is not None
+    masks = dataset.masks[dataset.locate(np.arange(len(dataset)))[0]]
+    return f"{int((masks == 0).sum())} of {len(masks)} transitions end the task"
 
 
 def _require(package: str, extra: str) -> None:

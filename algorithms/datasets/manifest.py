@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from nfkern.errors import UserError
 
+from .remembered import once
+
 DEFAULT_DATASET_DIR = Path("~/.nfkern/data")
 MANIFEST_FORMAT = 1
 
@@ -100,9 +102,23 @@ class Manifest:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of a file in hexadecimal; one process reads an unchanged file once."""
+
+    def digest() -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return once(path, "sha256", digest)
+
+
+def recorded_sha256(path: Path) -> str | None:
+    """Return the checksum that the manifest beside a data file has for it; None without a manifest or without one.
+
+    Raises:
+        UserError: If there is a manifest that this version does not understand.
+    """
+    manifest = Manifest.read(path.with_name(f"{path.stem.removesuffix('-val')}.json"))
+    return None if manifest is None else manifest.sha256.get(path.name)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

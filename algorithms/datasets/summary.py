@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
-from .manifest import DatasetFiles, Manifest
+from .manifest import Manifest
 from .task_rewards import with_task_rewards
 from .transitions import TransitionDataset
 
@@ -25,14 +26,18 @@ def is_maze(name: str) -> bool:
 
 
 def describe(
-    files: DatasetFiles, manifest: Manifest | None, splits: Mapping[str, TransitionDataset], every_dimension: bool
+    name: str,
+    manifest: Manifest | None,
+    paths: Mapping[str, Path],
+    splits: Mapping[str, TransitionDataset],
+    every_dimension: bool,
 ) -> Iterator[str]:
     """Yield the lines that describe a dataset."""
-    yield f"{files.name} in {files.directory}"
+    yield f"{name} in {next(iter(paths.values())).parent}"
     yield from _origin(manifest)
     for split, dataset in splits.items():
-        yield _split_line(split, dataset, files.splits[split].stat().st_size)
-    dataset = splits["train"]
+        yield _split_line(split, dataset, paths[split].stat().st_size)
+    dataset = next(iter(splits.values()))
     statistics = dataset.statistics()
     for title, values, numbers in (
         ("observations", dataset.observations, statistics.observations),
@@ -47,7 +52,7 @@ def describe(
             yield f"  {k:>4} " + " ".join(f"{value:>10.4g}" for value in columns) + f"  {bars(sample[:, k])}"
         if shown < values.shape[1]:
             yield f"  ... {values.shape[1] - shown} more: --every-dimension"
-    if is_maze(files.name):
+    if is_maze(name):
         positions = dataset.observations[:, :2]
         yield f"\npositions: {visited_cells(positions)} maze cells visited"
         yield from coverage(positions)
@@ -62,9 +67,10 @@ def _origin(manifest: Manifest | None) -> Iterator[str]:
         return
     if manifest.origin == "imported":
         yield manifest.note
+        yield from (f"  {note}" for note in manifest.parameters.get("notes", ()))
         return
     versions = ", ".join(f"{package} {version}" for package, version in manifest.versions.items())
-    yield f"generated with seed {manifest.parameters['seed']} ({versions})"
+    yield f"generated with seed {manifest.parameters.get('seed', 'unknown')} ({versions})"
     yield manifest.note
 
 

@@ -27,7 +27,10 @@ def with_task_rewards(dataset: TransitionDataset, name: str) -> TransitionDatase
     """
     if "singletask" not in name.split("-"):
         suggestion = re.sub(r"(-v\d+)$", r"-singletask-task1\1", name)
-        raise UserError(f"expected the name of a single task, which has rewards, such as {suggestion}; got {name}")
+        raise UserError(
+            f"expected the name of a single task, which has rewards, such as {suggestion}; got {name}, whose file has "
+            "no rewards and masks either"
+        )
     from ogbench.relabel_utils import relabel_dataset
 
     from nfkern.algorithms.environments import environment_id, make_environment

@@ -10,8 +10,8 @@ import numpy as np
 from nfkern.algorithms.imitation import find, task_of
 from nfkern.errors import UserError
 
-from .archive import read_npz
-from .manifest import DEFAULT_DATASET_DIR, DatasetFiles
+from .manifest import DEFAULT_DATASET_DIR, DatasetFiles, recorded_sha256, sha256_of
+from .reading import check_finite, read_dataset
 from .recipes import data_name
 
 # Transitions that one step of a whole-dataset pass holds in memory.
@@ -58,7 +58,8 @@ class TransitionDataset:
         name: A name for messages.
 
     Raises:
-        ValueError: If shapes do not fit together, values are no numbers, or the last row ends no episode.
+        ValueError: If shapes do not fit together, or the last row ends no episode.
+        TypeError: If values are no numbers.
     """
 
     def __init__(
@@ -98,40 +99,45 @@ class TransitionDataset:
         dataset_dir: Path = DEFAULT_DATASET_DIR,
         *,
         split: str = "train",
+        rewards: bool | None = None,
         extras: Iterable[str] = (),
         memory_map: bool = True,
     ) -> "TransitionDataset":
-        """Load one split of a dataset.
+        """Load one split of a dataset; a file that a manifest lies beside must have the checksum that it names.
 
         Args:
             source: OGBench's name, or the path of an npz file (`split` then does not matter).
             dataset_dir: Where names are looked up.
             split: `train` or `val`.
+            rewards: Whether to read rewards and masks, where the file has them; None for where it has both.
             extras: Names of further arrays to read, such as `qpos`; those that the file lacks are left out.
             memory_map: Map uncompressed files (such as those that nfkern generates) instead of loading them:
                 datasets larger than memory work, and several processes share one copy.
 
         Raises:
-            UserError: If the file is not there, or is no dataset.
+            UserError: If the file is not there, is no dataset, or is another one than its manifest says.
         """
         if split not in ("train", "val"):
             raise ValueError(f"split must be 'train' or 'val', got {split!r}")
-        path = Path(source).expanduser()
-        if path.suffix != ".npz":
-            path = DatasetFiles(dataset_dir.expanduser(), data_name(str(source))).splits[split]
-        if not path.exists():
+        path = dataset_file(source, dataset_dir, split)
+        if not path.is_file():
             name = path.stem.removesuffix("-val")
-            raise UserError(f"there is no dataset file {path}: {_meant(name)}{_where_from(name)}")
-        required = ("observations", "actions", "terminals")
+            train = path.with_name(f"{name}.npz")
+            how = _meant(name) + _where_from(name)
+            if path != train and train.exists():
+                how = (
+                    f"`nfkern data import {train} --name NEW-NAME` makes a dataset with one of its own of {train.name}"
+                )
+            raise UserError(f"there is no dataset file {path}: {how}")
+        recorded = recorded_sha256(path)
+        if recorded is not None and sha256_of(path) != recorded:
+            raise UserError(
+                f"{path} is not the file of its manifest: expected sha256 {recorded}, got {sha256_of(path)}; make it "
+                "again, or move the manifest away"
+            )
         try:
-            arrays = read_npz(path, (*required, "rewards", "masks", *extras), memory_map)
-            missing = [key for key in required if key not in arrays]
-            if missing:
-                raise ValueError(f"it lacks {', '.join(missing)}")
-            columns = {key: arrays.pop(key) for key in required}
-            rewards, masks = arrays.pop("rewards", None), arrays.pop("masks", None)
-            return cls(**columns, rewards=rewards, masks=masks, extras=arrays, name=path.stem)
-        except (ValueError, TypeError) as error:
+            return cls.read(path, rewards=rewards, extras=extras, memory_map=memory_map, trusted=recorded is not None)
+        except ValueError as error:
             raise UserError(f"{path} is no usable dataset ({error}): look at it with `nfkern data verify`") from error
 
     def draw_episodes(self, count: int, seed: int = 0) -> "TransitionDataset":
@@ -156,6 +162,41 @@ class TransitionDataset:
             extras={name: array[rows] for name, array in self.extras.items()},
             name=f"{self.name} ({count} of {self.episodes} episodes)",
         )
+
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        *,
+        rewards: bool | None = None,
+        extras: Iterable[str] = (),
+        memory_map: bool = True,
+        trusted: bool = False,
+    ) -> "TransitionDataset":
+        """Read a file in the stored format, whatever lies beside it.
+
+        Args:
+            path: The file.
+            rewards: As for `load`.
+            extras: As for `load`.
+            memory_map: As for `load`.
+            trusted: Whether its bytes have been compared with a checksum already.
+
+        Raises:
+            ValueError: If it is no dataset; the message has the column, and the row where there is one.
+        """
+        arrays = read_dataset(path, rewards=rewards, extras=extras, memory_map=memory_map, trusted=trusted)
+        observations, actions, terminals = (arrays.pop(key) for key in ("observations", "actions", "terminals"))
+        known, masks = arrays.pop("rewards", None), arrays.pop("masks", None)
+        try:
+            dataset = cls(observations, actions, terminals, rewards=known, masks=masks, extras=arrays, name=path.stem)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        columns = {"observations": dataset.observations, "actions": dataset.actions, "rewards": dataset.rewards}
+        for key, column in (columns | dataset.extras).items():
+            if column is not None:
+                check_finite(path, key, column)
+        return dataset
 
     def with_rewards(self, rewards: np.ndarray, masks: np.ndarray) -> "TransitionDataset":
         """The same rows with these rewards and masks, both (rows,); the other arrays are shared.
@@ -274,11 +315,20 @@ def _meant(name: str) -> str:
     return ""
 
 
+def dataset_file(source: str | Path, dataset_dir: Path = DEFAULT_DATASET_DIR, split: str = "train") -> Path:
+    """The file of a dataset's split; `source` may be that file. Arguments of `TransitionDataset.load`."""
+    path = Path(source).expanduser()
+    if path.suffix == ".npz":
+        return path
+    return DatasetFiles(dataset_dir.expanduser(), data_name(str(source))).splits[split]
+
+
 def _where_from(name: str) -> str:
     environment = find(name)
     if environment is None:
         return (
-            f"make it with `nfkern data generate {name}`, or get the published one with `nfkern data download {name}`"
+            f"make it with `nfkern data generate {name}`, get the published one with `nfkern data download {name}`, or "
+            f"read your own with `nfkern data import FILE --name {name}`"
         )
     task = task_of(environment)
     if task is not None and task.expert is not None:
@@ -290,6 +340,10 @@ def _rows_of_floats(argument: str, array: np.ndarray, dimensions: int) -> np.nda
     array = np.asarray(array)
     if array.ndim != dimensions:
         raise ValueError(f"{argument} must have {dimensions} dimensions (rows first), got shape {array.shape}")
-    if array.dtype.kind not in "fiu":
+    if array.dtype.kind not in "fiub":
         raise TypeError(f"{argument} must hold numbers, got dtype {array.dtype}")
-    return array.astype(np.float32, copy=False)
+    if dimensions == 2 and array.shape[1] == 0:
+        raise ValueError(f"{argument} must have at least one feature, got shape {array.shape}")
+    # What float32 cannot hold becomes infinite; files are checked for that.
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32, copy=False)

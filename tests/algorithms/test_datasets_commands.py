@@ -51,7 +51,7 @@ def test_verify_names_missing_files(tmp_path, capsys):
         ({"actions": np.zeros((3, 1))}, "differ in length"),
         ({key: array[:0] for key, array in GOOD.items()}, "no rows"),
         ({"actions": np.array(["a"] * 4)}, "actions must hold numbers"),
-        ({"qpos": np.array([{}] * 4, dtype=object)}, "qpos cannot be read"),
+        ({"qpos": np.array([{}] * 4, dtype=object)}, None),
     ],
 )
 def test_structure_problems_are_named(changes, says, tmp_path):

@@ -11,6 +11,7 @@ import threading
 import time
 import types
 
+import numpy as np
 import pytest
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from evaluation_policies import cut_episodes
@@ -20,6 +21,7 @@ from selected import exhaustive
 from nfkern import cli
 from nfkern.algorithms import training
 from nfkern.algorithms.agents import AGENTS
+from nfkern.algorithms.datasets.manifest import sha256_of
 from nfkern.algorithms.metrics import CsvLog
 from nfkern.algorithms.run_settings import RunSettings
 from nfkern.algorithms.runs import locked
@@ -150,11 +152,13 @@ def test_other_data_are_noticed(point_maze_dir, tmp_path):  # noqa: F811
     run(point_maze_dir, tmp_path / "run")
     other = tmp_path / "data"
     shutil.copytree(point_maze_dir, other)
-    manifest = other / f"{POINT_MAZE}.json"
-    header = json.loads(manifest.read_text())
-    header["sha256"][f"{POINT_MAZE}.npz"] = "0" * 64
-    manifest.write_text(json.dumps(header))
-    with pytest.raises(UserError, match="holds another run: dataset .* there, 000"):
+    with np.load(other / f"{POINT_MAZE}.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    # The digest is that of the file, with or without a manifest.
+    (other / f"{POINT_MAZE}.json").unlink()
+    np.savez(other / f"{POINT_MAZE}.npz", **arrays | {"actions": -arrays["actions"]})
+    digest = sha256_of(other / f"{POINT_MAZE}.npz")
+    with pytest.raises(UserError, match=f"holds another run: dataset .* there, {digest} now"):
         run(other, tmp_path / "run", resume=True)
 
 
