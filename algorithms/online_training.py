@@ -164,6 +164,8 @@ def train_online(algorithm: str, config: OnlineGCRLConfig, settings: OnlineSetti
         raise UserError(
             "evaluations draw the coverage with matplotlib: pip install 'nfkern[log]', or --eval-episodes 0"
         )
+    # A misspelt maze leaves no folder behind.
+    layout(settings.env_name)
     (run_dir,) = run_dirs.values()
     device = settings.torch_device()
     if settings.threads:
