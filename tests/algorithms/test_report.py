@@ -7,10 +7,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from boxes import save, scripted
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 
-from nfkern import cli
 from nfkern.algorithms.agents import AGENTS
 from nfkern.algorithms.evaluate_command import Evaluate
 from nfkern.algorithms.evaluation_result import EvaluationResult, EvaluationSettings
@@ -101,45 +99,6 @@ def test_a_page_without_evaluations_or_data_says_so(point_maze_dir, tmp_path, ca
     assert "have no evaluation in common: nfkern eval" in text
     assert "Left out: there is no dataset file" in text
     assert "left out: there is no dataset file" in capsys.readouterr().err
-
-
-def kinds_of_data(kind, point_maze_dir, folder):  # noqa: F811
-    """A dataset's name and folder, as it is generated, downloaded, imported, or made by hand."""
-    if kind == "generated":
-        return POINT_MAZE, point_maze_dir
-    folder.mkdir()
-    if kind == "downloaded":
-        for split in ("", "-val"):
-            shutil.copy(point_maze_dir / f"{POINT_MAZE}{split}.npz", folder)
-        return POINT_MAZE, folder
-    save(scripted("pixels", episodes=20), folder / "mine.npz")
-    if kind == "imported":
-        assert (
-            cli.main(["data", "import", str(folder / "mine.npz"), "--name", "own", "--dataset-dir", str(folder)]) == 0
-        )
-        return "own", folder
-    return str(folder / "mine.npz"), folder
-
-
-@pytest.mark.parametrize(
-    ("kind", "says"),
-    [
-        ("generated", "Data: generated with seed 0"),
-        ("downloaded", "Data: of unknown origin"),
-        ("imported", "Data: imported"),
-        ("handmade", "Data: of unknown origin"),
-    ],
-)
-def test_every_kind_of_data_can_be_reported_on(kind, says, point_maze_dir, tmp_path):  # noqa: F811
-    name, folder = kinds_of_data(kind, point_maze_dir, tmp_path / "data")
-    config = AGENTS["gaussian_bc"].config_class(hidden=(8,), steps=2, batch_size=8)
-    settings = {"dataset_dir": folder, "eval_episodes": 0, "quiet": True}
-    run = train("gaussian_bc", config, RunSettings(name, run_dir=tmp_path / "run", **settings))
-    assert Report((run,), out=tmp_path / "page.html", dataset_dir=folder).run() == 0
-    text = (tmp_path / "page.html").read_text()
-    assert says in text
-    # The pictures of curves and of actions, in whatever units these are.
-    assert text.count("data:image/png;base64,") == 2
 
 
 def test_paths_belong_to_their_evaluation(runs, tmp_path):
