@@ -138,7 +138,7 @@ def test_columns_that_an_algorithm_does_not_read_cannot_stop_it(tmp_path: Path) 
         np.savez(tmp_path / f"{NAME}{split}.npz", **GOOD, rewards=np.full(ROWS, np.nan), masks=["?"] * ROWS)
     arguments = ["--env-name", NAME, "--dataset-dir", str(tmp_path), "--steps", "1", "--eval-episodes", "0", "--quiet"]
     assert cli.main(["train", "gaussian_bc", *arguments, "--run-dir", str(tmp_path / "bc")]) == 0
-    assert cli.main(["train", "iql", *arguments, "--run-dir", str(tmp_path / "iql")]) == 1
+    assert cli.main(["train", "iql", *arguments, "--run-dir", str(tmp_path / "iql")]) == 2
     assert not loads(dataset_dir=tmp_path)
 
 

@@ -205,6 +205,24 @@ def test_a_loss_that_is_no_number_stops_the_run(algorithm, seeds, own_data, tmp_
         assert all(tensor.isfinite().all() for name, tensor in load_file(folder).items() if "action_" not in name)
 
 
+def test_no_checkpoint_holds_a_weight_that_is_no_number(own_data, tmp_path, monkeypatch):
+    kind = AGENTS["gaussian_bc"]
+    original = kind.average
+
+    def broken(self):
+        original(self)
+        if self.scheduler.last_epoch == 14:
+            next(self.parameters()).data[0] = math.inf
+
+    monkeypatch.setattr(kind, "average", broken)
+    config = kind.config_class(hidden=(8, 8), batch_size=16, steps=200)
+    # No row of the log is due before the checkpoint is.
+    settings = {"env_name": str(own_data), "run_dir": tmp_path / "run", "log_interval": 100} | QUIET
+    with pytest.raises(UserError, match=r"the weight networks.* is not finite at step 20; .* is .*00000010"):
+        train("gaussian_bc", config, RunSettings(**settings))
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["00000010"]
+
+
 # What checkpoints and headers are
 
 
