@@ -26,7 +26,7 @@ def _coupling(function: Callable[..., Any], tensors: int, derivative: bool = Fal
         return cpu_kernels.reasons(args[0], parameters, compute_dtype)
 
     kernel = over_seeds(unflattened(function, tensors), 2)
-    return Native(lambda: kernel, device_reasons, reasons)
+    return Native(lambda: kernel, device_reasons, reasons, safe=True)
 
 
 def _causal(function: Callable[..., Any], reasons: Callable[..., list[str]]) -> Native:
@@ -38,7 +38,7 @@ def _causal(function: Callable[..., Any], reasons: Callable[..., list[str]]) -> 
         return reasons(args[0], Settings(*settings), *args[after + len(settings) :])
 
     kernel = over_seeds(causal_unflattened(function, 2), 3)
-    return Native(lambda: kernel, device_reasons, call_reasons)
+    return Native(lambda: kernel, device_reasons, call_reasons, safe=True)
 
 
 def _extension(name: str, rank: int | None) -> Native:
@@ -48,7 +48,7 @@ def _extension(name: str, rank: int | None) -> Native:
     def kernel() -> Callable[..., Any]:
         return over_seeds(getattr(load(), name), rank)
 
-    return Native(kernel, device_reasons, lambda first, *rest: call_reasons(first))
+    return Native(kernel, device_reasons, lambda first, *rest: call_reasons(first), safe=True)
 
 
 def register() -> None:
