@@ -25,7 +25,7 @@ _MAPS = {
 }
 
 _FLOAT32 = np.dtype(np.float32)
-_GLOBAL_HOOKS = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
+_GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
 
 
 _SETTINGS = ("norm_eps", "scale_bound", "inverted", "bounds", "dtype", "context_features")
@@ -100,10 +100,12 @@ def _make(flow: "Frozen") -> Any:
     """The native flow, None where the flow as it is now has none, `_NEVER` where it cannot have one."""
     if _lasting_reasons(flow):
         return _NEVER
+    if _flow_reasons(flow):
+        return None
     # Looked at first: what is assigned while the rest goes on shows at the next call.
     settings = {name: flow.__dict__[name] for name in _SETTINGS}
     contents, types = list(_contents(flow)), [(module, type(module)) for module in _modules(flow)]
-    if native_reasons(flow):
+    if _flow_reasons(flow) or _encoder_reasons(flow.encoder, flow.context_features):
         return None
     flow.refuse_broken()
     return _gather(flow, settings, contents, types)
@@ -116,12 +118,12 @@ def _modules(flow: "Frozen") -> Iterator[nn.Module]:
         yield from flow.encoder._modules.values()  # type: ignore[misc]
 
 
-def _contents(flow: "Frozen") -> Iterator[tuple[dict[str, Any], tuple[Any, ...]]]:
+def _contents(flow: "Frozen") -> Iterator[tuple[dict[Any, Any], tuple[Any, ...]]]:
     """Every dict that decides on the native flow, with its values: tensors, layers, their hooks and attributes.
 
     Not the flow's own attributes, for those hold `NativeCalls`: it would never be free.
     """
-    watched: list[dict[str, Any]] = [flow._buffers, flow._modules, *_GLOBAL_HOOKS]
+    watched: list[dict[Any, Any]] = [flow._buffers, flow._modules, *_GLOBAL_HOOKS]
     for module in _modules(flow):
         watched += [module.__dict__, module._modules, module._parameters]
         watched += [module._forward_hooks, module._forward_pre_hooks]
@@ -142,16 +144,18 @@ def _lasting_reasons(flow: "Frozen") -> list[str]:
 
 
 def _flow_reasons(flow: Any) -> list[str]:
-    reasons = []
     if flow.inverted:
-        reasons.append("inverted=True")
+        return ["inverted=True"]
     if flow.bounds is not None:
-        reasons.append(f"bounds={flow.bounds!r}")
+        return [f"bounds={flow.bounds!r}"]
+    reasons = []
     for name, tensor in flow._buffers.items():
         if tensor is None and not name.startswith("norm") and (flow.context_features or name != "context_weight"):
             reasons.append(f"{name}: None")
         if not _plain(tensor):
             reasons.append(f"{name}: no plain tensor")
+    if flow.hidden_weight is not None and flow.hidden_weight.dtype != flow.dtype:
+        reasons.append(f"hidden_weight in {flow.hidden_weight.dtype}, the flow was frozen in {flow.dtype}")
     return reasons
 
 
@@ -161,7 +165,8 @@ def _encoder_reasons(encoder: nn.Module | None, context_features: int) -> list[s
         return []
     if type(encoder) is not Encoder:
         return [f"encoder {type(encoder).__name__}: it takes nfkern.Encoder"]
-    layers, width = list(encoder._modules.values()), encoder.config["in_features"]
+    layers: list[Any] = list(encoder._modules.values())
+    width = encoder.config["in_features"]
     kinds = (nn.Linear, nn.LayerNorm, nn.SiLU)
     if len(layers) % 3 != 1:
         return [f"encoder of {len(layers)} layers: it takes those of nfkern.Encoder"]
@@ -177,23 +182,23 @@ def _encoder_reasons(encoder: nn.Module | None, context_features: int) -> list[s
 
 def _layer_reason(layer: Any, kind: type[nn.Module], width: int) -> str | None:
     """What is another way than in an `Encoder` about a layer that takes `width` features."""
-    if type(layer) is not kind and not (kind is nn.Linear and type(layer) is LoweredLinear):
-        return f"{type(layer).__name__} in the place of {kind.__name__}"
+    found: type = type(layer)
+    if found is not kind and not (kind is nn.Linear and found is LoweredLinear):
+        return f"{found.__name__} in the place of {kind.__name__}"
     if _hooked(layer):
         return "hooks or a forward of its own"
     if kind is nn.SiLU:
         return None
     if layer.weight is None or layer.bias is None or not _plain(layer.weight) or not _plain(layer.bias):
         return "weight and bias are not two plain tensors"
+    sizes, biases = tuple(layer.weight.shape), tuple(layer.bias.shape)
     if kind is nn.LayerNorm:
-        found, wanted = tuple(layer.normalized_shape), (width,)
-        fits = layer.weight.shape == layer.bias.shape == (width,) and layer.eps > 0
+        fits = sizes == biases == tuple(layer.normalized_shape) == (width,) and layer.eps > 0
     else:
-        found, wanted = tuple(layer.weight.shape), (layer.bias.shape[0] if layer.bias.ndim == 1 else -1, width)
-        fits = 0 not in found
-    if not fits or found != wanted:
-        return f"sizes {found}, expected {wanted}"
-    lowered = torch.bfloat16 if type(layer) is LoweredLinear else torch.float32
+        fits = len(sizes) == 2 and sizes[0] > 0 and sizes[1] == width and biases == sizes[:1]
+    if not fits:
+        return f"weight of shape {sizes} and bias of {biases} for {width} features"
+    lowered = torch.bfloat16 if found is LoweredLinear else torch.float32
     if layer.weight.dtype != lowered or layer.bias.dtype != torch.float32:
         return f"weight in {layer.weight.dtype}, bias in {layer.bias.dtype}"
     return None

@@ -44,8 +44,7 @@ def check_sampling(
 ) -> None:
     """Arguments of `to_data`."""
     _check("z", z, context_term, parameters, settings)
-    if tolerance is not None and not 0 <= tolerance < math.inf:
-        raise ValueError(f"tolerance: expected a finite number >= 0, got {tolerance!r}")
+    check_tolerance(tolerance)
     if not 0 <= guidance < math.inf:
         raise ValueError(f"guidance: expected a finite number >= 0, got {guidance!r}")
     if guidance and unconditional_term is None:
@@ -56,6 +55,12 @@ def check_sampling(
         check_like("unconditional_term", unconditional_term, z, "z")
         if unconditional_term.shape[0] != 1:
             raise ValueError(f"unconditional_term: expected one group, got {unconditional_term.shape[0]}")
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Where a Jacobi iteration stops."""
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance: expected a finite number >= 0, got {tolerance!r}")
 
 
 def check_backward(

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from nfkern.kernels.causal import reference, sampling
-from nfkern.kernels.causal.checks import check_backward, check_latent, check_sampling, check_score
+from nfkern.kernels.causal.checks import check_backward, check_latent, check_sampling, check_score, check_tolerance
 from nfkern.kernels.causal.parameters import CausalParameters
 from nfkern.kernels.causal.schema import PARAMETER_COUNT, PARAMETERS, SETTINGS, fake, fake_backward, unflattened
 from nfkern.kernels.registry import define, may_differentiate, refuse_gradient
@@ -165,6 +165,7 @@ def to_data(
     """
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    check_tolerance(tolerance)
     if method == "jacobi":
         tolerance = TOLERANCE * torch.finfo(z.dtype).eps / 2**-23 if tolerance is None else tolerance
     elif tolerance is not None:

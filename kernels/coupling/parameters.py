@@ -70,22 +70,23 @@ class CouplingParameters(NamedTuple):
         if not width1 or not width2:
             raise ValueError(f"parameters.hidden_weight: expected hidden widths >= 1, got {width1} and {width2}")
         kept, transformed = (x.shape[1] + 1) // 2, x.shape[1] // 2
-        expected = CouplingParameters(
-            input_weight=(width1, kept),
-            norm1_weight=(width1,),
-            norm1_bias=(width1,),
-            hidden_weight=(width2, width1),
-            hidden_bias=(width2,),
-            norm2_weight=(width2,),
-            norm2_bias=(width2,),
-            output_weight=(transformed, width2),
-            output_bias=(transformed,),
-        )
+        shapes = {
+            "input_weight": (width1, kept),
+            "norm1_weight": (width1,),
+            "norm1_bias": (width1,),
+            "hidden_weight": (width2, width1),
+            "hidden_bias": (width2,),
+            "norm2_weight": (width2,),
+            "norm2_bias": (width2,),
+            "output_weight": (transformed, width2),
+            "output_bias": (transformed,),
+        }
         found = self.hidden_weight.dtype
         if found != x.dtype and not (missing and found == compute_dtype):
             allowed = f"{x.dtype} or the compute_dtype ({compute_dtype})" if missing else f"{x.dtype} as x"
             raise TypeError(f"parameters.hidden_weight: expected {allowed}, got {found}")
-        for name, tensor, shape in zip(self._fields, self, expected, strict=True):
+        for name, shape in shapes.items():
+            tensor = getattr(self, name)
             if missing and name.startswith("norm"):
                 continue
             check_tensor(f"parameters.{name}", tensor, (blocks, 2, *shape))

@@ -157,6 +157,14 @@ def test_assignments_show(name):
     assert (right(frozen) - before).abs().max() > 1e-4
 
 
+def test_a_hidden_weight_in_another_dtype_is_refused():
+    frozen = make()
+    actions(frozen)
+    frozen.hidden_weight = frozen.hidden_weight.bfloat16()
+    with pytest.raises(TypeError, match="hidden_weight: expected torch.float32 or the compute_dtype"):
+        actions(frozen)
+
+
 def test_functional_call_uses_the_given_tensors():
     frozen, x, observations = make(), torch.randn(3, 6), torch.randn(3, OBSERVED)
     before = frozen(x, observations)
