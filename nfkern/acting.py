@@ -103,31 +103,35 @@ def _make(flow: "Frozen") -> Any:
     if _flow_reasons(flow):
         return None
     # Looked at first: what is assigned while the rest goes on shows at the next call.
-    settings = {name: flow.__dict__[name] for name in _SETTINGS}
-    contents, types = list(_contents(flow)), [(module, type(module)) for module in _modules(flow)]
+    source = _source(flow)
     if _flow_reasons(flow) or _encoder_reasons(flow.encoder, flow.context_features):
         return None
     flow.refuse_broken()
-    return _gather(flow, settings, contents, types)
+    return _gather(flow, *source)
 
 
-def _modules(flow: "Frozen") -> Iterator[nn.Module]:
-    """The encoder and its layers."""
-    if flow.encoder is not None:
-        yield flow.encoder
-        yield from flow.encoder._modules.values()  # type: ignore[misc]
+def _source(flow: "Frozen") -> tuple[Any, ...]:
+    """All that decides on the native flow, as the extension looks at it in every call.
 
-
-def _contents(flow: "Frozen") -> Iterator[tuple[dict[Any, Any], tuple[Any, ...]]]:
-    """Every dict that decides on the native flow, with its values: tensors, layers, their hooks and attributes.
-
-    Not the flow's own attributes, for those hold `NativeCalls`: it would never be free.
+    Settings by name; entries of dicts; dicts of tensors and layers with what they hold; dicts of attributes and hooks
+    with how many they hold, for one more may be a `forward`; modules with their types. The flow's own attributes come
+    with each call, for they hold `NativeCalls`: it would never be free.
     """
-    watched: list[dict[Any, Any]] = [flow._buffers, flow._modules, *_GLOBAL_HOOKS]
-    for module in _modules(flow):
-        watched += [module.__dict__, module._modules, module._parameters]
-        watched += [module._forward_hooks, module._forward_pre_hooks]
-    return ((each, tuple(each.values())) for each in watched)
+    modules = (
+        [] if flow.encoder is None else [m for m in (flow.encoder, *flow.encoder._modules.values()) if m is not None]
+    )
+    watched: list[dict[Any, Any]] = [flow._buffers, flow._modules, *(m._modules for m in modules[:1])]
+    watched += [module._parameters for module in modules if module._parameters]
+    counted: list[dict[Any, Any]] = [*_GLOBAL_HOOKS]
+    for module in modules:
+        counted += [module.__dict__, module._forward_hooks, module._forward_pre_hooks]
+    return (
+        {name: flow.__dict__[name] for name in _SETTINGS},
+        [(module.__dict__, "eps", module.__dict__["eps"]) for module in modules if "eps" in module.__dict__],
+        [(each, tuple(each.values())) for each in watched],
+        [(each, len(each)) for each in counted],
+        [(module, type(module)) for module in modules],
+    )
 
 
 def _lasting_reasons(flow: "Frozen") -> list[str]:

@@ -29,24 +29,34 @@ struct Layer {
 
 using LayerTensors = std::tuple<std::string, Tensor, Tensor, std::optional<Tensor>, std::optional<Tensor>, double>;
 
-// What a flow was gathered from, in Python: a look at each shows whether anything has been assigned since.
+// What a flow was gathered from, in Python: a look at each shows whether anything has been assigned since. The fewer,
+// the better: after a pass over the weights none is in a cache.
 struct Source {
-  pybind11::dict settings;                                            // the flow's own attributes
-  std::vector<std::pair<pybind11::dict, pybind11::tuple>> contents;   // dicts, and what they held
-  std::vector<std::pair<pybind11::object, pybind11::type>> types;     // objects, and their types
+  template <class... Items>
+  using List = std::vector<std::tuple<Items...>>;
+
+  pybind11::dict settings;                                               // the flow's own attributes
+  List<pybind11::dict, pybind11::str, pybind11::object> items;          // dicts, keys and what they held
+  List<pybind11::dict, pybind11::tuple> contents;                       // dicts, and all that they held
+  List<pybind11::dict, Py_ssize_t> sizes;                               // dicts, and how much they held
+  List<pybind11::object, pybind11::type> types;                         // objects, and their types
 
   bool unchanged(pybind11::handle flow) const {
-    const pybind11::object attributes = flow.attr("__dict__");
+    const auto attributes = pybind11::reinterpret_steal<pybind11::dict>(PyObject_GenericGetDict(flow.ptr(), nullptr));
     PyObject *key = nullptr, *value = nullptr;
     Py_ssize_t at = 0;
     while (PyDict_Next(settings.ptr(), &at, &key, &value))
       if (PyDict_GetItemWithError(attributes.ptr(), key) != value) return false;
+    for (const auto& [dict, name, held] : items)
+      if (PyDict_GetItemWithError(dict.ptr(), name.ptr()) != held.ptr()) return false;
     for (const auto& [dict, values] : contents) {
       if (PyDict_GET_SIZE(dict.ptr()) != PyTuple_GET_SIZE(values.ptr())) return false;
       at = 0;
       for (Py_ssize_t i = 0; PyDict_Next(dict.ptr(), &at, nullptr, &value); ++i)
         if (value != PyTuple_GET_ITEM(values.ptr(), i)) return false;
     }
+    for (const auto& [dict, size] : sizes)
+      if (PyDict_GET_SIZE(dict.ptr()) != size) return false;
     for (const auto& [object, type] : types)
       if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) != type.ptr()) return false;
     return true;
@@ -61,11 +71,11 @@ bool finite(const float* values, int64_t count) {
 
 class ActingFlow {
  public:
-  ActingFlow(pybind11::dict settings, std::vector<std::pair<pybind11::dict, pybind11::tuple>> contents,
-             std::vector<std::pair<pybind11::object, pybind11::type>> types, Parameters parameters, std::optional<Tensor> context_weight, Tensor input_bias, Tensor mixing,
+  ActingFlow(pybind11::dict settings, decltype(Source::items) items, decltype(Source::contents) contents,
+             decltype(Source::sizes) sizes, decltype(Source::types) types, Parameters parameters, std::optional<Tensor> context_weight, Tensor input_bias, Tensor mixing,
              Tensor mixing_log_det, Tensor inverse_mixing, Tensor inverse_log_det, double norm_eps,
              std::optional<double> scale_bound, const std::vector<LayerTensors>& encoder)
-      : source_{std::move(settings), std::move(contents), std::move(types)},
+      : source_{std::move(settings), std::move(items), std::move(contents), std::move(sizes), std::move(types)},
         parameters_(std::move(parameters)),
         context_weight_(std::move(context_weight)),
         input_bias_(std::move(input_bias)),
@@ -219,9 +229,9 @@ class ActingFlow {
 
 void bind_acting(pybind11::module_& module) {
   pybind11::class_<ActingFlow>(module, "ActingFlow")
-      .def(pybind11::init<pybind11::dict, std::vector<std::pair<pybind11::dict, pybind11::tuple>>,
-                          std::vector<std::pair<pybind11::object, pybind11::type>>, Parameters, std::optional<Tensor>, Tensor, Tensor, Tensor, Tensor, Tensor, double,
-                          std::optional<double>, const std::vector<LayerTensors>&>())
+      .def(pybind11::init<pybind11::dict, decltype(Source::items), decltype(Source::contents), decltype(Source::sizes),
+                          decltype(Source::types), Parameters, std::optional<Tensor>, Tensor, Tensor, Tensor, Tensor,
+                          Tensor, double, std::optional<double>, const std::vector<LayerTensors>&>())
       .def("run", &ActingFlow::run)
       .def("act", &ActingFlow::act);
 }
