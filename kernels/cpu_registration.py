@@ -12,7 +12,8 @@ from nfkern.kernels.coupling import cpu_kernels
 from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.coupling.schema import unflattened
 from nfkern.kernels.native_extension import call_reasons, device_reasons, load
-from nfkern.kernels.registry import Native, implement, over_seeds
+from nfkern.kernels.registry import Native, implement
+from nfkern.kernels.seeds import over_seeds
 
 
 def _coupling(function: Callable[..., Any], tensors: int, derivative: bool = False) -> Native:

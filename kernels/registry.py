@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map_only
+
+from nfkern.kernels.seeds import fake_over_seeds, of_seed, over_seeds, vmap_rule
 
 _library = torch.library.Library("nfkern", "DEF")
 _ops: dict[str, "Op"] = {}
@@ -69,7 +70,7 @@ class Op:
             if isinstance(arg, torch.Tensor) and (not arg.ndim or arg.shape[0] != seeds):
                 of = self._arguments[0][0]
                 raise ValueError(f"{name}: expected {seeds} seeds in front as {of} has, got shape {tuple(arg.shape)}")
-        return self.check(*_of_seed(args, 0))
+        return self.check(*of_seed(args, 0))
 
     def check_devices(self, *args: Any) -> None:
         """Refuse tensors on several devices: with one on "meta", the results would be on another, without numbers.
@@ -163,7 +164,7 @@ def define(
     for qualified in names:
         _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag,))
     op = _ops[name] = Op(name, rank, check)
-    looped, fake = _without_autocast(over_seeds(reference, rank)), _fake_over_seeds(fake, rank)
+    looped, fake = _without_autocast(over_seeds(reference, rank)), fake_over_seeds(fake, rank)
 
     def checked(*args: Any) -> Any:
         op.check(*args)
@@ -179,23 +180,8 @@ def define(
         qualified = f"nfkern::{qualified}"
         torch.library.register_fake(qualified, without_data, lib=_library)
         torch.library.register_autograd(qualified, again, setup_context=setup_context, lib=_library)
-        torch.library.register_vmap(qualified, _vmap_rule(qualified), lib=_library)
+        torch.library.register_vmap(qualified, vmap_rule(qualified), lib=_library)
     return op
-
-
-def over_seeds(function: Callable[..., Any], rank: int | None) -> Callable[..., Any]:
-    """A kernel for one seed as one that also takes a leading seed dimension on every tensor: seed by seed, stacked."""
-
-    @functools.wraps(function)
-    def looped(*args: Any) -> Any:
-        if rank is None or args[0].ndim <= rank:
-            return function(*args)
-        results = [looped(*_of_seed(args, seed)) for seed in range(args[0].shape[0])]
-        if isinstance(results[0], torch.Tensor):
-            return torch.stack(results)
-        return tuple(torch.stack(each) for each in zip(*results, strict=True))
-
-    return looped
 
 
 def _as_forward(backward: Callable[..., Any], reference: bool) -> Callable[..., Any]:
@@ -217,38 +203,6 @@ def gathered(function: Callable[..., Any], before: int, kind: Any) -> Callable[.
         return function(*args[:before], kind(*args[before:after]), *args[after:])
 
     return call
-
-
-def _fake_over_seeds(fake: Callable[..., Any], rank: int | None) -> Callable[..., Any]:
-    """`over_seeds` for a fake kernel: every seed's results have the first one's shapes."""
-
-    def stacked(*args: Any) -> Any:
-        if rank is None or args[0].ndim <= rank:
-            return fake(*args)
-        results = stacked(*_of_seed(args, 0))
-        return tree_map_only(torch.Tensor, lambda each: each.new_empty((args[0].shape[0], *each.shape)), results)
-
-    return stacked
-
-
-def _of_seed(args: tuple[Any, ...], seed: int) -> list[Any]:
-    return [arg.select(0, seed) if isinstance(arg, torch.Tensor) else arg for arg in args]
-
-
-def _vmap_rule(qualified: str) -> Callable[..., Any]:
-    """The mapped dimension is the seed dimension; what is not mapped is the same for every seed."""
-    name = qualified.removeprefix("nfkern::")
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        def stacked(arg: Any, dim: int | None) -> Any:
-            if not isinstance(arg, torch.Tensor):
-                return arg
-            return arg.expand(info.batch_size, *arg.shape) if dim is None else arg.movedim(dim, 0)
-
-        results = getattr(torch.ops.nfkern, name).default(*map(stacked, args, in_dims))
-        return results, tree_map_only(torch.Tensor, lambda _: 0, results)
-
-    return rule
 
 
 def may_differentiate(arguments: Iterable[Any]) -> bool:
