@@ -12,7 +12,8 @@ from nfkern.kernels.coupling import cpu_kernels
 from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.coupling.schema import unflattened
 from nfkern.kernels.native_extension import call_reasons, device_reasons, load
-from nfkern.kernels.registry import Native, implement, over_seeds
+from nfkern.kernels.registry import Native, implement
+from nfkern.kernels.seeds import over_seeds
 
 
 def _coupling(function: Callable[..., Any], tensors: int) -> Native:
@@ -23,7 +24,7 @@ def _coupling(function: Callable[..., Any], tensors: int) -> Native:
         return cpu_kernels.reasons(args[0], CouplingParameters(*args[tensors:after]), args[after + 2])
 
     kernel = over_seeds(unflattened(function, tensors), 2)
-    return Native(lambda: kernel, device_reasons, reasons)
+    return Native(lambda: kernel, device_reasons, reasons, safe=True)
 
 
 def _causal(function: Callable[..., Any], reasons: Callable[..., list[str]]) -> Native:
@@ -35,7 +36,7 @@ def _causal(function: Callable[..., Any], reasons: Callable[..., list[str]]) -> 
         return reasons(args[0], Settings(*settings), *args[after + len(settings) :])
 
     kernel = over_seeds(causal_unflattened(function, 2), 3)
-    return Native(lambda: kernel, device_reasons, call_reasons)
+    return Native(lambda: kernel, device_reasons, call_reasons, safe=True)
 
 
 def _extension(name: str, rank: int | None) -> Native:
@@ -45,7 +46,7 @@ def _extension(name: str, rank: int | None) -> Native:
     def kernel() -> Callable[..., Any]:
         return over_seeds(getattr(load(), name), rank)
 
-    return Native(kernel, device_reasons, lambda first, *rest: call_reasons(first))
+    return Native(kernel, device_reasons, lambda first, *rest: call_reasons(first), safe=True)
 
 
 def register() -> None:

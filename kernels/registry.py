@@ -6,32 +6,83 @@ tensors, more than a whole native inverse at batch 1.
 
 import contextlib
 import functools
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map_only
+
+from nfkern.kernels.seeds import fake_over_seeds, of_seed, over_seeds, vmap_rule
 
 _library = torch.library.Library("nfkern", "DEF")
 _ops: dict[str, "Op"] = {}
 _natives: dict[tuple[str, str], "Native"] = {}
 _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
-_reference_forced = False
+
+
+class _Switch(threading.local):
+    """Whether this thread's calls go to the reference."""
+
+    forced = False
+
+
+_switch = _Switch()
 
 
 class Op:
     """An op under two names: `name`, which native kernels may override, and `name_reference`, which they may not."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, rank: int | None, check: Callable[..., None]) -> None:
         self.name = name
         self.dispatched = getattr(torch.ops.nfkern, name).default
         self.reference = getattr(torch.ops.nfkern, f"{name}_reference").default
+        self._rank, self._check = rank, check
+        self._arguments = [(each.name, str(each.type) == "Tensor") for each in self.dispatched._schema.arguments]
 
     def __call__(self, *args: Any) -> Any:
         """Run the native kernel registered for the tensors' device, or the reference."""
-        return (self.reference if _reference_forced else self.dispatched)(*args)
+        return (self.reference if _switch.forced else self.dispatched)(*args)
+
+    def for_one_seed(self, *args: Any) -> Any:
+        """The same for a caller who knows of no seeds: to him, one dimension more is an error."""
+        if getattr(args[0], "ndim", None) != self._rank:
+            self._check(*args)
+        return self(*args)
+
+    def check(self, *args: Any) -> None:
+        """Refuse arguments that the op is not defined for, with or without seeds.
+
+        Raises:
+            ValueError: a shape or a setting; the message names the argument.
+            TypeError: what is no tensor, a dtype or a device.
+        """
+        for (name, required), arg in zip(self._arguments, args, strict=False):
+            if arg is None and required:
+                raise TypeError(f"{name}: expected a torch.Tensor, got None")
+        first = args[0]
+        if self._rank is None or not isinstance(first, torch.Tensor) or first.ndim <= self._rank:
+            return self._check(*args)
+        seeds = first.shape[0]
+        if not seeds:
+            raise ValueError(f"{self._arguments[0][0]}: expected seeds, got shape {tuple(first.shape)}")
+        for (name, _), arg in zip(self._arguments, args, strict=False):
+            if isinstance(arg, torch.Tensor) and (not arg.ndim or arg.shape[0] != seeds):
+                of = self._arguments[0][0]
+                raise ValueError(f"{name}: expected {seeds} seeds in front as {of} has, got shape {tuple(arg.shape)}")
+        return self.check(*of_seed(args, 0))
+
+    def check_devices(self, *args: Any) -> None:
+        """Refuse tensors on several devices: with one on "meta", the results would be on another, without numbers.
+
+        Raises:
+            TypeError: the message names the argument.
+        """
+        first, device = self._arguments[0][0], getattr(args[0], "device", None)
+        for (name, _), arg in zip(self._arguments, args, strict=False):
+            if isinstance(arg, torch.Tensor) and arg.device != device:
+                raise TypeError(f"{name}: expected a tensor on {device} as {first}, got one on {arg.device}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +91,7 @@ class Native:
 
     Attributes:
         load: imports the kernel, a function of the op's arguments; called when it first runs.
+        safe: whether the kernel itself refuses what the op's check refuses; what it says then does not matter.
         device_reasons: why no call can run on a device; empty if some can.
         call_reasons: of the op's arguments, why this call cannot run; empty if it can.
     """
@@ -47,6 +99,7 @@ class Native:
     load: Callable[[], Callable[..., Any]]
     device_reasons: Callable[[torch.device], Sequence[str]]
     call_reasons: Callable[..., Sequence[str]]
+    safe: bool = False
 
 
 def implement(name: str, device_type: str, native: Native) -> None:
@@ -57,17 +110,29 @@ def implement(name: str, device_type: str, native: Native) -> None:
 
 def native_or_reference(name: str, native: Native) -> Callable[..., Any]:
     """An op's native kernel, giving way to the reference; with seeds in front, the kernel gets them all at once."""
-    reference = _ops[name].reference
+    op = _ops[name]
 
-    def run(*args: Any) -> Any:
+    def call(*args: Any) -> Any:
         if reasons := native.device_reasons(args[0].device):
             _say_once(args[0].device.type, "; ".join(reasons))
-            return reference(*args)
+            return op.reference(*args)
         if native.call_reasons(*args):
-            return reference(*args)
+            return op.reference(*args)
         return native.load()(*args)
 
-    return _without_autocast(run)
+    call = _without_autocast(call)
+
+    def run(*args: Any) -> Any:
+        if not native.safe:
+            op.check(*args)
+        try:
+            return call(*args)
+        except Exception:
+            # In the check's own words, if these arguments are the reason.
+            op.check(*args)
+            raise
+
+    return run
 
 
 @functools.cache
@@ -86,6 +151,7 @@ def define(
     reference: Callable[..., Any],
     fake: Callable[..., Any],
     backward: Callable[..., Any],
+    check: Callable[..., None],
     setup_context: Callable[..., None] | None = None,
 ) -> Op:
     """Define `nfkern::name` with its reference for every device, its fake kernel, its gradient and its vmap rule.
@@ -99,36 +165,47 @@ def define(
         rank: dimensions of the first tensor without seeds; None if any leading dimensions are alike to the op.
         reference: plain PyTorch, for one seed; it is the op's definition.
         fake: shapes, dtypes and devices of the results, without data, for one seed.
-        backward: `(ctx, *grads) -> grads of the arguments`, with or without seeds.
+        backward: `(ctx, *grads) -> grads of the arguments`, with or without seeds; runs what the forward pass ran.
+        check: of the op's arguments, for one seed; raises where the op is not defined for them. Whatever comes through
+            the dispatcher is checked, for the reference and for native kernels.
         setup_context: `(ctx, inputs, output)`, keeps what backward needs.
 
     Returns:
         The callable op.
     """
-    for qualified in (name, f"{name}_reference"):
+    names = (name, f"{name}_reference")
+    for qualified in names:
         _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag,))
-        _library.impl(qualified, _without_autocast(over_seeds(reference, rank)), "CompositeExplicitAutograd")
+    op = _ops[name] = Op(name, rank, check)
+    looped, fake = _without_autocast(over_seeds(reference, rank)), fake_over_seeds(fake, rank)
+
+    def checked(*args: Any) -> Any:
+        op.check(*args)
+        return looped(*args)
+
+    def without_data(*args: Any) -> Any:
+        op.check_devices(*args)
+        return fake(*args)
+
+    for qualified in names:
+        _library.impl(qualified, checked, "CompositeExplicitAutograd")
+        again = _as_forward(backward, reference=qualified != name)
         qualified = f"nfkern::{qualified}"
-        torch.library.register_fake(qualified, _fake_over_seeds(fake, rank), lib=_library)
-        torch.library.register_autograd(qualified, backward, setup_context=setup_context, lib=_library)
-        torch.library.register_vmap(qualified, _vmap_rule(qualified), lib=_library)
-    _ops[name] = Op(name)
-    return _ops[name]
+        torch.library.register_fake(qualified, without_data, lib=_library)
+        torch.library.register_autograd(qualified, again, setup_context=setup_context, lib=_library)
+        torch.library.register_vmap(qualified, vmap_rule(qualified), lib=_library)
+    return op
 
 
-def over_seeds(function: Callable[..., Any], rank: int | None) -> Callable[..., Any]:
-    """A kernel for one seed as one that also takes a leading seed dimension on every tensor: seed by seed, stacked."""
+def _as_forward(backward: Callable[..., Any], reference: bool) -> Callable[..., Any]:
+    """A backward that runs what its forward pass ran: autograd has threads of its own, which no context reaches."""
 
-    @functools.wraps(function)
-    def looped(*args: Any) -> Any:
-        if rank is None or args[0].ndim <= rank:
-            return function(*args)
-        results = [looped(*_of_seed(args, seed)) for seed in range(args[0].shape[0])]
-        if isinstance(results[0], torch.Tensor):
-            return torch.stack(results)
-        return tuple(torch.stack(each) for each in zip(*results, strict=True))
+    @functools.wraps(backward)
+    def run(ctx: Any, *grads: Any) -> Any:
+        with use_reference(reference):
+            return backward(ctx, *grads)
 
-    return looped
+    return run
 
 
 def gathered(function: Callable[..., Any], before: int, kind: Any) -> Callable[..., Any]:
@@ -139,38 +216,6 @@ def gathered(function: Callable[..., Any], before: int, kind: Any) -> Callable[.
         return function(*args[:before], kind(*args[before:after]), *args[after:])
 
     return call
-
-
-def _fake_over_seeds(fake: Callable[..., Any], rank: int | None) -> Callable[..., Any]:
-    """`over_seeds` for a fake kernel: every seed's results have the first one's shapes."""
-
-    def stacked(*args: Any) -> Any:
-        if rank is None or args[0].ndim <= rank:
-            return fake(*args)
-        results = stacked(*_of_seed(args, 0))
-        return tree_map_only(torch.Tensor, lambda each: each.new_empty((args[0].shape[0], *each.shape)), results)
-
-    return stacked
-
-
-def _of_seed(args: tuple[Any, ...], seed: int) -> list[Any]:
-    return [arg.select(0, seed) if isinstance(arg, torch.Tensor) else arg for arg in args]
-
-
-def _vmap_rule(qualified: str) -> Callable[..., Any]:
-    """The mapped dimension is the seed dimension; what is not mapped is the same for every seed."""
-    name = qualified.removeprefix("nfkern::")
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        def stacked(arg: Any, dim: int | None) -> Any:
-            if not isinstance(arg, torch.Tensor):
-                return arg
-            return arg.expand(info.batch_size, *arg.shape) if dim is None else arg.movedim(dim, 0)
-
-        results = getattr(torch.ops.nfkern, name).default(*map(stacked, args, in_dims))
-        return results, tree_map_only(torch.Tensor, lambda _: 0, results)
-
-    return rule
 
 
 def may_differentiate(arguments: Iterable[Any]) -> bool:
@@ -209,23 +254,25 @@ def backend_reasons(name: str, device: torch.device | str) -> list[str]:
         return ["this version has no native kernel for it"]
     native = _natives.get((name, device.type))
     reasons = [] if native is None else list(native.device_reasons(device))
-    return [*reasons, *(["use_reference() is in force"] if _reference_forced else [])]
+    return [*reasons, *(["use_reference() is in force"] if _switch.forced else [])]
 
 
 def reference_forced() -> bool:
-    """Whether `use_reference()` is in force."""
-    return _reference_forced
+    """Whether `use_reference()` is in force in this thread."""
+    return _switch.forced
 
 
 @contextlib.contextmanager
 def use_reference(enabled: bool = True) -> Iterator[None]:
-    """Run every op's reference inside this context, for the whole process, whatever native kernels there are."""
-    global _reference_forced
-    before, _reference_forced = _reference_forced, enabled
+    """Run every op's reference inside this context, whatever native kernels there are, in this thread alone.
+
+    A backward pass runs what its forward pass ran, wherever it is called.
+    """
+    before, _switch.forced = _switch.forced, enabled
     try:
         yield
     finally:
-        _reference_forced = before
+        _switch.forced = before
 
 
 def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -47,26 +48,32 @@ class Start:
     options: dict[str, Any]
 
 
-_recording: list[Start] | None = None
+class _Recorder(threading.local):
+    """Where this thread's launches are listed; None where they are made."""
+
+    starts: list[Start] | None = None
+
+
+_recorder = _Recorder()
 
 
 def start(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
     """Launch a kernel: the one place where it happens."""
-    if _recording is None:
+    if _recorder.starts is None:
         kernel[grid](*args, **options)
     else:
-        _recording.append(Start(kernel, grid, args, options))
+        _recorder.starts.append(Start(kernel, grid, args, options))
 
 
 @contextlib.contextmanager
 def recording() -> Iterator[list[Start]]:
-    """Inside, launches are listed instead of made: for inspection on machines without a GPU, with meta tensors."""
-    global _recording
-    before, _recording = _recording, list[Start]()
+    """Inside, this thread's launches are listed instead of made: for inspection without a GPU, with meta tensors."""
+    before, starts = _recorder.starts, list[Start]()
+    _recorder.starts = starts
     try:
-        yield _recording
+        yield starts
     finally:
-        _recording = before
+        _recorder.starts = before
 
 
 def dependent(device: torch.device) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from nfkern.kernels.causal.reference import Settings
 from nfkern.kernels.causal.schema import unflattened as causal_unflattened
 from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.coupling.schema import unflattened
-from nfkern.kernels.registry import Native, implement, over_seeds
+from nfkern.kernels.registry import Native, implement
+from nfkern.kernels.seeds import over_seeds
 from nfkern.kernels.triton_backend import device_reasons, on_its_device
 
 MAX_FEATURES, MAX_WIDTH, MAX_HEAD = 64, 1024, 256

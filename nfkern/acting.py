@@ -1,12 +1,15 @@
 """A frozen flow's calls on the CPU, from observations to results in one step of C++."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.modules import module as torch_module
 
 from nfkern.coupling_maps import CouplingMaps
-from nfkern.encoder import Encoder
+from nfkern.encoder import Encoder, LoweredLinear
 from nfkern.flow import readable
 from nfkern.kernels.native_extension import device_reasons, load
 from nfkern.kernels.registry import reference_forced
@@ -21,27 +24,27 @@ _MAPS = {
     "_map_to_data_with_score": "to_data_with_score",
 }
 
+_FLOAT32 = np.dtype(np.float32)
+_GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
+
+
+_SETTINGS = ("norm_eps", "scale_bound", "inverted", "bounds", "dtype", "context_features")
+_NEVER = object()
+
 
 class NativeCalls:
     """A frozen flow in the extension, made at the first call. A copy, or what comes back from a pickle, is empty.
 
-    It holds the flow's tensors and reads them anew in every call, so edits in place show.
+    It holds the flow's tensors and reads them anew in every call, so edits in place show. Where a tensor, a layer, a
+    hook or a setting has been assigned since, it is made anew. Threads may call at once: whichever sees it made, sees
+    all of it.
     """
 
     def __init__(self) -> None:
-        self._flow: Any = None
-        self._reasons: tuple[str, ...] | None = None
+        self._native: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (NativeCalls, ())
-
-    def of(self, flow: "Frozen") -> Any:
-        """The native flow, or None where this flow or machine has none, or `use_reference()` is in force."""
-        if self._reasons is None:
-            self._reasons = tuple(native_reasons(flow))
-            if not self._reasons:
-                self._flow = _gather(flow)
-        return None if reference_forced() else self._flow
 
     def run(self, flow: "Frozen", rows_map: str, events: Any, context: Any) -> tuple[torch.Tensor, ...] | None:
         """Results of a map of rows, if its arguments are plain tensors with the same batch shape; else None."""
@@ -50,8 +53,7 @@ class NativeCalls:
             return None
         if context is not None and type(context) is not torch.Tensor:
             return None
-        native = self.of(flow)
-        results = None if native is None else native.run(name, events, context)
+        results = self._call("run", flow, name, events, context)
         return None if results is None else tuple(results)
 
     def act(
@@ -62,16 +64,78 @@ class NativeCalls:
         temperature: float,
         generator: torch.Generator | None,
     ) -> np.ndarray | None:
-        """Actions for observations, or None where there is no native flow."""
-        native = self.of(flow)
-        if native is None:
-            return None
-        actions: np.ndarray = native.act(observations, sigma, temperature, generator)
+        """Actions for observations, or None where there is no native flow or an observation is not finite."""
+        if observations.dtype is not _FLOAT32:
+            # A number that is too large for it becomes infinite, which is then refused.
+            with np.errstate(over="ignore"):
+                observations = observations.astype(np.float32)
+        actions: np.ndarray | None = self._call("act", flow, observations, sigma, temperature, generator)
         return actions
+
+    def _call(self, name: str, flow: "Frozen", *arguments: Any) -> Any:
+        """What the native flow answers; None where this flow or machine has none, or `use_reference()` is in force.
+
+        Raises:
+            ValueError: a weight is not finite.
+        """
+        native = self._native
+        if native is _NEVER or reference_forced():
+            return None
+        found = False if native is None else getattr(native, name)(flow, *arguments)
+        while found is False:
+            # Made of one look at the flow; if another thread assigns meanwhile, the next look shows it.
+            native = self._native = _make(flow)
+            if native is None or native is _NEVER:
+                return None
+            found = getattr(native, name)(flow, *arguments)
+        return found
 
 
 def native_reasons(flow: "Frozen") -> list[str]:
     """Why the extension cannot run a frozen flow's calls as a whole; empty if it can."""
+    return _lasting_reasons(flow) or _flow_reasons(flow) or _encoder_reasons(flow.encoder, flow.context_features)
+
+
+def _make(flow: "Frozen") -> Any:
+    """The native flow, None where the flow as it is now has none, `_NEVER` where it cannot have one."""
+    if _lasting_reasons(flow):
+        return _NEVER
+    if _flow_reasons(flow):
+        return None
+    # Looked at first: what is assigned while the rest goes on shows at the next call.
+    source = _source(flow)
+    if _flow_reasons(flow) or _encoder_reasons(flow.encoder, flow.context_features):
+        return None
+    flow.refuse_broken()
+    return _gather(flow, *source)
+
+
+def _source(flow: "Frozen") -> tuple[Any, ...]:
+    """All that decides on the native flow, as the extension looks at it in every call.
+
+    Settings by name; entries of dicts; dicts of tensors and layers with what they hold; dicts of attributes and hooks
+    with how many they hold, for one more may be a `forward`; modules with their types. The flow's own attributes come
+    with each call, for they hold `NativeCalls`: it would never be free.
+    """
+    modules = (
+        [] if flow.encoder is None else [m for m in (flow.encoder, *flow.encoder._modules.values()) if m is not None]
+    )
+    watched: list[dict[Any, Any]] = [flow._buffers, flow._modules, *(m._modules for m in modules[:1])]
+    watched += [module._parameters for module in modules if module._parameters]
+    counted: list[dict[Any, Any]] = [*_GLOBAL_HOOKS]
+    for module in modules:
+        counted += [module.__dict__, module._forward_hooks, module._forward_pre_hooks]
+    return (
+        {name: flow.__dict__[name] for name in _SETTINGS},
+        [(module.__dict__, "eps", module.__dict__["eps"]) for module in modules if "eps" in module.__dict__],
+        [(each, tuple(each.values())) for each in watched],
+        [(each, len(each)) for each in counted],
+        [(module, type(module)) for module in modules],
+    )
+
+
+def _lasting_reasons(flow: "Frozen") -> list[str]:
+    """Reasons that last until the flow is moved, which makes a new `NativeCalls`."""
     if not isinstance(flow, CouplingMaps):
         return [f"{type(flow).__name__}: it takes coupling flows"]
     device = flow._like.device
@@ -80,19 +144,85 @@ def native_reasons(flow: "Frozen") -> list[str]:
     reasons = list(device_reasons(device))
     if flow._like.dtype != torch.float32 or flow.dtype not in (torch.float32, torch.bfloat16):
         reasons.append(f"dtype {flow.dtype}: it takes float32 and bfloat16")
-    if flow.inverted:
-        reasons.append("inverted=True")
-    if flow.bounds is not None:
-        reasons.append(f"bounds={flow.bounds!r}")
-    if flow.encoder is not None and type(flow.encoder) is not Encoder:
-        reasons.append(f"encoder {type(flow.encoder).__name__}: it takes nfkern.Encoder")
     return reasons
 
 
-def _gather(flow: "Frozen") -> Any:
+def _flow_reasons(flow: Any) -> list[str]:
+    if flow.inverted:
+        return ["inverted=True"]
+    if flow.bounds is not None:
+        return [f"bounds={flow.bounds!r}"]
+    reasons = []
+    for name, tensor in flow._buffers.items():
+        if tensor is None and not name.startswith("norm") and (flow.context_features or name != "context_weight"):
+            reasons.append(f"{name}: None")
+        if not _plain(tensor):
+            reasons.append(f"{name}: no plain tensor")
+    if flow.hidden_weight is not None and flow.hidden_weight.dtype != flow.dtype:
+        reasons.append(f"hidden_weight in {flow.hidden_weight.dtype}, the flow was frozen in {flow.dtype}")
+    return reasons
+
+
+def _encoder_reasons(encoder: nn.Module | None, context_features: int) -> list[str]:
+    """Why the extension cannot take an encoder, from its layers as they are: types, hooks, tensors and sizes."""
+    if encoder is None:
+        return []
+    if type(encoder) is not Encoder:
+        return [f"encoder {type(encoder).__name__}: it takes nfkern.Encoder"]
+    layers: list[Any] = list(encoder._modules.values())
+    width = encoder.config["in_features"]
+    kinds = (nn.Linear, nn.LayerNorm, nn.SiLU)
+    if len(layers) % 3 != 1:
+        return [f"encoder of {len(layers)} layers: it takes those of nfkern.Encoder"]
+    if any(_GLOBAL_HOOKS) or _hooked(encoder):
+        return ["encoder with hooks or a forward of its own"]
+    for index, layer in enumerate(layers):
+        if reason := _layer_reason(layer, kinds[index % 3], width):
+            return [f"encoder.{index}: {reason}"]
+        if index % 3 == 0:
+            width = layer.weight.shape[0]
+    return [] if width == context_features else [f"encoder: {width} features, the flow takes {context_features}"]
+
+
+def _layer_reason(layer: Any, kind: type[nn.Module], width: int) -> str | None:
+    """What is another way than in an `Encoder` about a layer that takes `width` features."""
+    found: type = type(layer)
+    if found is not kind and not (kind is nn.Linear and found is LoweredLinear):
+        return f"{found.__name__} in the place of {kind.__name__}"
+    if _hooked(layer):
+        return "hooks or a forward of its own"
+    if kind is nn.SiLU:
+        return None
+    if layer.weight is None or layer.bias is None or not _plain(layer.weight) or not _plain(layer.bias):
+        return "weight and bias are not two plain tensors"
+    sizes, biases = tuple(layer.weight.shape), tuple(layer.bias.shape)
+    if kind is nn.LayerNorm:
+        fits = sizes == biases == tuple(layer.normalized_shape) == (width,) and layer.eps > 0
+    else:
+        fits = len(sizes) == 2 and sizes[0] > 0 and sizes[1] == width and biases == sizes[:1]
+    if not fits:
+        return f"weight of shape {sizes} and bias of {biases} for {width} features"
+    lowered = torch.bfloat16 if found is LoweredLinear else torch.float32
+    if layer.weight.dtype != lowered or layer.bias.dtype != torch.float32:
+        return f"weight in {layer.weight.dtype}, bias in {layer.bias.dtype}"
+    return None
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+
+
+def _plain(tensor: torch.Tensor | None) -> bool:
+    """Whether it is in memory as it says, or not there."""
+    if tensor is None:
+        return True
+    return type(tensor) in (torch.Tensor, nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def _gather(flow: "Frozen", *source: Any) -> Any:
     assert isinstance(flow, CouplingMaps)
-    layers = [] if flow.encoder is None else _encoder_layers(flow.encoder)
     return load().ActingFlow(
+        *source,
         list(flow._parameters_tuple),
         flow.context_weight,
         flow.input_bias,
@@ -102,16 +232,13 @@ def _gather(flow: "Frozen") -> Any:
         flow.inverse_log_det,
         flow.norm_eps,
         flow.scale_bound,
-        layers,
+        [] if flow.encoder is None else list(_encoder_layers(flow.encoder)),
     )
 
 
-def _encoder_layers(encoder: Any) -> list[tuple[Any, ...]]:
-    """Each layer's Linear and LayerNorm; the last has only the former."""
+def _encoder_layers(encoder: Any) -> Iterator[tuple[Any, ...]]:
+    """Each layer's name, Linear and LayerNorm; the last has no norm."""
     *hidden, last = encoder
-    layers: list[tuple[Any, ...]] = []
-    for linear, norm in zip(hidden[::3], hidden[1::3], strict=True):
-        layers.append(
-            (linear.weight.detach(), linear.bias.detach(), norm.weight.detach(), norm.bias.detach(), norm.eps)
-        )
-    return [*layers, (last.weight.detach(), last.bias.detach(), None, None, 0.0)]
+    for index, (linear, norm) in enumerate(zip(hidden[::3], hidden[1::3], strict=True)):
+        yield f"encoder.{3 * index}", linear.weight, linear.bias, norm.weight, norm.bias, norm.eps
+    yield f"encoder.{len(hidden)}", last.weight, last.bias, None, None, 0.0

@@ -4,15 +4,16 @@ from typing import Any, Literal
 
 import torch
 
+from nfkern.chunked import Chunked
 from nfkern.context import autocast_dtype, project
-from nfkern.flow import Context, Flow, shape_of
+from nfkern.flow import Context, shape_of
 from nfkern.kernels import CausalParameters, causal
 
 Method = Literal["auto", "cached", "jacobi"]
 _DEFAULTS = {"method": "auto", "tolerance": None, "guidance": 0.0, "annealed": False}
 
 
-class CausalMaps(Flow):
+class CausalMaps(Chunked):
     """A flow that runs the causal ops; a subclass brings the tensors, as parameters or as buffers.
 
     Samples have no gradients: what differentiates them is an error.

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
+from nfkern.chunked import Chunked
 from nfkern.context import autocast_dtype, project
-from nfkern.flow import Flow
 from nfkern.kernels import CouplingParameters, coupling
 
 
-class CouplingMaps(Flow):
+class CouplingMaps(Chunked):
     """A flow that runs the coupling ops; a subclass brings the tensors, as parameters or as buffers."""
 
     norm_eps: float

@@ -59,12 +59,16 @@ class LoweredLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(*batch, in) -> (*batch, out)."""
-        return linear(inputs.to(self.weight.dtype), self.weight).to(inputs.dtype) + self.bias
+        product = linear(inputs.to(self.weight.dtype), self.weight).to(inputs.dtype)
+        return product if self.bias is None else product + self.bias
 
 
 def lower_hidden(encoder: Encoder, dtype: torch.dtype) -> None:
-    """Put the weights between hidden layers in `dtype`, in place, for acting; first and last layers stay."""
-    for index in range(1, encoder.config["layers"]):
-        layer = encoder[3 * index]
-        assert isinstance(layer, nn.Linear)
-        encoder[3 * index] = LoweredLinear(layer, dtype)
+    """Put the weights between hidden layers in `dtype`, in place, for acting; first and last layers stay.
+
+    Only plain layers without hooks: of others, nobody knows what they do to their weight.
+    """
+    for index in [i for i, layer in enumerate(encoder) if isinstance(layer, nn.Linear)][1:-1]:
+        layer = encoder[index]
+        if type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks):
+            encoder[index] = LoweredLinear(layer, dtype)

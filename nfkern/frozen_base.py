@@ -1,6 +1,5 @@
 """What every flow that was frozen for acting shares: buffers instead of parameters, no autograd, numpy to numpy."""
 
-import copy
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -16,8 +15,9 @@ from torch import nn
 from nfkern.acting import NativeCalls
 from nfkern.context import ProjectedContext
 from nfkern.cuda_graphs import CapturedCalls
-from nfkern.encoder import Encoder, lower_hidden
-from nfkern.flow import Context, Flow, shape_of
+from nfkern.encoder import Encoder
+from nfkern.flow import Context, Flow, readable, shape_of
+from nfkern.frozen_encoder import called, encoded, frozen_encoder, refuse_broken
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -38,12 +38,13 @@ class Frozen(Flow):
         self.dtype = flow._like.dtype if dtype is None else dtype
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
-        _check_encoder(encoder, flow.context_features)
         # Out of inference mode, so that the buffers are ordinary tensors.
         with torch.inference_mode(False), torch.no_grad():
             for name, tensor in self._tensors(flow).items():
                 self.register_buffer(name, tensor)
-            self.encoder = None if encoder is None else _frozen_encoder(encoder, self.dtype)
+            self.encoder = (
+                None if encoder is None else frozen_encoder(encoder, self._like, self.dtype, flow.context_features)
+            )
         self._calls = CapturedCalls()
         self._native = NativeCalls()
         self.eval()
@@ -111,7 +112,8 @@ class Frozen(Flow):
             (*batch, *event), float32.
 
         Raises:
-            ValueError: a shape that does not fit, a number out of range, or a flow without context.
+            ValueError: a shape that does not fit, an observation or a weight that is not finite, a number out of range,
+                or a flow without context.
             TypeError: observations are no array of numbers.
         """
         if not isinstance(observations, np.ndarray) or observations.dtype.kind not in "fiu":
@@ -125,10 +127,24 @@ class Frozen(Flow):
         actions = self._native.act(self, observations, sigma, temperature, generator)
         if actions is not None:
             return actions
-        context = torch.from_numpy(np.ascontiguousarray(observations)).to(self._like)
+        with np.errstate(over="ignore"):
+            numbers = np.ascontiguousarray(observations, np.float64 if self.dtype == torch.float64 else np.float32)
+        if not (finite := np.isfinite(numbers)).all():
+            where = np.argwhere(~finite)[0].tolist()
+            number = called(numbers[tuple(where)])
+            raise ValueError(f"observations: expected finite numbers, got {number} first at index {where}")
+        context = torch.from_numpy(numbers).to(self._like)
         options = {"temperature": temperature, "generator": generator}
         result = self.sample_denoised(sigma, (), context, **options) if sigma else self.sample((), context, **options)
         return result.float().cpu().numpy()
+
+    def refuse_broken(self) -> None:
+        """Nothing, if all weights are finite.
+
+        Raises:
+            ValueError: one is not; the message names it.
+        """
+        refuse_broken(self, "expected finite parameters")
 
     def rsample(self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any) -> torch.Tensor:
         """As `sample`; only where no gradient is recorded, which would not come."""
@@ -180,6 +196,10 @@ class Frozen(Flow):
         with torch.no_grad():
             return super()._run(rows_map, name, events, context)
 
+    def _explain_nan(self, results: tuple[torch.Tensor, ...]) -> None:
+        if readable(results[0]) and not all(math.isfinite(result.sum().item()) for result in results):
+            self.refuse_broken()
+
     @torch.no_grad()
     def _project(self, context: Context, dropout: bool = False) -> ProjectedContext:
         if self.encoder is None or context is None or isinstance(context, ProjectedContext):
@@ -188,13 +208,7 @@ class Frozen(Flow):
             context = self._checked("context", context, (self.encoder.config["in_features"],))
         if not isinstance(context, torch.Tensor):
             raise TypeError(f"context: expected a torch.Tensor of observations, got {type(context).__name__}")
-        encoded = self.encoder(context)
-        wanted, found = (*context.shape[:-1], self.context_features), shape_of(encoded)
-        if found != wanted:
-            raise ValueError(
-                f"encoder: expected contexts of shape {wanted} for observations {shape_of(context)}, got {found}"
-            )
-        return super()._project(encoded)
+        return super()._project(encoded(self.encoder, context, self.context_features))
 
     def _project_rows(self, context: torch.Tensor | None) -> torch.Tensor:
         # The maps, beside this class in every subclass, have what it calls here.
@@ -234,20 +248,6 @@ class Frozen(Flow):
             )
 
 
-def _check_encoder(encoder: nn.Module | None, context_features: int) -> None:
-    if encoder is None:
-        return
-    if not isinstance(encoder, nn.Module):
-        raise TypeError(f"encoder: expected a torch.nn.Module, got {type(encoder).__name__}")
-    if not context_features:
-        raise ValueError("encoder: expected None for a flow with context_features=0, got a module")
-    if isinstance(encoder, Encoder) and encoder.config["out_features"] != context_features:
-        raise ValueError(
-            f"encoder: expected out_features={context_features} as the flow's context_features, "
-            f"got {encoder.config['out_features']}"
-        )
-
-
 def other_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of everything but hidden weights."""
     return torch.float32 if dtype.itemsize == 2 else dtype
@@ -270,12 +270,3 @@ def rounded(
                 f"{name}: not finite when frozen in {wanted}: the flow has NaN, infinite or too large parameters"
             )
     return found
-
-
-def _frozen_encoder(encoder: nn.Module, dtype: torch.dtype) -> nn.Module:
-    # An Encoder's LayerNorms stay as they are: SiLU stands between their weights and the next product.
-    copied = copy.deepcopy(encoder).to(other_dtype(dtype)).requires_grad_(False)
-    copied.zero_grad(set_to_none=True)
-    if isinstance(copied, Encoder) and dtype.itemsize == 2:
-        lower_hidden(copied, dtype)
-    return copied

@@ -3,6 +3,7 @@
 
 #include "../native/bindings.h"
 #include "../native/runtime.h"
+#include "../native/tensors.h"
 
 namespace nfkern {
 namespace {
@@ -14,11 +15,11 @@ constexpr double kLogTwoPi = 1.8378770664093453;
 constexpr int64_t kRows = 1024;
 
 template <class T>
-Tensor log_prob_of(const Tensor& given) {
-  const Tensor z = given.contiguous();
+Tensor log_prob_of(const Tensor& z) {
   const int64_t features = z.size(-1);
+  Pointers<T> tensors;
+  const T* from = tensors.pointer("z", z, z.sizes());
   Tensor result = at::empty(z.sizes().slice(0, z.dim() - 1), z.options());
-  const T* from = z.const_data_ptr<T>();
   T* to = result.data_ptr<T>();
   const T constant = static_cast<T>(static_cast<double>(features) * kLogTwoPi);
   const pybind11::gil_scoped_release unlocked;
@@ -33,15 +34,12 @@ Tensor log_prob_of(const Tensor& given) {
 }
 
 template <class T>
-Tensor backward_of(const Tensor& given_grad, const Tensor& given) {
-  const Tensor z = given.contiguous(), grad = given_grad.contiguous();
-  const at::IntArrayRef leading = z.sizes().slice(0, z.dim() - 1);
-  TORCH_CHECK_VALUE(grad.sizes() == leading && grad.scalar_type() == z.scalar_type() && grad.is_cpu(),
-                    "grad: expected ", z.scalar_type(), " of shape ", leading, " on the CPU, got ", grad.scalar_type(),
-                    " of ", grad.sizes(), " on ", grad.device());
+Tensor backward_of(const Tensor& grad, const Tensor& z) {
   const int64_t features = z.size(-1);
+  Pointers<T> tensors;
+  const T* from = tensors.pointer("z", z, z.sizes());
+  const T* grads = tensors.pointer("grad", grad, z.sizes().slice(0, z.dim() - 1));
   Tensor result = at::empty(z.sizes(), z.options());
-  const T *from = z.const_data_ptr<T>(), *grads = grad.const_data_ptr<T>();
   T* to = result.data_ptr<T>();
   const pybind11::gil_scoped_release unlocked;
   over_rows(grad.numel(), kRows, [&](int64_t begin, int64_t end) {

@@ -5,7 +5,22 @@ from typing import Any
 import torch
 
 from nfkern.kernels.base import reference
+from nfkern.kernels.checks import check_floating, check_like, check_tensor
 from nfkern.kernels.registry import define, refuse_gradient
+
+
+def _check(z: torch.Tensor) -> None:
+    if z.ndim < 1:
+        raise ValueError(f"z: expected shape (..., features), got {tuple(z.shape)}")
+    check_tensor("z", z, z.shape)
+    check_floating("z", z)
+
+
+def _check_backward(grad: torch.Tensor, z: torch.Tensor) -> None:
+    _check(z)
+    check_tensor("grad", grad, z.shape[:-1])
+    check_like("grad", grad, z, "z")
+
 
 _backward_op = define(
     "standard_normal_log_prob_backward",
@@ -14,6 +29,7 @@ _backward_op = define(
     reference=reference.standard_normal_log_prob_backward,
     fake=lambda grad, z: torch.empty_like(z),
     backward=refuse_gradient("the gradient of standard_normal_log_prob"),
+    check=_check_backward,
 )
 
 
@@ -34,6 +50,7 @@ _op = define(
     reference=reference.standard_normal_log_prob,
     fake=lambda z: z.new_empty(z.shape[:-1]),
     backward=_backward,
+    check=_check,
     setup_context=_setup_context,
 )
 
@@ -49,8 +66,7 @@ def standard_normal_log_prob(z: torch.Tensor) -> torch.Tensor:
 
     Raises:
         ValueError: z has no feature dimension.
+        TypeError: z is not floating point.
     """
-    if z.ndim < 1:
-        raise ValueError(f"z: expected shape (..., features), got {tuple(z.shape)}")
     log_prob: torch.Tensor = _op(z)
     return log_prob

@@ -1,11 +1,12 @@
-// The causal flow's kernels as functions on tensors. Arguments are those of the ops (see `op.py`), which has checked
-// shapes, dtypes and devices; `cpu_registration.py` has sent elsewhere what is not supported.
+// The causal flow's kernels as functions on tensors. Arguments are those of the ops (see `op.py`);
+// `cpu_registration.py` has sent elsewhere what is not supported.
 #include "cpu.h"
 
 #include <ATen/ATen.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "../native/bindings.h"
 #include "../native/memory.h"
@@ -24,6 +25,7 @@ using Parameters = std::vector<Tensor>;
 template <class T>
 struct CausalProblem : Pointers<T> {
   Causal<T> sizes{};
+  const T* x;
 
   CausalProblem(const Tensor& x, const Tensor& context_term, const Parameters& parameters, int64_t heads, bool prefix,
                 double norm_eps, std::optional<double> scale_bound) {
@@ -31,16 +33,19 @@ struct CausalProblem : Pointers<T> {
                       parameters.size());
     Causal<T>& p = sizes;
     const Tensor &position = parameters[1], &up = parameters[10];
-    TORCH_CHECK_VALUE(position.dim() == 3 && up.dim() == 4, "position, up_weight: expected 3 and 4 dimensions, got ",
-                      position.dim(), " and ", up.dim());
+    TORCH_CHECK_VALUE(position.dim() == 3 && up.dim() == 4 && position.numel() && up.numel(),
+                      "position, up_weight: expected 3 and 4 dimensions and no empty one, got ", position.sizes(),
+                      " and ", up.sizes());
     p.rows = x.size(0), p.tokens = x.size(1), p.features = x.size(2);
     p.blocks = position.size(0), p.positions = position.size(1), p.width = position.size(2);
     p.layers = up.size(1), p.heads = heads, p.prefix = prefix;
-    TORCH_CHECK_VALUE(p.tokens <= p.positions, "x: expected at most ", p.positions, " tokens, got ", p.tokens);
+    TORCH_CHECK_VALUE(p.length() > 0 && p.tokens <= p.positions, "x: expected ", prefix ? 1 : 2, " to ", p.positions,
+                      " tokens, got ", p.tokens);
     TORCH_CHECK_VALUE(heads > 0 && p.width % heads == 0, "heads: expected a divisor of ", p.width, ", got ", heads);
     TORCH_CHECK_VALUE(context_term.dim() == 3 && context_term.size(0) > 0 && p.rows % context_term.size(0) == 0,
                       "context_term: expected groups that divide ", p.rows, " rows, got ", context_term.sizes());
     p.groups = context_term.size(0);
+    this->x = whole("x", x, {p.rows, p.tokens, p.features});
     p.context_term = whole("context_term", context_term, {p.groups, p.blocks, p.width});
     const int64_t hidden = up.size(2);
     p.input_weight = whole("input_weight", parameters[0], {p.blocks, p.width, p.features});
@@ -55,11 +60,11 @@ struct CausalProblem : Pointers<T> {
     p.down = product("down", parameters[12], parameters[13], p.width, hidden);
     const auto lowered = [](const LayerProduct<T>& each) { return each.bf16 != nullptr; };
     TORCH_CHECK_VALUE(lowered(p.qkv) == lowered(p.projection) && lowered(p.qkv) == lowered(p.up) &&
-                          lowered(p.qkv) == lowered(p.down) && (sizeof(T) == sizeof(float) || !lowered(p.qkv)),
+                          lowered(p.qkv) == lowered(p.down),
                       "parameters: expected the layers' weights all in bfloat16, for float32, or none");
     p.output_weight = whole("output_weight", parameters[14], {p.blocks, 2, p.features, p.width});
     p.output_bias = whole("output_bias", parameters[15], {p.blocks, 2, p.features});
-    p.norm_eps = static_cast<T>(norm_eps), p.scale_bound = static_cast<T>(scale_bound.value_or(0));
+    p.norm_eps = checked_norm_eps<T>(norm_eps), p.scale_bound = checked_scale_bound<T>(scale_bound);
   }
 
   void guide(const Tensor& unconditional_term, double guidance, bool annealed) {
@@ -69,8 +74,7 @@ struct CausalProblem : Pointers<T> {
 
  private:
   const T* whole(const char* name, const Tensor& tensor, std::vector<int64_t> shape) {
-    check_shape(name, tensor, shape);
-    return this->pointer(tensor);
+    return this->pointer(name, tensor, shape);
   }
 
   const T* of_layers(const char* name, const Tensor& tensor, std::vector<int64_t> shape) {
@@ -79,9 +83,9 @@ struct CausalProblem : Pointers<T> {
   }
 
   LayerProduct<T> product(const char* name, const Tensor& weight, const Tensor& bias, int64_t outputs, int64_t depth) {
-    check_shape(name, weight, {sizes.blocks, sizes.layers, outputs, depth});
-    const uint16_t* bf16 = this->bf16_pointer(weight);
-    return {outputs, depth, bf16 ? nullptr : this->pointer(weight), bf16, of_layers(name, bias, {outputs})};
+    const uint16_t* bf16 = this->bf16_pointer(name, weight, {sizes.blocks, sizes.layers, outputs, depth});
+    return {outputs, depth, bf16 ? nullptr : of_layers(name, weight, {outputs, depth}), bf16,
+            of_layers(name, bias, {outputs})};
   }
 };
 
@@ -102,6 +106,9 @@ Mapped map_of(bool to_data, const Tensor& x, const Tensor& context_term, const P
               bool prefix, double norm_eps, std::optional<double> scale_bound,
               const std::optional<Tensor>& unconditional_term, double guidance, bool annealed, bool keep_hidden) {
   CausalProblem<T> problem(x, context_term, parameters, heads, prefix, norm_eps, scale_bound);
+  TORCH_CHECK_VALUE(std::isfinite(guidance) && guidance >= 0 && (unconditional_term || guidance == 0),
+                    "guidance: expected a finite number >= 0, and more than 0 with an unconditional_term alone, got ",
+                    guidance);
   if (unconditional_term) problem.guide(*unconditional_term, guidance, annealed);
   const Causal<T>& p = problem.sizes;
   Tensor result = at::empty(x.sizes(), x.options()), log_det = at::empty({p.rows}, x.options());
@@ -110,7 +117,7 @@ Mapped map_of(bool to_data, const Tensor& x, const Tensor& context_term, const P
                             : at::empty({0}, x.options());
   const CausalResults<T> results{result.data_ptr<T>(), log_det.data_ptr<T>(), inputs.data_ptr<T>(),
                                  keep_hidden ? kept.data_ptr<T>() : nullptr};
-  const T* from = problem.pointer(x);
+  const T* from = problem.x;
   {
     const pybind11::gil_scoped_release unlocked;
     const InstructionSet& set = instruction_set();

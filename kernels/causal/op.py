@@ -1,14 +1,13 @@
 """The causal flow's ops: checks, registration, gradients and public functions."""
 
-import math
 from typing import Any
 
 import torch
 
 from nfkern.kernels.causal import reference, sampling
+from nfkern.kernels.causal.checks import check_backward, check_latent, check_sampling, check_score, check_tolerance
 from nfkern.kernels.causal.parameters import CausalParameters
 from nfkern.kernels.causal.schema import PARAMETER_COUNT, PARAMETERS, SETTINGS, fake, fake_backward, unflattened
-from nfkern.kernels.causal_affine.op import check_scale_bound
 from nfkern.kernels.registry import define, may_differentiate, refuse_gradient
 
 METHODS = ("auto", "cached", "jacobi")
@@ -29,6 +28,7 @@ _to_latent_backward = define(
     reference=unflattened(reference.to_latent_backward, 4),
     fake=fake_backward,
     backward=refuse_gradient("the gradient of causal_flow to_latent (double backward)"),
+    check=unflattened(check_backward, 4),
 )
 
 
@@ -63,6 +63,7 @@ _to_latent = define(
     reference=unflattened(reference.to_latent, 2),
     fake=fake,
     backward=_backward,
+    check=unflattened(check_latent, 2),
     setup_context=_setup_context,
 )
 _to_data = define(
@@ -73,6 +74,7 @@ _to_data = define(
     reference=unflattened(sampling.to_data, 2),
     fake=lambda z, *_: (z.new_empty(z.shape), z.new_empty(z.shape[:1])),
     backward=refuse_gradient("sampling from a causal flow"),
+    check=unflattened(check_sampling, 2),
 )
 _to_data_with_score = define(
     "causal_flow_to_data_with_score",
@@ -81,6 +83,7 @@ _to_data_with_score = define(
     reference=unflattened(sampling.to_data_with_score, 2),
     fake=lambda z, *_: (z.new_empty(z.shape), z.new_empty(z.shape[:1]), z.new_empty(z.shape)),
     backward=refuse_gradient("the score of a causal flow"),
+    check=unflattened(check_score, 2),
 )
 
 
@@ -115,10 +118,9 @@ def to_latent(
         ValueError: shapes that do not fit; the message names the argument.
         TypeError: dtypes or devices that differ from those of x.
     """
-    _check(x, context_term, parameters, "x", heads, prefix, scale_bound, compute_dtype)
     arguments, settings = (x, context_term, *parameters), (heads, prefix, norm_eps, scale_bound, compute_dtype)
-    keep_hidden = may_differentiate(arguments) and _keeps_hidden(x, parameters)
-    z, log_det, *_ = _to_latent(*arguments, *settings, keep_hidden)
+    keep_hidden = may_differentiate(arguments) and _keeps_hidden(*arguments, *settings)
+    z, log_det, *_ = _to_latent.for_one_seed(*arguments, *settings, keep_hidden)
     return z, log_det
 
 
@@ -161,25 +163,14 @@ def to_data(
     Returns:
         x (rows, tokens, features) and the map's log-determinant (rows), with guidance that of the guided map.
     """
-    _check(z, context_term, parameters, "z", heads, prefix, scale_bound, compute_dtype)
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
-    if tolerance is not None and not 0 <= tolerance < math.inf:
-        raise ValueError(f"tolerance: expected a finite number >= 0, got {tolerance!r}")
-    if not 0 <= guidance < math.inf:
-        raise ValueError(f"guidance: expected a finite number >= 0, got {guidance!r}")
-    if guidance:
-        if unconditional_term is None:
-            raise ValueError(f"unconditional_term: expected the term of no context for guidance={guidance}, got None")
-        blocks, _, width = parameters.position.shape
-        _check_term("unconditional_term", unconditional_term, blocks, width, z)
-        if unconditional_term.shape[0] != 1:
-            raise ValueError(f"unconditional_term: expected one group, got {unconditional_term.shape[0]}")
+    check_tolerance(tolerance)
     if method == "jacobi":
         tolerance = TOLERANCE * torch.finfo(z.dtype).eps / 2**-23 if tolerance is None else tolerance
     elif tolerance is not None:
         raise ValueError(f"tolerance: expected None for method={method!r}, got {tolerance!r}")
-    x, log_det = _to_data(
+    x, log_det = _to_data.for_one_seed(
         z,
         context_term,
         *parameters,
@@ -211,9 +202,8 @@ def to_data_with_score(
 
     Arguments and errors as in `to_latent`. The base is N(0, I). Not differentiable.
     """
-    _check(z, context_term, parameters, "z", heads, prefix, scale_bound, compute_dtype)
     settings = (heads, prefix, norm_eps, scale_bound, compute_dtype)
-    x, log_det, score = _to_data_with_score(z, context_term, *parameters, *settings)
+    x, log_det, score = _to_data_with_score.for_one_seed(z, context_term, *parameters, *settings)
     return x, log_det, score
 
 
@@ -232,52 +222,19 @@ def score(
 
     Arguments and errors as in `to_latent`. Not differentiable.
     """
-    _check(x, context_term, parameters, "x", heads, prefix, scale_bound, compute_dtype)
     settings = (heads, prefix, norm_eps, scale_bound, compute_dtype)
-    x, context_term = x.detach(), context_term.detach()
-    detached = [parameter.detach() for parameter in parameters]
-    keep_hidden = _keeps_hidden(x, parameters)
-    z, log_det, inputs, kept = _to_latent(x, context_term, *detached, *settings, keep_hidden)
-    arguments = (-z, torch.ones_like(log_det), inputs, context_term, *detached, *settings, False)
+    keep_hidden = _keeps_hidden(x, context_term, *parameters, *settings)
+    x, *detached = (each.detach() for each in (x, context_term, *parameters))
+    z, log_det, inputs, kept = _to_latent.for_one_seed(x, *detached, *settings, keep_hidden)
+    arguments = (-z, torch.ones_like(log_det), inputs, *detached, *settings, False)
     grad: torch.Tensor = _to_latent_backward(*arguments, kept if keep_hidden else None)[0]
     return grad
 
 
-def _keeps_hidden(x: torch.Tensor, parameters: CausalParameters) -> bool:
+def _keeps_hidden(*arguments: Any) -> bool:
     """Whether a pass should keep its hidden activations for the derivative: on a CPU, up to `KEPT_BYTES`."""
+    _to_latent.check(*arguments)
+    x, parameters = arguments[0], CausalParameters(*arguments[2 : 2 + PARAMETER_COUNT])
     blocks, layers, hidden, width = parameters.up_weight.shape
     size = x.shape[0] * x.shape[1] * blocks * layers * (5 * width + hidden) * x.itemsize
     return bool(x.device.type == "cpu" and size <= KEPT_BYTES)
-
-
-def _check(
-    x: torch.Tensor,
-    context_term: torch.Tensor,
-    parameters: CausalParameters,
-    name: str,
-    heads: int,
-    prefix: bool,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
-) -> None:
-    parameters.check(x, compute_dtype)
-    blocks, positions, width = parameters.position.shape
-    features, least = parameters.input_weight.shape[-1], 1 if prefix else 2
-    if x.ndim != 3 or x.shape[2] != features or not least <= x.shape[1] <= positions:
-        raise ValueError(
-            f"{name}: expected shape (rows, {least} to {positions} tokens, {features}), got {tuple(x.shape)}"
-        )
-    if heads < 1 or width % heads:
-        raise ValueError(f"heads: expected a divisor of the width {width}, got {heads}")
-    check_scale_bound(scale_bound)
-    _check_term("context_term", context_term, blocks, width, x)
-    groups = context_term.shape[0]
-    if x.shape[0] % groups if groups else x.shape[0]:
-        raise ValueError(f"context_term: expected groups that divide {x.shape[0]} rows, got {groups}")
-
-
-def _check_term(name: str, term: torch.Tensor, blocks: int, width: int, x: torch.Tensor) -> None:
-    if term.ndim != 3 or term.shape[1:] != (blocks, width):
-        raise ValueError(f"{name}: expected shape (groups, {blocks}, {width}), got {tuple(term.shape)}")
-    if term.dtype != x.dtype or term.device != x.device:
-        raise TypeError(f"{name}: expected {x.dtype} on {x.device} as the events, got {term.dtype} on {term.device}")

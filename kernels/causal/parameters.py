@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import torch
 
+from nfkern.kernels.checks import check_compute_dtype, check_like, check_tensor
+
 
 class CausalParameters(NamedTuple):
     """Weights of all blocks' transformers; axis 0 is the block, axis 1 of what each layer has the layer.
@@ -34,19 +36,25 @@ class CausalParameters(NamedTuple):
 
         Raises:
             ValueError: a shape does not fit those of `position`, `input_weight` and `up_weight`.
-            TypeError: a tensor is on another device, or in another dtype; the layers' weights may be in compute_dtype.
+            TypeError: a tensor is missing, on another device, or in another dtype; the layers' weights may be in
+                compute_dtype.
         """
+        check_compute_dtype(compute_dtype)
+        check_tensor("parameters.position", self.position, ("blocks", "tokens", "width"))
+        check_tensor("parameters.input_weight", self.input_weight, ("blocks", "width", "features"))
+        check_tensor("parameters.up_weight", self.up_weight, ("blocks", "layers", "hidden", "width"))
+        check_tensor("parameters.qkv_weight", self.qkv_weight, ("blocks", "layers", "3 width", "width"))
         blocks, positions, width = self.position.shape
         layers, hidden, features = self.up_weight.shape[1], self.up_weight.shape[2], self.input_weight.shape[-1]
+        if not all((blocks, positions, width, layers, hidden, features)):
+            raise ValueError(
+                f"parameters: expected no empty ones, got position {tuple(self.position.shape)}, input_weight "
+                f"{tuple(self.input_weight.shape)}, up_weight {tuple(self.up_weight.shape)}"
+            )
         for name, shape in shapes(positions, features, blocks, layers, width, hidden).items():
             tensor = getattr(self, name)
-            if tensor.shape != shape:
-                raise ValueError(f"parameters.{name}: expected shape {shape}, got {tuple(tensor.shape)}")
-            wanted = self.qkv_weight.dtype if name in HIDDEN else like.dtype
-            if tensor.device != like.device or tensor.dtype != wanted:
-                raise TypeError(
-                    f"parameters.{name}: expected {wanted} on {like.device}, got {tensor.dtype} on {tensor.device}"
-                )
+            check_tensor(f"parameters.{name}", tensor, shape)
+            check_like(f"parameters.{name}", tensor, like, dtype=self.qkv_weight.dtype if name in HIDDEN else None)
         if self.qkv_weight.dtype not in (like.dtype, compute_dtype):
             raise TypeError(
                 f"parameters.qkv_weight: expected {like.dtype} or the compute_dtype ({compute_dtype}), "

@@ -1,4 +1,4 @@
-// Causal affine coupling on tensors. Arguments are those of the ops (see `op.py`), which has checked them.
+// Causal affine coupling on tensors. Arguments are those of the ops (see `op.py`).
 #include <ATen/ATen.h>
 #include <pybind11/stl.h>
 
@@ -20,9 +20,9 @@ struct Affine : Pointers<T> {
     p.tokens = x.size(1), p.features = x.size(2), p.given = pairs.size(1), p.flipped = flipped;
     TORCH_CHECK_VALUE(p.given == p.tokens || p.given == p.tokens - 1, "pairs: expected ", p.tokens,
                       " or one less per row, got ", p.given);
-    check_shape("pairs", pairs, {rows, p.given, 2, p.features});
-    p.scale_bound = static_cast<T>(scale_bound.value_or(0));
-    p.x = this->pointer(x), p.pairs = this->pointer(pairs);
+    p.scale_bound = checked_scale_bound<T>(scale_bound);
+    p.x = this->pointer("x", x, {rows, p.tokens, p.features});
+    p.pairs = this->pointer("pairs", pairs, {rows, p.given, 2, p.features});
   }
 
   void run(void (*kernel)(const CausalAffine<T>&, int64_t, int64_t)) {
@@ -35,9 +35,8 @@ template <class T>
 std::tuple<Tensor, Tensor> forward_of(const Tensor& x, const Tensor& pairs, const Tensor& log_det, bool flipped,
                                       std::optional<double> scale_bound) {
   Affine<T> affine(x, pairs, flipped, scale_bound);
-  check_shape("log_det", log_det, {affine.rows});
+  affine.p.log_det = affine.pointer("log_det", log_det, {affine.rows});
   Tensor z = at::empty(x.sizes(), x.options()), total = at::empty(log_det.sizes(), x.options());
-  affine.p.log_det = affine.pointer(log_det);
   affine.p.z = z.template data_ptr<T>(), affine.p.total = total.template data_ptr<T>();
   affine.run(kernels<T>().causal_affine_rows);
   return {z, total};
@@ -47,10 +46,9 @@ template <class T>
 std::tuple<Tensor, Tensor> backward_of(const Tensor& grad, const Tensor& grad_log_det, const Tensor& x,
                                        const Tensor& pairs, bool flipped, std::optional<double> scale_bound) {
   Affine<T> affine(x, pairs, flipped, scale_bound);
-  check_shape("grad", grad, x.sizes());
-  check_shape("grad_log_det", grad_log_det, {affine.rows});
+  affine.p.grad = affine.pointer("grad", grad, x.sizes());
+  affine.p.grad_total = affine.pointer("grad_log_det", grad_log_det, {affine.rows});
   Tensor grad_x = at::empty(x.sizes(), x.options()), grad_pairs = at::empty(pairs.sizes(), x.options());
-  affine.p.grad = affine.pointer(grad), affine.p.grad_total = affine.pointer(grad_log_det);
   affine.p.grad_x = grad_x.template data_ptr<T>(), affine.p.grad_pairs = grad_pairs.template data_ptr<T>();
   affine.run(kernels<T>().causal_affine_backward_rows);
   return {grad_x, grad_pairs};

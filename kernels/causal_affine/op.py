@@ -1,12 +1,48 @@
 """`causal_affine`: checks, registration and gradient."""
 
-import math
 from typing import Any
 
 import torch
 
 from nfkern.kernels.causal_affine import reference
+from nfkern.kernels.checks import check_floating, check_like, check_scale_bound, check_tensor
 from nfkern.kernels.registry import define, refuse_gradient
+
+__all__ = ["causal_affine", "check_scale_bound"]
+
+
+def _check(
+    x: torch.Tensor, pairs: torch.Tensor, log_det: torch.Tensor, flipped: bool, scale_bound: float | None
+) -> None:
+    check_tensor("x", x, ("rows", "tokens", "features"))
+    check_floating("x", x)
+    rows, tokens, features = x.shape
+    given = pairs.shape[1] if pairs.ndim == 4 and pairs.shape[1] == tokens - 1 else tokens
+    if pairs.shape != (rows, given, 2, features):
+        raise ValueError(
+            f"pairs: expected shape ({rows}, {tokens} or {tokens - 1}, 2, {features}), got {tuple(pairs.shape)}"
+        )
+    check_tensor("pairs", pairs, pairs.shape)
+    check_tensor("log_det", log_det, (rows,))
+    check_like("pairs", pairs, x)
+    check_like("log_det", log_det, x)
+    check_scale_bound(scale_bound, x.dtype)
+
+
+def _check_backward(
+    grad: torch.Tensor,
+    grad_log_det: torch.Tensor,
+    x: torch.Tensor,
+    pairs: torch.Tensor,
+    flipped: bool,
+    scale_bound: float | None,
+) -> None:
+    check_tensor("x", x, ("rows", "tokens", "features"))
+    check_tensor("grad_log_det", grad_log_det, x.shape[:1])
+    _check(x, pairs, grad_log_det, flipped, scale_bound)
+    check_tensor("grad", grad, x.shape)
+    check_like("grad", grad, x)
+
 
 _backward_op = define(
     "causal_affine_backward",
@@ -15,6 +51,7 @@ _backward_op = define(
     reference=reference.causal_affine_backward,
     fake=lambda grad, grad_log_det, x, pairs, *_: (x.new_empty(x.shape), pairs.new_empty(pairs.shape)),
     backward=refuse_gradient("the gradient of causal_affine (double backward)"),
+    check=_check_backward,
 )
 
 
@@ -35,6 +72,7 @@ _op = define(
     reference=reference.causal_affine,
     fake=lambda x, pairs, log_det, *_: (x.new_empty(x.shape), log_det.new_empty(log_det.shape)),
     backward=_backward,
+    check=_check,
     setup_context=_setup_context,
 )
 
@@ -64,38 +102,5 @@ def causal_affine(
         ValueError: shapes that do not fit, or a bound that is none; the message names the argument.
         TypeError: dtypes or devices that differ from those of x.
     """
-    if x.ndim != 3:
-        raise ValueError(f"x: expected shape (rows, tokens, features), got {tuple(x.shape)}")
-    rows, tokens, features = x.shape
-    if (
-        pairs.ndim != 4
-        or pairs.shape[1] not in (tokens, tokens - 1)
-        or pairs.shape
-        != (
-            rows,
-            pairs.shape[1],
-            2,
-            features,
-        )
-    ):
-        raise ValueError(
-            f"pairs: expected shape ({rows}, {tokens} or {tokens - 1}, 2, {features}), got {tuple(pairs.shape)}"
-        )
-    if log_det.shape != (rows,):
-        raise ValueError(f"log_det: expected shape ({rows},), got {tuple(log_det.shape)}")
-    for name, tensor in (("pairs", pairs), ("log_det", log_det)):
-        if tensor.dtype != x.dtype or tensor.device != x.device:
-            raise TypeError(f"{name}: expected {x.dtype} on {x.device} as x, got {tensor.dtype} on {tensor.device}")
-    check_scale_bound(scale_bound)
-    z, total = _op(x, pairs, log_det, flipped, scale_bound)
+    z, total = _op.for_one_seed(x, pairs, log_det, flipped, scale_bound)
     return z, total
-
-
-def check_scale_bound(scale_bound: float | None) -> None:
-    """Refuse a bound that is none.
-
-    Raises:
-        ValueError: it is neither None nor a finite number above 0.
-    """
-    if scale_bound is not None and not (math.isfinite(scale_bound) and scale_bound > 0):
-        raise ValueError(f"scale_bound: expected None or a number > 0, got {scale_bound!r}")

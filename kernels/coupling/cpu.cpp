@@ -1,5 +1,5 @@
-// The coupling flow's kernels as functions on tensors. Arguments are those of the ops (see `op.py`), which has checked
-// shapes, dtypes and devices; `cpu_registration.py` has sent elsewhere what is not supported.
+// The coupling flow's kernels as functions on tensors. Arguments are those of the ops (see `op.py`);
+// `cpu_registration.py` has sent elsewhere what is not supported.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <pybind11/stl.h>
@@ -25,6 +25,7 @@ Mapped map_of(Map map, const Tensor& x, const Tensor& context_term, const Tensor
   Problem<T> problem(x.size(0), x.size(1), mixing, parameters, norm_eps, scale_bound);
   problem.set_context_term(context_term);
   const Coupling<T>& p = problem.sizes;
+  const T* from = problem.events("x", x);
   Tensor result = at::empty({p.rows, p.features}, x.options()), log_det = at::empty({p.rows}, x.options());
   Tensor inputs = at::empty({p.blocks, p.rows, p.features}, x.options());
   MapResults<T> results{};
@@ -32,8 +33,8 @@ Mapped map_of(Map map, const Tensor& x, const Tensor& context_term, const Tensor
   Tensor hidden = keep_hidden ? recycled(kept_shape(p, results.hidden), x.options()) : at::empty({0}, x.options());
   results.result = result.data_ptr<T>(), results.log_det = log_det.data_ptr<T>();
   results.inputs = inputs.data_ptr<T>(), results.hidden.memory = keep_hidden ? hidden.data_ptr<T>() : nullptr;
-  results.mixing_log_det = mixing_log_det.item<T>();
-  run_map<T>(map, p, nullptr, problem.pointer(x), results);
+  results.mixing_log_det = *problem.pointer("mixing_log_det", mixing_log_det, {});
+  run_map<T>(map, p, nullptr, from, results);
   return {result, log_det, inputs, hidden};
 }
 
@@ -52,13 +53,14 @@ std::tuple<Tensor, Tensor, Tensor> score_of(const Tensor& z, const Tensor& conte
                                             std::optional<double> scale_bound) {
   Problem<T> problem(z.size(0), z.size(1), inverse_mixing, parameters, norm_eps, scale_bound);
   problem.set_context_term(context_term);
-  check_shape("mixing", mixing, inverse_mixing.sizes());
+  const T* from = problem.events("z", z);
   Tensor result = at::empty(z.sizes(), z.options()), log_det = at::empty({z.size(0)}, z.options());
   Tensor score = at::empty(z.sizes(), z.options());
   MapResults<T> results{};
   results.result = result.data_ptr<T>(), results.log_det = log_det.data_ptr<T>(), results.score = score.data_ptr<T>();
-  results.mixing_log_det = inverse_log_det.item<T>(), results.density_mixing = problem.pointer(mixing);
-  run_map<T>(Map::kScore, problem.sizes, nullptr, problem.pointer(z), results);
+  results.mixing_log_det = *problem.pointer("inverse_log_det", inverse_log_det, {});
+  results.density_mixing = problem.pointer("mixing", mixing, inverse_mixing.sizes());
+  run_map<T>(Map::kScore, problem.sizes, nullptr, from, results);
   return {result, log_det, score};
 }
 
@@ -116,9 +118,13 @@ std::vector<Tensor> backward_of(bool to_data, const Tensor& grad, const Tensor& 
   Problem<T> problem(grad.size(0), grad.size(1), mixing, parameters, norm_eps, scale_bound);
   problem.set_context_term(context_term);
   const Coupling<T>& p = problem.sizes;
-  check_shape("inputs", inputs, {p.blocks, p.rows, p.features});
-  check_shape("grad_log_det", grad_log_det, {p.rows});
   const bool whole = parameters[1].has_value();
+  Derivative<T> d{};
+  d.to_data = to_data;
+  d.inputs = problem.pointer("inputs", inputs, {p.blocks, p.rows, p.features});
+  d.grad = problem.events("grad", grad), d.grad_log_det = problem.pointer("grad_log_det", grad_log_det, {p.rows});
+  d.hidden = {nullptr, p.rows, p.width1, p.width2};
+  d.hidden.memory = problem.pointer("hidden", hidden, kept_shape(p, d.hidden));
   std::vector<Tensor> results{at::empty(grad.sizes(), grad.options())};
   const auto result = [&](bool wanted, const Tensor& like, bool zeros = false) {
     results.push_back(!wanted ? at::empty({0}, grad.options())
@@ -126,11 +132,6 @@ std::vector<Tensor> backward_of(bool to_data, const Tensor& grad, const Tensor& 
                               : recycled(like.sizes(), grad.options()));
     return wanted ? results.back().template data_ptr<T>() : nullptr;
   };
-  Derivative<T> d{};
-  d.to_data = to_data;
-  d.inputs = problem.pointer(inputs), d.grad = problem.pointer(grad), d.grad_log_det = problem.pointer(grad_log_det);
-  d.hidden = {problem.pointer(hidden), p.rows, p.width1, p.width2};
-  if (hidden) check_shape("hidden", *hidden, kept_shape(p, d.hidden));
   d.x = results[0].template data_ptr<T>();
   d.context_term = result(parameter_grads, context_term, p.groups != p.rows);
   d.mixing = result(parameter_grads, mixing);

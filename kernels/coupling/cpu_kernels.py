@@ -23,7 +23,9 @@ def reasons(x: torch.Tensor, parameters: CouplingParameters, compute_dtype: torc
         parameters: the stacked conditioners.
         compute_dtype: of the hidden products.
     """
-    found = call_reasons(x)
+    found, hidden = call_reasons(x), parameters.hidden_weight.dtype
+    if hidden == BF16 and (compute_dtype != BF16 or not parameters.folded):
+        found.append("hidden_weight in bfloat16: the kernels take that of folded sets for products in bfloat16")
     if compute_dtype not in (None, x.dtype) and (compute_dtype, x.dtype) != (BF16, torch.float32):
         found.append(f"compute_dtype {compute_dtype}: the kernels take that of x, or bfloat16 for float32")
     return found

@@ -2,13 +2,15 @@
 #pragma once
 
 #include "../native/runtime.h"
+#include "../native/tensors.h"
 #include "cpu.h"
-#include "cpu_shapes.h"
 
 namespace nfkern {
 
 // In the order of `CouplingParameters`.
 using Parameters = std::vector<std::optional<at::Tensor>>;
+constexpr const char* kParameterNames[] = {"input_weight", "norm1_weight", "norm1_bias",    "hidden_weight", "hidden_bias",
+                                           "norm2_weight", "norm2_bias",   "output_weight", "output_bias"};
 
 // Tensors that a problem points into, contiguous.
 template <class T>
@@ -20,26 +22,52 @@ class Problem : public Pointers<T> {
   Problem(int64_t rows, int64_t features, const at::Tensor& mixing, const Parameters& parameters, double norm_eps,
           std::optional<double> scale_bound) {
     Coupling<T>& p = sizes;
+    TORCH_CHECK_VALUE(rows > 0, "x: expected rows, got none");
+    check_given(parameters);
     const at::Tensor& hidden = *parameters[3];
-    p.rows = rows, p.features = features, p.groups = rows, p.blocks = mixing.size(0);
-    check_parameters(parameters, p.blocks, p.features);
-    check_shape("mixing", mixing, {p.blocks, p.features, p.features});
+    TORCH_CHECK_VALUE(hidden.dim() == 4 && hidden.numel(), "hidden_weight: expected (blocks, 2, h2, h1), got ",
+                      hidden.sizes());
+    p.rows = rows, p.features = features, p.groups = rows, p.blocks = hidden.size(0);
     p.width1 = hidden.size(3), p.width2 = hidden.size(2);
-    p.mixing = pointer(mixing);
-    p.input_weight = pointer(parameters[0]);
-    p.norm1_weight = pointer(parameters[1]), p.norm1_bias = pointer(parameters[2]);
-    p.hidden_bf16 = this->bf16_pointer(hidden);
-    if (!p.hidden_bf16) p.hidden_weight = pointer(hidden);
-    p.hidden_bias = pointer(parameters[4]);
-    p.norm2_weight = pointer(parameters[5]), p.norm2_bias = pointer(parameters[6]);
-    p.output_weight = pointer(parameters[7]), p.output_bias = pointer(parameters[8]);
-    p.norm_eps = static_cast<T>(norm_eps), p.scale_bound = static_cast<T>(scale_bound.value_or(0));
+    const int64_t blocks = p.blocks, width1 = p.width1, width2 = p.width2;
+    const auto at = [&](size_t which, at::IntArrayRef shape) {
+      return pointer(kParameterNames[which], parameters[which], shape);
+    };
+    const int64_t hidden_shape[] = {blocks, 2, width2, width1};
+    p.mixing = pointer("mixing", mixing, {blocks, features, features});
+    p.input_weight = at(0, {blocks, 2, width1, p.kept()});
+    p.norm1_weight = at(1, {blocks, 2, width1}), p.norm1_bias = at(2, {blocks, 2, width1});
+    p.hidden_bf16 = this->bf16_pointer(kParameterNames[3], hidden, hidden_shape);
+    if (!p.hidden_bf16) p.hidden_weight = at(3, hidden_shape);
+    p.hidden_bias = at(4, {blocks, 2, width2});
+    p.norm2_weight = at(5, {blocks, 2, width2}), p.norm2_bias = at(6, {blocks, 2, width2});
+    p.output_weight = at(7, {blocks, 2, p.transformed(), width2});
+    p.output_bias = at(8, {blocks, 2, p.transformed()});
+    p.norm_eps = checked_norm_eps<T>(norm_eps), p.scale_bound = checked_scale_bound<T>(scale_bound);
   }
 
-  void set_context_term(const at::Tensor& context_term) {
-    check_context_term(context_term, sizes.rows, sizes.blocks, sizes.width1);
-    sizes.groups = context_term.size(0);
-    sizes.context_term = pointer(context_term);
+  // (groups, blocks, 2, h1) with groups dividing the rows.
+  void set_context_term(const at::Tensor& term) {
+    TORCH_CHECK_VALUE(term.dim() == 4 && term.size(0) > 0 && sizes.rows % term.size(0) == 0,
+                      "context_term: expected groups that divide ", sizes.rows, " rows, got ", term.sizes());
+    sizes.groups = term.size(0);
+    sizes.context_term = pointer("context_term", term, {sizes.groups, sizes.blocks, 2, sizes.width1});
+  }
+
+  const T* events(const char* name, const at::Tensor& tensor) {
+    return pointer(name, tensor, {sizes.rows, sizes.features});
+  }
+
+ private:
+  // All parameters but the norms', and of these all or none.
+  static void check_given(const Parameters& parameters) {
+    TORCH_CHECK_VALUE(parameters.size() == std::size(kParameterNames), "parameters: expected ",
+                      std::size(kParameterNames), ", got ", parameters.size());
+    for (const size_t which : {0u, 3u, 4u, 7u, 8u})
+      TORCH_CHECK_TYPE(parameters[which], kParameterNames[which], ": expected a tensor, got None");
+    for (const size_t which : {2u, 5u, 6u})
+      TORCH_CHECK_VALUE(parameters[which].has_value() == parameters[1].has_value(),
+                        "parameters: expected all four norm tensors or None for each");
   }
 };
 

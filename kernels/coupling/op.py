@@ -1,14 +1,21 @@
 """The coupling flow's ops: checks, registration, gradients and public functions."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from nfkern.kernels.coupling import reference
+from nfkern.kernels.coupling.checks import check_backward, check_map, check_score
 from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.coupling.schema import PARAMETER_COUNT, PARAMETERS, SETTINGS, fake, fake_backward, unflattened
-from nfkern.kernels.registry import Op, define, may_differentiate, refuse_gradient
+from nfkern.kernels.registry import (
+    Op,
+    define,
+    may_differentiate,
+    refuse_gradient,
+)
 
 HIDDEN_BYTES = 32 << 20
 """What a forward pass on a CPU may keep of hidden activations.
@@ -28,6 +35,7 @@ def _define_backward(name: str, function: Callable[..., Any]) -> Op:
         reference=unflattened(function, 5),
         fake=fake_backward,
         backward=refuse_gradient(f"the gradient of coupling {name} (double backward)"),
+        check=unflattened(check_backward, 5),
     )
 
 
@@ -37,7 +45,9 @@ def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) 
         *ctx.settings, keep_hidden = inputs[4 + PARAMETER_COUNT :]
         # Results that nobody differentiates, and kept hidden units are the largest, get no zeros for gradients.
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(output[3] if keep_hidden else None, output[2], context_term, mixing, *parameters)
+        # A GPU's kernels keep nothing, whatever they are told.
+        hidden = output[3] if keep_hidden and output[3].numel() else None
+        ctx.save_for_backward(hidden, output[2], context_term, mixing, *parameters)
 
     def backward(
         ctx: Any, grad: torch.Tensor | None, grad_log_det: torch.Tensor | None, *_: torch.Tensor | None
@@ -65,6 +75,7 @@ def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) 
         reference=unflattened(function, 4),
         fake=fake,
         backward=backward,
+        check=unflattened(functools.partial(check_map, "x" if name == "to_latent" else "z"), 4),
         setup_context=setup_context,
     )
 
@@ -81,6 +92,7 @@ _to_data_with_score = define(
     reference=unflattened(reference.to_data_with_score, 5),
     fake=lambda z, *rest: (z.new_empty(z.shape), z.new_empty(z.shape[:1]), z.new_empty(z.shape)),
     backward=refuse_gradient("the score of a coupling flow"),
+    check=unflattened(check_score, 5),
 )
 
 
@@ -116,9 +128,8 @@ def to_latent(
         ValueError: shapes that do not fit; the message names the argument.
         TypeError: dtypes or devices that differ from those of x.
     """
-    _check(x, context_term, mixing, parameters, "x", compute_dtype)
     arguments = (x, context_term, mixing, mixing_log_det, *parameters, norm_eps, scale_bound, compute_dtype)
-    z, log_det, *_ = _to_latent(*arguments, _keeps_hidden(arguments, parameters))
+    z, log_det, *_ = _to_latent.for_one_seed(*arguments, _keeps_hidden(_to_latent, arguments))
     return z, log_det
 
 
@@ -137,9 +148,8 @@ def to_data(
 
     `inverse_mixing` and `inverse_log_det` come from `compose(..., inverse=True)`.
     """
-    _check(z, context_term, inverse_mixing, parameters, "z", compute_dtype)
     arguments = (z, context_term, inverse_mixing, inverse_log_det, *parameters, norm_eps, scale_bound, compute_dtype)
-    x, log_det, *_ = _to_data(*arguments, _keeps_hidden(arguments, parameters))
+    x, log_det, *_ = _to_data.for_one_seed(*arguments, _keeps_hidden(_to_data, arguments))
     return x, log_det
 
 
@@ -159,8 +169,7 @@ def to_data_with_score(
 
     Arguments and errors as in `to_data`. The base is N(0, I). Not differentiable.
     """
-    _check(z, context_term, mixing, parameters, "z", compute_dtype)
-    x, log_det, score = _to_data_with_score(
+    x, log_det, score = _to_data_with_score.for_one_seed(
         z, context_term, mixing, inverse_mixing, inverse_log_det, *parameters, norm_eps, scale_bound, compute_dtype
     )
     return x, log_det, score
@@ -183,48 +192,23 @@ def score(
     Arguments and errors as in `to_latent`. With `inverted` the flow's map to noise is `to_data`, and `mixing` and
     `mixing_log_det` are its inverses. Not differentiable.
     """
-    _check(x, context_term, mixing, parameters, "x", compute_dtype)
     op, backward_op = (_to_data, _to_data_backward) if inverted else (_to_latent, _to_latent_backward)
     settings = (norm_eps, scale_bound, compute_dtype)
-    z, log_det, inputs, _ = op(x.detach(), context_term, mixing, mixing_log_det, *parameters, *settings)
+    detached = x.detach() if isinstance(x, torch.Tensor) else x
+    z, log_det, inputs, _ = op.for_one_seed(detached, context_term, mixing, mixing_log_det, *parameters, *settings)
     ones = torch.ones_like(log_det)
     grad: torch.Tensor = backward_op(-z, ones, inputs, context_term, mixing, *parameters, *settings, False)[0]
     return grad
 
 
-def _keeps_hidden(arguments: tuple[Any, ...], parameters: CouplingParameters) -> bool:
+def _keeps_hidden(op: Op, arguments: tuple[Any, ...]) -> bool:
     """Whether a pass over these arguments should keep its hidden activations for the derivative.
 
     On a CPU it should while they stay in the last cache or near it: see `HIDDEN_BYTES`. A GPU's kernels recompute them.
     """
-    x, _, mixing = arguments[:3]
-    if x.device.type != "cpu" or not may_differentiate(arguments):
+    if not may_differentiate(arguments):
         return False
-    *_, width2, width1 = parameters.hidden_weight.shape
-    return bool(x.shape[0] * mixing.shape[0] * 2 * (width1 + width2) * x.itemsize <= HIDDEN_BYTES)
-
-
-def _check(
-    x: torch.Tensor,
-    context_term: torch.Tensor,
-    mixing: torch.Tensor,
-    parameters: CouplingParameters,
-    name: str,
-    compute_dtype: torch.dtype | None,
-) -> None:
-    blocks, features = mixing.shape[0], mixing.shape[-1]
-    if x.ndim != 2 or x.shape[1] != features:
-        raise ValueError(f"{name}: expected shape (rows, {features}), got {tuple(x.shape)}")
-    term_shape = (blocks, *parameters.input_weight.shape[1:3])
-    groups = context_term.shape[0] if context_term.ndim == 4 else 0
-    if context_term.shape[1:] != term_shape or (x.shape[0] % groups if groups else x.shape[0]):
-        raise ValueError(
-            f"context_term: expected shape (groups, {', '.join(map(str, term_shape))}) with groups dividing "
-            f"{x.shape[0]} rows, got {tuple(context_term.shape)}"
-        )
-    for label, tensor in zip(("context_term", "mixing"), (context_term, mixing), strict=True):
-        if tensor.dtype != x.dtype or tensor.device != x.device:
-            raise TypeError(
-                f"{label}: expected {x.dtype} on {x.device} as {name}, got {tensor.dtype} on {tensor.device}"
-            )
-    parameters.check(x.dtype, compute_dtype)
+    op.check(*arguments)
+    x = arguments[0]
+    blocks, _, width2, width1 = CouplingParameters(*arguments[4 : 4 + PARAMETER_COUNT]).hidden_weight.shape
+    return bool(x.device.type == "cpu" and x.shape[0] * blocks * 2 * (width1 + width2) * x.itemsize <= HIDDEN_BYTES)

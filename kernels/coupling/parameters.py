@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import torch
 
+from nfkern.kernels.checks import check_compute_dtype, check_like, check_tensor
+
 
 class CouplingParameters(NamedTuple):
     r"""Conditioner weights of all blocks; axis 0 is the block, axis 1 the pair (log_scale net, shift net).
@@ -49,19 +51,43 @@ class CouplingParameters(NamedTuple):
         unbound = (nothing if tensor is None else tensor.unbind(0) for tensor in self.shaped())
         return [CouplingParameters(*block) for block in zip(*unbound, strict=True)]
 
-    def check(self, dtype: torch.dtype, compute_dtype: torch.dtype | None) -> None:
-        """Refuse a set that is neither whole nor folded, or whose hidden weight has the wrong dtype.
+    def check(self, x: torch.Tensor, blocks: int, compute_dtype: torch.dtype | None) -> None:
+        """Refuse a set that is neither whole nor folded, or that does not go with events (rows, features) like `x`.
 
         Raises:
-            ValueError: some norm tensors are None, but not all.
-            TypeError: `hidden_weight` is not in `dtype` nor, if the set is folded, in `compute_dtype`.
+            ValueError: some norm tensors are None, but not all; a shape does not fit those of `hidden_weight` and `x`.
+            TypeError: a tensor is missing, on another device or in another dtype than x; `hidden_weight` may be in
+                `compute_dtype` if the set is folded.
         """
+        check_compute_dtype(compute_dtype)
         missing = (self.norm1_weight is None) + (self.norm1_bias is None)
         missing += (self.norm2_weight is None) + (self.norm2_bias is None)
         if missing not in (0, 4):
             given = [name for name in self._fields if name.startswith("norm") and getattr(self, name) is not None]
             raise ValueError(f"parameters: expected all four norm tensors or None for each, got only {given}")
+        check_tensor("parameters.hidden_weight", self.hidden_weight, (blocks, 2, "h2", "h1"))
+        _, _, width2, width1 = self.hidden_weight.shape
+        if not width1 or not width2:
+            raise ValueError(f"parameters.hidden_weight: expected hidden widths >= 1, got {width1} and {width2}")
+        kept, transformed = (x.shape[1] + 1) // 2, x.shape[1] // 2
+        shapes = {
+            "input_weight": (width1, kept),
+            "norm1_weight": (width1,),
+            "norm1_bias": (width1,),
+            "hidden_weight": (width2, width1),
+            "hidden_bias": (width2,),
+            "norm2_weight": (width2,),
+            "norm2_bias": (width2,),
+            "output_weight": (transformed, width2),
+            "output_bias": (transformed,),
+        }
         found = self.hidden_weight.dtype
-        if found != dtype and not (missing and found == compute_dtype):
-            allowed = f"{dtype} or the compute_dtype ({compute_dtype})" if missing else f"{dtype} as x"
+        if found != x.dtype and not (missing and found == compute_dtype):
+            allowed = f"{x.dtype} or the compute_dtype ({compute_dtype})" if missing else f"{x.dtype} as x"
             raise TypeError(f"parameters.hidden_weight: expected {allowed}, got {found}")
+        for name, shape in shapes.items():
+            tensor = getattr(self, name)
+            if missing and name.startswith("norm"):
+                continue
+            check_tensor(f"parameters.{name}", tensor, (blocks, 2, *shape))
+            check_like(f"parameters.{name}", tensor, x, dtype=found if name == "hidden_weight" else None)

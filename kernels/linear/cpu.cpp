@@ -13,16 +13,15 @@ using at::Tensor;
 template <class T>
 Tensor linear_of(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   const int64_t rows = x.size(0), depth = x.size(1), outputs = weight.size(0);
-  check_shape("weight", weight, {outputs, depth});
-  check_shape("bias", bias, {outputs});
-  Tensor result = recycled({rows, outputs}, x.options());
   Pointers<T> tensors;
-  const Linear<T> p{outputs,
-                    depth,
-                    tensors.pointer(x),
-                    tensors.pointer(weight),
-                    tensors.pointer(bias),
-                    result.template data_ptr<T>()};
+  Linear<T> p{outputs,
+              depth,
+              tensors.pointer("x", x, {rows, depth}),
+              tensors.pointer("weight", weight, {outputs, depth}),
+              tensors.pointer("bias", bias, {outputs}),
+              nullptr};
+  Tensor result = recycled({rows, outputs}, x.options());
+  p.result = result.template data_ptr<T>();
   const pybind11::gil_scoped_release unlocked;
   const InstructionSet& set = instruction_set();
   const Kernels<T>& k = kernels<T>(set);

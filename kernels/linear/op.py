@@ -4,8 +4,18 @@ from typing import Any
 
 import torch
 
+from nfkern.kernels.checks import check_floating, check_like, check_tensor
 from nfkern.kernels.linear import reference
 from nfkern.kernels.registry import define
+
+
+def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    check_tensor("x", x, ("rows", "in"))
+    check_floating("x", x)
+    check_tensor("weight", weight, ("out", x.shape[1]))
+    check_tensor("bias", bias, weight.shape[:1])
+    check_like("weight", weight, x)
+    check_like("bias", bias, x)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -30,6 +40,7 @@ _op = define(
     reference=reference.linear,
     fake=lambda x, weight, bias: x.new_empty((x.shape[0], weight.shape[0])),
     backward=_backward,
+    check=_check,
     setup_context=_setup_context,
 )
 
@@ -52,14 +63,5 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.T
         ValueError: shapes that do not fit; the message names the argument.
         TypeError: dtypes or devices that differ from those of x.
     """
-    if x.ndim != 2:
-        raise ValueError(f"x: expected shape (rows, in), got {tuple(x.shape)}")
-    if weight.ndim != 2 or weight.shape[1] != x.shape[1]:
-        raise ValueError(f"weight: expected shape (out, {x.shape[1]}), got {tuple(weight.shape)}")
-    if bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias: expected shape ({weight.shape[0]},), got {tuple(bias.shape)}")
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor.dtype != x.dtype or tensor.device != x.device:
-            raise TypeError(f"{name}: expected {x.dtype} on {x.device} as x, got {tensor.dtype} on {tensor.device}")
-    result: torch.Tensor = _op(x, weight, bias)
+    result: torch.Tensor = _op.for_one_seed(x, weight, bias)
     return result

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <c10/util/SmallVector.h>
 
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -11,32 +12,59 @@
 
 namespace nfkern {
 
-// Kernels rely on shapes: a tensor that is too small would be read past its end.
-inline void check_shape(const char* name, const at::Tensor& tensor, at::IntArrayRef expected) {
-  TORCH_CHECK_VALUE(tensor.is_cpu() && tensor.sizes() == expected, name, ": expected shape ", expected,
-                    " on the CPU, got ", tensor.sizes(), " on ", tensor.device());
-}
-
-// Keeps contiguous tensors while their pointers are in use.
+// Keeps contiguous tensors while their pointers are in use. Kernels rely on what is checked here: a tensor of another
+// kind or size would be read past its end. The ops' own checks, in Python, say the same in their words.
 template <class T>
 class Pointers {
  public:
-  const T* pointer(const std::optional<at::Tensor>& tensor) {
-    return tensor ? keep(*tensor).template const_data_ptr<T>() : nullptr;
+  const T* pointer(const char* name, const at::Tensor& tensor, at::IntArrayRef expected) {
+    return data<T>(name, tensor, c10::CppTypeToScalarType<T>::value, expected);
+  }
+
+  // Null where there is none.
+  const T* pointer(const char* name, const std::optional<at::Tensor>& tensor, at::IntArrayRef expected) {
+    return tensor ? pointer(name, *tensor, expected) : nullptr;
   }
 
   // Null for other dtypes.
-  const uint16_t* bf16_pointer(const at::Tensor& tensor) {
-    if (tensor.scalar_type() != at::kBFloat16) return nullptr;
-    return reinterpret_cast<const uint16_t*>(keep(tensor).template const_data_ptr<at::BFloat16>());
+  const uint16_t* bf16_pointer(const char* name, const at::Tensor& tensor, at::IntArrayRef expected) {
+    if (sizeof(T) != sizeof(float) || !tensor.defined() || tensor.scalar_type() != at::kBFloat16) return nullptr;
+    return reinterpret_cast<const uint16_t*>(data<at::BFloat16>(name, tensor, at::kBFloat16, expected));
   }
 
  private:
-  const at::Tensor& keep(const at::Tensor& tensor) { return kept_.emplace_back(tensor.contiguous()); }
+  template <class E>
+  const E* data(const char* name, const at::Tensor& tensor, at::ScalarType dtype, at::IntArrayRef expected) {
+    TORCH_CHECK_TYPE(tensor.defined(), name, ": expected a tensor, got None");
+    TORCH_CHECK_TYPE(tensor.scalar_type() == dtype && tensor.is_cpu() && tensor.layout() == at::kStrided, name,
+                     ": expected dense ", dtype, " on cpu, got ", tensor.layout(), " ", tensor.scalar_type(), " on ",
+                     tensor.device());
+    TORCH_CHECK_VALUE(tensor.sizes() == expected, name, ": expected shape ", expected, ", got ", tensor.sizes());
+    const at::Tensor& kept = kept_.emplace_back((tensor.is_neg() ? tensor.resolve_neg() : tensor).contiguous());
+    const E* found = kept.const_data_ptr<E>();
+    // Zero tensors and those of a fake mode have none.
+    TORCH_CHECK_TYPE(found || !kept.numel(), name, ": expected a tensor with data");
+    return found;
+  }
 
   // Room for an encoder's tensors beside a flow's, without the heap.
   c10::SmallVector<at::Tensor, 48> kept_;
 };
+
+// The settings that every map has, in the kernels' type; where there is no bound, 0 stands for it.
+template <class T>
+T checked_norm_eps(double norm_eps) {
+  TORCH_CHECK_VALUE(std::isfinite(norm_eps) && norm_eps > 0, "norm_eps: expected a finite number > 0, got ", norm_eps);
+  return static_cast<T>(norm_eps);
+}
+
+template <class T>
+T checked_scale_bound(std::optional<double> scale_bound) {
+  const T bound = static_cast<T>(scale_bound.value_or(0));
+  TORCH_CHECK_VALUE(!scale_bound || (std::isnormal(bound) && bound > 0),
+                    "scale_bound: expected None or a number > 0, got ", *scale_bound);
+  return bound;
+}
 
 template <class T>
 T* memory(Scratch which, int64_t elements) {

@@ -8,6 +8,7 @@
 
 #include "../native/bindings.h"
 #include "../native/runtime.h"
+#include "../native/tensors.h"
 
 namespace nfkern {
 namespace {
@@ -87,27 +88,30 @@ struct Factors {
   }
 };
 
-// Contiguous, with indices that can be trusted.
-Tensor checked(const Tensor& permutation, const Tensor& lu) {
-  TORCH_CHECK_VALUE(
-      permutation.scalar_type() == at::kLong && permutation.sizes() == lu.sizes().slice(0, 2) && permutation.is_cpu(),
-      "permutation: expected int64 of shape ", lu.sizes().slice(0, 2), " on the CPU, got ", permutation.scalar_type(),
-      " of ", permutation.sizes(), " on ", permutation.device());
-  const Tensor result = permutation.contiguous();
-  const int64_t *first = result.const_data_ptr<int64_t>(), *last = first + result.numel(), size = lu.size(-1);
-  TORCH_CHECK_VALUE(std::all_of(first, last, [size](int64_t i) { return 0 <= i && i < size; }),
-                    "permutation: expected indices from 0 to ", size - 1);
-  return result;
+// Indices that can be trusted, (blocks, n).
+const int64_t* checked(Pointers<int64_t>& tensors, const Tensor& permutation, int64_t blocks, int64_t n) {
+  const int64_t* rows = tensors.pointer("permutation", permutation, {blocks, n});
+  for (int64_t k = 0; k < blocks; ++k) {
+    std::vector<bool> seen(static_cast<size_t>(n));
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t row = rows[k * n + i];
+      TORCH_CHECK_VALUE(0 <= row && row < n && !seen[static_cast<size_t>(row)],
+                        "permutation: expected indices from 0 to ", n - 1, ", each once in a block");
+      seen[static_cast<size_t>(row)] = true;
+    }
+  }
+  return rows;
 }
 
 template <class T>
-std::tuple<Tensor, Tensor> compose_of(const Tensor& given, const Tensor& given_permutation, bool inverse) {
-  const Tensor lu = given.contiguous(), permutation = checked(given_permutation, lu);
+std::tuple<Tensor, Tensor> compose_of(const Tensor& lu, const Tensor& permutation, bool inverse) {
   const int64_t blocks = lu.size(0), n = lu.size(1);
+  Pointers<T> tensors;
+  Pointers<int64_t> indices;
+  const T* from = tensors.pointer("lu", lu, {blocks, n, n});
+  const int64_t* rows = checked(indices, permutation, blocks, n);
   Tensor result = at::empty(lu.sizes(), lu.options());
-  const T* from = lu.const_data_ptr<T>();
   T* to = result.data_ptr<T>();
-  const int64_t* rows = permutation.const_data_ptr<int64_t>();
   const pybind11::gil_scoped_release unlocked;
   double log_det = 0;
   for (int64_t k = 0; k < blocks; ++k)
@@ -124,18 +128,17 @@ std::tuple<Tensor, Tensor> compose_of(const Tensor& given, const Tensor& given_p
 }
 
 template <class T>
-Tensor backward_of(const Tensor& given_grad, const Tensor& grad_log_det, const Tensor& given,
-                   const Tensor& given_permutation, bool inverse) {
-  const Tensor lu = given.contiguous(), grad = given_grad.contiguous(), permutation = checked(given_permutation, lu);
-  TORCH_CHECK_VALUE(grad.sizes() == lu.sizes() && grad.scalar_type() == lu.scalar_type() && grad.is_cpu(),
-                    "grad_matrix: expected ", lu.scalar_type(), " of shape ", lu.sizes(), " on the CPU, got ",
-                    grad.scalar_type(), " of ", grad.sizes(), " on ", grad.device());
-  const double log_det_grad = grad_log_det.item<double>() * (inverse ? -1 : 1);
+Tensor backward_of(const Tensor& grad, const Tensor& grad_log_det, const Tensor& lu, const Tensor& permutation,
+                   bool inverse) {
   const int64_t blocks = lu.size(0), n = lu.size(1);
+  Pointers<T> tensors;
+  Pointers<int64_t> indices;
+  const T* from = tensors.pointer("lu", lu, {blocks, n, n});
+  const T* grads = tensors.pointer("grad_matrix", grad, {blocks, n, n});
+  const double log_det_grad = *tensors.pointer("grad_log_det", grad_log_det, {}) * (inverse ? -1.0 : 1.0);
+  const int64_t* rows = checked(indices, permutation, blocks, n);
   Tensor result = at::empty(lu.sizes(), lu.options());
-  const T *from = lu.const_data_ptr<T>(), *grads = grad.const_data_ptr<T>();
   T* to = result.data_ptr<T>();
-  const int64_t* rows = permutation.const_data_ptr<int64_t>();
   const pybind11::gil_scoped_release unlocked;
   over_parts(blocks, [&](int64_t k) {
     const Factors<T> factors(n, from + k * n * n);

@@ -4,8 +4,37 @@ from typing import Any
 
 import torch
 
+from nfkern.kernels.checks import check_floating, check_like, check_tensor
 from nfkern.kernels.plu import reference
 from nfkern.kernels.registry import define, refuse_gradient
+
+
+def _check(lu: torch.Tensor, permutation: torch.Tensor, inverse: bool) -> None:
+    check_tensor("lu", lu, ("blocks", "features", "features"))
+    blocks, features, _ = lu.shape
+    check_tensor("lu", lu, (blocks, features, features))
+    check_floating("lu", lu)
+    check_tensor("permutation", permutation, (blocks, features))
+    if permutation.dtype != torch.int64 or permutation.device != lu.device:
+        raise TypeError(
+            f"permutation: expected torch.int64 on {lu.device} as lu, got {permutation.dtype} on {permutation.device}"
+        )
+    # On a GPU, a look at the indices would have to wait for them.
+    if permutation.device.type == "cpu":
+        ordered = torch.arange(features).expand(blocks, -1)
+        if not torch.equal(permutation.sort(-1).values, ordered):
+            raise ValueError(f"permutation: expected indices from 0 to {features - 1}, each once in a block")
+
+
+def _check_backward(
+    grad_matrix: torch.Tensor, grad_log_det: torch.Tensor, lu: torch.Tensor, permutation: torch.Tensor, inverse: bool
+) -> None:
+    _check(lu, permutation, inverse)
+    check_tensor("grad_matrix", grad_matrix, lu.shape)
+    check_tensor("grad_log_det", grad_log_det, ())
+    check_like("grad_matrix", grad_matrix, lu, "lu")
+    check_like("grad_log_det", grad_log_det, lu, "lu")
+
 
 _backward_op = define(
     "plu_compose_backward",
@@ -16,6 +45,7 @@ _backward_op = define(
         lu, memory_format=torch.contiguous_format
     ),
     backward=refuse_gradient("the gradient of plu_compose"),
+    check=_check_backward,
 )
 
 
@@ -40,6 +70,7 @@ _op = define(
     reference=reference.compose,
     fake=_fake,
     backward=_backward,
+    check=_check,
     setup_context=_setup_context,
 )
 
@@ -56,11 +87,8 @@ def compose(lu: torch.Tensor, permutation: torch.Tensor, inverse: bool = False) 
         The matrices, (blocks, features, features), applied as `x @ W`, and the sum of their log|det| in nats, ().
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not fit, or the indices are no permutation.
+        TypeError: a dtype or device that does not fit.
     """
-    if lu.ndim != 3 or lu.shape[1] != lu.shape[2]:
-        raise ValueError(f"lu: expected shape (blocks, features, features), got {tuple(lu.shape)}")
-    if permutation.shape != lu.shape[:2]:
-        raise ValueError(f"permutation: expected shape {tuple(lu.shape[:2])}, got {tuple(permutation.shape)}")
-    matrix, log_det = _op(lu, permutation, inverse)
+    matrix, log_det = _op.for_one_seed(lu, permutation, inverse)
     return matrix, log_det

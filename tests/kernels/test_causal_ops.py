@@ -46,7 +46,7 @@ def test_hidden_activations_that_were_kept_are_not_computed_again(forward, rows,
 
 def test_they_are_kept_for_gradients_alone(monkeypatch):
     kept, given = [], arguments()
-    monkeypatch.setattr(op, "_to_latent", lambda *arguments: (kept.append(arguments[-1]), *[None] * 3))
+    monkeypatch.setattr(op._to_latent, "dispatched", lambda *arguments: (kept.append(arguments[-1]), *[None] * 3))
     trained = given | {"context_term": given["context_term"].clone().requires_grad_()}
     causal.to_latent(**trained)
     with torch.no_grad():
@@ -78,7 +78,7 @@ def in_16_bits(parameters):
         (
             lambda g: g | {"context_term": g["context_term"].repeat(2, 1, 1)[:3]},
             ValueError,
-            "context_term: expected groups that divide 4 rows, got 3",
+            "context_term: expected groups dividing 4 rows, got 3",
         ),
         (lambda g: g | {"context_term": g["context_term"].float()}, TypeError, "context_term: expected torch.float64"),
         (lambda g: g | {"scale_bound": 0.0}, ValueError, "scale_bound: expected None or a number > 0, got 0.0"),
@@ -90,7 +90,7 @@ def in_16_bits(parameters):
         (
             changed("up_weight", lambda p: p.up_weight.bfloat16()),
             TypeError,
-            "parameters.up_weight: expected torch.float64 on cpu, got torch.bfloat16",
+            "parameters.up_weight: expected torch.float64 on cpu as x, got torch.bfloat16 on cpu",
         ),
         (
             lambda g: g | {"parameters": in_16_bits(g["parameters"])},
@@ -135,9 +135,11 @@ def test_bad_options_of_sampling_are_named(options, error, message):
 
 def test_an_op_gives_nothing_back_of_what_it_got():
     given = arguments()
-    flat = (given["context_term"], *given["parameters"], 2, False, 1e-5, None, None)
+    flat = (given["context_term"], *given["parameters"], 2)
     one = given["x"][:, :1].contiguous()
     for tolerance in (None, 1e-6):
-        x, _ = torch.ops.nfkern.causal_flow_to_data(one, *flat, None, 0.0, False, tolerance)
-        assert torch.equal(x, one)
+        x, _ = torch.ops.nfkern.causal_flow_to_data(one, *flat, True, 1e-5, None, None, None, 0.0, False, tolerance)
         assert x.data_ptr() != one.data_ptr()
+        # Without a prefix nothing would move it.
+        with pytest.raises(ValueError, match=r"z: expected shape \(rows, 2 to 5 tokens, 3\), got \(4, 1, 3\)"):
+            torch.ops.nfkern.causal_flow_to_data(one, *flat, False, 1e-5, None, None, None, 0.0, False, tolerance)

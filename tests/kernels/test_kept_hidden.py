@@ -51,7 +51,7 @@ def test_a_panel_that_is_copied_equals_one_that_lies_in_place(direction, instruc
 
 def test_they_are_kept_for_gradients_alone(monkeypatch):
     kept = []
-    monkeypatch.setattr(op, "_to_latent", lambda *arguments: (kept.append(arguments[-1]), *[None] * 3))
+    monkeypatch.setattr(op._to_latent, "dispatched", lambda *arguments: (kept.append(arguments[-1]), *[None] * 3))
     x, term, matrices, parameters, _ = problem()
     trained = CouplingParameters(*(parameter.clone().requires_grad_() for parameter in parameters))
     coupling.to_latent(x, term, *matrices[False], trained)

@@ -1,0 +1,50 @@
+"""Calls that differentiate nothing, over very many contexts: projected and mapped some at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from nfkern.context import Arrangement
+from nfkern.flow import Context, Flow
+from nfkern.kernels.registry import may_differentiate
+
+TERM_BYTES = 64 << 20
+"""What such a call holds of projected contexts; the paper's flow has 12 kB for each, so 12 GB for a million."""
+
+
+class Chunked(Flow):
+    """A flow whose projected contexts are much larger than its contexts."""
+
+    def _run(
+        self,
+        rows_map: Callable[..., tuple[torch.Tensor, ...]],
+        name: str,
+        events: torch.Tensor,
+        context: Context = None,
+        dropout: bool = False,
+    ) -> tuple[torch.Tensor, ...]:
+        if not isinstance(context, torch.Tensor) or not self._in_chunks(events, context):
+            return super()._run(rows_map, name, events, context, dropout)
+        events, contexts, rank = self._events(name, events), context.flatten(0, -2), len(self.event_shape)
+        arrangement = Arrangement.of(tuple(events.shape[:-rank]), tuple(context.shape[:-1]))
+        rows, most = arrangement.rows(events, rank), self._contexts_at_a_time
+        each, found = rows.shape[0] // contexts.shape[0], []
+        for start in range(0, contexts.shape[0], most):
+            term = self._project(contexts[start : start + most], dropout).term
+            found.append(rows_map(rows[start * each : (start + most) * each], term))
+        results = tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+        self._explain_nan(results)
+        return tuple(arrangement.restore(result) for result in results)
+
+    @property
+    def _contexts_at_a_time(self) -> int:
+        # The first layers' bias is as large as one projected context.
+        return max(1, TERM_BYTES // self._like.nbytes)
+
+    def _in_chunks(self, events: Any, context: torch.Tensor) -> bool:
+        if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(context):
+            return False
+        if context.ndim < 2 or context.shape[:-1].numel() <= self._contexts_at_a_time:
+            return False
+        return not may_differentiate((events, context, *self.parameters()))

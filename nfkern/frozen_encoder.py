@@ -1,0 +1,131 @@
+"""The encoder of a frozen flow: a copy that is known to work, or is refused when the flow is frozen."""
+
+import copy
+import inspect
+from itertools import chain
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from nfkern.encoder import Encoder, lower_hidden
+from nfkern.flow import shape_of
+
+ROWS = 2
+"""Rows of observations that an encoder is tried on: a batch dimension that is lost shows from two on."""
+
+MOST_WIDTHS = 16
+"""Widths of observations that an encoder is tried on, where its first layer does not say."""
+
+
+def frozen_encoder(encoder: nn.Module, like: torch.Tensor, dtype: torch.dtype, context_features: int) -> nn.Module:
+    """A copy for acting: in evaluation mode, without gradients, on the device and in the dtype of `like`.
+
+    Args:
+        encoder: from observations (*batch, in_features) to contexts (*batch, context_features); left as it is.
+        like: of the frozen flow.
+        dtype: of an `nfkern.Encoder`'s hidden weights.
+        context_features: of the flow.
+
+    Raises:
+        TypeError: it is no module, or takes something else than observations.
+        ValueError: it does not run, gives no contexts, or has weights that are not finite or not there yet.
+    """
+    if not isinstance(encoder, nn.Module):
+        raise TypeError(f"encoder: expected a torch.nn.Module, got {type(encoder).__name__}")
+    if not context_features:
+        raise ValueError("encoder: expected None for a flow with context_features=0, got a module")
+    if isinstance(encoder, Encoder) and encoder.config["out_features"] != context_features:
+        raise ValueError(
+            f"encoder: expected out_features={context_features} as the flow's context_features, "
+            f"got {encoder.config['out_features']}"
+        )
+    for name, tensor in chain(encoder.named_parameters(), encoder.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(f"encoder.{name}: expected a parameter with values, got none yet; call the encoder once")
+    copied = copy.deepcopy(encoder).to(device=like.device, dtype=like.dtype).requires_grad_(False).eval()
+    copied.zero_grad(set_to_none=True)
+    # An Encoder's LayerNorms stay as they are: SiLU stands between their weights and the next product.
+    if isinstance(copied, Encoder) and dtype.itemsize == 2:
+        lower_hidden(copied, dtype)
+    refuse_broken(copied, f"not finite when frozen in {like.dtype}: expected finite parameters", "encoder.")
+    _try(copied, like, context_features)
+    return copied
+
+
+def encoded(encoder: nn.Module, observations: torch.Tensor, context_features: int) -> torch.Tensor:
+    """Contexts (*batch, context_features) of observations (*batch, in_features).
+
+    Raises:
+        ValueError: the encoder gives something else.
+    """
+    contexts: torch.Tensor = encoder(observations)
+    wanted, found = (*observations.shape[:-1], context_features), shape_of(contexts)
+    if found != wanted:
+        raise _no_contexts(wanted, shape_of(observations), found)
+    return contexts
+
+
+def refuse_broken(module: nn.Module, expected: str, prefix: str = "") -> None:
+    """Nothing, if all parameters and buffers are finite.
+
+    Raises:
+        ValueError: one is not; the message names it and says what was expected.
+    """
+    for name, tensor in chain(module.named_parameters(prefix.rstrip(".")), module.named_buffers(prefix.rstrip("."))):
+        if tensor.is_floating_point() and not tensor.is_meta and not (finite := tensor.isfinite()).all():
+            where = (~finite).nonzero()[0].tolist()
+            raise ValueError(f"{name}: {expected}, got {called(tensor[tuple(where)].item())} first at index {where}")
+
+
+def called(number: float) -> str:
+    """A number that is not finite, in a message."""
+    return "NaN" if number != number else str(float(number))
+
+
+def _try(encoder: nn.Module, like: torch.Tensor, context_features: int) -> None:
+    """Run the encoder on zeros, as wide as its layers say; where they do not, on some widths that they may mean.
+
+    Raises:
+        TypeError: it wants other arguments.
+        ValueError: it cannot give contexts, whatever the width.
+    """
+    try:
+        inspect.signature(encoder.forward).bind(like)
+    except TypeError as error:
+        raise TypeError(f"encoder: expected a module that takes observations alone, got one with {error}") from None
+    except ValueError:
+        pass  # It does not tell its arguments.
+    known, shapes = _in_features(encoder), dict[int, tuple[int, ...]]()
+    sizes = dict.fromkeys([context_features, *(size for p in encoder.parameters() for size in p.shape)])
+    # Where one that no layer has will do, the layers' sizes say nothing of the width.
+    control = max(sizes) + 1
+    for width in (known,) if known is not None else (control, *list(sizes)[:MOST_WIDTHS]):
+        try:
+            with torch.random.fork_rng([like.device] if like.is_cuda else []), torch.no_grad():
+                shapes[width] = shape_of(encoder(like.new_zeros(ROWS, width)))
+        except Exception as error:
+            if known is not None or isinstance(error, NotImplementedError):
+                raise ValueError(f"encoder: does not run on observations ({ROWS}, {width}): {error}") from error
+    wanted = (ROWS, context_features)
+    if not shapes or wanted in shapes.values():
+        return
+    if control in shapes and any(len(shape) == 2 and shape[0] == ROWS for shape in shapes.values()):
+        return
+    width, found = list(shapes.items())[-1]
+    raise _no_contexts(wanted, (ROWS, width), found)
+
+
+def _in_features(encoder: nn.Module) -> int | None:
+    """How wide observations are, where the first layer says so."""
+    if isinstance(encoder, Encoder):
+        return int(encoder.config["in_features"])
+    if isinstance(encoder, nn.Sequential) and len(encoder):
+        return _in_features(encoder[0])
+    if isinstance(encoder, nn.Linear):
+        return encoder.in_features
+    return encoder.input_size if isinstance(encoder, nn.RNNBase) else None
+
+
+def _no_contexts(wanted: tuple[int, ...], observed: tuple[int, ...], found: tuple[int, ...]) -> ValueError:
+    return ValueError(f"encoder: expected contexts of shape {wanted} for observations {observed}, got {found}")
