@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from nfkern.kernels.base import reference
-from nfkern.kernels.registry import define, refuse_gradient
+from nfkern.kernels.registry import define, refuse_second_gradient
 
 _backward_op = define(
     "standard_normal_log_prob_backward",
@@ -13,7 +13,7 @@ _backward_op = define(
     rank=None,
     reference=reference.standard_normal_log_prob_backward,
     fake=lambda grad, z: torch.empty_like(z),
-    backward=refuse_gradient("the gradient of standard_normal_log_prob"),
+    backward=refuse_second_gradient("standard_normal_log_prob"),
 )
 
 

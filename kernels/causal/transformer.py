@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import gelu
 
 from nfkern.kernels.causal.parameters import LayerParameters
+from nfkern.kernels.layer_norm import layer_norm
 
 
 class Cache(NamedTuple):
@@ -76,7 +77,7 @@ def layer(
     What has been kept is taken as it is.
     """
     p, length = parameters, x.shape[1]
-    attention_norm = _layer_norm(x, p.attention_norm_weight, p.attention_norm_bias, norm_eps)
+    attention_norm = layer_norm(x, p.attention_norm_weight, p.attention_norm_bias, norm_eps)
     qkv = _product(attention_norm[0], p.qkv_weight.mT, compute_dtype) + p.qkv_bias if kept is None else kept.qkv
     queries, keys, values = _by_head(qkv.unflatten(-1, (3, -1)).movedim(-2, 0), heads).unbind(0)
     if cache is not None:
@@ -91,7 +92,7 @@ def layer(
         middle = x + (_product(attended, p.projection_weight.mT, compute_dtype) + p.projection_bias)
     else:
         middle = kept.middle
-    mlp_norm = _layer_norm(middle, p.mlp_norm_weight, p.mlp_norm_bias, norm_eps)
+    mlp_norm = layer_norm(middle, p.mlp_norm_weight, p.mlp_norm_bias, norm_eps)
     up = _product(mlp_norm[0], p.up_weight.mT, compute_dtype) + p.up_bias if kept is None else kept.up
     activated = gelu(up)
     if kept is None:
@@ -148,14 +149,6 @@ def layer_backward(
         down_weight=outer(grad, s.activated),
         down_bias=bias(grad),
     )
-
-
-def _layer_norm(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """LayerNorm, the mean and 1 / the standard deviation."""
-    normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], weight, bias, eps)
-    return normed, mean, rstd
 
 
 def _layer_norm_backward(

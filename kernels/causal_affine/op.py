@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from nfkern.kernels.causal_affine import reference
-from nfkern.kernels.registry import define, refuse_gradient
+from nfkern.kernels.registry import Rows, define, refuse_second_gradient
 
 _backward_op = define(
     "causal_affine_backward",
@@ -14,7 +14,8 @@ _backward_op = define(
     rank=3,
     reference=reference.causal_affine_backward,
     fake=lambda grad, grad_log_det, x, pairs, *_: (x.new_empty(x.shape), pairs.new_empty(pairs.shape)),
-    backward=refuse_gradient("the gradient of causal_affine (double backward)"),
+    backward=refuse_second_gradient("causal_affine"),
+    rows=Rows({0: 0, 1: 0, 2: 0, 3: 0}, (0, 0)),
 )
 
 
@@ -36,6 +37,7 @@ _op = define(
     fake=lambda x, pairs, log_det, *_: (x.new_empty(x.shape), log_det.new_empty(log_det.shape)),
     backward=_backward,
     setup_context=_setup_context,
+    rows=Rows({0: 0, 1: 0, 2: 0}, (0, 0)),
 )
 
 

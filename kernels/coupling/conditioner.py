@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import leaky_relu, pad
 
 from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.layer_norm import layer_norm
 
 NEGATIVE_SLOPE = 0.01
 
@@ -171,7 +172,7 @@ def parameter_gradients(
 
 def _normalize(activation: torch.Tensor, eps: float) -> Normalized:
     """LayerNorm without its weight and bias."""
-    return Normalized(activation, *torch.native_layer_norm(activation, activation.shape[-1:], None, None, eps))
+    return Normalized(activation, *layer_norm(activation, None, None, eps))
 
 
 def _normalize_backward(grad: torch.Tensor, layer: Normalized) -> torch.Tensor:

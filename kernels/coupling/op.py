@@ -9,7 +9,15 @@ from nfkern.kernels.coupling import reference
 from nfkern.kernels.coupling.conditioner import HiddenFactors
 from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.coupling.schema import PARAMETER_COUNT, PARAMETERS, SETTINGS, fake, fake_backward, unflattened
-from nfkern.kernels.registry import Op, define, may_differentiate, refuse_gradient
+from nfkern.kernels.registry import (
+    Op,
+    Rows,
+    define,
+    in_transform,
+    may_differentiate,
+    refuse_gradient,
+    refuse_second_gradient,
+)
 
 TakeFactors = Callable[[HiddenFactors], None]
 
@@ -30,8 +38,15 @@ def _define_backward(name: str, function: Callable[..., Any]) -> Op:
         rank=2,
         reference=unflattened(function, 5),
         fake=fake_backward,
-        backward=refuse_gradient(f"the gradient of coupling {name} (double backward)"),
+        backward=refuse_second_gradient(f"coupling {name}"),
+        rows=Rows({0: 0, 1: 0, 2: 1}, (0, *[None] * (2 + PARAMETER_COUNT)), groups=3, prepare=_without_parameters),
     )
+
+
+def _without_parameters(args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """A derivative's arguments without what was kept, laid out by rows; None if it adds up weights' gradients."""
+    after = 5 + PARAMETER_COUNT + 3
+    return None if args[after] else args[: after + 1]
 
 
 def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) -> Op:
@@ -69,6 +84,8 @@ def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) 
         fake=fake,
         backward=backward,
         setup_context=setup_context,
+        # Without hidden activations, whose layout depends on the rows.
+        rows=Rows({0: 0}, (0, 0, 1, None), groups=1, prepare=lambda args: args[: 4 + PARAMETER_COUNT + 3]),
     )
 
 
@@ -84,6 +101,7 @@ _to_data_with_score = define(
     reference=unflattened(reference.to_data_with_score, 5),
     fake=lambda z, *rest: (z.new_empty(z.shape), z.new_empty(z.shape[:1]), z.new_empty(z.shape)),
     backward=refuse_gradient("the score of a coupling flow"),
+    rows=Rows({0: 0}, (0, 0, 0), groups=1),
 )
 
 
@@ -153,7 +171,7 @@ def to_latent(
     """
     _check(x, context_term, mixing, parameters, "x", compute_dtype)
     arguments = (x, context_term, mixing, mixing_log_det, *parameters, norm_eps, scale_bound, compute_dtype)
-    if factors is not None and torch.is_grad_enabled():
+    if factors is not None and torch.is_grad_enabled() and not in_transform(arguments):
         return _with_factors(_to_latent, _to_latent_backward, factors, arguments)
     z, log_det, *_ = _to_latent(*arguments, _keeps_hidden(arguments, parameters))
     return z, log_det
@@ -177,7 +195,7 @@ def to_data(
     """
     _check(z, context_term, inverse_mixing, parameters, "z", compute_dtype)
     arguments = (z, context_term, inverse_mixing, inverse_log_det, *parameters, norm_eps, scale_bound, compute_dtype)
-    if factors is not None and torch.is_grad_enabled():
+    if factors is not None and torch.is_grad_enabled() and not in_transform(arguments):
         return _with_factors(_to_data, _to_data_backward, factors, arguments)
     x, log_det, *_ = _to_data(*arguments, _keeps_hidden(arguments, parameters))
     return x, log_det

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from nfkern.kernels.linear import reference
-from nfkern.kernels.registry import define
+from nfkern.kernels.registry import Rows, define
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -31,6 +31,7 @@ _op = define(
     fake=lambda x, weight, bias: x.new_empty((x.shape[0], weight.shape[0])),
     backward=_backward,
     setup_context=_setup_context,
+    rows=Rows({0: 0}, (0,)),
 )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from nfkern.kernels.plu import reference
-from nfkern.kernels.registry import define, refuse_gradient
+from nfkern.kernels.registry import define, refuse_second_gradient
 
 _backward_op = define(
     "plu_compose_backward",
@@ -15,7 +15,7 @@ _backward_op = define(
     fake=lambda grad_matrix, grad_log_det, lu, permutation, inverse: torch.empty_like(
         lu, memory_format=torch.contiguous_format
     ),
-    backward=refuse_gradient("the gradient of plu_compose"),
+    backward=refuse_second_gradient("plu_compose"),
 )
 
 
