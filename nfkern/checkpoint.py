@@ -127,7 +127,8 @@ def _check_described(module: nn.Module, config: dict[str, Any], tensors: dict[st
     """
     kind = type(module)
     try:
-        with torch.device("meta"):
+        # Not on the meta device: its first use loads modules for seconds.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             twin = kind(**config)
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"config: expected the arguments of {kind.__name__}, got {config}: {error}") from error

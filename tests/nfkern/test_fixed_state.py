@@ -1,4 +1,4 @@
-"""What is no weight is out of reach of what averages, casts and copies weights; a permutation that is none is refused."""
+"""What is no weight is out of reach of what averages, casts and copies weights; what is no permutation is refused."""
 
 import copy
 
@@ -21,7 +21,9 @@ def make(mixing, seed=0, **options):
 def legacy_state(mixing="plu"):
     """A state as it was saved when permutations were drawn."""
     state = dict(make(mixing).state_dict())
-    state["permutation"] = torch.stack([torch.randperm(6, generator=torch.Generator().manual_seed(k)) for k in range(3)])
+    state["permutation"] = torch.stack(
+        [torch.randperm(6, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    )
     return state
 
 
@@ -41,7 +43,9 @@ def test_all_state_is_weights(mixing):
 
 
 @every_mixing
-@pytest.mark.parametrize("average", [{"avg_fn": get_ema_avg_fn(0.999)}, {"multi_avg_fn": get_ema_multi_avg_fn(0.9)}, {}])
+@pytest.mark.parametrize(
+    "average", [{"avg_fn": get_ema_avg_fn(0.999)}, {"multi_avg_fn": get_ema_multi_avg_fn(0.9)}, {}]
+)
 def test_averages_of_a_flow_with_itself_are_the_flow(mixing, average):
     flow = make(mixing)
     averaged = AveragedModel(flow, use_buffers=True, **average)
