@@ -25,8 +25,8 @@ _reference_forced = False
 class Op:
     """An op under two names: `name`, which native kernels may override, and `name_reference`, which they may not."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, rows: "Rows | None" = None) -> None:
+        self.name, self.rows = name, rows
         self.dispatched = getattr(torch.ops.nfkern, name).default
         self.reference = getattr(torch.ops.nfkern, f"{name}_reference").default
 
@@ -126,7 +126,7 @@ def define(
         _library.impl(qualified, kernel, "Autograd", with_keyset=True)
         torch.library.register_fake(f"nfkern::{qualified}", _fake_over_seeds(fake, rank), lib=_library)
         torch.library.register_vmap(f"nfkern::{qualified}", _vmap_rule(op, rows), lib=_library)
-    _ops[name] = Op(name)
+    _ops[name] = Op(name, rows)
     return _ops[name]
 
 

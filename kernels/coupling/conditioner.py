@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import leaky_relu, pad
 
 from nfkern.kernels.coupling.parameters import CouplingParameters
-from nfkern.kernels.layer_norm import layer_norm
+from nfkern.kernels.layer_norm import layer_norm, layer_norm_backward
 
 NEGATIVE_SLOPE = 0.01
 
@@ -177,11 +177,10 @@ def _normalize(activation: torch.Tensor, eps: float) -> Normalized:
 
 def _normalize_backward(grad: torch.Tensor, layer: Normalized) -> torch.Tensor:
     """Derivative of LeakyReLU and `_normalize`; the activation has the sign of the preactivation, hence the slope."""
-    aten, width = torch.ops.aten, layer.activation.shape[-1:]
-    through_norm = aten.native_layer_norm_backward(
-        grad, layer.activation, width, layer.mean, layer.rstd, None, None, [True, False, False]
-    )[0]
-    grad_preactivation: torch.Tensor = aten.leaky_relu_backward(through_norm, layer.activation, NEGATIVE_SLOPE, True)
+    through_norm, *_ = layer_norm_backward(grad, layer.activation, layer.mean, layer.rstd)
+    grad_preactivation: torch.Tensor = torch.ops.aten.leaky_relu_backward(
+        through_norm, layer.activation, NEGATIVE_SLOPE, True
+    )
     return grad_preactivation
 
 

@@ -133,6 +133,7 @@ def test_weights_that_are_none_are_not_loaded(change, message, every, tmp_path):
         nfkern.CouplingFlow.from_pretrained(tmp_path / "saved")
 
 
+@pytest.mark.slow
 def test_shards_are_named():
     from torch.distributed import HashStore, destroy_process_group, init_process_group
     from torch.distributed.device_mesh import init_device_mesh
