@@ -20,7 +20,6 @@ FIRST_KNOTS = 2049
 MOST_KNOTS = 1 << 17
 
 
-@torch.no_grad()
 def plane_log_prob(
     flow: CouplingFlow, x: torch.Tensor, context: torch.Tensor | None = None, *, tolerance: float = 1e-4
 ) -> torch.Tensor:
@@ -45,6 +44,13 @@ def plane_log_prob(
     """
     tolerance = number("tolerance", tolerance, "a number > 0", above=True)
     _check(flow, x, context)
+    with torch.no_grad():
+        result = _by_tables(flow, x, context, tolerance)
+    (result,) = flow._constant("plane_log_prob: it has no derivatives; use log_prob of the flow", (result,), x, context)
+    return result
+
+
+def _by_tables(flow: CouplingFlow, x: torch.Tensor, context: torch.Tensor | None, tolerance: float) -> torch.Tensor:
     term = flow._project_rows(None if context is None else context.unsqueeze(0))
     matrices, log_det_sum = flow._compose(False)
     points = x.reshape(-1, 2)

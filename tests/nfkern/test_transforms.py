@@ -7,6 +7,9 @@ from torch.autograd import forward_ad
 from torch.autograd.functional import jacobian
 from torch.func import functional_call, functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
+from nfkern.optim import FlowAdamW
+from nfkern.plane import plane_log_prob
+
 # PyTorch loads what it needs for tangents by torch.jit.script, which it deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
@@ -209,6 +212,27 @@ def test_tangents_of_parameters_pass_the_cache(name):
         duals = {key: forward_ad.make_dual(value, value) for key, value in parameters.items()}
         tangent = forward_ad.unpack_dual(functional_call(flow, duals, (x, context)).sum()).tangent
     torch.testing.assert_close(tangent, along, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("transform", list(SINGLE))
+def test_tables_of_a_plane_say_that_they_have_no_derivatives(transform):
+    flow = flows.make("two_features").eval()
+    x, context = flows.make_inputs(flow, 3)
+    with pytest.raises(RuntimeError, match="plane_log_prob: it has no derivatives|data-dependent control flow|item()"):
+        SINGLE[transform](lambda x: plane_log_prob(flow, x, context[0]), x)
+
+
+@pytest.mark.parametrize("transform", ["grad", "jvp"])
+def test_an_optimiser_that_takes_factors_leaves_transforms_alone(transform):
+    flow, tensors = problem("paper")
+
+    def f(x, c):
+        return flow.log_prob(x, c)
+
+    expected = TRANSFORMS[transform][0](f, tensors)
+    optimizer = FlowAdamW(flow)
+    torch.testing.assert_close(TRANSFORMS[transform][0](f, tensors), expected)
+    assert not optimizer._factors
 
 
 def test_autograd_refuses_a_second_derivative_and_says_where_it_is():
