@@ -6,14 +6,15 @@ tensors, more than a whole native inverse at batch 1.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch._library.autograd import Info, make_autograd_impl
-from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map_only
+
+from nfkern.kernels.op_transforms import Rows, through_definition, vmap_rule
 
 _library = torch.library.Library("nfkern", "DEF")
 _ops: dict[str, "Op"] = {}
@@ -48,23 +49,6 @@ class Native:
     load: Callable[[], Callable[..., Any]]
     device_reasons: Callable[[torch.device], Sequence[str]]
     call_reasons: Callable[..., Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Where an op has rows that do not see each other, without seeds: `torch.vmap` over rows alone adds to them.
-
-    Attributes:
-        arguments: axis of the rows, by the argument's place. All other arguments belong to all rows.
-        results: axis of the rows, by result; None for one that is empty once the arguments are prepared.
-        groups: place of an argument whose axis 0 has groups of rows; row r sees group `r // (rows / groups)`.
-        prepare: of an op's arguments, those of a call that more rows can join; None if there is none.
-    """
-
-    arguments: Mapping[int, int]
-    results: tuple[int | None, ...]
-    groups: int | None = None
-    prepare: Callable[[tuple[Any, ...]], tuple[Any, ...] | None] = field(default=lambda args: args)
 
 
 def implement(name: str, device_type: str, native: Native) -> None:
@@ -122,10 +106,10 @@ def define(
         _library.impl(qualified, definition, "CompositeExplicitAutograd")
         op = getattr(torch.ops.nfkern, qualified).default
         plain = make_autograd_impl(op, Info(backward, setup_context))
-        kernel = _in_transforms(name, plain, definition if differentiable_reference else None)
+        kernel = through_definition(name, plain, definition if differentiable_reference else None)
         _library.impl(qualified, kernel, "Autograd", with_keyset=True)
         torch.library.register_fake(f"nfkern::{qualified}", _fake_over_seeds(fake, rank), lib=_library)
-        torch.library.register_vmap(f"nfkern::{qualified}", _vmap_rule(op, rows), lib=_library)
+        torch.library.register_vmap(f"nfkern::{qualified}", vmap_rule(op, rows), lib=_library)
     _ops[name] = Op(name, rows)
     return _ops[name]
 
@@ -171,97 +155,6 @@ def _of_seed(args: tuple[Any, ...], seed: int) -> list[Any]:
     return [arg.select(0, seed) if isinstance(arg, torch.Tensor) else arg for arg in args]
 
 
-def _in_transforms(name: str, plain: Callable[..., Any], definition: Callable[..., Any] | None) -> Callable[..., Any]:
-    """An op's kernel for autograd, which in `torch.func` and with forward-mode AD runs the definition instead.
-
-    A gradient that is an autograd.Function of its own has no tangents, and none of a second order: the results would
-    pass for constants. What the definition consists of has all derivatives of every order.
-    """
-
-    def kernel(keyset: Any, *args: Any) -> Any:
-        # Under `torch.vmap` alone, autograd's turn comes below it, where no transform is left.
-        transformed = torch._C._are_functorch_transforms_active()
-        tracked = transformed and torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
-        if not tracked and not has_tangents(args):
-            return plain(keyset, *args)
-        if definition is None:
-            raise RuntimeError(f"nfkern: {name} is not differentiable; detach its inputs")
-        return definition(*args)
-
-    return kernel
-
-
-def has_tangents(arguments: Iterable[Any]) -> bool:
-    """Whether forward-mode AD, of `torch.autograd.forward_ad` or `torch.func.jvp`, has tangents of any of these."""
-    if forward_ad._current_level < 0:
-        return False
-    tensors = (argument for argument in arguments if isinstance(argument, torch.Tensor))
-    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
-
-
-def _vmap_rule(op: Any, rows: Rows | None) -> Callable[..., Any]:
-    """More rows where only rows are mapped; else one more seed dimension.
-
-    What is not mapped is the same for every seed.
-    """
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        if rows is not None:
-            by_row = {*rows.arguments, rows.groups}
-            mapped = {place for place, dim in enumerate(in_dims) if dim is not None}
-            prepared = rows.prepare(args) if mapped <= by_row else None
-            if prepared is not None:
-                return _over_more_rows(op, rows, info.batch_size, in_dims, prepared)
-
-        def stacked(arg: Any, dim: int | None) -> Any:
-            if not isinstance(arg, torch.Tensor):
-                return arg
-            return arg.expand(info.batch_size, *arg.shape) if dim is None else arg.movedim(dim, 0)
-
-        results = op(*map(stacked, args, in_dims))
-        return results, tree_map_only(torch.Tensor, lambda _: 0, results)
-
-    return rule
-
-
-def _over_more_rows(
-    op: Any, rows: Rows, size: int, in_dims: tuple[int | None, ...], args: tuple[Any, ...]
-) -> tuple[Any, Any]:
-    """One call for all of `size` mapped calls: its results, and where these have the mapped dimension.
-
-    Groups that are the same for all of them stay as they are: then a row's copies lie side by side, in its group.
-    """
-    outside, joined = rows.groups is None or in_dims[rows.groups] is not None, list(args)
-
-    def join(place: int, axis: int) -> None:
-        arg, dim, at = args[place], in_dims[place], axis if outside else axis + 1
-        moved = arg.unsqueeze(at) if dim is None else arg.movedim(dim, at)
-        shape = list(moved.shape)
-        shape[at] = size
-        joined[place] = moved.expand(shape).flatten(axis, axis + 1)
-
-    for place, axis in rows.arguments.items():
-        join(place, axis)
-    if outside and rows.groups is not None:
-        join(rows.groups, 0)
-
-    def part(result: torch.Tensor, axis: int | None) -> tuple[torch.Tensor, int | None]:
-        if axis is None:
-            return result, None
-        each = result.shape[axis] // size
-        return (
-            (result.unflatten(axis, (size, each)), axis)
-            if outside
-            else (result.unflatten(axis, (each, size)), axis + 1)
-        )
-
-    results = op(*joined)
-    if isinstance(results, torch.Tensor):
-        return part(results, rows.results[0])
-    parts, dims = zip(*map(part, results, rows.results), strict=True)
-    return parts, dims
-
-
 def may_differentiate(arguments: Iterable[Any]) -> bool:
     """Whether autograd may want gradients of such a call; a tensor under `torch.vmap` does not tell."""
 
@@ -288,11 +181,6 @@ def refuse_second_gradient(what: str) -> Callable[..., Any]:
     """A backward for the derivative of an op."""
     instead = "take second derivatives by torch.func alone, as torch.func.hessian or torch.func.grad twice"
     return refuse_gradient(f"the gradient of {what} (double backward)", instead)
-
-
-def in_transform(arguments: Iterable[Any]) -> bool:
-    """Whether a call happens inside a transform of `torch.func`, or forward-mode AD has tangents of its arguments."""
-    return torch._C._are_functorch_transforms_active() or has_tangents(arguments)
 
 
 def registered_backends(device: torch.device | str = "cpu") -> dict[str, str]:

@@ -14,7 +14,7 @@ from nfkern.coupling_maps import CouplingMaps
 from nfkern.flow import readable
 from nfkern.kernels import compose
 from nfkern.kernels.causal_affine.op import check_scale_bound
-from nfkern.kernels.registry import has_tangents
+from nfkern.kernels.op_transforms import has_tangents
 
 if TYPE_CHECKING:
     from nfkern.frozen import FrozenFlow

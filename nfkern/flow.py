@@ -15,6 +15,7 @@ from nfkern.checkpoint import Pretrained
 from nfkern.context import Arrangement, ProjectedContext
 from nfkern.distribution import FlowDistribution
 from nfkern.kernels import standard_normal_log_prob
+from nfkern.noise import draw, sizes
 from nfkern.transforms import without_derivatives
 
 Context = torch.Tensor | ProjectedContext | None
@@ -270,27 +271,15 @@ class Flow(Pretrained, nn.Module, ABC):
         **options: Any,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """What samples are made of, and the options that are not about it."""
-        if not isinstance(sample_shape, tuple | list):
-            raise TypeError(f"sample_shape: expected a tuple of ints, got {type(sample_shape).__name__}")
-        try:
-            sample_shape = tuple(whole("sample_shape", size) for size in sample_shape)
-        except ValueError:
-            raise ValueError(f"sample_shape: expected ints >= 0, got {sample_shape}") from None
         batch_shape = context.batch_shape if isinstance(context, ProjectedContext) else shape_of(context)[:-1]
-        shape = (*sample_shape, *batch_shape, *(event_shape or self.event_shape))
-        like = self._like
-        if noise is not None:
-            if not isinstance(noise, torch.Tensor):
-                raise TypeError(f"noise: expected a torch.Tensor, got {type(noise).__name__}")
-            if tuple(noise.shape) != shape:
-                raise ValueError(f"noise: expected shape {shape}, got {tuple(noise.shape)}")
-            return noise, options
-        temperature = number("temperature", temperature)
-        if deterministic:
-            return torch.zeros(shape, dtype=like.dtype, device=like.device), options
-        # Even generator=None picks the overload that takes no symbolic shapes, which torch.compile needs.
-        source: dict[str, Any] = {} if generator is None else {"generator": generator}
-        return temperature * torch.randn(shape, **source, dtype=like.dtype, device=like.device), options
+        shape = (*sizes(sample_shape), *batch_shape, *(event_shape or self.event_shape))
+        if noise is None:
+            return draw(shape, self._like, generator, temperature, deterministic), options
+        if not isinstance(noise, torch.Tensor):
+            raise TypeError(f"noise: expected a torch.Tensor, got {type(noise).__name__}")
+        if tuple(noise.shape) != shape:
+            raise ValueError(f"noise: expected shape {shape}, got {tuple(noise.shape)}")
+        return noise, options
 
     def _events(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """Events in the parameters' dtype, if they fit."""

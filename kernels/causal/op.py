@@ -9,7 +9,8 @@ from nfkern.kernels.causal import reference, sampling
 from nfkern.kernels.causal.parameters import CausalParameters
 from nfkern.kernels.causal.schema import PARAMETER_COUNT, PARAMETERS, SETTINGS, fake, fake_backward, unflattened
 from nfkern.kernels.causal_affine.op import check_scale_bound
-from nfkern.kernels.registry import Rows, define, may_differentiate, refuse_gradient, refuse_second_gradient
+from nfkern.kernels.op_transforms import Rows
+from nfkern.kernels.registry import define, may_differentiate, refuse_gradient, refuse_second_gradient
 
 METHODS = ("auto", "cached", "jacobi")
 TOLERANCE = 1e-6

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from nfkern.kernels.causal_affine import reference
-from nfkern.kernels.registry import Rows, define, refuse_second_gradient
+from nfkern.kernels.op_transforms import Rows
+from nfkern.kernels.registry import define, refuse_second_gradient
 
 _backward_op = define(
     "causal_affine_backward",

@@ -9,15 +9,8 @@ from nfkern.kernels.coupling import reference
 from nfkern.kernels.coupling.conditioner import HiddenFactors
 from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.coupling.schema import PARAMETER_COUNT, PARAMETERS, SETTINGS, fake, fake_backward, unflattened
-from nfkern.kernels.registry import (
-    Op,
-    Rows,
-    define,
-    in_transform,
-    may_differentiate,
-    refuse_gradient,
-    refuse_second_gradient,
-)
+from nfkern.kernels.op_transforms import Rows, in_transform
+from nfkern.kernels.registry import Op, define, may_differentiate, refuse_gradient, refuse_second_gradient
 
 TakeFactors = Callable[[HiddenFactors], None]
 

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 from nfkern.kernels.linear import reference
-from nfkern.kernels.registry import Rows, define
+from nfkern.kernels.op_transforms import Rows
+from nfkern.kernels.registry import define
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
