@@ -38,3 +38,8 @@ def number(
     if not real or not (value > 0 if above else value >= 0) or not value < high:
         raise ValueError(f"{name}: expected {expected}, got {value!r}")
     return float(value)
+
+
+def shape_of(tensor: Any) -> tuple[int, ...]:
+    """Its shape, () where it has none: for messages about whatever was passed."""
+    return tuple(getattr(tensor, "shape", ()))

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import torch
 
-from nfkern.arguments import number
+from nfkern.arguments import number, shape_of
 from nfkern.context import autocast_dtype, project
-from nfkern.flow import Context, Flow, shape_of
+from nfkern.flow import Context, Flow
 from nfkern.kernels import CausalParameters, causal
 
 Method = Literal["auto", "cached", "jacobi"]

@@ -11,10 +11,10 @@ from torch import nn
 from nfkern.arguments import number, whole
 from nfkern.checkpoint import refuse_shards
 from nfkern.coupling_maps import CouplingMaps
-from nfkern.flow import readable
 from nfkern.kernels import compose
 from nfkern.kernels.causal_affine.op import check_scale_bound
 from nfkern.kernels.op_transforms import has_tangents
+from nfkern.transforms import readable
 
 if TYPE_CHECKING:
     from nfkern.frozen import FrozenFlow

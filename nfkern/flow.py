@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from nfkern import box
-from nfkern.arguments import number, whole
+from nfkern.arguments import number, shape_of, whole
 from nfkern.checkpoint import Pretrained
 from nfkern.context import Arrangement, ProjectedContext
 from nfkern.distribution import FlowDistribution
 from nfkern.kernels import standard_normal_log_prob
 from nfkern.noise import draw, sizes
-from nfkern.transforms import without_derivatives
+from nfkern.transforms import readable, without_derivatives
 
 Context = torch.Tensor | ProjectedContext | None
 
@@ -316,15 +316,3 @@ class Flow(Pretrained, nn.Module, ABC):
             if broken.any():
                 where = broken.nonzero()[0].tolist()
                 raise ValueError(f"{name}: expected finite parameters, got NaN first at index {where}")
-
-
-def readable(tensor: torch.Tensor) -> bool:
-    """Whether numbers may be looked at: not while compiling or under `torch.vmap`, nor where it would synchronise."""
-    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
-        return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-
-
-def shape_of(tensor: Any) -> tuple[int, ...]:
-    """Its shape, () where it has none: for messages about whatever was passed."""
-    return tuple(getattr(tensor, "shape", ()))

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from nfkern.acting import NativeCalls
+from nfkern.arguments import shape_of
 from nfkern.context import ProjectedContext
 from nfkern.cuda_graphs import CapturedCalls
 from nfkern.distribution import FlowDistribution
 from nfkern.encoder import Encoder, lower_hidden
-from nfkern.flow import Context, Flow, shape_of
+from nfkern.flow import Context, Flow
 from nfkern.transforms import differentiating
 
 _NO_DERIVATIVES = "flow: a frozen one has no derivatives; use the flow that it came from"

@@ -18,6 +18,13 @@ def differentiating() -> bool:
     return any(level.key() in (TransformType.Grad, TransformType.Jvp) for level in levels)
 
 
+def readable(tensor: torch.Tensor) -> bool:
+    """Whether numbers may be looked at: not while compiling or under `torch.vmap`, nor where it would synchronise."""
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
 def without_derivatives(
     what: str, results: tuple[torch.Tensor, ...], inputs: Iterable[torch.Tensor | None]
 ) -> tuple[torch.Tensor, ...]:
