@@ -9,6 +9,7 @@ from torch.func import functional_call, stack_module_state
 
 from nfkern.algorithms.agent import Agent, Batch
 from nfkern.algorithms.optimization import LossAndInfo, Noise, Tensors, move_average, optimization
+from nfkern.coupling import CouplingFlow
 
 
 class SeedStack:
@@ -28,6 +29,9 @@ class SeedStack:
     def __init__(self, agents: Sequence[Agent]) -> None:
         self.agents = agents
         self.config = agents[0].config
+        for mine, *theirs in zip(*map(_permutations, agents), strict=True):
+            if not all(torch.equal(mine, each) for each in theirs):
+                raise ValueError("agents: expected flows with the same permutations, got others from old checkpoints")
         self._parameters, self._buffers = stack_module_state([agent.networks for agent in agents])
         self.optimizer, self.scheduler = optimization(self._parameters.values(), self.config)
         for mine, *theirs in zip(self._parameters.values(), *map(_optimizer_states, agents), strict=True):
@@ -81,6 +85,11 @@ class SeedStack:
 
 def _optimizer_states(agent: Agent) -> list[Mapping[str, torch.Tensor]]:
     return [agent.optimizer.state.get(parameter, {}) for parameter in agent.networks.parameters()]
+
+
+def _permutations(agent: Agent) -> list[torch.Tensor]:
+    """What belongs to a flow, but is neither a parameter nor a buffer."""
+    return [module.permutation for module in agent.modules() if isinstance(module, CouplingFlow)]
 
 
 def _stack(name: str, tensors: Sequence[torch.Tensor]) -> torch.Tensor:

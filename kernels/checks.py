@@ -66,7 +66,7 @@ def check_norm_eps(norm_eps: float) -> None:
         raise ValueError(f"norm_eps: expected a finite number > 0, got {norm_eps!r}")
 
 
-def check_scale_bound(scale_bound: float | None, dtype: torch.dtype = torch.float64) -> None:
+def check_scale_bound(scale_bound: float | None, dtype: torch.dtype) -> None:
     """Refuse a bound that is none, or that is no number of `dtype`.
 
     Raises:

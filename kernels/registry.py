@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._library.autograd import Info, make_autograd_impl
 
-from nfkern.kernels.seeds import fake_over_seeds, of_seed, over_seeds, vmap_rule
+from nfkern.kernels.op_transforms import Rows, through_definition, vmap_rule
+from nfkern.kernels.seeds import fake_over_seeds, of_seed, over_seeds
 
 _library = torch.library.Library("nfkern", "DEF")
 _ops: dict[str, "Op"] = {}
@@ -34,8 +36,8 @@ _switch = _Switch()
 class Op:
     """An op under two names: `name`, which native kernels may override, and `name_reference`, which they may not."""
 
-    def __init__(self, name: str, rank: int | None, check: Callable[..., None]) -> None:
-        self.name = name
+    def __init__(self, name: str, rank: int | None, rows: Rows | None, check: Callable[..., None]) -> None:
+        self.name, self.rows = name, rows
         self.dispatched = getattr(torch.ops.nfkern, name).default
         self.reference = getattr(torch.ops.nfkern, f"{name}_reference").default
         self._rank, self._check = rank, check
@@ -153,6 +155,8 @@ def define(
     backward: Callable[..., Any],
     check: Callable[..., None],
     setup_context: Callable[..., None] | None = None,
+    rows: Rows | None = None,
+    differentiable_reference: bool = True,
 ) -> Op:
     """Define `nfkern::name` with its reference for every device, its fake kernel, its gradient and its vmap rule.
 
@@ -169,6 +173,9 @@ def define(
         check: of the op's arguments, for one seed; raises where the op is not defined for them. Whatever comes through
             the dispatcher is checked, for the reference and for native kernels.
         setup_context: `(ctx, inputs, output)`, keeps what backward needs.
+        rows: where rows are, if `torch.vmap` over them may become one call with more rows.
+        differentiable_reference: whether `torch.func` and forward-mode AD may go through the reference, operation by
+            operation; else they are refused.
 
     Returns:
         The callable op.
@@ -176,12 +183,12 @@ def define(
     names = (name, f"{name}_reference")
     for qualified in names:
         _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag,))
-    op = _ops[name] = Op(name, rank, check)
-    looped, fake = _without_autocast(over_seeds(reference, rank)), fake_over_seeds(fake, rank)
+    op = _ops[name] = Op(name, rank, rows, check)
+    definition, fake = _without_autocast(over_seeds(reference, rank)), fake_over_seeds(fake, rank)
 
     def checked(*args: Any) -> Any:
         op.check(*args)
-        return looped(*args)
+        return definition(*args)
 
     def without_data(*args: Any) -> Any:
         op.check_devices(*args)
@@ -189,11 +196,13 @@ def define(
 
     for qualified in names:
         _library.impl(qualified, checked, "CompositeExplicitAutograd")
+        called = getattr(torch.ops.nfkern, qualified).default
         again = _as_forward(backward, reference=qualified != name)
-        qualified = f"nfkern::{qualified}"
-        torch.library.register_fake(qualified, without_data, lib=_library)
-        torch.library.register_autograd(qualified, again, setup_context=setup_context, lib=_library)
-        torch.library.register_vmap(qualified, vmap_rule(qualified), lib=_library)
+        plain = make_autograd_impl(called, Info(again, setup_context))
+        kernel = through_definition(name, plain, definition if differentiable_reference else None)
+        _library.impl(qualified, kernel, "Autograd", with_keyset=True)
+        torch.library.register_fake(f"nfkern::{qualified}", without_data, lib=_library)
+        torch.library.register_vmap(f"nfkern::{qualified}", vmap_rule(called, rows), lib=_library)
     return op
 
 
@@ -231,13 +240,19 @@ def may_differentiate(arguments: Iterable[Any]) -> bool:
     return torch.is_grad_enabled() and any(map(may, arguments))
 
 
-def refuse_gradient(what: str) -> Callable[..., Any]:
+def refuse_gradient(what: str, instead: str = "detach its inputs") -> Callable[..., Any]:
     """A backward for ops that have none: silent zero gradients would be worse than an error."""
 
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        raise RuntimeError(f"nfkern: {what} is not differentiable; detach its inputs or use the reference formula")
+        raise RuntimeError(f"nfkern: {what} is not differentiable; {instead}")
 
     return backward
+
+
+def refuse_second_gradient(what: str) -> Callable[..., Any]:
+    """A backward for the derivative of an op."""
+    instead = "take second derivatives by torch.func alone, as torch.func.hessian or torch.func.grad twice"
+    return refuse_gradient(f"the gradient of {what} (double backward)", instead)
 
 
 def registered_backends(device: torch.device | str = "cpu") -> dict[str, str]:

@@ -38,19 +38,3 @@ def fake_over_seeds(fake: Callable[..., Any], rank: int | None) -> Callable[...,
 def of_seed(args: tuple[Any, ...], seed: int) -> list[Any]:
     """One seed's arguments."""
     return [arg.select(0, seed) if isinstance(arg, torch.Tensor) else arg for arg in args]
-
-
-def vmap_rule(qualified: str) -> Callable[..., Any]:
-    """The mapped dimension is the seed dimension; what is not mapped is the same for every seed."""
-    name = qualified.removeprefix("nfkern::")
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
-        def stacked(arg: Any, dim: int | None) -> Any:
-            if not isinstance(arg, torch.Tensor):
-                return arg
-            return arg.expand(info.batch_size, *arg.shape) if dim is None else arg.movedim(dim, 0)
-
-        results = getattr(torch.ops.nfkern, name).default(*map(stacked, args, in_dims))
-        return results, tree_map_only(torch.Tensor, lambda _: 0, results)
-
-    return rule

@@ -10,9 +10,9 @@ from torch.nn.modules import module as torch_module
 
 from nfkern.coupling_maps import CouplingMaps
 from nfkern.encoder import Encoder, LoweredLinear
-from nfkern.flow import readable
 from nfkern.kernels.native_extension import device_reasons, load
 from nfkern.kernels.registry import reference_forced
+from nfkern.transforms import readable
 
 if TYPE_CHECKING:
     from nfkern.frozen_base import Frozen

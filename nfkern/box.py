@@ -1,15 +1,34 @@
-"""The box (-1, 1)^D of a bounded flow: data are x = tanh(u)."""
+"""The box [-END, END]^D of a bounded flow: data are x = tanh(u).
+
+On the faces of (-1, 1)^D, u and the density's derivative are infinite, and how near to them a number can be depends on
+its dtype. So the box ends at the last float32 inside, in every dtype. Data beyond count as lying there, in values and
+in derivatives: the derivative there is that at the end. Samples are never beyond.
+"""
 
 import math
 
 import torch
 from torch.nn.functional import softplus
 
+END = 1 - 2.0**-24
+_END_OF_U = math.atanh(END)
+
+
+def inside(x: torch.Tensor) -> torch.Tensor:
+    """Data, those beyond the end moved to it; NaN stays."""
+    return _moved(x, END)
+
 
 def inverse(x: torch.Tensor) -> torch.Tensor:
-    """Inverse of tanh; the faces of the box, where it is infinite, are moved inside by one rounding step."""
-    limit = 1 - torch.finfo(x.dtype).eps
-    return torch.atanh(x.clamp(-limit, limit))
+    """Inverse of tanh, for data `inside`."""
+    return torch.atanh(x)
+
+
+def squash(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows, *event) -> data x = tanh(u) inside the box, and log|det dx/du| at x, (rows)."""
+    u = _moved(u, _END_OF_U)
+    # The last step of tanh may round to 1.
+    return torch.tanh(u).clamp(-END, END), log_det(u)
 
 
 def log_det(u: torch.Tensor) -> torch.Tensor:
@@ -17,6 +36,12 @@ def log_det(u: torch.Tensor) -> torch.Tensor:
     return 2 * (math.log(2) - u - softplus(-2 * u)).flatten(1).sum(1)
 
 
-def score(u: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
-    """Score of tanh(u): `(score_u + 2 tanh u) / (1 - tanh(u)^2)`."""
-    return (score + 2 * torch.tanh(u)) * torch.cosh(u).square()
+def score(x: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
+    """Score of x = tanh(u), `inside`, from that of u: `(score_u + 2 x) / (1 - x^2)`."""
+    return (score + 2 * x) / ((1 - x) * (1 + x))
+
+
+def _moved(x: torch.Tensor, end: float) -> torch.Tensor:
+    """Numbers beyond `end` moved to it, with the derivative of those that are not; infinite ones have none."""
+    same = torch.nan_to_num(x - x.detach())
+    return x.detach().clamp(-end, end) + same

@@ -1,14 +1,16 @@
 """The causal flow over a sequence of tokens: transformer blocks, all of them in one op per direction."""
 
 import math
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
+from nfkern.arguments import number, whole
 from nfkern.causal_maps import CausalMaps
+from nfkern.checkpoint import refuse_shards
 from nfkern.kernels.causal.parameters import shapes
-from nfkern.kernels.causal_affine.op import check_scale_bound
 
 if TYPE_CHECKING:
     from nfkern.frozen_causal import FrozenCausalFlow
@@ -79,20 +81,20 @@ class CausalFlow(CausalMaps):
     ) -> None:
         if context_mode not in ("add", "prefix"):
             raise ValueError(f"context_mode: expected 'add' or 'prefix', got {context_mode!r}")
-        least = {"tokens": 1 if context_mode == "prefix" else 2}
-        sizes = {"features": features, "blocks": blocks, "layers": layers, "width": width, "expansion": expansion}
-        for name, value in ({"tokens": tokens} | sizes).items():
-            if not isinstance(value, int) or value < least.get(name, 1):
-                raise ValueError(f"{name}: expected an int >= {least.get(name, 1)}, got {value!r}")
+        tokens = whole("tokens", tokens, 1 if context_mode == "prefix" else 2)
+        features, blocks = whole("features", features, 1), whole("blocks", blocks, 1)
+        layers, width = whole("layers", layers, 1), whole("width", width, 1)
+        expansion = whole("expansion", expansion, 1)
         heads = (width // 64 if width % 64 == 0 else 1) if heads is None else heads
-        if not isinstance(heads, int) or heads < 1 or width % heads:
+        if not isinstance(heads, Integral) or heads < 1 or width % heads:
             raise ValueError(f"heads: expected a divisor of the width {width}, got {heads!r}")
-        if not norm_eps > 0:
-            raise ValueError(f"norm_eps: expected a number > 0, got {norm_eps!r}")
-        check_scale_bound(scale_bound)
         super().__init__((tokens, features), context_features, bounds=bounds, context_dropout=context_dropout)
-        self.heads, self.context_mode = heads, context_mode
-        self.norm_eps, self.scale_bound = norm_eps, scale_bound
+        context_features, context_dropout = self.context_features, self.context_dropout
+        self.heads, self.context_mode = heads, context_mode = int(heads), context_mode
+        self.norm_eps = norm_eps = number("norm_eps", norm_eps, "a number > 0", above=True)
+        self.scale_bound = scale_bound = (
+            None if scale_bound is None else number("scale_bound", scale_bound, "None or a number > 0", above=True)
+        )
         self.config: dict[str, Any] = {
             "tokens": tokens,
             "features": features,
@@ -129,10 +131,11 @@ class CausalFlow(CausalMaps):
 
         Raises:
             ValueError: another dtype, an encoder that does not fit, or weights that are not finite in `dtype`.
-            TypeError: `encoder` is no module.
+            TypeError: `encoder` is no module, or a weight is a shard.
         """
         from nfkern.frozen_causal import FrozenCausalFlow
 
+        refuse_shards(self)
         return FrozenCausalFlow(self, dtype, encoder)
 
     def _reset_parameters(self) -> None:

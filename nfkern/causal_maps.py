@@ -1,12 +1,14 @@
 """What a causal flow and its frozen copy share: the maps of rows from stacked weights, and sequences of any length."""
 
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
 
+from nfkern.arguments import number, shape_of
 from nfkern.chunked import Chunked
 from nfkern.context import autocast_dtype, project
-from nfkern.flow import Context, shape_of
+from nfkern.flow import Context
 from nfkern.kernels import CausalParameters, causal
 
 Method = Literal["auto", "cached", "jacobi"]
@@ -58,7 +60,9 @@ class CausalMaps(Chunked):
         Raises:
             ValueError: as `log_prob`; an unknown method; guidance without a context or of a flow that never dropped it.
         """
-        options = {"method": method, "tolerance": tolerance, "guidance": guidance, "annealed": annealed}
+        guidance = number("guidance", guidance)
+        tolerance = None if tolerance is None else number("tolerance", tolerance)
+        options = {"method": method, "tolerance": tolerance, "guidance": guidance, "annealed": bool(annealed)}
         if options == _DEFAULTS:
             # What a frozen flow may have captured.
             return super().to_data(z, context)
@@ -127,9 +131,9 @@ class CausalMaps(Chunked):
         """As every flow's; `tokens` is the samples' length, which `noise` has already."""
         if tokens is None:
             tokens = noise.shape[-2] if isinstance(noise, torch.Tensor) and noise.ndim > 1 else self.tokens
-        elif not isinstance(tokens, int) or not self._least_tokens <= tokens <= self.tokens:
+        elif not isinstance(tokens, Integral) or not self._least_tokens <= tokens <= self.tokens:
             raise ValueError(f"tokens: expected an int from {self._least_tokens} to {self.tokens}, got {tokens!r}")
-        return super()._noise(sample_shape, context, (tokens, self.features), noise=noise, **options)
+        return super()._noise(sample_shape, context, (int(tokens), self.features), noise=noise, **options)
 
     @property
     def _least_tokens(self) -> int:

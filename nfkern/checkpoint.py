@@ -24,7 +24,9 @@ class Pretrained:
         """Write the module to the folder `path`; an earlier save there is replaced once the new one is complete.
 
         Raises:
-            ValueError: `path` holds something else, which is left alone.
+            ValueError: `path` holds something else, which is left alone; or the module could not be restored: `config`
+                does not describe it, or a weight is not finite.
+            TypeError: a weight is a shard.
         """
         assert isinstance(self, nn.Module)
         # Only files need it: flows run where it is not installed.
@@ -32,8 +34,11 @@ class Pretrained:
 
         self._check_replaceable(Path(path))
         header = {"format_version": FORMAT_VERSION, "class": type(self).__name__, "config": self.config}
+        refuse_shards(self)
         # Contiguous copies: stacked parameters may be views of one storage, which safetensors refuses.
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        _check_weights("module", tensors)
+        _check_described(self, json.loads(json.dumps(self.config)), tensors)
         with atomic_folder(Path(path)) as folder:
             write_json(folder / "config.json", header)
             save_file(tensors, folder / "model.safetensors")
@@ -67,24 +72,93 @@ class Pretrained:
                 f"path: expected format_version {FORMAT_VERSION}, got {header.get('format_version')!r} in {path}"
             )
         try:
-            module = cls(**header["config"])
+            module = cls(**header.get("config", {}))
         except TypeError as error:
             raise ValueError(f"path: settings in {path} do not fit: {error}") from None
         assert isinstance(module, nn.Module)
         tensors = read_tensors(path / "model.safetensors")
-        expected, found = set(module.state_dict()), set(tensors)
-        if expected != found:
-            raise ValueError(
-                f"path: weights in {path} do not fit; missing {sorted(expected - found)}, "
-                f"unknown {sorted(found - expected)}"
-            )
-        dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
-        module.to(dtype=dtype)
+        module.to(dtype=_check_weights("path", tensors))
         try:
-            module.load_state_dict(tensors)
+            missing, unknown = module.load_state_dict(tensors, strict=False)
         except RuntimeError as error:
             raise ValueError(f"path: weights in {path} do not fit: {error}") from None
+        if missing or unknown:
+            raise ValueError(
+                f"path: weights in {path} do not fit; missing {sorted(missing)}, unknown {sorted(unknown)}"
+            )
         return module.to(device)
+
+
+def refuse_shards(module: nn.Module) -> None:
+    """Refuse parameters that are spread over processes, as FSDP2 leaves them.
+
+    Raises:
+        TypeError: a parameter is a DTensor; the message says how to gather it.
+    """
+    for name, tensor in module.state_dict().items():
+        if hasattr(tensor, "full_tensor"):
+            raise TypeError(
+                f"{name}: expected a whole tensor, got a {type(tensor).__name__}; in every process, load {{name: "
+                "each.full_tensor() for name, each in module.state_dict().items()} into one of the same config"
+            )
+
+
+def _check_weights(name: str, tensors: dict[str, torch.Tensor]) -> torch.dtype:
+    """The dtype of the weights; a permutation, which a flow may bring, is none of them.
+
+    Raises:
+        ValueError: they have several, one that is not of real numbers, or numbers that are not finite.
+    """
+    weights = {key: tensor for key, tensor in tensors.items() if key != "permutation"}
+    dtypes = {tensor.dtype for tensor in weights.values()}
+    if len(dtypes) > 1 or not all(dtype.is_floating_point for dtype in dtypes):
+        raise ValueError(f"{name}: expected weights of one floating-point dtype, got {sorted(map(str, dtypes))}")
+    for key, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name}: expected finite weights, got {key} with NaN or infinity")
+    return dtypes.pop() if dtypes else torch.get_default_dtype()
+
+
+def _check_described(module: nn.Module, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """Refuse a module that its class and config would not bring back, with these weights.
+
+    Raises:
+        ValueError: the message says what differs.
+    """
+    kind = type(module)
+    try:
+        # Not on the meta device: its first use loads modules for seconds.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            twin = kind(**config)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"config: expected the arguments of {kind.__name__}, got {config}: {error}") from error
+    expected = {name: tensor.shape for name, tensor in twin.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in tensors.items() if name != "permutation"}
+    if found != expected:
+        different = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+        raise ValueError(
+            f"module: expected the weights that {kind.__name__} has for its config, got others: {different}; make "
+            "parametrisations and pruning permanent before saving (torch.nn.utils)"
+        )
+    ours, theirs = _settings(module), _settings(twin)
+    for name, value in theirs.items():
+        if ours.get(name) != value:
+            raise ValueError(
+                f"{name}: expected {value!r} as the config says, got {ours.get(name)!r}, which would be lost; make a "
+                "module with it"
+            )
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Kinds of all modules inside, and their plain public attributes."""
+    found: dict[str, Any] = {}
+    for path, part in module.named_modules():
+        found[path or "class"] = type(part).__name__
+        for name, value in vars(part).items():
+            public = not name.startswith("_") and name != "training"
+            if public and isinstance(value, bool | int | float | str | tuple | None):
+                found[f"{path}.{name}".lstrip(".")] = value
+    return found
 
 
 @contextlib.contextmanager

@@ -1,15 +1,19 @@
 """The paper's flow: blocks of PLU mixing and conditional affine coupling, all blocks in one op per direction."""
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import nn
 
+from nfkern.arguments import number, whole
+from nfkern.checkpoint import refuse_shards
 from nfkern.coupling_maps import CouplingMaps
-from nfkern.flow import readable
 from nfkern.kernels import compose
-from nfkern.kernels.causal_affine.op import check_scale_bound
+from nfkern.kernels.op_transforms import has_tangents
+from nfkern.transforms import readable
 
 if TYPE_CHECKING:
     from nfkern.frozen import FrozenFlow
@@ -25,19 +29,23 @@ class CouplingFlow(CouplingMaps):
     Parameters are stacked over blocks (axis 0) and over the pair (log_scale, shift) (axis 1): `mixing_lu` (K, D, D),
     `context_weight` (K, 2, h1, C), `input_weight` (K, 2, h1, ceil(D/2)), `input_bias`, `norm1_weight`, `norm1_bias`
     (K, 2, h1), `hidden_weight` (K, 2, h2, h1), `hidden_bias`, `norm2_weight`, `norm2_bias` (K, 2, h2),
-    `output_weight` (K, 2, floor(D/2), h2), `output_bias` (K, 2, floor(D/2)); `permutation` (K, D) is a buffer.
+    `output_weight` (K, 2, floor(D/2), h2), `output_bias` (K, 2, floor(D/2)).
+
+    `permutation` (K, D) is neither a parameter nor a buffer but follows from D and K: nothing that averages or casts
+    weights can touch it. A flow saved when permutations were drawn brings its own, and keeps and saves it.
 
     Args:
-        features: D, at least 2 (with one feature nothing is left to transform).
+        features: D, at least 2 (with one feature nothing is left to transform; a `CausalFlow` of one token takes one).
         context_features: C; 0 for an unconditional flow.
         blocks: K.
         hidden: widths (h1, h2). The paper's torch code has (256, 256), its JAX code (256 + C, 256).
         norm_eps: LayerNorm's epsilon; 1e-5 in the torch code, 1e-6 in the JAX code.
-        mixing: "plu"; "permute" for fixed random permutations; "none" (the first half of the features then never
+        mixing: "plu"; "permute" for fixed permutations without order; "none" (the first half of the features then never
             changes: only for use inside another model).
         inverted: parameterise the map from noise to data instead, as the paper's offline-RL code does.
         scale_bound: smooth bound of |log_scale| per block, `bound * tanh(raw / bound)`; None for the paper's plain exp.
-        bounds: "tanh" for data in the box (-1, 1)^D, with the exact density; data outside count as lying on its face.
+        bounds: "tanh" for data in the box [-b, b]^D, b = 1 - 2^-24, with the exact density; data outside count as lying
+            on its face, and have the density and the derivatives there, in float32 as in float64.
         context_dropout: probability of dropping a context in training, so that the flow also learns the marginal.
 
     Raises:
@@ -58,6 +66,8 @@ class CouplingFlow(CouplingMaps):
 
     mixing_lu: torch.Tensor
     permutation: torch.Tensor
+    _known: torch.Tensor | None = None
+    """The permutation as it was when last checked."""
 
     def __init__(
         self,
@@ -73,27 +83,29 @@ class CouplingFlow(CouplingMaps):
         bounds: Literal["tanh"] | None = None,
         context_dropout: float = 0.0,
     ) -> None:
+        features, self.blocks, self.hidden = _checked_sizes(features, blocks, hidden)
+        if mixing not in ("plu", "permute", "none"):
+            raise ValueError(f"mixing: expected 'plu', 'permute' or 'none', got {mixing!r}")
         super().__init__((features,), context_features, bounds=bounds, context_dropout=context_dropout)
-        _check_options(features, blocks, hidden, norm_eps, mixing, scale_bound)
-        self.blocks = blocks
-        self.hidden = (hidden[0], hidden[1])
-        self.norm_eps = norm_eps
+        self.norm_eps = number("norm_eps", norm_eps, "a number > 0", above=True)
         self.mixing = mixing
-        self.inverted = inverted
-        self.scale_bound = scale_bound
+        self.inverted = bool(inverted)
+        self.scale_bound = (
+            None if scale_bound is None else number("scale_bound", scale_bound, "None or a number > 0", above=True)
+        )
         self.config: dict[str, Any] = {
             "features": features,
-            "context_features": context_features,
-            "blocks": blocks,
-            "hidden": list(hidden),
-            "norm_eps": norm_eps,
+            "context_features": self.context_features,
+            "blocks": self.blocks,
+            "hidden": list(self.hidden),
+            "norm_eps": self.norm_eps,
             "mixing": mixing,
-            "inverted": inverted,
-            "scale_bound": scale_bound,
+            "inverted": self.inverted,
+            "scale_bound": self.scale_bound,
             "bounds": bounds,
-            "context_dropout": context_dropout,
+            "context_dropout": self.context_dropout,
         }
-        first, second = self.hidden
+        blocks, context_features, (first, second) = self.blocks, self.context_features, self.hidden
         kept, transformed, pair = (features + 1) // 2, features // 2, (blocks, 2)
         self.context_weight = nn.Parameter(torch.empty(*pair, first, context_features)) if context_features else None
         self.input_weight = nn.Parameter(torch.empty(*pair, first, kept))
@@ -125,28 +137,81 @@ class CouplingFlow(CouplingMaps):
 
         Raises:
             ValueError: another dtype, an encoder that does not fit, or weights that are not finite in `dtype`.
-            TypeError: `encoder` is no module.
+            TypeError: `encoder` is no module, or a weight is a shard.
         """
         from nfkern.frozen import FrozenFlow
 
+        refuse_shards(self)
         return FrozenFlow(self, dtype, encoder)
 
     def _reset_mixing(self) -> None:
-        """PLU from random orthogonal matrices; without PLU, permutations held as trivial factors."""
-        size, permutation, lu = self.features, [], []
-        for _ in range(self.blocks):
-            if self.mixing == "plu":
-                p, lower, upper = torch.linalg.lu(nn.init.orthogonal_(torch.empty(size, size, dtype=torch.float64)))
-                permutation.append(p.argmax(1))
-                lu.append((torch.tril(lower, -1) + upper).to(torch.get_default_dtype()))
-            else:
-                permutation.append(torch.randperm(size) if self.mixing == "permute" else torch.arange(size))
-                lu.append(torch.eye(size))
-        self.register_buffer("permutation", torch.stack(permutation))
+        """PLU from random orthogonal matrices, L and U; without PLU, trivial factors."""
+        self.permutation = self._own_permutation()
         if self.mixing == "plu":
-            self.mixing_lu = nn.Parameter(torch.stack(lu))
+            # A row of an orthogonal matrix may go anywhere: any permutation with these factors gives one.
+            empty = (torch.empty(self.features, self.features, dtype=torch.float64) for _ in range(self.blocks))
+            factors = [torch.linalg.lu(nn.init.orthogonal_(matrix))[1:] for matrix in empty]
+            lu = torch.stack([torch.tril(lower, -1) + upper for lower, upper in factors])
+            self.mixing_lu = nn.Parameter(lu.to(torch.get_default_dtype()))
         else:
-            self.register_buffer("mixing_lu", torch.stack(lu), persistent=False)
+            self._place()
+
+    def _own_permutation(self) -> torch.Tensor:
+        """The permutation of a flow of this kind, (K, D), int64."""
+        if self.mixing == "none":
+            return torch.arange(self.features, device="cpu").repeat(self.blocks, 1)
+        return torch.tensor(_permutations(self.features, self.blocks), device="cpu")
+
+    def _place(self) -> None:
+        """Put what is no parameter where the parameters are; the permutation never where numbers are lost."""
+        like = self.input_bias
+        if self.mixing != "plu":
+            identity = torch.eye(self.features, dtype=like.dtype, device=like.device)
+            self.mixing_lu = identity.expand(self.blocks, -1, -1)
+        if like.device.type != "meta":
+            self.permutation = self.permutation.to(like.device)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._place()
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not torch.equal(self.permutation.cpu(), self._own_permutation()):
+            destination[f"{prefix}permutation"] = self.permutation.clone()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take the permutation that a state brings; one without has the flow's own."""
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        _, _, _, unexpected, errors = args
+        name, brings = f"{prefix}permutation", any(f"{prefix}{own}" in state_dict for own, _ in self.named_parameters())
+        permutation = state_dict.get(name)
+        if permutation is None:
+            self.permutation = self._own_permutation() if brings else self.permutation
+        else:
+            unexpected[:] = [key for key in unexpected if key != name]
+            try:
+                self.permutation = self._permutation_of(name, permutation)
+            except ValueError as error:
+                errors.append(str(error))
+        self._place()
+
+    def _permutation_of(self, name: str, permutation: torch.Tensor) -> torch.Tensor:
+        """A permutation of each block's features, (K, D), as int64 on the CPU.
+
+        Raises:
+            ValueError: it is none, as after an average or a cast.
+        """
+        found, shape = permutation.detach().cpu(), (self.blocks, self.features)
+        order = torch.arange(self.features, device="cpu").expand(shape)
+        if found.shape != shape or found.is_complex() or not torch.equal(found.double().sort(1)[0], order.double()):
+            got = found.tolist() if found.numel() < 100 else f"shape {tuple(found.shape)}, {found.dtype}"
+            raise ValueError(
+                f"{name}: expected {self.blocks} permutations of 0 to {self.features - 1}, got {got}; it is no weight: "
+                "leave it out of averages and casts"
+            )
+        return found.to(torch.int64, copy=True)
 
     def _reset_conditioners(self) -> None:
         """torch.nn.Linear's default, U(+-1 / sqrt(fan_in)); the first layer's fan-in counts the context."""
@@ -159,15 +224,27 @@ class CouplingFlow(CouplingMaps):
             self.hidden_weight.uniform_(-bound, bound)
             self.hidden_bias.uniform_(-bound, bound)
 
+    def _factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `compose` takes, where and in what the parameters are.
+
+        Raises:
+            ValueError: the permutation is none.
+        """
+        like, lu, permutation = self.input_bias, self.mixing_lu, self.permutation
+        known = self._known is not None and readable(permutation) and torch.equal(self._known, permutation)
+        if not known and _may_keep(permutation):
+            self._known = self._permutation_of("permutation", permutation)
+        return lu if self.mixing == "plu" else lu.to(like), permutation.to(like.device)
+
     def _compose(self, inverse: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Mixing matrices and log-det, composed once per value of `mixing_lu` where no gradient is wanted.
 
         The cache compares contents, a few hundred numbers, because version counters miss edits through `.data`. On a
         GPU the comparison would synchronise, so nothing is cached there.
         """
-        lu, permutation = self.mixing_lu, self.permutation
+        lu, permutation = self._factors()
         with_grad = torch.is_grad_enabled() and lu.requires_grad
-        if with_grad or not readable(lu):
+        if with_grad or not _may_keep(lu) or has_tangents([lu]):
             return compose(lu, permutation, inverse)
         cached = self._composed.get(inverse)
         if (
@@ -183,23 +260,28 @@ class CouplingFlow(CouplingMaps):
         return cached[2], cached[3]
 
 
-def _check_options(
-    features: int, blocks: int, hidden: tuple[int, int], norm_eps: float, mixing: str, scale_bound: float | None
-) -> None:
-    if not isinstance(features, int) or features < 2:
+def _may_keep(tensor: torch.Tensor) -> bool:
+    """Whether what is computed from it may be kept for later calls: in a transform it belongs to that."""
+    return readable(tensor) and not torch._C._are_functorch_transforms_active()
+
+
+def _permutations(features: int, blocks: int) -> list[list[int]]:
+    """Permutations without order, the same in every version of Python and PyTorch: `random()` is promised to stay."""
+    generator = random.Random(0)
+    keys = ([generator.random() for _ in range(features)] for _ in range(blocks))
+    return [sorted(range(features), key=each.__getitem__) for each in keys]
+
+
+def _checked_sizes(features: Any, blocks: Any, hidden: Any) -> tuple[int, int, tuple[int, int]]:
+    try:
+        features = whole("features", features, 2)
+    except ValueError as error:
         raise ValueError(
-            f"features: expected an int >= 2, got {features!r}: a coupling flow keeps half of the features"
-        )
-    if not isinstance(blocks, int) or blocks < 1:
-        raise ValueError(f"blocks: expected an int >= 1, got {blocks!r}")
-    if (
-        not isinstance(hidden, tuple | list)
-        or len(hidden) != 2
-        or not all(isinstance(width, int) and width >= 1 for width in hidden)
-    ):
-        raise ValueError(f"hidden: expected two widths >= 1, got {hidden!r}")
-    if mixing not in ("plu", "permute", "none"):
-        raise ValueError(f"mixing: expected 'plu', 'permute' or 'none', got {mixing!r}")
-    if not norm_eps > 0:
-        raise ValueError(f"norm_eps: expected a number > 0, got {norm_eps!r}")
-    check_scale_bound(scale_bound)
+            f"{error}: a coupling flow keeps half of the features; for one, CausalFlow(1, 1, context_features, "
+            "context_mode='prefix') is a Gaussian given the context"
+        ) from None
+    try:
+        first, second = (whole("hidden", width, 1) for width in hidden)
+    except (TypeError, ValueError):
+        raise ValueError(f"hidden: expected two widths >= 1, got {hidden!r}") from None
+    return features, whole("blocks", blocks, 1), (first, second)

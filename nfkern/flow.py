@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 from nfkern import box
+from nfkern.arguments import number, shape_of, whole
 from nfkern.checkpoint import Pretrained
 from nfkern.context import Arrangement, ProjectedContext
 from nfkern.distribution import FlowDistribution
 from nfkern.kernels import standard_normal_log_prob
+from nfkern.noise import draw, sizes
+from nfkern.transforms import readable, without_derivatives
 
 Context = torch.Tensor | ProjectedContext | None
 
@@ -39,17 +42,13 @@ class Flow(Pretrained, nn.Module, ABC):
         context_dropout: float,
     ) -> None:
         super().__init__()
-        if not isinstance(context_features, int) or context_features < 0:
-            raise ValueError(f"context_features: expected an int >= 0, got {context_features!r}")
         if bounds not in (None, "tanh"):
             raise ValueError(f"bounds: expected None or 'tanh', got {bounds!r}")
-        if not 0 <= context_dropout < 1:
-            raise ValueError(f"context_dropout: expected a probability in [0, 1), got {context_dropout!r}")
         self.event_shape = event_shape
         self.features = event_shape[-1]
-        self.context_features = context_features
+        self.context_features = whole("context_features", context_features)
         self.bounds = bounds
-        self.context_dropout = context_dropout
+        self.context_dropout = number("context_dropout", context_dropout, "a probability in [0, 1)", 1)
 
     def forward(self, x: torch.Tensor, context: Context = None) -> torch.Tensor:
         """`log_prob`: what DDP, autocast, compile and export see."""
@@ -88,19 +87,23 @@ class Flow(Pretrained, nn.Module, ABC):
     def score(self, x: torch.Tensor, context: Context = None) -> torch.Tensor:
         """grad_x log p(x), (*batch, *event): analytic, needs no autograd and is not differentiable."""
         with torch.no_grad():
-            (score,) = self._run(self._rows_score, "x", x, context)
+            results = self._run(self._rows_score, "x", x, context)
+        instead = "it is not differentiable; take torch.func.hessian of log_prob"
+        (score,) = self._constant(f"score: {instead}", results, x, context)
         return score
 
-    @torch.no_grad()
     def sample(self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any) -> torch.Tensor:
         """Draw samples without gradient; options as in `rsample`."""
-        return self.rsample(sample_shape, context, **options)
+        with torch.no_grad():
+            x = self.rsample(sample_shape, context, **options)
+        (x,) = self._constant("sample: it has no derivatives; use rsample", (x,), context, options.get("noise"))
+        return x
 
     def rsample(self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any) -> torch.Tensor:
         """Draw samples with gradients of context and parameters.
 
         Args:
-            sample_shape: leading shape of the result, a tuple; one sample per context by default.
+            sample_shape: leading shape of the result, a tuple or list; one sample per context by default.
             context: as in `log_prob`.
             **options: `noise` (sample_shape + batch_shape + event_shape) instead of fresh noise; `generator`;
                 `temperature` (1.0), the standard deviation of fresh noise; `deterministic` (False), decode z = 0, which
@@ -124,7 +127,6 @@ class Flow(Pretrained, nn.Module, ABC):
         x, log_det = self.to_data(z, context, **options)
         return x, standard_normal_log_prob(z.flatten(-len(self.event_shape))) - log_det
 
-    @torch.no_grad()
     def sample_denoised(
         self, sigma: float, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any
     ) -> torch.Tensor:
@@ -138,19 +140,33 @@ class Flow(Pretrained, nn.Module, ABC):
         """
         if self.bounds is not None:
             raise ValueError(f"bounds: expected None for denoising, got {self.bounds!r}: noised data leave the box")
-        if not 0 <= sigma < math.inf:
-            raise ValueError(f"sigma: expected a finite number >= 0, got {sigma!r}")
-        z, options = self._noise(sample_shape, context, **options)
-        if options:
-            x, _ = self.to_data(z, context, **options)
-            score = self.score(x, context)
-        else:
-            x, _, score = self._run(self._map_to_data_with_score, "z", z, context)
-        return torch.add(x, score, alpha=sigma**2)
+        sigma, given = number("sigma", sigma), options.get("noise")
+        with torch.no_grad():
+            z, options = self._noise(sample_shape, context, **options)
+            if options:
+                x, _ = self.to_data(z, context, **options)
+                score = self.score(x, context)
+            else:
+                x, _, score = self._run(self._map_to_data_with_score, "z", z, context)
+            x = torch.add(x, score, alpha=sigma**2)
+        (x,) = self._constant("sample_denoised: it has no derivatives; use rsample", (x,), context, given)
+        return x
 
     def condition(self, context: Context = None) -> FlowDistribution:
         """p(. | context) as a `torch.distributions.Distribution`; the context is projected once."""
         return FlowDistribution(self, self._project(context))
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Parameters for an optimiser, in two groups: weights of products, with this decay, and all others, with none.
+
+        The usual rule, to decay what has two dimensions or more, does not fit stacked parameters: it decays every bias
+        and norm. Mixing matrices are not decayed either: that pulls their determinant to zero. The published training
+        codes decay everything.
+        """
+        decay, groups = number("weight_decay", weight_decay), dict[bool, list[nn.Parameter]]({True: [], False: []})
+        for name, parameter in self.named_parameters():
+            groups[name.endswith("weight") and "norm" not in name].append(parameter)
+        return [{"params": groups[True], "weight_decay": decay}, {"params": groups[False], "weight_decay": 0.0}]
 
     # What a subclass brings, on rows (rows, *event) and a projected context's term.
 
@@ -181,7 +197,7 @@ class Flow(Pretrained, nn.Module, ABC):
     def _rows_to_latent(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.bounds is None:
             return self._map_to_latent(x, term)
-        u = box.inverse(x)
+        u = box.inverse(box.inside(x))
         z, log_det = self._map_to_latent(u, term)
         return z, log_det - box.log_det(u)
 
@@ -194,13 +210,16 @@ class Flow(Pretrained, nn.Module, ABC):
 
     def _boxed(self, x: torch.Tensor, log_det: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Data and log-det of the map without the box -> those with it."""
-        return (x, log_det) if self.bounds is None else (torch.tanh(x), log_det + box.log_det(x))
+        if self.bounds is None:
+            return x, log_det
+        x, squashed = box.squash(x)
+        return x, log_det + squashed
 
     def _rows_score(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor]:
         if self.bounds is None:
             return (self._map_score(x, term),)
-        u = box.inverse(x)
-        return (box.score(u, self._map_score(u, term)),)
+        x = box.inside(x)
+        return (box.score(x, self._map_score(box.inverse(x), term)),)
 
     def _run(
         self,
@@ -252,26 +271,15 @@ class Flow(Pretrained, nn.Module, ABC):
         **options: Any,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """What samples are made of, and the options that are not about it."""
-        if not isinstance(sample_shape, tuple):
-            raise TypeError(f"sample_shape: expected a tuple of ints, got {type(sample_shape).__name__}")
-        if not all(isinstance(size, int | torch.SymInt) and size >= 0 for size in sample_shape):
-            raise ValueError(f"sample_shape: expected ints >= 0, got {sample_shape}")
         batch_shape = context.batch_shape if isinstance(context, ProjectedContext) else shape_of(context)[:-1]
-        shape = (*sample_shape, *batch_shape, *(event_shape or self.event_shape))
-        like = self._like
-        if noise is not None:
-            if not isinstance(noise, torch.Tensor):
-                raise TypeError(f"noise: expected a torch.Tensor, got {type(noise).__name__}")
-            if tuple(noise.shape) != shape:
-                raise ValueError(f"noise: expected shape {shape}, got {tuple(noise.shape)}")
-            return noise, options
-        if not 0 <= temperature < math.inf:
-            raise ValueError(f"temperature: expected a finite number >= 0, got {temperature!r}")
-        if deterministic:
-            return torch.zeros(shape, dtype=like.dtype, device=like.device), options
-        # Even generator=None picks the overload that takes no symbolic shapes, which torch.compile needs.
-        source: dict[str, Any] = {} if generator is None else {"generator": generator}
-        return temperature * torch.randn(shape, **source, dtype=like.dtype, device=like.device), options
+        shape = (*sizes(sample_shape), *batch_shape, *(event_shape or self.event_shape))
+        if noise is None:
+            return draw(shape, self._like, generator, temperature, deterministic), options
+        if not isinstance(noise, torch.Tensor):
+            raise TypeError(f"noise: expected a torch.Tensor, got {type(noise).__name__}")
+        if tuple(noise.shape) != shape:
+            raise ValueError(f"noise: expected shape {shape}, got {tuple(noise.shape)}")
+        return noise, options
 
     def _events(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """Events in the parameters' dtype, if they fit."""
@@ -294,6 +302,11 @@ class Flow(Pretrained, nn.Module, ABC):
             return tensor.to(like.dtype)
         raise TypeError(f"{name}: expected dtype {like.dtype} as the parameters, got {tensor.dtype}")
 
+    def _constant(self, what: str, results: tuple[torch.Tensor, ...], *inputs: Any) -> tuple[torch.Tensor, ...]:
+        """Results without derivatives, of these inputs and the parameters: see `without_derivatives`."""
+        given = (each.term if isinstance(each, ProjectedContext) else each for each in inputs)
+        return without_derivatives(what, results, chain(given, self.parameters(), self.buffers()))
+
     def _explain_nan(self, results: tuple[torch.Tensor, ...]) -> None:
         """Blame a NaN result on the parameter that is NaN."""
         if not readable(results[0]) or not any(math.isnan(result.detach().sum().item()) for result in results):
@@ -303,15 +316,3 @@ class Flow(Pretrained, nn.Module, ABC):
             if broken.any():
                 where = broken.nonzero()[0].tolist()
                 raise ValueError(f"{name}: expected finite parameters, got NaN first at index {where}")
-
-
-def readable(tensor: torch.Tensor) -> bool:
-    """Whether numbers may be looked at: not while compiling or under `torch.vmap`, nor where it would synchronise."""
-    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
-        return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-
-
-def shape_of(tensor: Any) -> tuple[int, ...]:
-    """Its shape, () where it has none: for messages about whatever was passed."""
-    return tuple(getattr(tensor, "shape", ()))

@@ -45,10 +45,11 @@ class FrozenFlow(Frozen, CouplingMaps):
 
     def _tensors(self, flow: CouplingFlow) -> dict[str, torch.Tensor | None]:
         """Folded weights and composed matrices, computed in float64 and then rounded."""
-        lu = flow.mixing_lu.double()
+        lu, permutation = flow._factors()
+        lu = lu.double()
         exact: dict[str, torch.Tensor | None] = {"context_weight": flow.context_weight, "input_bias": flow.input_bias}
         parameters = CouplingParameters._make(p.double() for p in flow._parameters_tuple if p is not None)
         exact |= coupling.fold(parameters)._asdict()
-        exact["mixing"], exact["mixing_log_det"] = compose(lu, flow.permutation)
-        exact["inverse_mixing"], exact["inverse_log_det"] = compose(lu, flow.permutation, inverse=True)
+        exact["mixing"], exact["mixing_log_det"] = compose(lu, permutation)
+        exact["inverse_mixing"], exact["inverse_log_det"] = compose(lu, permutation, inverse=True)
         return rounded(exact, self.dtype, {"hidden_weight"})

@@ -13,12 +13,16 @@ import torch
 from torch import nn
 
 from nfkern.acting import NativeCalls
+from nfkern.arguments import shape_of
 from nfkern.context import ProjectedContext
 from nfkern.cuda_graphs import CapturedCalls
+from nfkern.distribution import FlowDistribution
 from nfkern.encoder import Encoder
-from nfkern.flow import Context, Flow, readable, shape_of
+from nfkern.flow import Context, Flow
 from nfkern.frozen_encoder import called, encoded, frozen_encoder, refuse_broken
+from nfkern.transforms import differentiating, readable
 
+_NO_DERIVATIVES = "flow: a frozen one has no derivatives; use the flow that it came from"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -30,6 +34,8 @@ class Frozen(Flow):
         dtype: of the hidden weights and their products; with 16 bits, all else is float32. None for the flow's own.
         encoder: from observations (*batch, in_features) to contexts (*batch, context_features).
     """
+
+    reparameterized = False
 
     def __init__(self, flow: Flow, dtype: torch.dtype | None, encoder: nn.Module | None) -> None:
         super().__init__(
@@ -158,6 +164,12 @@ class Frozen(Flow):
         self._refuse_gradient("rsample_and_log_prob")
         return super().rsample_and_log_prob(sample_shape, context, **options)
 
+    def condition(self, context: Context = None) -> FlowDistribution:
+        """p(. | context) as a `torch.distributions.Distribution`; the context is projected once, without gradients."""
+        projected = self._project(context)
+        (term,) = self._constant(_NO_DERIVATIVES, (projected.term,), context)
+        return FlowDistribution(self, ProjectedContext(term, projected.batch_shape))
+
     def freeze(self, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> "Frozen":
         """Refused: rounded weights have no way back, and no second way forth."""
         raise TypeError(
@@ -188,6 +200,10 @@ class Frozen(Flow):
         context: Context = None,
         dropout: bool = False,
     ) -> tuple[torch.Tensor, ...]:
+        if differentiating():
+            with torch.no_grad():
+                results = super()._run(rows_map, name, events, context)
+            return self._constant(_NO_DERIVATIVES, results, events, context)
         found = self._native.run(self, rows_map.__name__, events, context)
         if found is None:
             found = self._calls.replay(rows_map.__name__, events, context, len(self.event_shape))

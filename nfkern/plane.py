@@ -9,6 +9,7 @@ import math
 
 import torch
 
+from nfkern.arguments import number
 from nfkern.coupling import CouplingFlow
 from nfkern.kernels import CouplingParameters, coupling
 
@@ -19,7 +20,6 @@ FIRST_KNOTS = 2049
 MOST_KNOTS = 1 << 17
 
 
-@torch.no_grad()
 def plane_log_prob(
     flow: CouplingFlow, x: torch.Tensor, context: torch.Tensor | None = None, *, tolerance: float = 1e-4
 ) -> torch.Tensor:
@@ -42,7 +42,15 @@ def plane_log_prob(
     Raises:
         ValueError: the flow is of another kind, or an argument has another shape or is out of range.
     """
-    _check(flow, x, context, tolerance)
+    tolerance = number("tolerance", tolerance, "a number > 0", above=True)
+    _check(flow, x, context)
+    with torch.no_grad():
+        result = _by_tables(flow, x, context, tolerance)
+    (result,) = flow._constant("plane_log_prob: it has no derivatives; use log_prob of the flow", (result,), x, context)
+    return result
+
+
+def _by_tables(flow: CouplingFlow, x: torch.Tensor, context: torch.Tensor | None, tolerance: float) -> torch.Tensor:
     term = flow._project_rows(None if context is None else context.unsqueeze(0))
     matrices, log_det_sum = flow._compose(False)
     points = x.reshape(-1, 2)
@@ -115,7 +123,7 @@ class _Table:
         return found[0], found[1]
 
 
-def _check(flow: CouplingFlow, x: torch.Tensor, context: torch.Tensor | None, tolerance: float) -> None:
+def _check(flow: CouplingFlow, x: torch.Tensor, context: torch.Tensor | None) -> None:
     if flow.features != 2 or flow.inverted or flow.bounds is not None:
         raise ValueError(f"flow: expected two features, not inverted and without bounds, got {flow.extra_repr()}")
     if x.shape[-1:] != (2,) or x.numel() == 0:
@@ -124,7 +132,5 @@ def _check(flow: CouplingFlow, x: torch.Tensor, context: torch.Tensor | None, to
     got = None if context is None else tuple(context.shape)
     if got != expected:
         raise ValueError(f"context: expected {expected}, the same for all points, got {got}")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance: expected a number > 0, got {tolerance}")
     if not torch.isfinite(x).all():
         raise ValueError("x: expected finite numbers, got some that are not")

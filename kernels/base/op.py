@@ -6,7 +6,7 @@ import torch
 
 from nfkern.kernels.base import reference
 from nfkern.kernels.checks import check_floating, check_like, check_tensor
-from nfkern.kernels.registry import define, refuse_gradient
+from nfkern.kernels.registry import define, refuse_second_gradient
 
 
 def _check(z: torch.Tensor) -> None:
@@ -28,7 +28,7 @@ _backward_op = define(
     rank=None,
     reference=reference.standard_normal_log_prob_backward,
     fake=lambda grad, z: torch.empty_like(z),
-    backward=refuse_gradient("the gradient of standard_normal_log_prob"),
+    backward=refuse_second_gradient("standard_normal_log_prob"),
     check=_check_backward,
 )
 

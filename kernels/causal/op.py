@@ -8,7 +8,8 @@ from nfkern.kernels.causal import reference, sampling
 from nfkern.kernels.causal.checks import check_backward, check_latent, check_sampling, check_score, check_tolerance
 from nfkern.kernels.causal.parameters import CausalParameters
 from nfkern.kernels.causal.schema import PARAMETER_COUNT, PARAMETERS, SETTINGS, fake, fake_backward, unflattened
-from nfkern.kernels.registry import define, may_differentiate, refuse_gradient
+from nfkern.kernels.op_transforms import Rows
+from nfkern.kernels.registry import define, may_differentiate, refuse_gradient, refuse_second_gradient
 
 METHODS = ("auto", "cached", "jacobi")
 TOLERANCE = 1e-6
@@ -20,6 +21,15 @@ KEPT_BYTES = 1 << 30
 Loss and gradients of 256 sequences of 16 tokens, 283 MB kept: 1.89 s against 2.43 (Zen 4, one thread, 2026-11).
 """
 
+_SETTINGS_END = PARAMETER_COUNT + len(reference.Settings._fields)
+
+
+def _without_parameters(args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """A derivative's arguments without what was kept, laid out by rows; None if it adds up weights' gradients."""
+    after = 4 + _SETTINGS_END
+    return None if args[after] else args[: after + 1]
+
+
 _to_latent_backward = define(
     "causal_flow_to_latent_backward",
     f"(Tensor grad, Tensor grad_log_det, Tensor inputs, Tensor context_term, {PARAMETERS}, {SETTINGS}, "
@@ -27,7 +37,8 @@ _to_latent_backward = define(
     rank=3,
     reference=unflattened(reference.to_latent_backward, 4),
     fake=fake_backward,
-    backward=refuse_gradient("the gradient of causal_flow to_latent (double backward)"),
+    backward=refuse_second_gradient("causal_flow to_latent"),
+    rows=Rows({0: 0, 1: 0, 2: 1}, (0, *[None] * (1 + PARAMETER_COUNT)), groups=3, prepare=_without_parameters),
     check=unflattened(check_backward, 4),
 )
 
@@ -65,6 +76,8 @@ _to_latent = define(
     backward=_backward,
     check=unflattened(check_latent, 2),
     setup_context=_setup_context,
+    # Without kept activations, whose layout depends on the rows.
+    rows=Rows({0: 0}, (0, 0, 1, None), groups=1, prepare=lambda args: args[: 2 + _SETTINGS_END]),
 )
 _to_data = define(
     "causal_flow_to_data",
@@ -74,6 +87,9 @@ _to_data = define(
     reference=unflattened(sampling.to_data, 2),
     fake=lambda z, *_: (z.new_empty(z.shape), z.new_empty(z.shape[:1])),
     backward=refuse_gradient("sampling from a causal flow"),
+    # An iteration goes on until the last of its rows stays: how far depends on them all.
+    rows=Rows({0: 0}, (0, 0), groups=1, prepare=lambda args: args if args[-1] is None else None),
+    differentiable_reference=False,
     check=unflattened(check_sampling, 2),
 )
 _to_data_with_score = define(
@@ -83,6 +99,8 @@ _to_data_with_score = define(
     reference=unflattened(sampling.to_data_with_score, 2),
     fake=lambda z, *_: (z.new_empty(z.shape), z.new_empty(z.shape[:1]), z.new_empty(z.shape)),
     backward=refuse_gradient("the score of a causal flow"),
+    rows=Rows({0: 0}, (0, 0, 0), groups=1),
+    differentiable_reference=False,
     check=unflattened(check_score, 2),
 )
 

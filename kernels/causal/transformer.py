@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import gelu
 
 from nfkern.kernels.causal.parameters import LayerParameters
+from nfkern.kernels.layer_norm import layer_norm, layer_norm_backward
 
 
 class Cache(NamedTuple):
@@ -76,7 +77,7 @@ def layer(
     What has been kept is taken as it is.
     """
     p, length = parameters, x.shape[1]
-    attention_norm = _layer_norm(x, p.attention_norm_weight, p.attention_norm_bias, norm_eps)
+    attention_norm = layer_norm(x, p.attention_norm_weight, p.attention_norm_bias, norm_eps)
     qkv = _product(attention_norm[0], p.qkv_weight.mT, compute_dtype) + p.qkv_bias if kept is None else kept.qkv
     queries, keys, values = _by_head(qkv.unflatten(-1, (3, -1)).movedim(-2, 0), heads).unbind(0)
     if cache is not None:
@@ -91,7 +92,7 @@ def layer(
         middle = x + (_product(attended, p.projection_weight.mT, compute_dtype) + p.projection_bias)
     else:
         middle = kept.middle
-    mlp_norm = _layer_norm(middle, p.mlp_norm_weight, p.mlp_norm_bias, norm_eps)
+    mlp_norm = layer_norm(middle, p.mlp_norm_weight, p.mlp_norm_bias, norm_eps)
     up = _product(mlp_norm[0], p.up_weight.mT, compute_dtype) + p.up_bias if kept is None else kept.up
     activated = gelu(up)
     if kept is None:
@@ -111,8 +112,8 @@ def layer_backward(
     p, s, aten = parameters, saved, torch.ops.aten
     grad_up = aten.gelu_backward(_product(grad, p.down_weight, compute_dtype), s.kept.up)
     grad_normed = _product(grad_up, p.up_weight, compute_dtype)
-    through, *mlp_norm_grads = _layer_norm_backward(
-        grad_normed, s.kept.middle, s.mlp_norm, p.mlp_norm_weight, p.mlp_norm_bias, parameter_grads
+    through, *mlp_norm_grads = layer_norm_backward(
+        grad_normed, s.kept.middle, *s.mlp_norm[1:], p.mlp_norm_weight, p.mlp_norm_bias, parameter_grads
     )
     grad_middle = grad + through
     grad_attended = _by_head(_product(grad_middle, p.projection_weight, compute_dtype), s.queries.shape[1])
@@ -121,8 +122,8 @@ def layer_backward(
     by_head = (grad_scores @ s.keys, grad_scores.mT @ s.queries, s.weights.mT @ grad_attended)
     grad_qkv = torch.stack([part.transpose(1, 2) for part in by_head], 2).flatten(2)
     grad_normed = _product(grad_qkv, p.qkv_weight, compute_dtype)
-    through, *attention_norm_grads = _layer_norm_backward(
-        grad_normed, s.x, s.attention_norm, p.attention_norm_weight, p.attention_norm_bias, parameter_grads
+    through, *attention_norm_grads = layer_norm_backward(
+        grad_normed, s.x, *s.attention_norm[1:], p.attention_norm_weight, p.attention_norm_bias, parameter_grads
     )
     grad_x = grad_middle + through
     if not parameter_grads:
@@ -148,29 +149,6 @@ def layer_backward(
         down_weight=outer(grad, s.activated),
         down_bias=bias(grad),
     )
-
-
-def _layer_norm(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """LayerNorm, the mean and 1 / the standard deviation."""
-    normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], weight, bias, eps)
-    return normed, mean, rstd
-
-
-def _layer_norm_backward(
-    grad: torch.Tensor,
-    x: torch.Tensor,
-    norm: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    parameter_grads: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of LayerNorm's input, weight and bias."""
-    backward = torch.ops.aten.native_layer_norm_backward
-    wanted = [True, parameter_grads, parameter_grads]
-    grad_x, grad_weight, grad_bias = backward(grad, x, x.shape[-1:], norm[1], norm[2], weight, bias, wanted)
-    return grad_x, grad_weight, grad_bias
 
 
 def _by_head(x: torch.Tensor, heads: int) -> torch.Tensor:

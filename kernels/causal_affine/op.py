@@ -6,9 +6,8 @@ import torch
 
 from nfkern.kernels.causal_affine import reference
 from nfkern.kernels.checks import check_floating, check_like, check_scale_bound, check_tensor
-from nfkern.kernels.registry import define, refuse_gradient
-
-__all__ = ["causal_affine", "check_scale_bound"]
+from nfkern.kernels.op_transforms import Rows
+from nfkern.kernels.registry import define, refuse_second_gradient
 
 
 def _check(
@@ -50,7 +49,8 @@ _backward_op = define(
     rank=3,
     reference=reference.causal_affine_backward,
     fake=lambda grad, grad_log_det, x, pairs, *_: (x.new_empty(x.shape), pairs.new_empty(pairs.shape)),
-    backward=refuse_gradient("the gradient of causal_affine (double backward)"),
+    backward=refuse_second_gradient("causal_affine"),
+    rows=Rows({0: 0, 1: 0, 2: 0, 3: 0}, (0, 0)),
     check=_check_backward,
 )
 
@@ -74,6 +74,7 @@ _op = define(
     backward=_backward,
     check=_check,
     setup_context=_setup_context,
+    rows=Rows({0: 0, 1: 0, 2: 0}, (0, 0)),
 )
 
 

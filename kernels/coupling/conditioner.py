@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import leaky_relu, pad
 
 from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.layer_norm import layer_norm, layer_norm_backward
 
 NEGATIVE_SLOPE = 0.01
 
@@ -151,16 +152,15 @@ def parameter_gradients(
 
 def _normalize(activation: torch.Tensor, eps: float) -> Normalized:
     """LayerNorm without its weight and bias."""
-    return Normalized(activation, *torch.native_layer_norm(activation, activation.shape[-1:], None, None, eps))
+    return Normalized(activation, *layer_norm(activation, None, None, eps))
 
 
 def _normalize_backward(grad: torch.Tensor, layer: Normalized) -> torch.Tensor:
     """Derivative of LeakyReLU and `_normalize`; the activation has the sign of the preactivation, hence the slope."""
-    aten, width = torch.ops.aten, layer.activation.shape[-1:]
-    through_norm = aten.native_layer_norm_backward(
-        grad, layer.activation, width, layer.mean, layer.rstd, None, None, [True, False, False]
-    )[0]
-    grad_preactivation: torch.Tensor = aten.leaky_relu_backward(through_norm, layer.activation, NEGATIVE_SLOPE, True)
+    through_norm, *_ = layer_norm_backward(grad, layer.activation, layer.mean, layer.rstd)
+    grad_preactivation: torch.Tensor = torch.ops.aten.leaky_relu_backward(
+        through_norm, layer.activation, NEGATIVE_SLOPE, True
+    )
     return grad_preactivation
 
 

@@ -10,12 +10,8 @@ from nfkern.kernels.coupling import reference
 from nfkern.kernels.coupling.checks import check_backward, check_map, check_score
 from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.coupling.schema import PARAMETER_COUNT, PARAMETERS, SETTINGS, fake, fake_backward, unflattened
-from nfkern.kernels.registry import (
-    Op,
-    define,
-    may_differentiate,
-    refuse_gradient,
-)
+from nfkern.kernels.op_transforms import Rows
+from nfkern.kernels.registry import Op, define, may_differentiate, refuse_gradient, refuse_second_gradient
 
 HIDDEN_BYTES = 32 << 20
 """What a forward pass on a CPU may keep of hidden activations.
@@ -34,9 +30,16 @@ def _define_backward(name: str, function: Callable[..., Any]) -> Op:
         rank=2,
         reference=unflattened(function, 5),
         fake=fake_backward,
-        backward=refuse_gradient(f"the gradient of coupling {name} (double backward)"),
+        backward=refuse_second_gradient(f"coupling {name}"),
+        rows=Rows({0: 0, 1: 0, 2: 1}, (0, *[None] * (2 + PARAMETER_COUNT)), groups=3, prepare=_without_parameters),
         check=unflattened(check_backward, 5),
     )
+
+
+def _without_parameters(args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """A derivative's arguments without what was kept, laid out by rows; None if it adds up weights' gradients."""
+    after = 5 + PARAMETER_COUNT + 3
+    return None if args[after] else args[: after + 1]
 
 
 def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) -> Op:
@@ -77,6 +80,8 @@ def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) 
         backward=backward,
         check=unflattened(functools.partial(check_map, "x" if name == "to_latent" else "z"), 4),
         setup_context=setup_context,
+        # Without hidden activations, whose layout depends on the rows.
+        rows=Rows({0: 0}, (0, 0, 1, None), groups=1, prepare=lambda args: args[: 4 + PARAMETER_COUNT + 3]),
     )
 
 
@@ -92,6 +97,7 @@ _to_data_with_score = define(
     reference=unflattened(reference.to_data_with_score, 5),
     fake=lambda z, *rest: (z.new_empty(z.shape), z.new_empty(z.shape[:1]), z.new_empty(z.shape)),
     backward=refuse_gradient("the score of a coupling flow"),
+    rows=Rows({0: 0}, (0, 0, 0), groups=1),
     check=unflattened(check_score, 5),
 )
 

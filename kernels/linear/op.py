@@ -6,6 +6,7 @@ import torch
 
 from nfkern.kernels.checks import check_floating, check_like, check_tensor
 from nfkern.kernels.linear import reference
+from nfkern.kernels.op_transforms import Rows
 from nfkern.kernels.registry import define
 
 
@@ -42,6 +43,7 @@ _op = define(
     backward=_backward,
     check=_check,
     setup_context=_setup_context,
+    rows=Rows({0: 0}, (0,)),
 )
 
 

@@ -6,7 +6,7 @@ import torch
 
 from nfkern.kernels.checks import check_floating, check_like, check_tensor
 from nfkern.kernels.plu import reference
-from nfkern.kernels.registry import define, refuse_gradient
+from nfkern.kernels.registry import define, refuse_second_gradient
 
 
 def _check(lu: torch.Tensor, permutation: torch.Tensor, inverse: bool) -> None:
@@ -44,7 +44,7 @@ _backward_op = define(
     fake=lambda grad_matrix, grad_log_det, lu, permutation, inverse: torch.empty_like(
         lu, memory_format=torch.contiguous_format
     ),
-    backward=refuse_gradient("the gradient of plu_compose"),
+    backward=refuse_second_gradient("plu_compose"),
     check=_check_backward,
 )
 

@@ -16,7 +16,9 @@ from nfkern import cli
 from nfkern.algorithms.agents import load_agent
 from nfkern.algorithms.learner import Learner
 from nfkern.algorithms.run_settings import RunSettings
+from nfkern.algorithms.seed_stack import SeedStack
 from nfkern.algorithms.training import train
+from nfkern.coupling import CouplingFlow
 from nfkern.errors import UserError
 
 
@@ -45,6 +47,16 @@ def test_every_seed_takes_the_path_of_a_run_of_its_own(name, options, on_device,
             # Rounding in float64 is 1e-16; AdamW divides tiny gradients by their own size, which magnifies it.
             torch.testing.assert_close(value, expected[key], rtol=1e-7, atol=1e-9, msg=key)
         assert together.agents[index].scheduler.state_dict().keys() == alone.agents[0].scheduler.state_dict().keys()
+
+
+def test_seeds_whose_permutations_differ_do_not_run_together():
+    """As those of an old checkpoint beside a new one's: the flows share what is neither parameter nor buffer."""
+    agents, _ = make_learner("nf_bc", (0, 1))
+    SeedStack(agents)
+    flow = next(module for module in agents[1].modules() if isinstance(module, CouplingFlow))
+    flow.load_state_dict(flow.state_dict() | {"permutation": flow.permutation.flip(1)})
+    with pytest.raises(ValueError, match="agents: expected flows with the same permutations"):
+        SeedStack(agents)
 
 
 def run(data, folder, name="nf_gcbc", **options):

@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch.func import functional_call, stack_module_state
 
+from nfkern import use_reference
+
 
 def stacked(name, seeds=3):
     """Some flows, their stacked state, and inputs and noise for each."""
@@ -62,3 +64,80 @@ def test_gradients_of_the_sum_are_each_members_own():
         flow(x[seed], context[seed]).sum().backward()
         for key, parameter in flow.named_parameters():
             torch.testing.assert_close(leaves[key].grad[seed], parameter.grad, rtol=1e-11, atol=1e-11)
+
+
+ROWS = {
+    "log_prob": lambda flow, x, context: flow.log_prob(x, context),
+    "to_latent": lambda flow, x, context: flow.to_latent(x, context)[0],
+    "to_data": lambda flow, x, context: flow.to_data(x, context)[0],
+    "score": lambda flow, x, context: flow.score(x, context),
+    "denoised": lambda flow, x, context: flow.sample_denoised(0.1, (), context, noise=x),
+}
+# Batch shapes of events and contexts, which of them is mapped, and where.
+MAPPED = {
+    "both": ((4,), (4,), (0, 0)),
+    "events": ((4,), (), (0, None)),
+    "contexts": ((), (4,), (None, 0)),
+    "rows of each": ((4, 3), (4, 3), (0, 0)),
+    "rows in groups": ((4, 2, 3), (4, 2, 1), (0, 0)),
+    "rows of shared groups": ((4, 2, 3), (2, 1), (0, None)),
+    "second dimension": ((3, 4), (3, 4), (1, 1)),
+}
+
+
+def tensors(flow, mapped):
+    events, contexts, dims = MAPPED[mapped]
+    x = torch.randn(*events, *flow.event_shape, dtype=torch.float64)
+    return (x, torch.randn(*contexts, flow.context_features, dtype=torch.float64)), dims
+
+
+# Noise has the batch shape of contexts.
+BY_ROW = [(m, mapped) for m in ROWS for mapped in MAPPED if m != "denoised" or "group" not in mapped]
+
+
+@pytest.mark.parametrize(("method", "mapped"), BY_ROW)
+@pytest.mark.parametrize("name", ["paper", "inverted", "causal_published", "causal_prefix"])
+def test_rows_of_one_flow_equal_single_calls(name, method, mapped):
+    flow = flows.make(name).eval()
+    inputs, dims = tensors(flow, mapped)
+    actual = torch.vmap(lambda *row: ROWS[method](flow, *row), dims)(*inputs)
+    for place in range(4):
+        row = [each if dim is None else each.select(dim, place) for each, dim in zip(inputs, dims, strict=True)]
+        torch.testing.assert_close(actual[place], ROWS[method](flow, *row), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("mapped", list(MAPPED))
+@pytest.mark.parametrize("name", ["paper", "causal_prefix"])
+def test_gradients_of_rows_of_one_flow(name, mapped):
+    flow = flows.make(name).eval()
+    inputs, dims = tensors(flow, mapped)
+    inputs = [each.requires_grad_() for each in inputs]
+    wanted = [*inputs, *flow.parameters()]
+    actual = torch.autograd.grad(torch.vmap(flow.log_prob, dims)(*inputs).sin().sum(), wanted)
+    rows = [
+        flow.log_prob(*(e if dim is None else e.select(dim, place) for e, dim in zip(inputs, dims, strict=True)))
+        for place in range(4)
+    ]
+    expected = torch.autograd.grad(torch.stack(rows).sin().sum(), wanted)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+
+
+def products(call):
+    """Calls of matrix products."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call()
+    names = ("aten::bmm", "aten::baddbmm", "aten::addmm", "aten::mm")
+    return sum(event.count for event in profile.key_averages() if event.key in names)
+
+
+@pytest.mark.parametrize("mapped", ["both", "events"])
+@pytest.mark.parametrize("method", ["log_prob", "to_data", "score"])
+@pytest.mark.parametrize("name", ["paper", "causal_one_block"])
+def test_rows_of_one_flow_take_as_many_products_as_a_batch(name, method, mapped):
+    flow = flows.make(name).eval()
+    inputs, dims = tensors(flow, mapped)
+    with torch.no_grad(), use_reference():
+        batch = products(lambda: ROWS[method](flow, *inputs))
+        rows = products(lambda: torch.vmap(lambda *row: ROWS[method](flow, *row), dims)(*inputs))
+    # A batch's score keeps hidden units, which rows that are added compute again.
+    assert rows <= (1.5 if method == "score" else 1) * batch

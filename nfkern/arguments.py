@@ -1,0 +1,45 @@
+"""Numbers among arguments: Python's and NumPy's alike, checked and turned into Python's."""
+
+import math
+import numbers
+import operator
+from typing import Any
+
+import torch
+
+
+def whole(name: str, value: Any, least: int = 0) -> int:
+    """An argument that is a whole number, as an int.
+
+    Args:
+        name: of the argument, for the message.
+        value: an int, a NumPy integer or, while compiling, a symbolic one.
+        least: the smallest that is allowed.
+
+    Raises:
+        ValueError: it is none, or too small.
+    """
+    if isinstance(value, torch.SymInt):
+        return value  # type: ignore[return-value]
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}: expected an int >= {least}, got {value!r}")
+    return operator.index(value)
+
+
+def number(
+    name: str, value: Any, expected: str = "a finite number >= 0", high: float = math.inf, *, above: bool = False
+) -> float:
+    """An argument that is a number from 0 (with `above`, above 0) to less than `high`, as a float.
+
+    Raises:
+        ValueError: it is none, or out of range; the message says what was expected.
+    """
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not (value > 0 if above else value >= 0) or not value < high:
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    return float(value)
+
+
+def shape_of(tensor: Any) -> tuple[int, ...]:
+    """Its shape, () where it has none: for messages about whatever was passed."""
+    return tuple(getattr(tensor, "shape", ()))
