@@ -14,8 +14,8 @@ import tyro
 
 import nfkern
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
+from nfkern.algorithms.datasets.files import dataset_file
 from nfkern.algorithms.datasets.manifest import sha256_of
-from nfkern.algorithms.datasets.transitions import dataset_file
 from nfkern.algorithms.evaluation_result import EvaluationResult, stack_outcomes
 from nfkern.algorithms.evaluation_store import evaluation_files
 from nfkern.algorithms.runs import check_on_dataset, latest_checkpoint, read_header, seed_group

@@ -9,8 +9,8 @@ import torch
 import tyro
 
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
+from nfkern.algorithms.datasets.files import dataset_file
 from nfkern.algorithms.datasets.manifest import sha256_of
-from nfkern.algorithms.datasets.transitions import dataset_file
 from nfkern.errors import UsageError, UserError
 
 _SEEDS = tyro.conf.create_mutex_group(required=False, title="seeds")

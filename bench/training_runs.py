@@ -102,6 +102,8 @@ def _build(algorithm: str, problem: RunProblem) -> Implementation:
             dataset_dir=problem.folder,
             run_dir=run_dir,
             device=problem.device,
+            # As in a run of full length.
+            log_interval=1000,
             eval_episodes=0,
             quiet=True,
         )

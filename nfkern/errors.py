@@ -14,14 +14,15 @@ class UsageError(UserError):
 
 
 def closest(typed: str, names: Iterable[str]) -> str | None:
-    """The name that was probably meant: by its initials (lr for learning-rate), its words, or its letters."""
+    """The name that was probably meant: by its initials (lr for learning-rate), beginning, words, or letters."""
     words = {name: re.split("[-_ .]", name) for name in names}
     initials = [name for name, parts in words.items() if len(parts) > 1 and "".join(p[:1] for p in parts) == typed]
+    beginning = [name for name in words if typed and name.startswith(typed)]
     containing = [name for name, parts in words.items() if set(re.split("[-_ .]", typed)) <= set(parts)]
     similar = difflib.get_close_matches(typed, containing, n=1, cutoff=0) or difflib.get_close_matches(
         typed, words, n=1
     )
-    return next(iter([*initials, *similar]), None)
+    return next(iter([*initials, *beginning, *similar]), None)
 
 
 def check_least(options: Mapping[str, float | None], least: float = 1) -> None:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nfkern.algorithms.imitation import find, task_of
 from nfkern.errors import UserError
 
-from .manifest import DEFAULT_DATASET_DIR, DatasetFiles, recorded_sha256, sha256_of
+from .files import dataset_file, how_to_get
+from .manifest import DEFAULT_DATASET_DIR, recorded_sha256, sha256_of
 from .reading import check_finite, read_dataset
-from .recipes import data_name
 
 # Transitions that one step of a whole-dataset pass holds in memory.
 CHUNK = 1 << 16
@@ -121,14 +120,7 @@ class TransitionDataset:
             raise ValueError(f"split must be 'train' or 'val', got {split!r}")
         path = dataset_file(source, dataset_dir, split)
         if not path.is_file():
-            name = path.stem.removesuffix("-val")
-            train = path.with_name(f"{name}.npz")
-            how = _meant(name) + _where_from(name)
-            if path != train and train.exists():
-                how = (
-                    f"`nfkern data import {train} --name NEW-NAME` makes a dataset with one of its own of {train.name}"
-                )
-            raise UserError(f"there is no dataset file {path}: {how}")
+            raise UserError(f"there is no dataset file {path}: {how_to_get(path)}")
         recorded = recorded_sha256(path)
         if recorded is not None and sha256_of(path) != recorded:
             raise UserError(
@@ -298,42 +290,6 @@ class TransitionDataset:
         variance = np.maximum(squares / len(self) - np.square(mean), 0.0)
         results = (origin + mean, np.sqrt(variance), minimum, maximum)
         return ColumnStatistics(*(result.astype(np.float32) for result in results))
-
-
-def _meant(name: str) -> str:
-    """A question about a name that is none of a published or generated dataset; empty for one that is."""
-    try:
-        # Only now: simulators take seconds to import, and may be missing.
-        from nfkern.algorithms.environments import environment_id, similar_names
-    except ModuleNotFoundError:
-        return ""
-    try:
-        environment_id(name)
-    except UserError:
-        close = similar_names(name)
-        return f"did you mean {' or '.join(close)}? Or " if close else ""
-    return ""
-
-
-def dataset_file(source: str | Path, dataset_dir: Path = DEFAULT_DATASET_DIR, split: str = "train") -> Path:
-    """The file of a dataset's split; `source` may be that file. Arguments of `TransitionDataset.load`."""
-    path = Path(source).expanduser()
-    if path.suffix == ".npz":
-        return path
-    return DatasetFiles(dataset_dir.expanduser(), data_name(str(source))).splits[split]
-
-
-def _where_from(name: str) -> str:
-    environment = find(name)
-    if environment is None:
-        return (
-            f"make it with `nfkern data generate {name}`, get the published one with `nfkern data download {name}`, or "
-            f"read your own with `nfkern data import FILE --name {name}`"
-        )
-    task = task_of(environment)
-    if task is not None and task.expert is not None:
-        return f"make it with `nfkern data generate {name}`"
-    return f"get what people demonstrated, and read it with `nfkern data import FILE --name {name}`"
 
 
 def _rows_of_floats(argument: str, array: np.ndarray, dimensions: int) -> np.ndarray:

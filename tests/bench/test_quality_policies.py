@@ -103,14 +103,15 @@ def test_densities_that_policies_tell_integrate_to_one(name):
 
 @pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy.density])
 def test_densities_that_policies_tell_are_those_of_their_actions(name):
-    """Mean log-density of the actions, which are clamped, against a Monte Carlo sum over the square they lie in."""
+    """Mean log-density of the actions, which are clipped, against a Monte Carlo sum over the box they lie in."""
     agent = acting_agent(POLICIES[name], trained(POLICIES[name].training))
     contexts = torch.tensor([[0.3, -0.5]], dtype=torch.float64).expand(20_000, -1)
     generator = torch.Generator().manual_seed(0)
     actions = torch.from_numpy(agent.act(contexts[:, None].numpy(), generator=generator)).flatten(1).double()
-    inside = (actions.abs() < 1).all(1)
-    grid = torch.rand(200_000, 2, generator=generator, dtype=torch.float64) * 2 - 1
-    mass = 4 * log_density(agent, grid, contexts[:1].expand(len(grid), -1)).exp()
+    low, high = agent.action_low.double(), agent.action_high.double()
+    inside = ((actions > low) & (actions < high)).all(1)
+    grid = low + (high - low) * torch.rand(200_000, 2, generator=generator, dtype=torch.float64)
+    mass = (high - low).prod() * log_density(agent, grid, contexts[:1].expand(len(grid), -1)).exp()
     assert float(inside.double().mean()) == pytest.approx(float(mass.mean()), abs=0.02)
     expected = (mass[:, None] * grid).mean(0) / mass.mean()
     torch.testing.assert_close(actions[inside].mean(0), expected, atol=0.02, rtol=0)

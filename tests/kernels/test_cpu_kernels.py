@@ -62,8 +62,7 @@ SHAPES = {
     "odd_widths": {"hidden": (33, 40), "rows": 17, "groups": 17},
     "odd_second_width": {"hidden": (40, 33), "rows": 9, "groups": 3},
     "unequal_widths": {"hidden": (17, 5), "rows": 24, "groups": 4},
-    # LayerNorm of two units is a step: in a third of all draws float32's error is no measure of float64's.
-    "narrower_than_a_vector": {"hidden": (3, 2), "rows": 8, "groups": 8, "seed": 1},
+    "narrower_than_a_vector": {"hidden": (3, 2), "rows": 8, "groups": 8},
     "one_unit": {"hidden": (3, 1), "rows": 8, "groups": 8},
     "many_features": {"features": 64, "blocks": 1, "rows": 5, "groups": 5},
     "odd_features": {"features": 33, "blocks": 1, "rows": 40, "groups": 10},
