@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from nfkern.arguments import whole
 from nfkern.checkpoint import Pretrained
 
 
@@ -24,9 +25,8 @@ class Encoder(Pretrained, nn.Sequential):
 
     def __init__(self, in_features: int, out_features: int, *, width: int = 512, layers: int = 4) -> None:
         sizes = {"in_features": in_features, "out_features": out_features, "width": width, "layers": layers}
-        for name, value in sizes.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected an int >= 1, got {value!r}")
+        sizes = {name: whole(name, value, 1) for name, value in sizes.items()}
+        in_features, out_features, width, layers = sizes.values()
         modules: list[nn.Module] = []
         for layer in range(layers):
             modules += [nn.Linear(width if layer else in_features, width), nn.LayerNorm(width), nn.SiLU()]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from nfkern.acting import NativeCalls
-from nfkern.arguments import shape_of
+from nfkern.arguments import shape_of, whole
 from nfkern.context import ProjectedContext
 from nfkern.cuda_graphs import CapturedCalls
 from nfkern.distribution import FlowDistribution
@@ -87,9 +87,7 @@ class Frozen(Flow):
         maps: list[tuple[Callable[..., Any], str]] = [(self._rows_log_prob, "x"), (self._rows_to_data, "z")]
         if self.bounds is None:
             maps.append((self._map_to_data_with_score, "z"))
-        for rows in batch_sizes:
-            if not isinstance(rows, int) or rows < 1:
-                raise ValueError(f"batch_sizes: expected ints >= 1, got {rows!r}")
+        for rows in [whole("batch_sizes", rows, 1) for rows in batch_sizes]:
             events = self._like.new_zeros(rows, *self.event_shape)
             inputs = (events,) if example is None else (events, example.expand(rows, -1))
             for rows_map, name in maps:

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
+from nfkern.arguments import whole
 from nfkern.checkpoint import Pretrained
 
 Mode = Literal["standard", "min_max", "none"]
@@ -27,8 +28,7 @@ class Normalizer(Pretrained, nn.Module):
 
     def __init__(self, features: int, mode: Mode = "standard") -> None:
         super().__init__()
-        if not isinstance(features, int) or features < 1:
-            raise ValueError(f"features: expected an int >= 1, got {features!r}")
+        features = whole("features", features, 1)
         if mode not in ("standard", "min_max", "none"):
             raise ValueError(f"mode: expected 'standard', 'min_max' or 'none', got {mode!r}")
         self.config: dict[str, Any] = {"features": features, "mode": mode}

@@ -31,6 +31,17 @@ def test_constructors(i, f, tmp_path):
 
 
 @pytest.mark.parametrize(("i", "f"), KINDS)
+def test_acting(i, f, tmp_path):
+    encoder = nfkern.Encoder(i(5), i(6), width=i(8), layers=i(2))
+    encoder.save_pretrained(tmp_path / "encoder")
+    nfkern.Normalizer(i(5)).save_pretrained(tmp_path / "normalizer")
+    frozen = nfkern.CouplingFlow(4, 6, blocks=2, hidden=(8, 8)).freeze(torch.float32, encoder).warmup([i(1), i(4)])
+    assert frozen.act(np.zeros(5, np.float32), f(0.125), temperature=f(0.5)).shape == (4,)
+    with pytest.raises(ValueError, match="batch_sizes: expected an int >= 1, got"):
+        frozen.warmup([i(0)])
+
+
+@pytest.mark.parametrize(("i", "f"), KINDS)
 def test_calls(i, f):
     flow, causal = flows.make_flow("paper", torch.float32), flows.make_causal("context_dropout", torch.float32)
     context, words = flows.make_inputs(flow, 2)[1], flows.make_inputs(causal, 2)[1]
