@@ -37,7 +37,7 @@ from nfkern.algorithms.run_settings import OnlineSettings
 from nfkern.algorithms.runs import drop_old_checkpoints, load_checkpoint, locked, save_checkpoint
 from nfkern.algorithms.training import Interrupted
 from nfkern.errors import UserError
-from nfkern.progress import progress_bar
+from nfkern.progress import leave_out, progress_bar
 
 NEXT_STEP = gymnasium.vector.AutoresetMode.NEXT_STEP
 VectorEnv = gymnasium.vector.VectorEnv[Any, Any, Any]
@@ -234,8 +234,9 @@ class _Run:
                     self.log.note(step, result)
                     self._draw(step)
                     # The log's speeds are those of training.
-                    since += time.perf_counter() - began
-                    bar.unpause()
+                    took = time.perf_counter() - began
+                    since += took
+                    leave_out(bar, took)
                 if step >= config.steps:
                     break
                 before = step
@@ -252,7 +253,7 @@ class _Run:
                     world = {"environment/steps": self.rounds.env_steps, "environment/coverage": self._coverage()}
                     check_finite(metrics, step, self.path)
                     self.log.train(step, metrics | world | times)
-                    bar.set_postfix_str(f"coverage={world['environment/coverage']:.0%}")
+                    bar.set_postfix_str(f"coverage={world['environment/coverage']:.0%}", refresh=False)
                     since, since_step = now, step
                 intervals = (settings.checkpoint_interval, settings.eval_interval)
                 if done or signals.received or any(_crossed(before, step, interval) for interval in intervals):

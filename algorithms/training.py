@@ -33,7 +33,7 @@ from nfkern.algorithms.preparation import (
 from nfkern.algorithms.run_settings import RunSettings
 from nfkern.algorithms.runs import checkpoint_label, drop_old_checkpoints, load_checkpoint, locked, save_checkpoint
 from nfkern.errors import UserError
-from nfkern.progress import progress_bar
+from nfkern.progress import leave_out, progress_bar
 
 if TYPE_CHECKING:
     from nfkern.algorithms.rollout import EnvironmentPool
@@ -207,8 +207,9 @@ def _loop(
                     with signals.immediate():
                         _evaluate(agent, step, run, settings, pool)
                     # The speeds of log and bar are those of training.
-                    since += time.perf_counter() - began
-                    bar.unpause()
+                    took = time.perf_counter() - began
+                    since += took
+                    leave_out(bar, took)
             if step >= config.steps:
                 break
             info = _finite(learner.update, learner, step, runs)
@@ -225,7 +226,7 @@ def _loop(
                 for run, mine, validation in zip(runs, metrics, checked, strict=False):
                     check_finite(mine | validation, step, run.path)
                     run.log.train(step, mine | validation | rate | times)
-                bar.set_postfix(loss=f"{np.mean([mine['training/actor/loss'] for mine in metrics]):.3f}")
+                bar.set_postfix(loss=f"{np.mean([mine['training/actor/loss'] for mine in metrics]):.3f}", refresh=False)
                 since, since_step = now, step
             intervals = (settings.checkpoint_interval, settings.eval_interval)
             stopped = learner.world.stops(signals.received, step)

@@ -81,8 +81,11 @@ def check_finite(path: Path, key: str, column: np.ndarray) -> None:
     rows = once(path, f"{key} finite", lambda: rows_not_finite(column))
     if rows is not None:
         first, count = rows
-        value = column[first] if column.ndim == 1 else column[first][~np.isfinite(column[first])][0]
-        raise ValueError(f"{key} holds {count} values that are not finite: {value} in row {first}")
+        place = np.argwhere(~np.isfinite(column[first]))[0]
+        feature = f", feature {place[0]}" if len(place) == 1 else ""
+        raise ValueError(
+            f"{key} holds {count} values that are not finite: {column[first][tuple(place)]} in row {first}{feature}"
+        )
 
 
 def rows_not_finite(column: np.ndarray) -> tuple[int, int] | None:

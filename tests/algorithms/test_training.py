@@ -1,6 +1,7 @@
 """Training runs: the same seed gives the same run, and an interrupted one loses nothing."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from nfkern.algorithms.run_settings import RunSettings
 from nfkern.algorithms.runs import locked
 from nfkern.algorithms.training import train
 from nfkern.errors import UserError
+from nfkern.progress import leave_out, progress_bar
 
 SMALL = {"blocks": 2, "hidden": (8, 8), "representation": 4, "encoder_width": 8, "batch_size": 16, "warmup_steps": 5}
 
@@ -113,6 +115,17 @@ def test_the_speed_in_the_log_is_that_of_training_without_evaluations(point_maze
         rows = {int(row["step"]): row for row in csv.DictReader(file)}
     assert 5 / float(rows[25]["time/steps_per_second"]) < 60
     assert float(rows[25]["time/seconds"]) - float(rows[20]["time/seconds"]) > 60
+
+
+def test_evaluations_are_no_part_of_the_bars_speed():
+    bar = progress_bar(total=10, file=io.StringIO())
+    bar.update(5)
+    before = bar.format_dict["elapsed"]
+    time.sleep(0.2)
+    leave_out(bar, 0.2)
+    assert bar.format_dict["elapsed"] < before + 0.1
+    bar.close()
+    leave_out(progress_bar(total=10, disable=True), 0.2)
 
 
 def test_a_folder_holds_one_run(point_maze_dir, tmp_path):  # noqa: F811
