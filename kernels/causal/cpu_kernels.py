@@ -83,8 +83,12 @@ def _map(
     keep_hidden: bool = False,
 ) -> Tensors:
     heads, prefix, norm_eps, scale_bound, compute_dtype = settings
-    if compute_dtype == BF16:
-        parameters = parameters._replace(**{name: getattr(parameters, name).to(BF16) for name in HIDDEN})
+    weights = {name: getattr(parameters, name) for name in HIDDEN}
+    dtypes = {weight.dtype for weight in weights.values()}
+    if compute_dtype == BF16 and dtypes == {torch.float32}:
+        parameters = parameters._replace(**{name: weight.to(BF16) for name, weight in weights.items()})
+    elif compute_dtype != BF16 and BF16 in dtypes:
+        raise TypeError(f"parameters: expected weights in {x.dtype}, got {dtypes}")
     settled = (heads, prefix, norm_eps, scale_bound)
     leaning = (unconditional_term, guidance, annealed)
     results: Tensors = load().causal_map(to_data, x, context_term, parameters, *settled, *leaning, keep_hidden)

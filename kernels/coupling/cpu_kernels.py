@@ -110,6 +110,6 @@ def _backward(
 
 def _lowered(parameters: CouplingParameters, compute_dtype: torch.dtype | None) -> CouplingParameters:
     """The hidden weight in 16 bits where the products are."""
-    if compute_dtype != BF16 or parameters.hidden_weight.dtype == BF16:
+    if compute_dtype != BF16 or parameters.hidden_weight.dtype != torch.float32:
         return parameters
     return parameters._replace(hidden_weight=parameters.hidden_weight.to(BF16))

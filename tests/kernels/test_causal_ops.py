@@ -1,5 +1,7 @@
 """The causal flow's ops: what they refuse, and gradients of one result alone."""
 
+import functools
+
 import flows
 import pytest
 import torch
@@ -102,6 +104,19 @@ def in_16_bits(parameters):
 def test_bad_input_names_the_argument(change, error, message):
     with pytest.raises(error, match=message):
         causal.to_latent(**change(arguments()))
+
+
+@pytest.mark.parametrize("function", [causal.to_latent, causal.to_data, causal.to_data_with_score])
+def test_weights_in_16_bits_want_products_in_16_bits(function):
+    x, term, parameters, heads = arguments().values()
+    single = CausalParameters(*(parameter.float() for parameter in parameters))
+    call = functools.partial(function, x.float(), term.float(), heads=heads)
+    call(in_16_bits(single), compute_dtype=torch.bfloat16)
+    with pytest.raises(TypeError, match="qkv_weight: expected torch.float32 or the compute_dtype"):
+        call(in_16_bits(single))
+    mixed = single._replace(up_weight=single.up_weight.bfloat16())
+    with pytest.raises(TypeError, match="parameters.up_weight: expected torch.float32"):
+        call(mixed, compute_dtype=torch.bfloat16)
 
 
 @pytest.mark.parametrize(
