@@ -30,7 +30,7 @@ from nfkern.algorithms.runs import (
 from nfkern.algorithms.statistics import Interval, PairedComparison, paired_comparison, success_interval
 from nfkern.algorithms.video import check_recordable, record_video
 from nfkern.checkpoint import read_json
-from nfkern.errors import UsageError, UserError, check_least
+from nfkern.errors import UserError, check_least
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class Evaluate:
     def run(self) -> int:
         """Evaluate, store and print; the exit code."""
         if not self.runs:
-            raise UsageError("expected at least one run directory")
+            raise UserError("expected at least one run directory")
         check_least({"max_episode_steps": self.max_episode_steps, "workers": self.workers})
         check_least({"seed": self.seed}, 0)
         if self.paired and len(self.runs) < 2:
-            raise UsageError(f"--paired compares two runs or more, got {len(self.runs)}")
+            raise UserError(f"--paired compares two runs or more, got {len(self.runs)}")
         if self.video and len(self.runs) != 1:
-            raise UsageError(f"--video shows a single run, got {len(self.runs)}")
+            raise UserError(f"--video shows a single run, got {len(self.runs)}")
         runs = [_Run.open(path, self.checkpoint, self.eval_env) for path in self.runs]
         groups = _groups(runs)
         pairs = _pairs([[run] for run in runs] if len(runs) == 2 else groups) if self.paired else []

@@ -28,7 +28,7 @@ from nfkern.algorithms.offline_gcrl import OfflineGCRLConfig
 from nfkern.algorithms.published import CONDITIONAL, UNSUPERVISED
 from nfkern.algorithms.qrl import QRLConfig
 from nfkern.algorithms.rebrac import ReBRACConfig
-from nfkern.errors import UsageError
+from nfkern.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -257,8 +257,8 @@ def find_preset(algorithm: str, name: str) -> Preset:
     """The preset of an algorithm.
 
     Raises:
-        UsageError: no such preset.
+        UserError: no such preset.
     """
     if name not in PRESETS[algorithm]:
-        raise UsageError(f"--preset: {algorithm} has {', '.join(PRESETS[algorithm])}, got {name!r}")
+        raise UserError(f"--preset: {algorithm} has {', '.join(PRESETS[algorithm])}, got {name!r}")
     return PRESETS[algorithm][name]

@@ -21,7 +21,7 @@ from nfkern.algorithms.evaluation_store import evaluation_files
 from nfkern.algorithms.runs import check_on_dataset, latest_checkpoint, read_header, seed_group
 from nfkern.algorithms.statistics import paired_comparison, success_interval
 from nfkern.checkpoint import read_json
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UserError
 from nfkern.page import page, table
 
 
@@ -43,9 +43,9 @@ class Report:
     def run(self) -> int:
         """Write the page; the exit code."""
         if not self.runs:
-            raise UsageError("expected at least one run directory")
+            raise UserError("expected at least one run directory")
         if self.out.is_dir():
-            raise UsageError(f"--out: expected a file, got the folder {self.out}")
+            raise UserError(f"--out: expected a file, got the folder {self.out}")
         groups = group_runs([TrainedRun.open(path) for path in self.runs])
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self.out.write_text(to_html(groups, self.dataset_dir))

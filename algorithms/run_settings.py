@@ -11,7 +11,7 @@ import tyro
 from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR
 from nfkern.algorithms.datasets.files import dataset_file
 from nfkern.algorithms.datasets.manifest import sha256_of
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UserError
 
 _SEEDS = tyro.conf.create_mutex_group(required=False, title="seeds")
 _CUDA_GRAPH = tyro.conf.create_mutex_group(required=False, title="CUDA graph")
@@ -101,7 +101,7 @@ class CommonSettings:
         """The device.
 
         Raises:
-            UsageError: there is no such device.
+            UserError: there is no such device.
         """
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -110,7 +110,7 @@ class CommonSettings:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise UsageError(f"--device: expected auto, cpu, cuda or cuda:N, got {self.device!r} ({reason})") from None
+            raise UserError(f"--device: expected auto, cpu, cuda or cuda:N, got {self.device!r} ({reason})") from None
         return device
 
 

@@ -19,7 +19,7 @@ from nfkern.bench.registry import VARIANTS, WORKS
 from nfkern.bench.report import described, duration
 from nfkern.bench.runner import measure
 from nfkern.bench.suites import SUITES
-from nfkern.errors import UsageError, UserError, check_least
+from nfkern.errors import UserError, check_least
 
 Suite = Literal["smoke", "quick", "cpu", "causal", "control-loop", "scaling", "training", "full"]
 BUDGETS = {
@@ -151,7 +151,7 @@ class Report:
     def run(self) -> int:
         """Write; 0."""
         if not self.files:
-            raise UsageError("FILES: expected at least one file of results")
+            raise UserError("FILES: expected at least one file of results")
         text = to_html(self.files)
         self.html.parent.mkdir(parents=True, exist_ok=True)
         self.html.write_text(text, encoding="utf-8")
@@ -161,9 +161,9 @@ class Report:
 
 def _device(name: str) -> torch.device:
     if name not in ("cpu", "cuda"):
-        raise UsageError(f"--device: expected cpu or cuda, got {name!r}")
+        raise UserError(f"--device: expected cpu or cuda, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
+        raise UserError("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
     return torch.device(name)
 
 
@@ -177,13 +177,13 @@ def _chosen(
     # A whole name is that row's alone: threads_1 is a part of threads_16.
     found = [row for row in every if row.name == match] or [row for row in every if match in row.name]
     if not found:
-        raise UsageError(f"--match: no row of {suite} contains {match!r}; see `nfkern bench list --suite {suite}`")
+        raise UserError(f"--match: no row of {suite} contains {match!r}; see `nfkern bench list --suite {suite}`")
     if variants:
         kept = [(row, tuple(v for v in row.variants if any(part in v.name for part in variants))) for row in found]
         found = [replace(row, variants=some) for row, some in kept if some]
         if not found:
             wanted = " or ".join(map(repr, variants))
-            raise UsageError(f"--variants: no variant of these rows contains {wanted}; see `nfkern bench list`")
+            raise UserError(f"--variants: no variant of these rows contains {wanted}; see `nfkern bench list`")
     return found
 
 

@@ -13,7 +13,7 @@ from nfkern.bench import records as storage
 from nfkern.bench.records import Record
 from nfkern.bench.report import duration, standing_note
 from nfkern.bench.timing import FEWEST, Quantiles
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UserError
 
 Verdict = Literal["slower", "faster", "same", "broken", "missing", "new"]
 
@@ -201,7 +201,7 @@ def _number(flag: str, text: str, units: Mapping[str, float]) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z%]*)", text.strip())
     if found is None or found[2] not in units or math.isinf(float(found[1])):
         wanted = " or ".join(f"10{unit}" for unit in units)
-        raise UsageError(f"{flag}: expected a number >= 0 such as {wanted}, got {text!r}")
+        raise UserError(f"{flag}: expected a number >= 0 such as {wanted}, got {text!r}")
     return float(found[1]) * units[found[2]]
 
 

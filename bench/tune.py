@@ -14,7 +14,7 @@ from nfkern.bench.gpu_check.timing import graph_seconds
 from nfkern.bench.kernel_starts import compilations
 from nfkern.bench.resources import BUDGETS, broken
 from nfkern.cuda_graphs import Tensors, capture_cuda
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UserError
 from nfkern.kernels.coupling import triton_launch
 from nfkern.kernels.coupling.triton_launch import LAUNCHES, MANY, Arithmetic, Launch
 
@@ -47,7 +47,7 @@ class Tune:
         try:
             device = torch.device(self.device)
         except RuntimeError as error:
-            raise UsageError(f"--device: expected a device of PyTorch's such as cuda, got {self.device!r}") from error
+            raise UserError(f"--device: expected a device of PyTorch's such as cuda, got {self.device!r}") from error
         if device.type != "cuda" or not torch.cuda.is_available():
             raise UserError(
                 f"--device {self.device}: launches are timed on a GPU, and PyTorch finds none here; what they use can "

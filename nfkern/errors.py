@@ -9,10 +9,6 @@ class UserError(Exception):
     """Something the user can mend: the message says what was expected, what came, and what to do. Exit code 2."""
 
 
-class UsageError(UserError):
-    """The command line asks for something that cannot be, whatever lies on the disk."""
-
-
 def closest(typed: str, names: Iterable[str]) -> str | None:
     """The name that was probably meant: by its initials (lr for learning-rate), beginning, words, or letters."""
     words = {name: re.split("[-_ .]", name) for name in names}
@@ -29,8 +25,8 @@ def check_least(options: Mapping[str, float | None], least: float = 1) -> None:
     """Refuse numbers below the least that makes sense, and NaN; None is no number.
 
     Raises:
-        UsageError: one is.
+        UserError: one is.
     """
     for option, value in options.items():
         if value is not None and not value >= least:
-            raise UsageError(f"--{option.replace('_', '-')}: expected at least {least}, got {value}")
+            raise UserError(f"--{option.replace('_', '-')}: expected at least {least}, got {value}")

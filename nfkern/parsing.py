@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from nfkern.errors import UsageError, closest
+from nfkern.errors import UserError, closest
 
 Command = TypeVar("Command")
 
@@ -30,7 +30,7 @@ def parse(command: type[Command], args: Sequence[str], prog: str, default: Comma
         default: the values of settings that are not named.
 
     Raises:
-        UsageError: they are wrong; the message is one line.
+        UserError: they are wrong; the message is one line.
     """
     errors = io.StringIO()
     try:
@@ -38,12 +38,12 @@ def parse(command: type[Command], args: Sequence[str], prog: str, default: Comma
             found = tyro.cli(command, prog=prog, args=args, default=default, registry=_NUMBERS)
             return cast(Command, found)
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise UserError(str(error)) from None
     except SystemExit as stop:
         if not stop.code:
             raise
     unknown = _unknown(command, args, prog, default)
-    raise UsageError(unknown or _in_one_line(errors.getvalue()).removeprefix(f"{command.__name__}: "))
+    raise UserError(unknown or _in_one_line(errors.getvalue()).removeprefix(f"{command.__name__}: "))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 from nfkern.algorithms.imitation import find
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UserError
 
 from .checks import verify, verify_file
 from .manifest import DEFAULT_DATASET_DIR, DatasetFiles, Manifest
@@ -50,7 +50,7 @@ class Generate:
         from .generation import GenerationPlan, finished, generate
 
         if self.workers is not None and self.workers < 1:
-            raise UsageError(f"workers must be at least 1, got {self.workers}")
+            raise UserError(f"workers must be at least 1, got {self.workers}")
         directory = self.dataset_dir.expanduser()
         try:
             plan = GenerationPlan.from_transitions(find_recipe(self.name), self.transitions, self.seed)
@@ -175,7 +175,7 @@ class Import:
                 options=options,
             )
         except ValueError as error:
-            raise UsageError(str(error)) from error
+            raise UserError(str(error)) from error
         for file, checksum in manifest.sha256.items():
             print(f"{directory / file}  sha256 {checksum}")
         print(manifest.note, *manifest.parameters["notes"], sep="\n  ")
@@ -230,12 +230,12 @@ class Info:
         from .summary import describe, solved_shares
 
         if self.plot is not None and self.plot.suffix not in (".png", ".pdf", ".svg"):
-            raise UsageError(f"--plot: expected a .png, .pdf or .svg file, got {self.plot}")
+            raise UserError(f"--plot: expected a .png, .pdf or .svg file, got {self.plot}")
 
         path = Path(self.name).expanduser() if self.name.endswith(".npz") else None
         name = data_name(self.name) if path is None else path.stem.removesuffix("-val")
         if self.tasks and find(name) is not None:
-            raise UsageError(f"--tasks: expected a dataset of OGBench, whose tasks are relabelled, got {name}")
+            raise UserError(f"--tasks: expected a dataset of OGBench, whose tasks are relabelled, got {name}")
         # Only --tasks reads these columns, so nothing in them stops anything else.
         extras = RELABEL_COLUMNS if self.tasks else ()
         if path is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UserError
 
 from .checks import structure_problems
 from .manifest import DatasetFiles, Manifest, sha256_of
@@ -94,9 +94,9 @@ def download(
 
 def _check(transfer: Transfer) -> None:
     if not transfer.mirror.startswith(("http://", "https://")):
-        raise UsageError(f"--mirror: expected an address that begins with https:// or http://, got {transfer.mirror!r}")
+        raise UserError(f"--mirror: expected an address that begins with https:// or http://, got {transfer.mirror!r}")
     if transfer.timeout <= 0 or transfer.retries < 1:
-        raise UsageError(
+        raise UserError(
             f"--timeout, --retries: expected more than 0 seconds and at least 1 attempt, got {transfer.timeout} and "
             f"{transfer.retries}"
         )

@@ -27,7 +27,7 @@ from nfkern.bench.studies.checks import (
 from nfkern.bench.studies.policies import skipped
 from nfkern.bench.studies.tables import write_reports
 from nfkern.bench.timing import num_threads
-from nfkern.errors import UsageError, check_least
+from nfkern.errors import UserError, check_least
 from nfkern.progress import progress_bar
 
 DEFAULT = Settings(tuple(DENSITIES), tuple(POLICIES))
@@ -134,7 +134,7 @@ def _check_sizes(results: Results) -> None:
             try:
                 fitted_width(training, DENSITIES[name], results.settings.parameters)
             except ValueError as error:
-                raise UsageError(f"--parameters: {training.name} on {name}: {error}") from None
+                raise UserError(f"--parameters: {training.name} on {name}: {error}") from None
 
 
 def _empty(settings: Settings) -> Results:

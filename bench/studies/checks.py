@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nfkern.bench.environment import Environment
 from nfkern.bench.studies.documents import differences
 from nfkern.bench.studies.tables import split_markdown
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UserError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -18,13 +18,13 @@ def check_names(option: str, wanted: Collection[str], known: Collection[str]) ->
     """Refuse an unknown name, or none at all.
 
     Raises:
-        UsageError: so it is.
+        UserError: so it is.
     """
     for name in wanted:
         if name not in known:
-            raise UsageError(f"--{option}: expected some of {', '.join(known)}, got {name!r}")
+            raise UserError(f"--{option}: expected some of {', '.join(known)}, got {name!r}")
     if not wanted:
-        raise UsageError(f"--{option}: expected at least one")
+        raise UserError(f"--{option}: expected at least one")
 
 
 def check_reports(html: Path | None, tables: Path | None) -> None:

@@ -33,7 +33,7 @@ from nfkern.bench.success.records import Dataset, Evaluation, Results, Settings,
 from nfkern.bench.success.study import Place, pieces, trainings
 from nfkern.bench.success.tables import to_markdown
 from nfkern.checkpoint import write_json
-from nfkern.errors import UsageError, UserError, check_least
+from nfkern.errors import UserError, check_least
 
 TRANSITIONS = {"pointmaze-medium-navigate-v0": 100_000, "cube-single-play-v0": 300_000}
 """Transitions that are enough for the default environments, far fewer than were published."""
@@ -137,7 +137,7 @@ class Success:
         counts = {"steps": self.steps, "seeds": self.seeds, "parameters": self.parameters}
         check_least({**counts, "threads": self.threads, "workers": self.workers})
         if self.target is not None and not 0 < self.target <= 1:
-            raise UsageError(f"--target: expected a share above 0 and up to 1, got {self.target:g}")
+            raise UserError(f"--target: expected a share above 0 and up to 1, got {self.target:g}")
         for env in envs:
             _check_name(env)
         settings = replace(
@@ -200,15 +200,15 @@ def _environment() -> Environment:
 def _check_name(env: str) -> None:
     example = "such as pointmaze-medium-navigate-v0"
     if imitation.environment_id(env) is not None or data_name(env) != env:
-        raise UsageError(f"--envs: expected OGBench's datasets with goals, {example}, got {env!r}")
+        raise UserError(f"--envs: expected OGBench's datasets with goals, {example}, got {env!r}")
     from nfkern.algorithms.environments import environment_id
 
     try:
         environment = environment_id(env)
     except UserError as error:
-        raise UsageError(f"--envs: {error}") from None
+        raise UserError(f"--envs: {error}") from None
     if environment == env:
-        raise UsageError(f"--envs: expected the name of a dataset, {example}, got the environment {env}")
+        raise UserError(f"--envs: expected the name of a dataset, {example}, got the environment {env}")
 
 
 def _check_sizes(results: Results) -> None:
@@ -217,7 +217,7 @@ def _check_sizes(results: Results) -> None:
             try:
                 config_of(results.settings, training, dataset)
             except ValueError as error:
-                raise UsageError(f"--parameters: {training.name} in {env}: {error}") from None
+                raise UserError(f"--parameters: {training.name} in {env}: {error}") from None
 
 
 def _claim(runs: Path, started: str, overwrite: bool) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from boxes import BOXES, register, scripted
+from selected import selected
 from small_agents import IMITATORS, OFFLINE, OFFLINE_RL, SMALL
 
 from nfkern.algorithms.agents import AGENTS, load_agent, save_agent
@@ -53,7 +54,7 @@ def test_a_script_is_reproduced_in_a_box_of_unequal_bounds(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nf_bc", "nf_rlbc"])
+@pytest.mark.parametrize("name", selected([*IMITATORS, *OFFLINE], ["nf_bc", "nf_rlbc"], part="learning"))
 def test_a_script_is_reproduced_in_pixels(name):
     result = evaluate(learned(name, scripted("pixels")), register("pixels"), episodes_per_task=25, progress=False)
     assert result.success_rate > 0.8

@@ -17,7 +17,7 @@ from nfkern.bench import records as storage
 from nfkern.bench.declarations import Benchmark, Implementation, Variant
 from nfkern.bench.report import duration
 from nfkern.bench.runner import measure
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -172,7 +172,7 @@ def test_list_names_rows_and_variants(capsys):
 
 
 def test_a_row_has_no_threads_at_all(tmp_path):
-    with pytest.raises(UsageError, match="--threads: expected at least 1, got 0"):
+    with pytest.raises(UserError, match="--threads: expected at least 1, got 0"):
         commands.Run(tmp_path / "records.jsonl", "smoke", threads=0).run()
 
 
@@ -238,7 +238,7 @@ def test_report_of_nothing_is_a_user_error(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(UserError, match="holds no records"):
         commands.Report((tmp_path / "empty.jsonl",), tmp_path / "page.html").run()
-    with pytest.raises(UsageError, match="FILES: expected at least one"):
+    with pytest.raises(UserError, match="FILES: expected at least one"):
         commands.Report((), tmp_path / "page.html").run()
 
 

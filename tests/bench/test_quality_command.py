@@ -17,7 +17,7 @@ from nfkern.bench.quality.scoring import HeldOut, score
 from nfkern.bench.quality.shapes import DENSITIES
 from nfkern.bench.studies import checks
 from nfkern.bench.timing import SMOKE
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UserError
 
 TINY = {"quick": True, "densities": ("pinwheel",), "steps": 6, "parameters": 2000}
 
@@ -178,7 +178,7 @@ def test_results_are_never_mixed_or_replaced_silently(tmp_path, monkeypatch):
     ],
 )
 def test_wrong_options_are_named(tmp_path, options, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UserError, match=message):
         Quality(tmp_path / "quality.json", **options).run()
 
 

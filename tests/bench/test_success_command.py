@@ -20,7 +20,7 @@ from nfkern.bench.success.commands import DEFAULT, QUICK, Success
 from nfkern.bench.success.policies import POLICIES, TRAININGS, config_of, untrained
 from nfkern.bench.success.records import Dataset
 from nfkern.bench.timing import SMOKE
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -228,7 +228,7 @@ def test_results_and_runs_are_never_mixed_or_replaced_silently(tmp_path, options
     ],
 )
 def test_wrong_options_are_named(tmp_path, options, wrong, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UserError, match=message):
         Success(tmp_path / "success.json", **options | wrong).run()
     assert list(tmp_path.iterdir()) == []
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from nfkern import cli
-from nfkern.errors import UsageError, UserError
+from nfkern.errors import UserError
 
 
 @pytest.mark.parametrize("args", [[], ["--help"], ["help"]])
@@ -104,7 +104,7 @@ def test_bad_settings_are_usage_errors(capsys):
     [
         (UserError("no such thing"), 2, "no such thing"),
         (UserError("one thing\n  and another"), 2, "one thing and another"),
-        (UsageError("no such flag"), 2, "no such flag"),
+        (UserError("no such flag"), 2, "no such flag"),
         (PermissionError(13, "Permission denied", "/proc/x"), 2, "[Errno 13] Permission denied: '/proc/x'"),
         (
             ModuleNotFoundError("no", name="mujoco"),

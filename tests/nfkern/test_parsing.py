@@ -7,7 +7,7 @@ import pytest
 import tyro
 
 from nfkern import cli
-from nfkern.errors import UsageError, check_least, closest
+from nfkern.errors import UserError, check_least, closest
 from nfkern.parsing import parse
 
 
@@ -53,13 +53,13 @@ def test_integers_as_people_write_them(text, number):
 @pytest.mark.parametrize("text", ["8.5", "1e400", "nan", "inf", "1e19", "99999999999999999999", "x", "", "1e-3"])
 def test_what_is_no_integer(text):
     for option in ("--steps", "--limit"):
-        with pytest.raises(UsageError, match=f"^{option}: expected an integer( of 64 bits)?, got {text!r}$"):
+        with pytest.raises(UserError, match=f"^{option}: expected an integer( of 64 bits)?, got {text!r}$"):
             parsed(option, text)
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "x"])
 def test_what_is_no_finite_number(text):
-    with pytest.raises(UsageError, match=f"--learning-rate: expected a finite number, got {text!r}"):
+    with pytest.raises(UserError, match=f"--learning-rate: expected a finite number, got {text!r}"):
         parsed("--learning-rate", text)
     assert parsed("--learning-rate", "1e-3").learning_rate == 1e-3
     assert parsed("--learning-rate", "2").learning_rate == 2
@@ -75,7 +75,7 @@ def test_what_is_no_finite_number(text):
     ],
 )
 def test_options_are_suggested(typed, meant):
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UserError) as caught:
         parsed(typed, "3")
     assert str(caught.value) == (
         f"no option {typed.partition('=')[0]}; did you mean {meant}? `nfkern try --help` lists all"
@@ -94,14 +94,14 @@ def test_options_are_suggested(typed, meant):
     ],
 )
 def test_errors_take_one_line(args, message):
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UserError) as caught:
         parse(Settings, args, "nfkern try")
     assert str(caught.value) == message
 
 
 def test_a_long_message_is_not_broken():
     name = "a-word-" * 40
-    with pytest.raises(UsageError, match=f"got '{name}'"):
+    with pytest.raises(UserError, match=f"got '{name}'"):
         parsed("--steps", name)
 
 
@@ -120,7 +120,7 @@ def test_closest():
 def test_check_least():
     check_least({"workers": 1, "limit": None, "share": 1.5})
     for value in (0, -1, float("nan")):
-        with pytest.raises(UsageError, match=f"--eval-workers: expected at least 1, got {value}"):
+        with pytest.raises(UserError, match=f"--eval-workers: expected at least 1, got {value}"):
             check_least({"eval_workers": value})
 
 
