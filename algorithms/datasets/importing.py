@@ -72,7 +72,6 @@ def import_demonstrations(
     if empty := [split for split, found in chosen.items() if not found]:
         raise UserError(f"{source}: expected episodes for both splits, got none for {', '.join(empty)}")
     notes = notes + [text.format(read.tally[key]) for key, text in COUNTED.items() if read.tally[key]]
-    notes = notes + _about_actions(episodes)
     sha256 = _write(files, chosen)
     rows, transitions = read.tally["rows"], sum(len(episode["terminals"]) - 1 for episode in episodes)
     manifest = Manifest(
@@ -116,14 +115,6 @@ def _episodes(read: Source, source: Path) -> tuple[list[Rows], list[tuple[Split,
     if not episodes:
         raise UserError(f"{source}: expected at least one episode with a transition, got none")
     return episodes, splits
-
-
-def _about_actions(episodes: Sequence[Rows]) -> list[str]:
-    low = min(float(episode["actions"].min()) for episode in episodes)
-    high = max(float(episode["actions"].max()) for episode in episodes)
-    if "rewards" not in episodes[0] or (low >= -1 and high <= 1):
-        return []
-    return [f"actions from {low:.4g} to {high:.4g}: offline RL clips them to [-1, 1], so scale them first"]
 
 
 def _random_splits(episodes: int, validation: float, seed: int) -> tuple[list[tuple[Split, ...]], list[str]]:

@@ -216,7 +216,6 @@ def test_a_group_for_each_episode_is_enough(tmp_path: Path) -> None:
     same_steps(transitions(tmp_path), expected | {"masks": np.tile([1, 1, 1, 0], 2)})
     notes = "\n".join(manifest.parameters["notes"])
     assert "not read, because they have no actions: notes" in notes
-    assert "offline RL clips them to [-1, 1]" in notes
 
 
 def test_nothing_follows_links_out_of_an_hdf5_file(tmp_path: Path) -> None:
