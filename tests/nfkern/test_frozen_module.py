@@ -197,7 +197,7 @@ def with_a_value(name, value):
             ValueError,
             "hidden_weight: not finite when frozen in torch.float16: .* too large",
         ),
-        (lambda f: f.freeze().warmup([0]), ValueError, "batch_sizes: expected ints >= 1, got 0"),
+        (lambda f: f.freeze().warmup([0]), ValueError, "batch_sizes: expected an int >= 1, got 0"),
         (lambda f: f.freeze().warmup([1], torch.zeros(5)), ValueError, r"observation: expected None, .*shape \(5,\)"),
         (
             lambda f: f.freeze(encoder=nn.Linear(7, 5)).warmup([1]),
