@@ -33,10 +33,13 @@ def claim(run_dirs: Mapping[int, Path], algorithm: str, config: AgentConfig, set
             seeds' checkpoints do not belong together.
     """
     headers = {path: _header(seed, algorithm, config, settings) for seed, path in run_dirs.items()}
-    there = {path: read_header(path) for path in headers if (path / "config.json").exists()}
+    held = [path for path in headers if (path / "config.json").exists()]
+    if held and not settings.resume:
+        raise UserError(f"{held[0]} already holds a run: continue it with --resume, or choose another --run-dir")
+    there = {path: read_header(path) for path in held}
     for path, header in headers.items():
         if path in there:
-            _check_same_run(path, there[path], header, settings)
+            _check_same_run(path, there[path], header)
         else:
             _check_empty(path, settings)
     step = _common_step(list(headers), settings.checkpoint_interval)
@@ -107,9 +110,7 @@ def _check_steps(run_dir: Path, saved: dict[str, Any], config: AgentConfig, step
         )
 
 
-def _check_same_run(run_dir: Path, saved: dict[str, Any], header: dict[str, Any], settings: CommonSettings) -> None:
-    if not settings.resume:
-        raise UserError(f"{run_dir} already holds a run: continue it with --resume, or choose another --run-dir")
+def _check_same_run(run_dir: Path, saved: dict[str, Any], header: dict[str, Any]) -> None:
     # Through JSON, as the saved one went: it turns tuples into lists.
     old, new = (_flat(value) for value in (saved, json.loads(json.dumps(header))))
     compared = {key for key in old | new if key.split(".")[0] in COMPARED} - {"config.steps"}

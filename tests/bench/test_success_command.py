@@ -264,11 +264,11 @@ def test_the_command_survives_control_c(tmp_path, point_maze_dir):  # noqa: F811
     command = [sys.executable, "-m", "nfkern", "bench", "success", "--out", str(out), *options]
     command += ["--dataset-dir", str(point_maze_dir)]
     # Files of a training that has begun, and of its last evaluation; neither has come far then.
-    for begun in ("train.csv", "evaluations/00000002-0.partial.jsonl"):
+    for begun in ("train.csv", "evaluations/00000002-0-*.partial.jsonl"):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         with process:
             deadline = time.monotonic() + 300
-            while not (run_dir / begun).exists() and process.poll() is None and time.monotonic() < deadline:
+            while not list(run_dir.glob(begun)) and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
             process.send_signal(signal.SIGINT)
             printed, errors = process.communicate(timeout=300)
