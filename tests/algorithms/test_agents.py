@@ -34,6 +34,7 @@ def test_loss_falls_and_actions_have_their_shape(name):
         assert not np.array_equal(actions, act(agent, seed=1))
 
 
+@pytest.mark.slow
 @every_agent
 def test_goals_matter_only_to_goal_conditioned_agents(name):
     agent = make_agent(name)

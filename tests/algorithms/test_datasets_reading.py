@@ -95,6 +95,7 @@ def loads(**arguments: object) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["plain", "compressed", "mapped"])
 @pytest.mark.parametrize("kind", FILES)
 def test_verify_passes_exactly_what_loads(kind: str, how: str, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_data_commands(command, data, capsys):
     assert capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_pictures_of_data(data, tmp_path):
     name, where = data
     assert cli.main(["data", "info", name, *where, "--plot", str(tmp_path / "data.png")]) == 0
@@ -81,6 +82,7 @@ def test_evaluation(run_dir, kind, capsys):
     assert cli.main(command) == 0, capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_report(data, run_dir, kind, tmp_path):
     _, where = data
     assert cli.main(["report", str(run_dir), "--out", str(tmp_path / "page.html"), *where]) == 0

@@ -135,6 +135,7 @@ def test_a_run_with_a_constant_schedule_goes_on_as_if_it_had_been_longer(point_m
     assert [row["step"] for row in rows(tmp_path / "longer")] == ["10", "20", "30", "40"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [None, "0,1"])
 def test_a_finished_cosine_run_goes_on_at_its_final_rate(seeds, point_maze_dir, tmp_path):  # noqa: F811
     cosine = {"schedule": "cosine", "warmup_steps": 5, "final_learning_rate": 1e-5}
@@ -181,6 +182,7 @@ def test_a_run_starts_from_anothers_weights(point_maze_dir, tmp_path):  # noqa: 
 # Numbers that are none
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["nf_gcbc", "gaussian_bc", "iql"])
 @pytest.mark.parametrize("seeds", [None, "0,1"])
 def test_a_loss_that_is_no_number_stops_the_run(algorithm, seeds, own_data, tmp_path, monkeypatch):

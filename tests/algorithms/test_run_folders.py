@@ -68,6 +68,7 @@ def test_a_killed_holder_holds_nothing(tmp_path):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [True, False])
 def test_holds_never_overlap(begun, tmp_path):
     """Neither where a run has begun nor where each holder finds nothing to do, and removes the folder again."""

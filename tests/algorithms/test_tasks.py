@@ -87,6 +87,7 @@ COMMANDS_OF_TASKS = {
 QUICK = [command for command in COMMANDS_OF_TASKS if "ur3" in command or "train iql --preset cube-single" in command]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", selected(COMMANDS_OF_TASKS, QUICK, part="commands"))
 def test_every_command_runs_as_printed(command, tmp_path, monkeypatch, capsys):
     """For two steps; with data of the right shape, and an evaluation of one short episode."""

@@ -22,6 +22,7 @@ def compare_all(compute_dtype=None, terms=64, **options):
             compare_in_float64(call, arguments, NAMES[:count], terms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(flows.CAUSAL_OPTIONS))
 def test_named_flows(name, instruction_set):
     compare_all(name=name)
@@ -45,6 +46,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", list(SHAPES))
 def test_shapes(shape, instruction_set):
     compare_all(**SHAPES[shape])
@@ -73,6 +75,7 @@ def test_any_number_of_rows(mode, instruction_set):
                 assert (a.double() - e[-rows:]).abs().max() <= bound, rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("annealed", [False, True])
 @pytest.mark.parametrize("shape", ["one_row", "shared_contexts", "panels_and_a_row", "shorter_prefix"])
 def test_guided_sampling(shape, annealed, instruction_set):

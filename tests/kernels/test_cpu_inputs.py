@@ -46,6 +46,7 @@ def same_pattern(actual, expected):
     assert torch.equal(actual[infinite], expected[infinite])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute_dtype", [None, BF16])
 @pytest.mark.parametrize("value", [NAN, INFINITY, -INFINITY, 1e30])
 @pytest.mark.parametrize("where", [0, 9, 31, 36])

@@ -19,6 +19,7 @@ def call(x, weight, bias, compute_dtype=None):
 
 
 # The last three: rows 4 KiB apart, more outputs than are taken at a time, more weights than caches are likely to hold.
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (64, 300), (33, 17), (1024, 29), (40, 1250), (1000, 2200)], ids=str)
 @pytest.mark.parametrize("rows", [1, 3, 8, 16, 19, 33, 50])
 def test_values_equal_the_reference(rows, shape, instruction_set):

@@ -66,6 +66,7 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", list(TRANSFORMS))
 @every_op
 def test_transforms(name, transform):

@@ -193,6 +193,7 @@ def test_base(shape):
     assert torch.equal(torch.autograd.grad(base(z), z, grads)[0], expected_grad)
 
 
+@pytest.mark.slow
 def test_two_runs_are_bit_equal():
     x, term, matrices, parameters, settings = problem("paper", rows=12, groups=12)
     weights = random_gradients(x)
@@ -202,6 +203,7 @@ def test_two_runs_are_bit_equal():
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_whole_module_trains_on_the_kernels():
     flow = flows.make_flow("paper", torch.float32)
     x, context = flows.make_inputs(flow, 8)

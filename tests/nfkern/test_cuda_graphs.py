@@ -41,6 +41,7 @@ def warmed_up(name="paper", sizes=(1, 4), encoder=None, observation=None, dtype=
     return frozen, eager, log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", flows.EVERY)
 @pytest.mark.parametrize("batch", [(4,), (2, 2), (1,), ()])
 def test_replays_are_the_eager_results(name, batch):

@@ -91,6 +91,7 @@ def compare(f, tensors, transform):
     torch.testing.assert_close(run(f, tensors), expected(*exact(f, tensors)), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @every_transform
 @pytest.mark.parametrize("call", list(CALLS))
 @every_flow
@@ -99,6 +100,7 @@ def test_densities(name, call, transform):
     compare(lambda x, c: CALLS[call](flow, x, c), tensors, transform)
 
 
+@pytest.mark.slow
 @every_transform
 @pytest.mark.parametrize("call", list(SAMPLING))
 @pytest.mark.parametrize("name", ["paper", "inverted_tanh"])
@@ -125,6 +127,7 @@ SINGLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argument", [0, 1])
 @pytest.mark.parametrize("transform", list(SINGLE))
 @pytest.mark.parametrize("name", ["paper", "causal_published"])
@@ -153,6 +156,7 @@ def test_a_frozen_flow_is_a_constant_where_one_asks_for_it():
         assert torch.equal(frozen.log_prob(dual.detach(), context), frozen.log_prob(x, context))
 
 
+@pytest.mark.slow
 @every_flow
 def test_second_derivatives_of_every_kind_agree(name):
     flow, (x, context) = problem(name, rows=1)

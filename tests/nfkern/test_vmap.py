@@ -130,6 +130,7 @@ def products(call):
     return sum(event.count for event in profile.key_averages() if event.key in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapped", ["both", "events"])
 @pytest.mark.parametrize("method", ["log_prob", "to_data", "score"])
 @pytest.mark.parametrize("name", ["paper", "causal_one_block"])
