@@ -106,14 +106,16 @@ def locked(run_dir: Path) -> Iterator[None]:
     Raises:
         UserError: another process writes there.
     """
+    if run_dir.is_file():
+        raise UserError(f"{run_dir} is a file: expected a folder, or a new one's name")
     created = not run_dir.exists()
-    run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir / ".lock"
     lock = FileLock(path, timeout=0)
     try:
+        run_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except (Timeout, FileNotFoundError):
-        # No such file: a process that began nothing has removed the folder in between.
+    except (Timeout, FileNotFoundError, FileExistsError):
+        # Not there, or there and then not: a process that began nothing has removed the folder in between.
         raise UserError(
             f"another process is training in {run_dir}{_holder(path)}: wait, or choose another folder"
         ) from None

@@ -49,6 +49,12 @@ def test_a_second_holder_is_refused_and_told_who_holds(tmp_path):
             (folder / "config.json").touch()
 
 
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(UserError, match="run is a file: expected a folder"), locked(tmp_path / "run"):
+        pass
+
+
 def test_a_killed_holder_holds_nothing(tmp_path):
     folder = tmp_path / "run"
 
