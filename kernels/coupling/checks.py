@@ -62,7 +62,6 @@ def check_backward(
     scale_bound: float | None,
     compute_dtype: torch.dtype | None,
     parameter_grads: bool,
-    factors: bool = False,
     hidden: torch.Tensor | None = None,
 ) -> None:
     """Arguments of the maps' derivatives."""

@@ -109,6 +109,16 @@ def test_seeds_that_do_not_fit_are_named(name, variant):
 
 
 @variants
+@pytest.mark.parametrize("direction", ["to_latent", "to_data"])
+def test_kept_activations_have_to_be_those_of_the_rows(direction, variant):
+    name = f"coupling_{direction}_backward"
+    backward = getattr(torch.ops.nfkern, name + variant).default
+    for wrong in (torch.zeros(1, dtype=torch.float64), torch.zeros(2, 2, 1, 3, 8)):
+        with pytest.raises((ValueError, TypeError), match="^hidden: expected"):
+            backward(*CASES[name], wrong)
+
+
+@variants
 def test_a_permutation_is_one(variant):
     permutation = CASES["plu_compose"][1]
     for wrong in (permutation + 1, permutation - 1, torch.zeros_like(permutation)):
