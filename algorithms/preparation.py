@@ -1,4 +1,4 @@
-"""What is found out before a training's first step: whether it can be evaluated, what it starts from, where it runs."""
+"""What is found out before a training's first step, so that it can be evaluated and begun, and what stops it later."""
 
 import contextlib
 import math
