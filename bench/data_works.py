@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nfkern.algorithms.datasets import TransitionDataset
+from nfkern.algorithms.data import TransitionDataset
 from nfkern.bench.cases import DataCase
 from nfkern.bench.declarations import Implementation, Mode, Precision
 

@@ -17,8 +17,8 @@ from nfkern.bench.cases import CASES, CausalCase, FlowCase
 from nfkern.bench.files import check_writable
 from nfkern.bench.kernel_starts import Compilation, compilations
 from nfkern.errors import UserError, check_least
+from nfkern.host.progress import progress_bar
 from nfkern.kernels.coupling.triton_launch import Arithmetic
-from nfkern.progress import progress_bar
 
 ARITHMETICS: tuple[Arithmetic, ...] = ("ieee", "tf32", "half")
 FLOW_CASES = tuple(

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nfkern.algorithms.agent import AgentConfig
-from nfkern.algorithms.agents import AGENTS
-from nfkern.algorithms.datasets import TransitionDataset
-from nfkern.algorithms.run_settings import RunSettings
-from nfkern.algorithms.training import Interrupted, train
+from nfkern.algorithms.agents.base import AgentConfig
+from nfkern.algorithms.agents.registry import AGENTS
+from nfkern.algorithms.data import TransitionDataset
+from nfkern.algorithms.runs.settings import RunSettings
+from nfkern.algorithms.training.offline import Interrupted, train
 from nfkern.bench.cases import DataCase
 from nfkern.bench.data_works import DataProblem, DataSampling
 from nfkern.bench.declarations import Builder, Implementation, Mode, Precision

@@ -10,18 +10,30 @@ from typing import Any
 import nfkern
 from nfkern.errors import UserError, closest
 
-# name -> (module, attribute, summary); an attribute "X[key]" is an entry of the dictionary X.
+# name -> (module of this package, attribute, summary); an attribute "X[key]" is an entry of the dictionary X.
 COMMANDS = {
-    "demo": ("nfkern.algorithms.demo", "Demo", "generate data, train three policies, evaluate them, write a report"),
-    "doctor": ("nfkern.algorithms.doctor", "Doctor", "say what this installation has and which backends would run"),
-    "tasks": ("nfkern.algorithms.tasks", "Tasks", "list the paper's 82 tasks, how to train them, published scores"),
-    "data generate": ("nfkern.algorithms.datasets.commands", "Generate", "make a dataset with OGBench's oracles"),
-    "data download": ("nfkern.algorithms.datasets.commands", "Download", "fetch OGBench's published dataset"),
-    "data import": ("nfkern.algorithms.datasets.commands", "Import", "make a dataset from others' demonstrations"),
-    "data verify": ("nfkern.algorithms.datasets.commands", "Verify", "check a dataset's files"),
-    "data info": ("nfkern.algorithms.datasets.commands", "Info", "describe a dataset"),
+    "demo": (
+        "algorithms.commands.demo",
+        "Demo",
+        "generate data, train three policies, evaluate them, write a report",
+    ),
+    "doctor": (
+        "algorithms.commands.doctor",
+        "Doctor",
+        "say what this installation has and which backends would run",
+    ),
+    "tasks": (
+        "algorithms.commands.tasks",
+        "Tasks",
+        "list the paper's 82 tasks, how to train them, published scores",
+    ),
+    "data generate": ("algorithms.commands.data", "Generate", "make a dataset with OGBench's oracles"),
+    "data download": ("algorithms.commands.data", "Download", "fetch OGBench's published dataset"),
+    "data import": ("algorithms.commands.data", "Import", "make a dataset from others' demonstrations"),
+    "data verify": ("algorithms.commands.data", "Verify", "check a dataset's files"),
+    "data info": ("algorithms.commands.data", "Info", "describe a dataset"),
     **{
-        f"train {name}": ("nfkern.algorithms.train_command", f"COMMANDS[{name}]", summary)
+        f"train {name}": ("algorithms.commands.train", f"COMMANDS[{name}]", summary)
         for name, summary in {
             "nf_gcbc": "goal-conditioned behavioural cloning with a normalizing flow",
             "nf_bc": "behavioural cloning with a normalizing flow",
@@ -46,27 +58,31 @@ COMMANDS = {
             "crl": "contrastive goal-conditioned RL in a maze",
         }.items()
     },
-    "sweep": ("nfkern.algorithms.sweep", "Sweep", "train many runs on Ray: algorithms x tasks x seeds of a TOML file"),
-    "eval": ("nfkern.algorithms.evaluate_command", "Evaluate", "measure the success of trained runs in the simulator"),
-    "report": ("nfkern.algorithms.report", "Report", "write one HTML page about runs"),
-    "bench run": ("nfkern.bench.commands", "Run", "run a suite of benchmarks"),
-    "bench compare": ("nfkern.bench.compare", "Compare", "compare two results; exit 1 on a regression"),
-    "bench guard": ("nfkern.bench.guard", "Guard", "exit 1 where nfkern has lost its lead over eager PyTorch"),
-    "bench report": ("nfkern.bench.commands", "Report", "write results as one HTML page"),
+    "sweep": (
+        "algorithms.sweep.sweep",
+        "Sweep",
+        "train many runs on Ray: algorithms x tasks x seeds of a TOML file",
+    ),
+    "eval": ("algorithms.commands.evaluate", "Evaluate", "measure the success of trained runs in the simulator"),
+    "report": ("algorithms.reports.report", "Report", "write one HTML page about runs"),
+    "bench run": ("bench.commands", "Run", "run a suite of benchmarks"),
+    "bench compare": ("bench.compare", "Compare", "compare two results; exit 1 on a regression"),
+    "bench guard": ("bench.guard", "Guard", "exit 1 where nfkern has lost its lead over eager PyTorch"),
+    "bench report": ("bench.commands", "Report", "write results as one HTML page"),
     "bench quality": (
-        "nfkern.bench.quality.commands",
+        "bench.quality.commands",
         "Quality",
         "how well policies fit known densities, at which cost",
     ),
     "bench success": (
-        "nfkern.bench.success.commands",
+        "bench.success.commands",
         "Success",
         "what policies reach in the simulator, at which cost",
     ),
-    "bench list": ("nfkern.bench.commands", "List", "list the benchmarks"),
-    "bench tables": ("nfkern.bench.tables", "Tables", "write the tables of README from the records"),
-    "bench resources": ("nfkern.bench.resources", "Resources", "compile the Triton kernels; exit 1 over budget"),
-    "bench tune": ("nfkern.bench.tune", "Tune", "time launches of the Triton kernels on this GPU and print the best"),
+    "bench list": ("bench.commands", "List", "list the benchmarks"),
+    "bench tables": ("bench.tables", "Tables", "write the tables of README from the records"),
+    "bench resources": ("bench.resources", "Resources", "compile the Triton kernels; exit 1 over budget"),
+    "bench tune": ("bench.tune", "Tune", "time launches of the Triton kernels on this GPU and print the best"),
 }
 
 HELP = ("-h", "--help", "help")
@@ -140,7 +156,7 @@ def _fail(prog: str, error: Exception | str) -> int:
 def _load(name: str) -> Any:
     module_name, attribute, _ = COMMANDS[name]
     base, _, key = attribute.rstrip("]").partition("[")
-    found = getattr(importlib.import_module(module_name), base)
+    found = getattr(importlib.import_module(f"nfkern.{module_name}"), base)
     return found[key] if key else found
 
 

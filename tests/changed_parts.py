@@ -20,12 +20,17 @@ PARTS = {
     "targets": ("kernels/*triton*", "bench/binaries.py", "bench/kernel_starts.py", "bench/resources.py"),
     "sweeps": ("kernels/*",),
     "wheel": ("setup.py", "pyproject.toml", "kernels/native_extension.py"),
-    "learning": ("algorithms/*.py", "nfkern/flow.py", "nfkern/coupling*.py", "nfkern/optim.py"),
-    "data": ("algorithms/datasets/*", "algorithms/environments.py"),
+    "learning": (
+        "algorithms/agents/*",
+        "algorithms/training/*",
+        "nfkern/flow.py",
+        "nfkern/coupling*.py",
+        "nfkern/optim.py",
+    ),
+    "data": ("algorithms/data/*", "algorithms/envs/*"),
     "commands": (
-        *("algorithms/*command*.py", "algorithms/sweep*.py", "algorithms/demo.py", "algorithms/data_parallel.py"),
-        *("algorithms/preparation.py", "algorithms/presets.py", "algorithms/run*.py", "algorithms/tasks.py"),
-        *("algorithms/training.py", "algorithms/evaluation*.py", "bench/studies/*", "nfkern/cli.py", "README.md"),
+        *("algorithms/commands/*", "algorithms/sweep/*", "algorithms/training/*", "algorithms/runs/*"),
+        *("algorithms/agents/presets.py", "algorithms/evaluation/*", "bench/studies/*", "nfkern/cli.py", "README.md"),
     ),
 }
 """Patterns of the files that each part of the exhaustive tests is about; `*` matches folders, too."""

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, softplus
 
-from nfkern.algorithms.diffusion import EMBEDDING_WIDTH, Diffusion, noise_predictor
-from nfkern.algorithms.flow_matching import integrate, velocity_field
-from nfkern.algorithms.networks import mlp, sinusoidal_embedding
+from nfkern.algorithms.agents.diffusion import EMBEDDING_WIDTH, Diffusion, noise_predictor
+from nfkern.algorithms.agents.flow_matching import integrate, velocity_field
+from nfkern.algorithms.agents.networks import mlp, sinusoidal_embedding
 from nfkern.bench.baselines.exporting import Forward
 from nfkern.bench.control_loop import OBSERVATION_SIZE
 from nfkern.bench.flow_problem import SEED

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nfkern.algorithms.datasets import BatchSampler, GoalSampling
+from nfkern.algorithms.data import BatchSampler, GoalSampling
 from nfkern.bench.data_works import GAMMA, DataProblem
 from nfkern.bench.declarations import Builder, Implementation
 
 
 def nfkern_sampler(problem: DataProblem) -> Implementation:
-    """`nfkern.algorithms.datasets.BatchSampler`."""
+    """`nfkern.algorithms.data.BatchSampler`."""
     goals = GoalSampling.geometric(GAMMA)
     return Implementation(BatchSampler(problem.dataset, problem.batch, goals, next_observations=True).sample)
 

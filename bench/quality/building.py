@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from nfkern.algorithms.behavioral_cloning import BehavioralCloning
-from nfkern.algorithms.datasets import ColumnStatistics, DatasetStatistics
-from nfkern.algorithms.nf_bc import NFBC
+from nfkern.algorithms.agents.imitation.base import BehavioralCloning
+from nfkern.algorithms.agents.imitation.nf_bc import NFBC
+from nfkern.algorithms.data import ColumnStatistics, DatasetStatistics
 from nfkern.bench.quality.densities import Density
 from nfkern.bench.quality.heads import MixtureBC, SplineBC
 from nfkern.bench.quality.policies import Recipe

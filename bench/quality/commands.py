@@ -28,7 +28,7 @@ from nfkern.bench.studies.policies import skipped
 from nfkern.bench.studies.tables import write_reports
 from nfkern.bench.timing import num_threads
 from nfkern.errors import UserError, check_least
-from nfkern.progress import progress_bar
+from nfkern.host.progress import progress_bar
 
 DEFAULT = Settings(tuple(DENSITIES), tuple(POLICIES))
 QUICK = replace(

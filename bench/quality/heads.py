@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from nfkern.algorithms.behavioral_cloning import BehavioralCloning, BehavioralCloningConfig
-from nfkern.algorithms.flow_matching import draw_paths, flow_matching_loss, integrate
-from nfkern.algorithms.flow_matching_bc import FlowMatchingBC, FlowMatchingBCConfig
-from nfkern.algorithms.networks import mlp
-from nfkern.algorithms.optimization import LossAndInfo, Noise
+from nfkern.algorithms.agents.flow_matching import draw_paths, flow_matching_loss, integrate
+from nfkern.algorithms.agents.imitation.base import BehavioralCloning, BehavioralCloningConfig
+from nfkern.algorithms.agents.imitation.flow_matching_bc import FlowMatchingBC, FlowMatchingBCConfig
+from nfkern.algorithms.agents.networks import mlp
+from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ the same number of parameters.
 from dataclasses import dataclass
 from typing import Any
 
-from nfkern.algorithms.diffusion_bc import DiffusionBC
-from nfkern.algorithms.flow_matching_bc import FlowMatchingBC
-from nfkern.algorithms.gaussian_bc import GaussianBC
-from nfkern.algorithms.nf_bc import NFBC
+from nfkern.algorithms.agents.imitation.diffusion_bc import DiffusionBC
+from nfkern.algorithms.agents.imitation.flow_matching_bc import FlowMatchingBC
+from nfkern.algorithms.agents.imitation.gaussian_bc import GaussianBC
+from nfkern.algorithms.agents.imitation.nf_bc import NFBC
 from nfkern.bench.quality.heads import DistilledBC, MixtureBC, SplineBC
 from nfkern.bench.studies.policies import Policy, Training, layers
 

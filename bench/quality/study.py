@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from nfkern.algorithms.behavioral_cloning import BehavioralCloning
+from nfkern.algorithms.agents.imitation.base import BehavioralCloning
 from nfkern.bench.quality.building import build, log_density
 from nfkern.bench.quality.densities import Density
 from nfkern.bench.quality.policies import POLICIES, TRAININGS, Recipe

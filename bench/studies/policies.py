@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any
 
-from nfkern.algorithms.behavioral_cloning import BehavioralCloning
+from nfkern.algorithms.agents.imitation.base import BehavioralCloning
 
 
 @dataclass(frozen=True, eq=False)

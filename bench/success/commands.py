@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from nfkern.algorithms import imitation
-from nfkern.algorithms.datasets import DEFAULT_DATASET_DIR, TransitionDataset
-from nfkern.algorithms.datasets.manifest import DatasetFiles, Manifest
-from nfkern.algorithms.datasets.recipes import data_name
-from nfkern.algorithms.training import Interrupted
+from nfkern.algorithms.data import DEFAULT_DATASET_DIR, TransitionDataset
+from nfkern.algorithms.data.manifest import DatasetFiles, Manifest
+from nfkern.algorithms.data.recipes import data_name
+from nfkern.algorithms.envs import imitation
+from nfkern.algorithms.training.offline import Interrupted
 from nfkern.bench.environment import Environment, current_environment
 from nfkern.bench.files import check_writable
 from nfkern.bench.studies.checks import (
@@ -201,7 +201,7 @@ def _check_name(env: str) -> None:
     example = "such as pointmaze-medium-navigate-v0"
     if imitation.environment_id(env) is not None or data_name(env) != env:
         raise UserError(f"--envs: expected OGBench's datasets with goals, {example}, got {env!r}")
-    from nfkern.algorithms.environments import environment_id
+    from nfkern.algorithms.envs.make import environment_id
 
     try:
         environment = environment_id(env)

@@ -6,11 +6,11 @@ there is to set, such as an average of the weights, is each algorithm's own.
 
 from typing import Any
 
-from nfkern.algorithms.behavioral_cloning import BehavioralCloning
-from nfkern.algorithms.diffusion_gcbc import DiffusionGCBC
-from nfkern.algorithms.flow_matching_gcbc import FlowMatchingGCBC
-from nfkern.algorithms.gaussian_gcbc import GaussianGCBC
-from nfkern.algorithms.nf_gcbc import NFGCBC
+from nfkern.algorithms.agents.imitation.base import BehavioralCloning
+from nfkern.algorithms.agents.imitation.diffusion_gcbc import DiffusionGCBC
+from nfkern.algorithms.agents.imitation.flow_matching_gcbc import FlowMatchingGCBC
+from nfkern.algorithms.agents.imitation.gaussian_gcbc import GaussianGCBC
+from nfkern.algorithms.agents.imitation.nf_gcbc import NFGCBC
 from nfkern.bench.sizes import nearest_width
 from nfkern.bench.studies.policies import Policy, Training, count_parameters, layers
 from nfkern.bench.success.records import Dataset, Settings

@@ -14,14 +14,14 @@ from typing import cast
 import numpy as np
 import torch
 
-from nfkern.algorithms import evaluation
-from nfkern.algorithms.agents import load_agent
-from nfkern.algorithms.behavioral_cloning import BehavioralCloning
-from nfkern.algorithms.evaluation_result import EvaluationResult
-from nfkern.algorithms.evaluation_store import find_evaluation
-from nfkern.algorithms.run_settings import RunSettings
-from nfkern.algorithms.runs import checkpoint_label
-from nfkern.algorithms.training import Interrupted, train
+from nfkern.algorithms.agents.imitation.base import BehavioralCloning
+from nfkern.algorithms.agents.registry import load_agent
+from nfkern.algorithms.evaluation import evaluate as evaluation
+from nfkern.algorithms.evaluation.result import EvaluationResult
+from nfkern.algorithms.runs.evaluations import find_evaluation
+from nfkern.algorithms.runs.folder import checkpoint_label
+from nfkern.algorithms.runs.settings import RunSettings
+from nfkern.algorithms.training.offline import Interrupted, train
 from nfkern.bench.studies.policies import Policy, Training, acting_agent, count_parameters
 from nfkern.bench.success.policies import AT_THE_END, POLICIES, TRAININGS, config_of, of_training, untrained
 from nfkern.bench.success.records import Evaluation, Latency, Results, Trained

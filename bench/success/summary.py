@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nfkern.algorithms.statistics import Interval, success_interval
+from nfkern.algorithms.evaluation.statistics import Interval, success_interval
 from nfkern.bench.studies.summary import Spread
 from nfkern.bench.success.policies import OURS, POLICIES
 from nfkern.bench.success.records import Evaluation, Results

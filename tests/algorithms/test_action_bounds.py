@@ -7,9 +7,9 @@ from boxes import BOXES, register, scripted
 from selected import selected
 from small_agents import IMITATORS, OFFLINE, OFFLINE_RL, SMALL
 
-from nfkern.algorithms.agents import AGENTS, load_agent, save_agent
-from nfkern.algorithms.datasets import BatchSampler
-from nfkern.algorithms.evaluation import evaluate
+from nfkern.algorithms.agents.registry import AGENTS, load_agent, save_agent
+from nfkern.algorithms.data import BatchSampler
+from nfkern.algorithms.evaluation.evaluate import evaluate
 
 STEPS = 300
 # Those that learn to denoise or to move samples need longer.

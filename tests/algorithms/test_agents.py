@@ -10,10 +10,10 @@ import pytest
 import torch
 from small_agents import IMITATORS, OFFLINE, SMALL, act, make_agent, make_batch
 
-from nfkern.algorithms.agents import AGENTS, load_agent, save_agent
-from nfkern.algorithms.datasets import ColumnStatistics, DatasetStatistics, GoalSampling
-from nfkern.algorithms.presets import PRESETS
-from nfkern.algorithms.runs import load_checkpoint, save_checkpoint
+from nfkern.algorithms.agents.presets import PRESETS
+from nfkern.algorithms.agents.registry import AGENTS, load_agent, save_agent
+from nfkern.algorithms.data import ColumnStatistics, DatasetStatistics, GoalSampling
+from nfkern.algorithms.runs.folder import load_checkpoint, save_checkpoint
 
 every_imitator = pytest.mark.parametrize("name", [*IMITATORS, "nf_bc_causal", "nf_gcbc_causal"])
 every_agent = pytest.mark.parametrize("name", [*IMITATORS, *OFFLINE, "nf_bc_causal", "nf_gcbc_causal"])

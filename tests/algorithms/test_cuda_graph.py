@@ -9,9 +9,10 @@ from learners import double_precision, make_config, make_learner, states  # noqa
 from small_agents import IMITATORS, OFFLINE
 
 from nfkern import cli
-from nfkern.algorithms import cuda_graph, training
-from nfkern.algorithms.learner import Learner
-from nfkern.algorithms.run_settings import RunSettings
+from nfkern.algorithms.runs.settings import RunSettings
+from nfkern.algorithms.training import cuda_graph
+from nfkern.algorithms.training import offline as training
+from nfkern.algorithms.training.learner import Learner
 from nfkern.errors import UserError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nfkern.algorithms.datasets.archive import ALIGNMENT, Column, column_specs, read_npz, write_npz
+from nfkern.algorithms.data.archive import ALIGNMENT, Column, column_specs, read_npz, write_npz
 
 ARRAYS = st.dictionaries(
     st.sampled_from(["observations", "actions", "terminals", "q", "button_states"]),

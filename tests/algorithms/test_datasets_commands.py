@@ -5,12 +5,12 @@ import pytest
 import tyro
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 
-from nfkern.algorithms.datasets.checks import structure_problems
-from nfkern.algorithms.datasets.commands import Generate, Info, Verify
-from nfkern.algorithms.datasets.generation import GenerationPlan
-from nfkern.algorithms.datasets.manifest import Manifest
-from nfkern.algorithms.datasets.recipes import RECIPES
-from nfkern.algorithms.datasets.summary import bars, coverage, visited_cells
+from nfkern.algorithms.commands.data import Generate, Info, Verify
+from nfkern.algorithms.data.checks import structure_problems
+from nfkern.algorithms.data.generation.generate import GenerationPlan
+from nfkern.algorithms.data.manifest import Manifest
+from nfkern.algorithms.data.recipes import RECIPES
+from nfkern.algorithms.data.summary import bars, coverage, visited_cells
 from nfkern.errors import UserError
 
 GOOD = {"observations": np.zeros((4, 2)), "actions": np.zeros((4, 1)), "terminals": np.array([0, 1, 0, 1], bool)}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from dataset_server import serve
 
-from nfkern.algorithms.datasets.commands import Download
-from nfkern.algorithms.datasets.download import BLOCK, DATASET_URL, Transfer, download
-from nfkern.algorithms.datasets.manifest import DatasetFiles, Manifest, sha256_of
+from nfkern.algorithms.commands.data import Download
+from nfkern.algorithms.data.download import BLOCK, DATASET_URL, Transfer, download
+from nfkern.algorithms.data.manifest import DatasetFiles, Manifest, sha256_of
 from nfkern.errors import UserError
 
 NAME = "antmaze-medium-navigate-v0"

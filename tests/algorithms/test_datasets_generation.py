@@ -15,12 +15,12 @@ import pytest
 from dataset_fixture import POINT_MAZE, point_maze_dir, point_maze_plan  # noqa: F401
 from selected import selected
 
-from nfkern.algorithms.datasets.checks import verify
-from nfkern.algorithms.datasets.episodes import EpisodeStore
-from nfkern.algorithms.datasets.generation import GenerationPlan, _watch, finished, generate, make_collector
-from nfkern.algorithms.datasets.manifest import DatasetFiles, Manifest, sha256_of
-from nfkern.algorithms.datasets.recipes import RECIPES
-from nfkern.algorithms.datasets.seeding import episode_seed
+from nfkern.algorithms.data.checks import verify
+from nfkern.algorithms.data.generation.episodes import EpisodeStore
+from nfkern.algorithms.data.generation.generate import GenerationPlan, _watch, finished, generate, make_collector
+from nfkern.algorithms.data.generation.seeding import episode_seed
+from nfkern.algorithms.data.manifest import DatasetFiles, Manifest, sha256_of
+from nfkern.algorithms.data.recipes import RECIPES
 from nfkern.errors import UserError
 
 ROWS = 101

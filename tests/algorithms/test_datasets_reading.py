@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from nfkern import cli
-from nfkern.algorithms.datasets import TransitionDataset
-from nfkern.algorithms.datasets.archive import Column, write_npz
-from nfkern.algorithms.datasets.manifest import Manifest, sha256_of
-from nfkern.algorithms.run_settings import RunSettings
+from nfkern.algorithms.data import TransitionDataset
+from nfkern.algorithms.data.archive import Column, write_npz
+from nfkern.algorithms.data.manifest import Manifest, sha256_of
+from nfkern.algorithms.runs.settings import RunSettings
 from nfkern.errors import UserError
 
 NAME = "mine-v0"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from nfkern.algorithms.datasets.generation import GenerationPlan
-from nfkern.algorithms.datasets.recipes import RECIPES, data_name, find_recipe
+from nfkern.algorithms.data.generation.generate import GenerationPlan
+from nfkern.algorithms.data.recipes import RECIPES, data_name, find_recipe
 from nfkern.errors import UserError
 
 

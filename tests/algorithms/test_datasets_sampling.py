@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nfkern.algorithms.datasets import BatchSampler, GoalSampling, TransitionDataset
+from nfkern.algorithms.data import BatchSampler, GoalSampling, TransitionDataset
 
 LENGTHS = st.lists(st.integers(0, 6), min_size=1, max_size=5).filter(any)
 GOALS = {

@@ -10,9 +10,9 @@ from dataset_fixture import POINT_MAZE, numbered_dataset, point_maze_dir  # noqa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfkern.algorithms.datasets import TransitionDataset
-from nfkern.algorithms.datasets.task_rewards import RELABEL_COLUMNS, with_task_rewards
-from nfkern.algorithms.environments import make_environment
+from nfkern.algorithms.data import TransitionDataset
+from nfkern.algorithms.data.task_rewards import RELABEL_COLUMNS, with_task_rewards
+from nfkern.algorithms.envs.make import make_environment
 from nfkern.errors import UserError
 
 LENGTHS = st.lists(st.integers(0, 6), min_size=1, max_size=6).filter(any)
@@ -67,7 +67,7 @@ def test_generated_files_are_mapped_and_equal_to_loaded_ones(point_maze_dir):  #
 
 
 def test_statistics_cover_transitions_only(monkeypatch):
-    monkeypatch.setattr("nfkern.algorithms.datasets.transitions.CHUNK", 7)
+    monkeypatch.setattr("nfkern.algorithms.data.transitions.CHUNK", 7)
     generator = np.random.default_rng(0)
     terminals = np.zeros(60, dtype=bool)
     terminals[[19, 59]] = True
@@ -167,6 +167,6 @@ def test_names_without_a_task_and_files_without_positions_have_no_rewards(point_
 @pytest.mark.slow
 def test_loading_data_needs_no_simulator():
     simulators = {"gymnasium", "mujoco", "ogbench", "pymunk"}
-    code = f"import sys, nfkern.algorithms.datasets; print({simulators} & set(sys.modules))"
+    code = f"import sys, nfkern.algorithms.data; print({simulators} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

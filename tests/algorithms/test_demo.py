@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from nfkern import cli
-from nfkern.algorithms import demo
+from nfkern.algorithms.commands import demo
 from nfkern.errors import UserError
 
 

@@ -1,7 +1,8 @@
 """The doctor says what there is, with reasons."""
 
 from nfkern import numerics
-from nfkern.algorithms import doctor, video
+from nfkern.algorithms.commands import doctor
+from nfkern.algorithms.evaluation import video
 
 
 def test_all_sections(capsys, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import ogbench
 import pytest
 from selected import exhaustive
 
-from nfkern.algorithms.environments import PinnedTask, environment_id, make_environment
+from nfkern.algorithms.envs.make import PinnedTask, environment_id, make_environment
 from nfkern.errors import UserError
 
 EASY = ["pointmaze-medium-v0", "pointmaze-teleport-v0"]
@@ -174,7 +174,8 @@ def test_mazes_leave_no_files_behind() -> None:
 @pytest.mark.slow
 def test_importing_chooses_no_renderer() -> None:
     code = (
-        "import os, nfkern.algorithms.environments, nfkern.algorithms.evaluation, nfkern.algorithms.video, sys;"
+        "import os, sys, nfkern.algorithms.envs.make\n"
+        "import nfkern.algorithms.evaluation.evaluate, nfkern.algorithms.evaluation.video\n"
         "assert 'MUJOCO_GL' not in os.environ and 'mujoco' not in sys.modules"
     )
     clean = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}

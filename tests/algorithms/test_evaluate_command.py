@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from evaluation_policies import StraightToGoal
 
-from nfkern.algorithms.evaluate_command import Evaluate
-from nfkern.algorithms.evaluation import EvaluationResult
-from nfkern.algorithms.evaluation_store import find_evaluation
-from nfkern.algorithms.statistics import paired_comparison, success_interval
+from nfkern.algorithms.commands.evaluate import Evaluate
+from nfkern.algorithms.evaluation.evaluate import EvaluationResult
+from nfkern.algorithms.evaluation.statistics import paired_comparison, success_interval
+from nfkern.algorithms.runs.evaluations import find_evaluation
 from nfkern.errors import UserError
 
 
@@ -22,7 +22,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         loaded.append(checkpoint)
         return StraightToGoal(noise=float((checkpoint / "agent.safetensors").read_text()))
 
-    monkeypatch.setattr("nfkern.algorithms.evaluate_command.load_agent", load_agent)
+    monkeypatch.setattr("nfkern.algorithms.commands.evaluate.load_agent", load_agent)
     return loaded
 
 

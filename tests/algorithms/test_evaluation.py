@@ -7,10 +7,10 @@ import pytest
 import torch
 from evaluation_policies import Square, StraightToGoal, load_straight_to_goal
 
-from nfkern.algorithms.environments import PinnedTask, make_environment
-from nfkern.algorithms.evaluation import EnvironmentPool, EvaluationResult, evaluate
-from nfkern.algorithms.evaluation_result import stack_outcomes
-from nfkern.algorithms.rollout import run_block
+from nfkern.algorithms.envs.make import PinnedTask, make_environment
+from nfkern.algorithms.evaluation.evaluate import EnvironmentPool, EvaluationResult, evaluate
+from nfkern.algorithms.evaluation.result import stack_outcomes
+from nfkern.algorithms.evaluation.rollout import run_block
 from nfkern.errors import UserError
 
 ENV = "pointmaze-medium-navigate-v0"

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from nfkern.algorithms.evaluation_result import EvaluationResult, EvaluationSettings
-from nfkern.algorithms.evaluation_store import evaluation_path, find_evaluation, find_same
-from nfkern.algorithms.metrics import MetricLog, newest_success
-from nfkern.algorithms.rollout import Episode
-from nfkern.algorithms.run_settings import RunSettings
+from nfkern.algorithms.evaluation.result import EvaluationResult, EvaluationSettings
+from nfkern.algorithms.evaluation.rollout import Episode
+from nfkern.algorithms.runs.evaluations import evaluation_path, find_evaluation, find_same
+from nfkern.algorithms.runs.metrics import MetricLog, newest_success
+from nfkern.algorithms.runs.settings import RunSettings
 
 SETTINGS = EvaluationSettings("pointmaze-medium-navigate-v0", (1, 2), 4, 0, 2, label="nf_bc 00000020 abc")
 

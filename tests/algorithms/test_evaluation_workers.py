@@ -14,8 +14,8 @@ import pytest
 from evaluation_policies import StraightToGoal, load_dying, load_nothing, load_straight_to_goal
 from selected import selected
 
-from nfkern.algorithms.evaluation import EvaluationResult, evaluate
-from nfkern.algorithms.evaluation_blocks import _interrupts_held
+from nfkern.algorithms.evaluation.blocks import _interrupts_held
+from nfkern.algorithms.evaluation.evaluate import EvaluationResult, evaluate
 from nfkern.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ def test_a_killed_worker_is_reported_and_its_block_run_again(tmp_path: Path) -> 
 SCRIPT = """
 import evaluation_policies
 from pathlib import Path
-from nfkern.algorithms.evaluation import evaluate
+from nfkern.algorithms.evaluation.evaluate import evaluate
 evaluate(
     evaluation_policies.load_slow, "pointmaze-medium-navigate-v0", episodes_per_task=3, tasks=[1, 2], block_size=2,
     max_episode_steps=190, record="xy", progress=False, workers={workers}, progress_file=Path({file!r})

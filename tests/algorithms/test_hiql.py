@@ -8,7 +8,7 @@ import torch
 from critics import GAMMA, ROWS, Fixed, expected_value_loss, reached_by
 from small_agents import act, make_agent, make_batch
 
-from nfkern.algorithms.presets import PRESETS
+from nfkern.algorithms.agents.presets import PRESETS
 
 SIZE = 4
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from nfkern.algorithms import imitation
-from nfkern.algorithms.datasets.generation import GenerationPlan, make_collector
-from nfkern.algorithms.datasets.recipes import RECIPES, find_recipe
-from nfkern.algorithms.datasets.seeding import episode_seed
-from nfkern.algorithms.environments import make_environment
-from nfkern.algorithms.evaluation import evaluate
-from nfkern.algorithms.imitation import block_push, drawing, kitchen, point_mass, push_t
-from nfkern.algorithms.video import _Film
+from nfkern.algorithms.data.generation.generate import GenerationPlan, make_collector
+from nfkern.algorithms.data.generation.seeding import episode_seed
+from nfkern.algorithms.data.recipes import RECIPES, find_recipe
+from nfkern.algorithms.envs import imitation
+from nfkern.algorithms.envs.imitation import block_push, drawing, kitchen, point_mass, push_t
+from nfkern.algorithms.envs.make import make_environment
+from nfkern.algorithms.evaluation.evaluate import evaluate
+from nfkern.algorithms.evaluation.video import _Film
 from nfkern.errors import UserError
 
 SCRIPTED = [name for name, task in imitation.TASKS.items() if task.expert]
@@ -225,7 +225,7 @@ def test_evaluations_keep_the_score() -> None:
 
 def test_a_missing_simulator_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gym_pusht.envs.pusht", None)
-    monkeypatch.delitem(__import__("sys").modules, "nfkern.algorithms.imitation.push_t")
+    monkeypatch.delitem(__import__("sys").modules, "nfkern.algorithms.envs.imitation.push_t")
     with pytest.raises(UserError, match=r"pusht-v0 needs gym_pusht.*nfkern\[rl,imitation\]"):
         make_environment("pusht-v0")
 

@@ -21,8 +21,8 @@ from published_demonstrations import (
 )
 
 from nfkern import cli
-from nfkern.algorithms.datasets import TransitionDataset
-from nfkern.algorithms.datasets.manifest import Manifest
+from nfkern.algorithms.data import TransitionDataset
+from nfkern.algorithms.data.manifest import Manifest
 from nfkern.errors import UserError
 
 

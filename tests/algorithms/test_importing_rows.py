@@ -7,7 +7,7 @@ import pytest
 from imported_dataset import NAME, imported, same_steps, transitions
 from published_demonstrations import random
 
-from nfkern.algorithms.datasets import TransitionDataset
+from nfkern.algorithms.data import TransitionDataset
 from nfkern.errors import UserError
 
 

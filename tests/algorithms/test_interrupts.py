@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from nfkern.algorithms.interrupts import deferred_signals, uninterrupted
+from nfkern.host.interrupts import deferred_signals, uninterrupted
 
 
 def test_an_interrupt_comes_when_the_work_is_done():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nfkern.algorithms.mazes import MAZES, MazeLayout, layout
+from nfkern.algorithms.envs.mazes import MAZES, MazeLayout, layout
 
 
 def distances(maze: MazeLayout) -> dict[tuple[int, int], int]:

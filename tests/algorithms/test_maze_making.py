@@ -8,8 +8,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from nfkern.algorithms.mazes import layout, make_maze, make_vector_maze
-from nfkern.algorithms.quiet_imports import without_adroit_notice
+from nfkern.algorithms.envs.mazes import layout, make_maze, make_vector_maze
+from nfkern.algorithms.envs.quiet_imports import without_adroit_notice
 from nfkern.errors import UserError
 
 
@@ -92,7 +92,7 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_terminal_stays_clean_and_the_extra_is_loaded_when_needed() -> None:
     code = (
-        "import sys, nfkern.algorithms.mazes as mazes;"
+        "import sys, nfkern.algorithms.envs.mazes as mazes;"
         "mazes.layout('ant-u-maze');"
         "assert not {'gymnasium_robotics', 'mujoco'} & set(sys.modules);"
         "print('before', file=sys.stderr); mazes.make_maze('ant-u-maze').reset(seed=0); print('after', file=sys.stderr)"

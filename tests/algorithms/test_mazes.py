@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from nfkern.algorithms.mazes import MAZES, layout, make_maze
+from nfkern.algorithms.envs.mazes import MAZES, layout, make_maze
 
 # Gives an environment that is shared by tests: textures make a point maze costly to build.
 Make = Callable[..., gymnasium.Env[Any, Any]]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nfkern.algorithms.networks import EnsembleMLP, frozen_call, mlp, sinusoidal_embedding
+from nfkern.algorithms.agents.networks import EnsembleMLP, frozen_call, mlp, sinusoidal_embedding
 
 
 @pytest.mark.parametrize("out_features", [None, 1, 7])

@@ -8,10 +8,10 @@ import torch
 from selected import selected
 from small_agents import OFFLINE_GCRL, SMALL, make_agent, make_batch
 
-from nfkern.algorithms.agents import AGENTS
-from nfkern.algorithms.datasets import BatchSampler, ColumnStatistics, DatasetStatistics, TransitionDataset
-from nfkern.algorithms.iql import ImplicitConfig
-from nfkern.algorithms.offline_gcrl import ImplicitGCRLConfig
+from nfkern.algorithms.agents.goals.base import ImplicitGCRLConfig
+from nfkern.algorithms.agents.offline.iql import ImplicitConfig
+from nfkern.algorithms.agents.registry import AGENTS
+from nfkern.algorithms.data import BatchSampler, ColumnStatistics, DatasetStatistics, TransitionDataset
 
 every_agent = pytest.mark.parametrize("name", OFFLINE_GCRL)
 

@@ -8,8 +8,8 @@ import torch
 from critics import ROWS, Fixed, critics_at, expected_critic_loss, prepare, target_critics, transitions_of
 from small_agents import OFFLINE, OFFLINE_RL, act, make_agent, make_batch
 
-from nfkern.algorithms.networks import sinusoidal_embedding
-from nfkern.algorithms.presets import PRESETS
+from nfkern.algorithms.agents.networks import sinusoidal_embedding
+from nfkern.algorithms.agents.presets import PRESETS
 
 
 def linear_policy(agent, scale=0.7):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from plane import EPISODE, Plane
 
-from nfkern.algorithms.agents import AGENTS, load_agent, save_agent
-from nfkern.algorithms.nf_ugs import TABLES_FROM
-from nfkern.algorithms.online_training import Rounds
+from nfkern.algorithms.agents.online.nf_ugs import TABLES_FROM
+from nfkern.algorithms.agents.registry import AGENTS, load_agent, save_agent
+from nfkern.algorithms.training.online import Rounds
 
 SMALL = {"width": 16, "layers": 2, "representation": 4, "batch_size": 32, "unroll_length": 7, "prefill_length": 15}
 SMALL |= {"num_envs": 6, "updates_per_unroll": 5, "buffer_length": 200, "candidates": 12, "steps": 50}

@@ -12,13 +12,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from nfkern import cli
-from nfkern.algorithms import online_training
-from nfkern.algorithms.agents import AGENTS, load_agent
-from nfkern.algorithms.goal_evaluation import evaluate_goals
-from nfkern.algorithms.mazes import make_vector_maze
-from nfkern.algorithms.online_training import train_online
-from nfkern.algorithms.run_settings import OnlineSettings
-from nfkern.algorithms.training import Interrupted
+from nfkern.algorithms.agents.registry import AGENTS, load_agent
+from nfkern.algorithms.envs.mazes import make_vector_maze
+from nfkern.algorithms.evaluation.goals import evaluate_goals
+from nfkern.algorithms.runs.settings import OnlineSettings
+from nfkern.algorithms.training import online as online_training
+from nfkern.algorithms.training.offline import Interrupted
+from nfkern.algorithms.training.online import train_online
 
 pytestmark = pytest.mark.slow
 
@@ -33,8 +33,8 @@ def short_episodes(monkeypatch):
     def make(*args, **options):
         return make_vector_maze(*args, **options, max_episode_steps=20)
 
-    monkeypatch.setattr("nfkern.algorithms.online_training.make_vector_maze", make)
-    monkeypatch.setattr("nfkern.algorithms.goal_evaluation.make_vector_maze", make)
+    monkeypatch.setattr("nfkern.algorithms.training.online.make_vector_maze", make)
+    monkeypatch.setattr("nfkern.algorithms.evaluation.goals.make_vector_maze", make)
 
 
 def run(folder, name="nf_ugs", **options):
@@ -191,7 +191,7 @@ def test_evaluation_counts_episodes_that_reach_their_goal(monkeypatch):
         environments.reset = lambda **options: reset(**options, options={"goal_cell": (1, 2)})
         return environments
 
-    monkeypatch.setattr("nfkern.algorithms.goal_evaluation.make_vector_maze", make)
+    monkeypatch.setattr("nfkern.algorithms.evaluation.goals.make_vector_maze", make)
     result = evaluate_goals(Homing(), MAZE, episodes=8, seed=0)
     assert result["success"] == result["success_at_end"] == 0.5
     assert 0 < result["success_low"] < 0.5 < result["success_high"] < 1

@@ -12,11 +12,11 @@ from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from safetensors.torch import load_file
 
 from nfkern import cli
-from nfkern.algorithms import training
-from nfkern.algorithms.agents import AGENTS
-from nfkern.algorithms.run_settings import RunSettings
-from nfkern.algorithms.runs import evaluated_in, read_header
-from nfkern.algorithms.training import train
+from nfkern.algorithms.agents.registry import AGENTS
+from nfkern.algorithms.runs.folder import evaluated_in, read_header
+from nfkern.algorithms.runs.settings import RunSettings
+from nfkern.algorithms.training import offline as training
+from nfkern.algorithms.training.offline import train
 from nfkern.errors import UserError
 
 NETWORKS = {"blocks": 2, "hidden": (8, 8), "representation": 4, "encoder_width": 8, "batch_size": 16}
@@ -243,7 +243,7 @@ def test_colleagues_may_read_what_the_umask_says(point_maze_dir, tmp_path):  # n
 
 
 def test_training_episodes_are_drawn_once_for_all_seeds(point_maze_dir, tmp_path):  # noqa: F811
-    from nfkern.algorithms.datasets import TransitionDataset
+    from nfkern.algorithms.data import TransitionDataset
 
     whole = TransitionDataset.load(POINT_MAZE, point_maze_dir)
     part = whole.draw_episodes(3)
@@ -259,7 +259,7 @@ def test_training_episodes_are_drawn_once_for_all_seeds(point_maze_dir, tmp_path
 
 
 def test_the_papers_pusht_has_90_demonstrations():
-    from nfkern.algorithms.train_command import COMMANDS
+    from nfkern.algorithms.commands.train import COMMANDS
 
     default = COMMANDS["nf_bc"].default(["--preset", "pusht"])
     assert default.settings.train_episodes == 90

@@ -7,8 +7,8 @@ import torch
 from critics import ROWS, Fixed, reached_by
 from small_agents import make_agent, make_batch
 
-from nfkern.algorithms.datasets import GoalSampling
-from nfkern.algorithms.presets import PRESETS
+from nfkern.algorithms.agents.presets import PRESETS
+from nfkern.algorithms.data import GoalSampling
 
 
 def apart(x, y):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfkern.algorithms.quasimetric import GROUP, IntervalDistance
+from nfkern.algorithms.agents.goals.quasimetric import GROUP, IntervalDistance
 
 
 def union_length(intervals):

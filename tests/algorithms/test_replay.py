@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nfkern.algorithms.replay import TrajectoryBuffer
+from nfkern.algorithms.data.replay import TrajectoryBuffer
 
 
 def fill(lengths, length=1000, seed=0):

@@ -9,14 +9,14 @@ from html.parser import HTMLParser
 import pytest
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 
-from nfkern.algorithms.agents import AGENTS
-from nfkern.algorithms.evaluate_command import Evaluate
-from nfkern.algorithms.evaluation_result import EvaluationResult, EvaluationSettings
-from nfkern.algorithms.evaluation_store import evaluation_files, load_trajectories
-from nfkern.algorithms.report import Report, TrainedRun, _success, group_runs
-from nfkern.algorithms.rollout import Episode
-from nfkern.algorithms.run_settings import RunSettings
-from nfkern.algorithms.training import train
+from nfkern.algorithms.agents.registry import AGENTS
+from nfkern.algorithms.commands.evaluate import Evaluate
+from nfkern.algorithms.evaluation.result import EvaluationResult, EvaluationSettings
+from nfkern.algorithms.evaluation.rollout import Episode
+from nfkern.algorithms.reports.report import Report, TrainedRun, _success, group_runs
+from nfkern.algorithms.runs.evaluations import evaluation_files, load_trajectories
+from nfkern.algorithms.runs.settings import RunSettings
+from nfkern.algorithms.training.offline import train
 from nfkern.errors import UserError
 
 SMALL = {

@@ -7,10 +7,10 @@ import warnings
 
 import pytest
 
-from nfkern.algorithms.claims import claim
-from nfkern.algorithms.nf_bc import NFBCConfig
-from nfkern.algorithms.run_settings import RunSettings
-from nfkern.algorithms.runs import locked
+from nfkern.algorithms.agents.imitation.nf_bc import NFBCConfig
+from nfkern.algorithms.runs.claims import claim
+from nfkern.algorithms.runs.folder import locked
+from nfkern.algorithms.runs.settings import RunSettings
 from nfkern.errors import UserError
 
 

@@ -13,11 +13,11 @@ from selected import exhaustive
 from small_agents import IMITATORS, OFFLINE
 
 from nfkern import cli
-from nfkern.algorithms.agents import load_agent
-from nfkern.algorithms.learner import Learner
-from nfkern.algorithms.run_settings import RunSettings
-from nfkern.algorithms.seed_stack import SeedStack
-from nfkern.algorithms.training import train
+from nfkern.algorithms.agents.registry import load_agent
+from nfkern.algorithms.runs.settings import RunSettings
+from nfkern.algorithms.training.learner import Learner
+from nfkern.algorithms.training.offline import train
+from nfkern.algorithms.training.seed_stack import SeedStack
 from nfkern.coupling import CouplingFlow
 from nfkern.errors import UserError
 
@@ -134,7 +134,7 @@ def test_interrupted_seeds_end_where_uninterrupted_ones_do(name, keep, point_maz
 @pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [10, 20])
 def test_a_kill_between_two_seeds_checkpoints_costs_nothing(killed_at, point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
-    from nfkern.algorithms import training
+    from nfkern.algorithms.training import offline as training
 
     straight = run(point_maze_dir, tmp_path / "straight", seeds="0,1", keep_checkpoints=1)
     save = training.save_checkpoint

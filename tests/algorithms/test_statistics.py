@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nfkern.algorithms.statistics import (
+from nfkern.algorithms.evaluation.statistics import (
     cluster_interval,
     interquartile_mean,
     paired_comparison,

@@ -18,12 +18,12 @@ import pytest
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 
 from nfkern import cli
-from nfkern.algorithms import sweep
-from nfkern.algorithms.evaluation_result import EvaluationResult, EvaluationSettings
-from nfkern.algorithms.rollout import Episode
-from nfkern.algorithms.sweep import execute
-from nfkern.algorithms.sweep_spec import Sweep, SweepRun
-from nfkern.algorithms.sweep_summary import summarize, table
+from nfkern.algorithms.evaluation.result import EvaluationResult, EvaluationSettings
+from nfkern.algorithms.evaluation.rollout import Episode
+from nfkern.algorithms.sweep import sweep
+from nfkern.algorithms.sweep.spec import Sweep, SweepRun
+from nfkern.algorithms.sweep.summary import summarize, table
+from nfkern.algorithms.sweep.sweep import execute
 from nfkern.errors import UserError
 
 

@@ -12,12 +12,12 @@ from evaluation_policies import cut_episodes
 from selected import selected
 
 from nfkern import cli
-from nfkern.algorithms.datasets.recipes import data_name
-from nfkern.algorithms.environments import environment_id, make_environment
-from nfkern.algorithms.maze_layouts import MAZES
-from nfkern.algorithms.presets import PRESETS, find_preset
-from nfkern.algorithms.tasks import tasks
-from nfkern.algorithms.train_command import COMMANDS
+from nfkern.algorithms.agents.presets import PRESETS, find_preset
+from nfkern.algorithms.commands.tasks import tasks
+from nfkern.algorithms.commands.train import COMMANDS
+from nfkern.algorithms.data.recipes import data_name
+from nfkern.algorithms.envs.make import environment_id, make_environment
+from nfkern.algorithms.envs.maze_layouts import MAZES
 
 
 def test_the_papers_numbers_of_tasks():
@@ -108,7 +108,7 @@ def test_every_command_runs_as_printed(command, tmp_path, monkeypatch, capsys):
             "8",
         ]
         words += ["--candidates", "4", "--updates-per-unroll", "2", "--width", "8"]
-        monkeypatch.setattr("nfkern.algorithms.online_training.evaluate_goals", lambda *_, **__: {"success": 0.0})
+        monkeypatch.setattr("nfkern.algorithms.training.online.evaluate_goals", lambda *_, **__: {"success": 0.0})
     else:
         cut_episodes(monkeypatch, 2)
         words += ["--dataset-dir", "."]

@@ -20,15 +20,15 @@ from safetensors.torch import load_file
 from selected import exhaustive
 
 from nfkern import cli
-from nfkern.algorithms import training
-from nfkern.algorithms.agents import AGENTS
-from nfkern.algorithms.datasets.manifest import sha256_of
-from nfkern.algorithms.metrics import CsvLog
-from nfkern.algorithms.run_settings import RunSettings
-from nfkern.algorithms.runs import locked
-from nfkern.algorithms.training import train
+from nfkern.algorithms.agents.registry import AGENTS
+from nfkern.algorithms.data.manifest import sha256_of
+from nfkern.algorithms.runs.folder import locked
+from nfkern.algorithms.runs.metrics import CsvLog
+from nfkern.algorithms.runs.settings import RunSettings
+from nfkern.algorithms.training import offline as training
+from nfkern.algorithms.training.offline import train
 from nfkern.errors import UserError
-from nfkern.progress import leave_out, progress_bar
+from nfkern.host.progress import leave_out, progress_bar
 
 SMALL = {"blocks": 2, "hidden": (8, 8), "representation": 4, "encoder_width": 8, "batch_size": 16, "warmup_steps": 5}
 
@@ -193,7 +193,7 @@ def test_training_in_a_thread(point_maze_dir, tmp_path):  # noqa: F811
 
 @pytest.mark.slow
 def test_evaluations_are_logged_and_made_up_for(point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
-    from nfkern.algorithms import evaluation
+    from nfkern.algorithms.evaluation import evaluate as evaluation
 
     original, calls = evaluation.evaluate, []
 
@@ -218,7 +218,7 @@ def test_evaluations_are_logged_and_made_up_for(point_maze_dir, tmp_path, monkey
 
 @pytest.mark.exhaustive(part="commands")
 def test_evaluations_by_workers_are_the_same(point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
-    from nfkern.algorithms import evaluation
+    from nfkern.algorithms.evaluation import evaluate as evaluation
 
     original, seen = evaluation.evaluate, []
 

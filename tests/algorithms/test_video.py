@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from evaluation_policies import load_straight_to_goal
 
-from nfkern.algorithms import video
-from nfkern.algorithms.evaluation import EnvironmentPool, evaluate, make_settings
-from nfkern.algorithms.evaluation_result import EvaluationSettings
+from nfkern.algorithms.evaluation import video
+from nfkern.algorithms.evaluation.evaluate import EnvironmentPool, evaluate, make_settings
+from nfkern.algorithms.evaluation.result import EvaluationSettings
 from nfkern.errors import UserError
 
 SETTINGS = EvaluationSettings("pointmaze-medium-navigate-v0", (1, 2), episodes_per_task=2, seed=0, block_size=2)

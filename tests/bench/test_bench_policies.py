@@ -8,7 +8,7 @@ import pytest
 import torch
 from selected import exhaustive, selected
 
-from nfkern.algorithms.diffusion import Diffusion
+from nfkern.algorithms.agents.diffusion import Diffusion
 from nfkern.bench.baselines import acting, policies
 from nfkern.bench.cases import CASES
 from nfkern.bench.control_loop import ControlLoop

@@ -11,9 +11,9 @@ import pytest
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from evaluation_policies import cut_episodes
 
-from nfkern.algorithms import evaluation
-from nfkern.algorithms.learner import Learner
-from nfkern.algorithms.runs import checkpoints
+from nfkern.algorithms.evaluation import evaluate as evaluation
+from nfkern.algorithms.runs.folder import checkpoints
+from nfkern.algorithms.training.learner import Learner
 from nfkern.bench.studies.tables import BEGIN, END
 from nfkern.bench.success import commands, records, study
 from nfkern.bench.success.commands import DEFAULT, QUICK, Success

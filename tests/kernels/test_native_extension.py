@@ -10,7 +10,8 @@ import pytest
 import torch
 from selected import selected
 
-from nfkern.algorithms import doctor, video
+from nfkern.algorithms.commands import doctor
+from nfkern.algorithms.evaluation import video
 from nfkern.kernels import (
     CouplingParameters,
     backend_reasons,

@@ -3,7 +3,7 @@
 import gymnasium
 import numpy as np
 
-from nfkern.algorithms.datasets import TransitionDataset
+from nfkern.algorithms.data import TransitionDataset
 
 EPISODE = 8
 BOXES = {

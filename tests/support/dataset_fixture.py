@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nfkern.algorithms.datasets import TransitionDataset
-from nfkern.algorithms.datasets.generation import GenerationPlan, generate
-from nfkern.algorithms.datasets.recipes import RECIPES
+from nfkern.algorithms.data import TransitionDataset
+from nfkern.algorithms.data.generation.generate import GenerationPlan, generate
+from nfkern.algorithms.data.recipes import RECIPES
 
 POINT_MAZE = "pointmaze-medium-navigate-v0"
 

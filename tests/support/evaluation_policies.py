@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nfkern.algorithms import rollout
+from nfkern.algorithms.evaluation import rollout
 
 
 @dataclass

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nfkern.algorithms.datasets import TransitionDataset
-from nfkern.algorithms.datasets.importing import import_demonstrations
-from nfkern.algorithms.datasets.manifest import Manifest
-from nfkern.algorithms.datasets.sources import ImportOptions
+from nfkern.algorithms.data import TransitionDataset
+from nfkern.algorithms.data.importing import ImportOptions
+from nfkern.algorithms.data.importing.convert import import_demonstrations
+from nfkern.algorithms.data.manifest import Manifest
 
 NAME = "mine-v0"
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from dataset_fixture import numbered_dataset
 
-from nfkern.algorithms.agent import Agent
-from nfkern.algorithms.agents import AGENTS
-from nfkern.algorithms.datasets import BatchSampler, DeviceBatchSampler, DeviceDataset
-from nfkern.algorithms.learner import Streams
-from nfkern.algorithms.offline_rl import Offline
+from nfkern.algorithms.agents.base import Agent
+from nfkern.algorithms.agents.offline.base import Offline
+from nfkern.algorithms.agents.registry import AGENTS
+from nfkern.algorithms.data import BatchSampler, DeviceBatchSampler, DeviceDataset
+from nfkern.algorithms.training.learner import Streams
 
 NETWORKS = {
     "nf": {"blocks": 2, "hidden": (8, 8), "representation": 4, "encoder_width": 8},

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from nfkern.algorithms.agents import AGENTS
-from nfkern.algorithms.behavioral_cloning import BehavioralCloning
-from nfkern.algorithms.offline_gcrl import OfflineGCRL
-from nfkern.algorithms.offline_rl import Offline, OfflineRL
+from nfkern.algorithms.agents.goals.base import OfflineGCRL
+from nfkern.algorithms.agents.imitation.base import BehavioralCloning
+from nfkern.algorithms.agents.offline.base import Offline, OfflineRL
+from nfkern.algorithms.agents.registry import AGENTS
 
 SMALL = {
     "nf_bc": {"blocks": 2, "hidden": (16, 16), "representation": 8, "encoder_width": 32},

@@ -1,0 +1,1 @@
+"""The agents: networks, losses and how each acts."""

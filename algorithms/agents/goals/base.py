@@ -1,0 +1,82 @@
+"""What the offline goal-conditioned agents share: OGBench's goals and sizes, and a Gaussian policy for other goals."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from nfkern.algorithms.agents.networks import mlp
+from nfkern.algorithms.agents.offline.base import Offline, OfflineConfig
+from nfkern.algorithms.agents.offline.iql import ImplicitConfig
+from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, Tensors, sum_of_parts
+from nfkern.algorithms.data import GoalSampling
+
+OBSERVATIONS = ("observations", "next_observations", "goals", "actor_goals", "subgoals", "actor_subgoals")
+
+
+@dataclass(frozen=True)
+class OfflineGCRLConfig(OfflineConfig):
+    """OGBench's settings, shared by its offline goal-conditioned agents."""
+
+    batch_size: int = 1024
+    critic_hidden: tuple[int, ...] = (512, 512, 512)
+    hidden: tuple[int, ...] = (512, 512, 512)
+    """Widths of the policy's hidden layers."""
+    actor_random_goals: float = 0.0
+    """Share of the policy's goals that are any observation; the rest lie ahead in the trajectory, uniformly."""
+
+    def actor_goal_sampling(self) -> GoalSampling:
+        """The policy's goals."""
+        return GoalSampling(p_trajectory=1 - self.actor_random_goals, p_random=self.actor_random_goals)
+
+    def _least(self) -> dict[str, float]:
+        return super()._least() | {"actor_random_goals": 0}
+
+
+@dataclass(frozen=True)
+class ImplicitGCRLConfig(OfflineGCRLConfig, ImplicitConfig):
+    """Settings of those with an implicit value."""
+
+    def goal_sampling(self) -> GoalSampling:
+        """The values' goals: here, ahead at a geometric offset, or anywhere."""
+        return GoalSampling(p_current=0.2, p_trajectory=0.5, p_random=0.3, gamma=self.gamma)
+
+
+class OfflineGCRL(Offline):
+    """An agent that learns from a dataset how far goals are, and a Gaussian policy that reaches them.
+
+    The loss is the sum of its parts. A subclass says what it learns besides the policy, and the parts.
+    """
+
+    goal_conditioned = True
+    batch_keys: ClassVar[tuple[str, ...]] = ("observations", "actions", "actor_goals")
+
+    def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:
+        policy = mlp(self._policy_inputs(), outputs, self.config.hidden, last_gain=0.1)
+        return nn.ModuleDict({"policy": policy, **self._build_values(self.sizes["observation_size"], outputs)})
+
+    def _policy_inputs(self) -> int:
+        """Size of what the policy sees: an observation and a goal."""
+        return 2 * self.sizes["observation_size"]
+
+    @abstractmethod
+    def _build_values(self, observation_size: int, action_size: int) -> Mapping[str, nn.Module]:
+        """The networks besides the policy."""
+
+    def forward(self, batch: Tensors, noise: Noise) -> LossAndInfo:
+        """The sum of the parts."""
+        normalizers = dict.fromkeys(OBSERVATIONS, self.observation_normalizer) | {"actions": self.action_normalizer}
+        normalized = {key: normalizers[key](value) if key in normalizers else value for key, value in batch.items()}
+        return sum_of_parts(self._losses(normalized))
+
+    @abstractmethod
+    def _losses(self, batch: Tensors) -> dict[str, LossAndInfo]:
+        """Each part's loss on a batch whose observations, goals and actions, (batch, size), are normalised."""
+
+    def _policy(self, batch: Tensors) -> torch.Tensor:
+        """The policy's mean (batch, action_size) for its own goals."""
+        mean: torch.Tensor = self.networks["policy"](torch.cat([batch["observations"], batch["actor_goals"]], 1))
+        return mean

@@ -1,0 +1,46 @@
+"""GCIQL: goal-conditioned implicit Q-learning, with a Gaussian policy that climbs the critics."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from nfkern.algorithms.agents.goals.base import ImplicitGCRLConfig
+from nfkern.algorithms.agents.networks import mlp
+from nfkern.algorithms.agents.offline.base import Transitions
+from nfkern.algorithms.agents.offline.iql import Implicit
+from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
+from nfkern.algorithms.agents.policy_losses import value_climbing
+
+
+@dataclass(frozen=True)
+class GCIQLConfig(ImplicitGCRLConfig):
+    """OGBench's settings for GCIQL; `alpha` and `actor_random_goals` differ between datasets."""
+
+    alpha: float = 0.3
+    """Weight of imitation (nats under a unit variance) beside the critics' value, divided by its size."""
+
+    def _least(self) -> dict[str, float]:
+        return super()._least() | {"alpha": 0}
+
+
+class GCIQL(Implicit):
+    """IQL's value and critics for goals as rewards, and DDPG with behavioural cloning as the policy.
+
+    Source: Park et al., "OGBench: Benchmarking Offline Goal-Conditioned RL", 2025, https://arxiv.org/abs/2410.20092.
+    """
+
+    name = "gciql"
+    config_class = GCIQLConfig
+    goal_conditioned = True
+    batch_keys = (*Implicit.batch_keys, "actor_goals")
+
+    def _build_policy(self, inputs: int, outputs: int) -> Mapping[str, nn.Module]:
+        policy = mlp(inputs, outputs, self.config.hidden, last_gain=0.1)
+        return {**super()._build_policy(inputs, outputs), "policy": policy}
+
+    def _actor_loss(self, transitions: Transitions, noise: Noise) -> LossAndInfo:
+        states, actions = transitions.actor_states, transitions.actions
+        mean = self.networks["policy"](states)
+        q = self._q(states, self._clip(mean), frozen=True).amin(0)
+        return value_climbing(mean, actions, q, self.config.alpha)

@@ -1,0 +1,77 @@
+"""Contrastive RL from a dataset; `crl` is the online agent."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from nfkern.algorithms.agents.goals.base import OfflineGCRL, OfflineGCRLConfig
+from nfkern.algorithms.agents.networks import EnsembleMLP
+from nfkern.algorithms.agents.offline.base import CRITICS
+from nfkern.algorithms.agents.optimization import LossAndInfo, Tensors
+from nfkern.algorithms.agents.policy_losses import value_climbing
+from nfkern.algorithms.data import GoalSampling
+
+
+@dataclass(frozen=True)
+class OfflineCRLConfig(OfflineGCRLConfig):
+    """OGBench's settings for CRL; `alpha` and `actor_random_goals` differ between datasets."""
+
+    alpha: float = 0.1
+    """Weight of imitation (nats under a unit variance) beside the critics' value, divided by its size."""
+    gamma: float = 0.99
+    """The critics' goals lie Geometric(1 - gamma) >= 1 steps ahead, clipped to the trajectory's end."""
+    representation: int = 512
+    """Size of the encodings of [state, action] and of goals."""
+
+    def goal_sampling(self) -> GoalSampling:
+        """The critics' goals."""
+        return GoalSampling.geometric(self.gamma)
+
+    def _least(self) -> dict[str, float]:
+        return super()._least() | {"alpha": 0, "representation": 1}
+
+
+class OfflineCRL(OfflineGCRL):
+    """Critics, inner products of encodings, learned by telling a goal that was reached from those of other rows.
+
+    The policy is DDPG with behavioural cloning.
+
+    Source: Eysenbach et al., "Contrastive Learning as Goal-Conditioned RL", 2022, https://arxiv.org/abs/2206.07568; the
+    loss and sizes are those of OGBench's code (https://arxiv.org/abs/2410.20092).
+    """
+
+    name = "offline_crl"
+    config_class = OfflineCRLConfig
+
+    def _build_values(self, observation_size: int, action_size: int) -> Mapping[str, nn.Module]:
+        sizes = {"encoder": observation_size + action_size, "goal_encoder": observation_size}
+        config = self.config
+        return {
+            name: EnsembleMLP(CRITICS, size, config.critic_hidden, config.representation)
+            for name, size in sizes.items()
+        }
+
+    def _losses(self, batch: Tensors) -> dict[str, LossAndInfo]:
+        return {"critic": self._critic_loss(batch), "actor": self._actor_loss(batch)}
+
+    def _critic_loss(self, batch: Tensors) -> LossAndInfo:
+        """Which of the batch's goals was reached from which of its rows: a yes or no for each pair and critic."""
+        encoded = self.networks["encoder"](torch.cat([batch["observations"], batch["actions"]], 1))
+        goals = self.networks["goal_encoder"](batch["goals"])
+        logits = encoded @ goals.mT / math.sqrt(self.config.representation)
+        own = torch.eye(logits.shape[-1], dtype=logits.dtype, device=logits.device)
+        loss = binary_cross_entropy_with_logits(logits, own.expand_as(logits))
+        # No share of right answers: two rows may have one goal, and rounding would decide.
+        return loss, {"own_logit": logits.diagonal(dim1=1, dim2=2).mean(), "mean_logit": logits.mean()}
+
+    def _actor_loss(self, batch: Tensors) -> LossAndInfo:
+        mean = self._policy(batch)
+        encoded = self.networks["encoder"](torch.cat([batch["observations"], self._clip(mean)], 1), frozen=True)
+        with torch.no_grad():
+            goals = self.networks["goal_encoder"](batch["actor_goals"])
+        q = (encoded * goals).sum(-1).amin(0) / math.sqrt(self.config.representation)
+        return value_climbing(mean, batch["actions"], q, self.config.alpha)

@@ -1,0 +1,1 @@
+"""Imitation of demonstrations, with and without goals."""

@@ -1,0 +1,86 @@
+"""What the imitating agents share: histories, action chunks, and acting with averaged weights."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from nfkern.algorithms.agents.base import Agent, AgentConfig
+from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, Tensors
+from nfkern.algorithms.data import GoalSampling
+
+
+@dataclass(frozen=True)
+class BehavioralCloningConfig(AgentConfig):
+    """Settings shared by all behavioural-cloning agents."""
+
+    ema_decay: float = 0.0
+    """Act with an exponential moving average of the weights; 0 for none."""
+    history: int = 1
+    """Observations that a decision sees, the current one included."""
+    chunk: int = 1
+    """Actions that a decision returns."""
+    execute: int = 1
+    """Actions of a chunk that are executed before the next decision."""
+
+    def batches(self) -> dict[str, Any]:
+        """Histories of observations and chunks of actions."""
+        return super().batches() | {"history": self.history, "chunk": self.chunk}
+
+    def average_decay(self) -> float:
+        """That of all weights."""
+        return self.ema_decay
+
+    def _least(self) -> dict[str, float]:
+        return super()._least() | {"history": 1, "chunk": 1, "execute": 1}
+
+    def __post_init__(self) -> None:
+        """Check the settings that belong together."""
+        super().__post_init__()
+        if self.execute > self.chunk:
+            raise ValueError(f"execute: expected at most chunk={self.chunk}, got {self.execute}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay: expected a number in [0, 1), got {self.ema_decay}")
+
+
+@dataclass(frozen=True)
+class GeometricGoals:
+    """NF-GCBC's goals, for any goal-conditioned imitation: the first base of its settings.
+
+    Not a `BehavioralCloningConfig` itself: its defaults would then take the place of the second base's.
+    """
+
+    gamma: float = 0.97
+    """Goals lie Geometric(1 - gamma) >= 1 steps ahead, clipped to the trajectory's end."""
+
+    def goal_sampling(self) -> GoalSampling:
+        """Later observations of the same trajectory, at geometric offsets."""
+        return GoalSampling.geometric(self.gamma)
+
+
+class BehavioralCloning(Agent):
+    """An agent that imitates a dataset's actions given observations, and goals if it is goal-conditioned.
+
+    A subclass says what its networks are, its loss on normalised actions, and how it samples.
+    """
+
+    def __init__(self, config: BehavioralCloningConfig, observation_size: int, action_size: int) -> None:
+        """Make the networks; sizes are of one observation and one action."""
+        super().__init__(config, observation_size, action_size)
+        self.execute = config.execute
+
+    @abstractmethod
+    def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor, *noise: torch.Tensor) -> LossAndInfo:
+        """Loss of normalised actions (batch, chunk * action_size), given what `_draw` drew."""
+
+    def forward(self, batch: Tensors, noise: Noise) -> LossAndInfo:
+        """The actor's loss on normalised actions."""
+        actions = self.action_normalizer(batch["actions"].unflatten(1, (self.chunk, -1))).flatten(1)
+        observations = batch["observations"].unflatten(1, (self.history, -1))
+        loss, info = self._actor_loss(actions, self._conditioning(observations, batch.get("goals")), *noise)
+        return loss, {f"actor/{name}": value.detach() for name, value in ({"loss": loss} | info).items()}
+
+    def _acting(self) -> nn.ModuleDict:
+        return self.networks if self.ema is None else cast(nn.ModuleDict, self.ema.module)

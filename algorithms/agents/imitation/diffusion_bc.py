@@ -1,0 +1,64 @@
+"""Diffusion behavioural cloning: a network that predicts noise, and many steps from noise to an action."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from nfkern.algorithms.agents.diffusion import Diffusion, noise_predictor
+from nfkern.algorithms.agents.imitation.base import BehavioralCloning, BehavioralCloningConfig
+from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
+
+
+@dataclass(frozen=True)
+class DiffusionBCConfig(BehavioralCloningConfig):
+    """Diffusion Policy's settings for states, on a multi-layer perceptron as wide as the other baselines'."""
+
+    learning_rate: float = 1e-4
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 500
+    weight_decay: float = 1e-6
+    ema_decay: float = 0.999
+    """Act with an exponential moving average of the weights; Diffusion Policy's decay reaches this at step 10,000."""
+    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    """Widths of the noise predictor's hidden layers."""
+    diffusion_steps: int = 100
+    """Levels of noise in training, on the squared-cosine schedule."""
+    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    """How noise becomes an action: with fresh noise at each step, or without (needs fewer steps)."""
+    sampling_steps: int = 100
+    """Evaluations of the noise predictor per action; at most diffusion_steps."""
+
+    def _least(self) -> dict[str, float]:
+        return super()._least() | {"diffusion_steps": 1, "sampling_steps": 1}
+
+
+class DiffusionBC(BehavioralCloning):
+    """Diffusion on actions.
+
+    Source: Chi et al., "Diffusion Policy", 2023, https://arxiv.org/abs/2303.04137.
+    """
+
+    name = "diffusion_bc"
+    config_class = DiffusionBCConfig
+    bounded = True
+
+    def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:
+        config = self.config
+        # Standardised actions lie beyond [-1, 1].
+        clip = config.action_normalization != "standard"
+        self._diffusion = Diffusion(config.diffusion_steps, config.sampler, config.sampling_steps, clip=clip)
+        return nn.ModuleDict({"noise": noise_predictor(inputs, outputs, config.hidden)})
+
+    def _draw(self, rows: int, width: int, **options: Any) -> Noise:
+        return self._diffusion.draw(rows, width, **options)
+
+    def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor, *noise: torch.Tensor) -> LossAndInfo:
+        return self._diffusion.loss(self.networks["noise"], actions, conditioning, *noise), {}
+
+    def _sample(
+        self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        start = self._noise(len(conditioning), generator)
+        return self._diffusion.sample(networks["noise"], start, conditioning, generator)

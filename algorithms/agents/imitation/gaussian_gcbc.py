@@ -1,0 +1,26 @@
+"""Gaussian goal-conditioned behavioural cloning: OGBench's GCBC."""
+
+from dataclasses import dataclass
+
+from nfkern.algorithms.agents.imitation.gaussian_bc import GaussianBC, GaussianBCConfig
+from nfkern.algorithms.data import GoalSampling
+
+
+@dataclass(frozen=True)
+class GaussianGCBCConfig(GaussianBCConfig):
+    """OGBench's settings for GCBC."""
+
+    gamma: float | None = None
+    """Goals at geometric offsets with this discount; None for OGBench's uniform choice over the trajectory's future."""
+
+    def goal_sampling(self) -> GoalSampling:
+        """Later observations of the same trajectory."""
+        return GoalSampling(gamma=self.gamma)
+
+
+class GaussianGCBC(GaussianBC):
+    """Gaussian behavioural cloning that also sees a goal."""
+
+    name = "gaussian_gcbc"
+    config_class = GaussianGCBCConfig
+    goal_conditioned = True

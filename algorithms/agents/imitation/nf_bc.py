@@ -1,0 +1,107 @@
+"""NF-BC: behavioural cloning with a conditional normalizing flow."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from nfkern import CausalFlow, CouplingFlow, Encoder, Flow
+from nfkern.algorithms.agents.imitation.base import BehavioralCloning, BehavioralCloningConfig
+from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
+
+
+@dataclass(frozen=True)
+class NFBCConfig(BehavioralCloningConfig):
+    """The paper's settings for NF-BC (reference code; noise and denoising as in its section on imitation)."""
+
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 500
+    weight_decay: float = 1e-6
+    flow: Literal["coupling", "causal"] = "coupling"
+    """A coupling flow over all actions of a chunk at once, or a causal one over them in turn."""
+    causal_token: Literal["action", "number"] = "action"
+    """What a causal flow takes in turn: the actions of a chunk, or every number of every action."""
+    blocks: int = 12
+    """Coupling blocks."""
+    hidden: tuple[int, int] = (512, 512)
+    """Hidden widths of the conditioners."""
+    norm_eps: float = 1e-5
+    """Epsilon of the conditioners' LayerNorm."""
+    causal_blocks: int = 4
+    """Blocks of a causal flow."""
+    causal_layers: int = 2
+    """Transformer layers of each of its blocks."""
+    causal_width: int = 256
+    """Width of its transformers."""
+    causal_context: Literal["prefix", "add"] = "prefix"
+    """Whether the encoding comes before its first action or is added to every one, as published for class labels."""
+    representation: int = 256
+    """Size of the encoding that conditions the flow."""
+    encoder_width: int = 512
+    """Hidden width of the encoder's four layers."""
+    noise_std: float = 0.1
+    """Standard deviation of the noise added to (normalised) actions in training, and removed again when acting."""
+    denoise: bool = True
+    """Act with one denoising step, action + noise_std^2 grad log p(action)."""
+
+    def _least(self) -> dict[str, float]:
+        least = super()._least() | {"blocks": 1, "representation": 1, "encoder_width": 1, "noise_std": 0}
+        return least | {"causal_blocks": 1, "causal_layers": 1, "causal_width": 1}
+
+
+class NFBC(BehavioralCloning):
+    """Maximum likelihood of noised actions under a flow conditioned on encoded observations.
+
+    Source: Ghugare and Eysenbach, "Normalizing Flows are Capable Models for RL", 2025,
+    https://arxiv.org/abs/2505.23527.
+    """
+
+    name = "nf_bc"
+    config_class = NFBCConfig
+
+    def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:
+        config = self.config
+        flow: Flow
+        if config.flow == "causal":
+            tokens = config.chunk if config.causal_token == "action" else outputs
+            if tokens < 2:
+                raise ValueError(
+                    f"chunk: expected more than one {config.causal_token} for a causal flow, which is a Gaussian over "
+                    f"a single one, got {config.chunk} of {outputs // config.chunk} numbers"
+                )
+            flow = CausalFlow(
+                tokens,
+                outputs // tokens,
+                config.representation,
+                blocks=config.causal_blocks,
+                layers=config.causal_layers,
+                width=config.causal_width,
+                context_mode=config.causal_context,
+                norm_eps=config.norm_eps,
+            )
+        else:
+            flow = CouplingFlow(
+                outputs, config.representation, blocks=config.blocks, hidden=config.hidden, norm_eps=config.norm_eps
+            )
+        encoder = Encoder(inputs, config.representation, width=config.encoder_width)
+        return nn.ModuleDict({"encoder": encoder, "flow": flow})
+
+    def _draw(self, rows: int, width: int, **options: Any) -> Noise:
+        return (torch.randn(rows, width, **options),)
+
+    def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor, *noise: torch.Tensor) -> LossAndInfo:
+        noised = actions + self.config.noise_std * noise[0]
+        flow = self.networks["flow"]
+        log_prob = flow(noised.unflatten(1, flow.event_shape), self.networks["encoder"](conditioning))
+        return -log_prob.mean(), {"log_prob": log_prob.mean()}
+
+    def _sample(
+        self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        flow, context = networks["flow"], networks["encoder"](conditioning)
+        assert isinstance(flow, Flow)
+        noise = self._noise(len(conditioning), generator).unflatten(1, flow.event_shape)
+        if not self.config.denoise:
+            return flow.sample((), context, noise=noise).flatten(1)
+        return flow.sample_denoised(self.config.noise_std, (), context, noise=noise).flatten(1)

@@ -1,0 +1,177 @@
+"""What the offline agents share; and of them those with rewards: critics by temporal differences, their average."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import nn
+
+from nfkern.algorithms.agents.base import Agent, AgentConfig
+from nfkern.algorithms.agents.networks import EnsembleMLP
+from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, Tensors, sum_of_parts
+
+CRITICS = 2
+# The sources of the settings keep the data's actions so far from the bounds.
+ACTION_MARGIN = 1e-5
+
+
+@dataclass(frozen=True)
+class OfflineConfig(AgentConfig):
+    """Settings shared by all agents that learn from a dataset what its actions are worth."""
+
+    critic_hidden: tuple[int, ...] = (512, 512, 512, 512)
+    """Widths of the critics' hidden layers, each followed by LayerNorm."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.action_normalization == "standard":
+            raise ValueError(
+                "action_normalization: offline RL expects auto, min_max or none, which give actions in [-1, 1], got "
+                "'standard'"
+            )
+
+
+@dataclass(frozen=True)
+class OfflineRLConfig(OfflineConfig):
+    """FQL's settings for critics, shared by all offline RL agents with targets."""
+
+    gamma: float = 0.99
+    """Discount."""
+    tau: float = 0.005
+    """Share of the critics' weights that enters their moving average, the target, at each step."""
+
+    def batches(self) -> dict[str, Any]:
+        """Transitions with the observation that follows."""
+        return super().batches() | {"next_observations": True}
+
+    def average_decay(self) -> float:
+        """That of the target critics."""
+        return 1 - self.tau
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if not 0 <= self.gamma < 1:
+            raise ValueError(f"gamma: expected a number in [0, 1), got {self.gamma}")
+        if not 0 < self.tau <= 1:
+            raise ValueError(f"tau: expected a number in (0, 1], got {self.tau}")
+
+
+@dataclass(frozen=True)
+class PolicyValueConfig(OfflineRLConfig):
+    """Settings of the agents whose critics value the policy's own actions."""
+
+    q_aggregation: Literal["min", "mean"] = "mean"
+    """How the target of the two critics joins their values."""
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """A batch as the losses see it, normalised; states are observations, beside goals if any, (batch, ...) each."""
+
+    states: torch.Tensor
+    actions: torch.Tensor
+    rewards: torch.Tensor
+    masks: torch.Tensor
+    next_states: torch.Tensor
+    next_actions: torch.Tensor | None
+    """The dataset's, for agents with them among their `batch_keys`."""
+    actor_states: torch.Tensor
+    """Those of a policy that learns for other goals than its critics; else `states`."""
+
+
+class Offline(Agent):
+    """An agent that learns from a dataset what its actions are worth, and a policy, the network `policy`."""
+
+    bounded: ClassVar[bool] = True
+
+    def _sample(
+        self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        """What the network `policy` says, unless a subclass samples."""
+        actions: torch.Tensor = networks["policy"](conditioning)
+        return actions
+
+    def _average(self, network: str) -> nn.Module:
+        """The moving average of one of the networks."""
+        assert self.ema is not None
+        return cast(nn.ModuleDict, self.ema.module)[network]
+
+
+class OfflineRL(Offline):
+    """An agent that learns from rewards in a dataset: critics by temporal differences, and a policy.
+
+    The loss is the sum of its parts, each of which reaches its own networks alone. A subclass brings its policy.
+    """
+
+    batch_keys: ClassVar[tuple[str, ...]] = ("observations", "actions", "next_observations", "rewards", "masks")
+
+    def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:
+        critic = EnsembleMLP(CRITICS, inputs + outputs, self.config.critic_hidden)
+        return nn.ModuleDict({"critic": critic, **self._build_policy(inputs, outputs)})
+
+    @abstractmethod
+    def _build_policy(self, inputs: int, outputs: int) -> Mapping[str, nn.Module]:
+        """The networks besides the critics, for states (batch, inputs) and actions (batch, outputs)."""
+
+    def _averaged(self) -> nn.Module:
+        return nn.ModuleDict({"critic": self.networks["critic"]})
+
+    def forward(self, batch: Tensors, noise: Noise) -> LossAndInfo:
+        """The sum of the critics' and the policy's losses."""
+        states = self._states(batch["observations"], batch.get("goals"))
+        actor_goals = batch.get("actor_goals")
+        transitions = Transitions(
+            states=states,
+            actions=self.action_normalizer(batch["actions"]).clamp(ACTION_MARGIN - 1, 1 - ACTION_MARGIN),
+            rewards=batch["rewards"],
+            masks=batch["masks"],
+            next_states=self._states(batch["next_observations"], batch.get("goals")),
+            next_actions=self.action_normalizer(batch["next_actions"]) if "next_actions" in batch else None,
+            actor_states=states if actor_goals is None else self._states(batch["observations"], actor_goals),
+        )
+        return sum_of_parts(self._losses(transitions, noise))
+
+    def _states(self, observations: torch.Tensor, goals: torch.Tensor | None) -> torch.Tensor:
+        return self._conditioning(observations.unflatten(1, (1, -1)), goals)
+
+    def _losses(self, transitions: Transitions, noise: Noise) -> dict[str, LossAndInfo]:
+        """Each part's loss."""
+        return {
+            "critic": self._critic_loss(transitions, noise),
+            "actor": self._actor_loss(transitions, noise),
+        }
+
+    def _critic_loss(self, transitions: Transitions, noise: Noise) -> LossAndInfo:
+        """Mean squared error of both critics against r + gamma * mask * V(s')."""
+        with torch.no_grad():
+            following = self._next_value(transitions, noise)
+            target = transitions.rewards + self.config.gamma * transitions.masks * following
+        q = self._q(transitions.states, transitions.actions)
+        return (q - target).square().mean(), {"q_mean": q.mean()}
+
+    @abstractmethod
+    def _next_value(self, transitions: Transitions, noise: Noise) -> torch.Tensor:
+        """V(s'), (batch,), for the critics' target; runs without gradients."""
+
+    @abstractmethod
+    def _actor_loss(self, transitions: Transitions, noise: Noise) -> LossAndInfo:
+        """The policy's loss, given what `_draw` drew."""
+
+    def _q(self, states: torch.Tensor, actions: torch.Tensor, *, frozen: bool = False) -> torch.Tensor:
+        """(CRITICS, batch); `frozen` lets gradients reach states and actions alone."""
+        q: torch.Tensor = self.networks["critic"](torch.cat([states, actions], 1), frozen=frozen)
+        return q
+
+    def _target_q(self, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """(CRITICS, batch) by the critics' moving average."""
+        q: torch.Tensor = self._average("critic")(torch.cat([states, actions], 1))
+        return q
+
+    def _target_value(self, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """(batch,): what the target critics together say of a policy's actions."""
+        q = self._target_q(states, actions)
+        return q.amin(0) if self.config.q_aggregation == "min" else q.mean(0)

@@ -1,0 +1,78 @@
+"""ReBRAC: a deterministic policy, kept near the data in the actor's loss and in the critics'."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from nfkern.algorithms.agents.networks import mlp
+from nfkern.algorithms.agents.offline.base import OfflineRL, PolicyValueConfig, Transitions
+from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
+
+
+@dataclass(frozen=True)
+class ReBRACConfig(PolicyValueConfig):
+    """The FQL paper's settings for ReBRAC; both weights differ between environments."""
+
+    q_aggregation: Literal["min", "mean"] = "min"
+    tau: float = 0.0025
+    """Share of the weights that enters their moving average at each step; FQL's code has 0.005 at every second."""
+    actor_weight: float = 0.01
+    """Weight of the squared distance to the data's action in the actor's loss."""
+    critic_weight: float = 0.01
+    """Weight of the squared distance to the data's next action in the critics' target."""
+    target_noise: float = 0.2
+    """Standard deviation of the noise on the target policy's action."""
+    target_noise_clip: float = 0.5
+    """Largest noise on it."""
+    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    """Widths of the policy's hidden layers."""
+
+    def batches(self) -> dict[str, Any]:
+        """Transitions with the action that follows."""
+        return super().batches() | {"next_actions": True}
+
+    def _least(self) -> dict[str, float]:
+        least = {"actor_weight": 0, "critic_weight": 0, "target_noise": 0, "target_noise_clip": 0}
+        return super()._least() | least
+
+
+class ReBRAC(OfflineRL):
+    """TD3 with behavioural cloning on both sides; actor and targets move at every step, not at every second one.
+
+    Source: Tarasov et al., "Revisiting the Minimalist Approach to Offline RL", 2023, https://arxiv.org/abs/2305.09836.
+    """
+
+    name = "rebrac"
+    config_class = ReBRACConfig
+    batch_keys = (*OfflineRL.batch_keys, "next_actions")
+
+    def _build_policy(self, inputs: int, outputs: int) -> Mapping[str, nn.Module]:
+        # First actions near 0, where tanh passes gradients on.
+        policy = mlp(inputs, outputs, self.config.hidden, last_gain=0.1)
+        return {"policy": nn.Sequential(policy, nn.Tanh())}
+
+    def _averaged(self) -> nn.Module:
+        return nn.ModuleDict({name: self.networks[name] for name in ("critic", "policy")})
+
+    def _draw(self, rows: int, width: int, **options: Any) -> Noise:
+        return (torch.randn(rows, width, **options),)
+
+    def _next_value(self, transitions: Transitions, noise: Noise) -> torch.Tensor:
+        bound = self.config.target_noise_clip
+        moved = (self.config.target_noise * noise[0]).clamp(-bound, bound)
+        actions = self._clip(self._average("policy")(transitions.next_states) + moved)
+        assert transitions.next_actions is not None
+        distance = (actions - transitions.next_actions).square().sum(1)
+        penalty: torch.Tensor = self.config.critic_weight * distance
+        return self._target_value(transitions.next_states, actions) - penalty
+
+    def _actor_loss(self, transitions: Transitions, noise: Noise) -> LossAndInfo:
+        actions = self.networks["policy"](transitions.states)
+        q = self._q(transitions.states, actions, frozen=True).amin(0)
+        distance = (actions - transitions.actions).square().sum(1).mean()
+        # Divided by its size, so that one weight suits rewards of any scale.
+        loss = self.config.actor_weight * distance - q.mean() / q.detach().abs().mean()
+        return loss, {"q": q.mean(), "distance": distance}

@@ -1,0 +1,1 @@
+"""Goal-conditioned RL in an environment."""

@@ -1,0 +1,1 @@
+"""The commands of `nfkern` that train, evaluate and handle data."""

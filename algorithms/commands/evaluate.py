@@ -1,0 +1,302 @@
+"""`nfkern eval`: success of trained runs in the simulator."""
+
+import dataclasses
+import functools
+import json
+import sys
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from nfkern.algorithms.agents.registry import AGENTS, load_agent
+from nfkern.algorithms.envs.make import SuccessTiming, UnknownEnvironment, environment_id
+from nfkern.algorithms.evaluation.blocks import Loader
+from nfkern.algorithms.evaluation.evaluate import EnvironmentPool, evaluate, make_settings
+from nfkern.algorithms.evaluation.result import EvaluationResult, stack_outcomes
+from nfkern.algorithms.evaluation.rollout import check_fits
+from nfkern.algorithms.evaluation.statistics import Interval, PairedComparison, paired_comparison, success_interval
+from nfkern.algorithms.evaluation.video import check_recordable, record_video
+from nfkern.algorithms.runs.evaluations import evaluation_path, find_same, load_trajectories
+from nfkern.algorithms.runs.folder import (
+    check_on_dataset,
+    checkpoint_label,
+    checkpoints,
+    evaluated_in,
+    latest_checkpoint,
+    read_header,
+    seed_group,
+)
+from nfkern.checkpoint import read_json
+from nfkern.errors import UserError, check_least
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate trained runs in the simulator: success for each goal, with intervals.
+
+    Every goal gets the same number of episodes. The result does not depend on --workers, and runs that are evaluated
+    with the same --seed start from the same places. It is stored in RUN/evaluations, in a file of its own for each
+    checkpoint and settings; the same command given again shows it, or goes on where it was interrupted.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories, as nfkern train makes them."""
+    paired: bool = False
+    """Compare two runs episode by episode; of more runs, each two algorithms, their training seeds taken together."""
+    episodes_per_task: int = 50
+    """Episodes for each goal."""
+    workers: int = 1
+    """Processes."""
+    seed: int = 0
+    """Fixes starts, goals and the policy's randomness."""
+    checkpoint: str = "latest"
+    """The step whose checkpoint to evaluate, or latest."""
+    eval_env: str | None = None
+    """Evaluate in this environment, as nfkern train has it; default the one that the run's training used."""
+    max_episode_steps: int | None = None
+    """End episodes after so many steps instead of the benchmark's own limit."""
+    success_timing: SuccessTiming | None = None
+    """Judge success before or after the action; default the environment's own (OGBench 1.2: pre for single tasks)."""
+    trajectories: bool = False
+    """Store each episode's path too, in an .npz file beside the evaluation's."""
+    video: Path | None = None
+    """Write each goal's first episode to this .gif or .mp4 (of a single run)."""
+    json: bool = False
+    """Print JSON instead of the tables."""
+
+    def run(self) -> int:
+        """Evaluate, store and print; the exit code."""
+        if not self.runs:
+            raise UserError("expected at least one run directory")
+        check_least({"max_episode_steps": self.max_episode_steps, "workers": self.workers})
+        check_least({"seed": self.seed}, 0)
+        if self.paired and len(self.runs) < 2:
+            raise UserError(f"--paired compares two runs or more, got {len(self.runs)}")
+        if self.video and len(self.runs) != 1:
+            raise UserError(f"--video shows a single run, got {len(self.runs)}")
+        runs = [_Run.open(path, self.checkpoint, self.eval_env) for path in self.runs]
+        groups = _groups(runs)
+        pairs = _pairs([[run] for run in runs] if len(runs) == 2 else groups) if self.paired else []
+        try:
+            if self.video:
+                check_recordable(self.video)
+            results = {run.path: self._evaluate(run) for run in runs}
+            pools = [_Pool.of(group, results) for group in groups if len(group) > 1]
+            comparisons = [_Comparison.of(*pair, results) for pair in pairs]
+            if self.json:
+                print(json.dumps(_as_json(runs, results, pools, comparisons), indent=1))
+            else:
+                print(_as_text(runs, results, pools, comparisons))
+            if self.video:
+                record_video(runs[0].loader, results[runs[0].path].settings, self.video)
+                print(f"video: {self.video}", file=sys.stderr)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        except KeyboardInterrupt:
+            print("interrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
+            return 130
+        return 0
+
+    def _evaluate(self, run: "_Run") -> EvaluationResult:
+        """The stored result if it is of the same settings, else a new one, stored."""
+        limit, timing = self.max_episode_steps, self.success_timing
+        pool = EnvironmentPool(run.env_name, max_episode_steps=limit, success_timing=timing)
+        if sizes := read_json(run.checkpoint / "config.json").get("sizes"):
+            goal_conditioned = AGENTS[run.config["algorithm"]].goal_conditioned
+            check_fits(pool, sizes, goal_conditioned=goal_conditioned)
+        arguments: dict[str, Any] = {
+            "episodes_per_task": self.episodes_per_task,
+            "seed": self.seed,
+            "record": "xy" if self.trajectories else None,
+            "label": checkpoint_label(run.checkpoint),
+        }
+        settings = make_settings(pool, **arguments)
+        step = int(run.checkpoint.name)
+        stored = find_same(run.path, step, settings)
+        if stored and (settings.record is None or load_trajectories(*stored) is not None):
+            print(f"{run.path}: stored in {stored[0]}", file=sys.stderr)
+            pool.close()
+            return stored[1]
+        path = evaluation_path(run.path, step, settings)
+        # Unfinished blocks with recorded paths are no use to an evaluation without, and the other way round.
+        progress_file = path.with_suffix(f".{settings.record or 'plain'}.progress.jsonl")
+        print(f"{run.path}: evaluating the checkpoint of step {step}", file=sys.stderr)
+        result = evaluate(run.loader, pool, workers=self.workers, progress_file=progress_file, **arguments)
+        pool.close()
+        if self.trajectories:
+            result.save_trajectories(path.with_suffix(".npz"))
+        result.save(path)
+        progress_file.unlink(missing_ok=True)
+        return result
+
+
+@dataclass(frozen=True)
+class _Run:
+    path: Path
+    config: dict[str, Any]
+    checkpoint: Path
+    loader: Loader
+    env_name: str
+
+    @classmethod
+    def open(cls, path: Path, step: str, eval_env: str | None) -> "_Run":
+        config = read_header(path)
+        check_on_dataset(path, config["algorithm"])
+        if step == "latest":
+            checkpoint = latest_checkpoint(path)
+        else:
+            found = {str(int(folder.name)): folder for folder in checkpoints(path)}
+            if step.lstrip("0") not in found:
+                raise UserError(f"{path} has no checkpoint {step!r}; it has {', '.join(found) or 'none'}")
+            checkpoint = found[step.lstrip("0")]
+        env_name = eval_env or evaluated_in(config)
+        try:
+            # Of every run before the first is evaluated.
+            environment_id(env_name)
+        except UnknownEnvironment as error:
+            raise UserError(f"{path}: {error}; --eval-env names the environment to evaluate in") from error
+        return cls(path, config, checkpoint, functools.partial(load_agent, checkpoint), env_name)
+
+
+def _groups(runs: list[_Run]) -> list[list[_Run]]:
+    """Runs that differ in nothing but the training seed, together, in the seeds' order."""
+    groups: dict[str, dict[int, _Run]] = {}
+    for run in runs:
+        groups.setdefault(seed_group(run.config, run.checkpoint), {})[run.config.get("seed", 0)] = run
+    return [[members[seed] for seed in sorted(members)] for members in groups.values()]
+
+
+def _pairs(sides: list[list[_Run]]) -> list[tuple[list[_Run], list[_Run]]]:
+    """Each two of one environment; found out before anything is evaluated."""
+    pairs = [(first, second) for first, second in combinations(sides, 2) if first[0].env_name == second[0].env_name]
+    if not pairs:
+        found = ", ".join(f"{_name(side)} on {side[0].env_name}" for side in sides)
+        raise UserError(f"--paired: expected two algorithms on one environment, got {found}")
+    for first, second in pairs:
+        if len(first) != len(second):
+            raise UserError(
+                f"--paired: expected as many training seeds of each algorithm, got {_name(first)} and {_name(second)}"
+            )
+    return pairs
+
+
+def _name(side: list[_Run]) -> str:
+    first = side[0]
+    return f"{first.config['algorithm']} ({first.path} to {side[-1].path})" if len(side) > 1 else str(first.path)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """An algorithm's training seeds together."""
+
+    runs: list[_Run]
+    success_rate: float
+    interval: Interval
+    by_task: dict[int, float]
+
+    @classmethod
+    def of(cls, runs: list[_Run], results: dict[Path, EvaluationResult]) -> "_Pool":
+        members = [results[run.path] for run in runs]
+        outcomes = stack_outcomes(members)
+        rates = dict(zip(members[0].settings.tasks, outcomes.mean((0, 2)).tolist(), strict=True))
+        return cls(runs, float(outcomes.mean()), success_interval(outcomes), rates)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Two runs, or the training seeds of two algorithms, on the same starts."""
+
+    first: list[_Run]
+    second: list[_Run]
+    result: PairedComparison
+
+    @classmethod
+    def of(cls, first: list[_Run], second: list[_Run], results: dict[Path, EvaluationResult]) -> "_Comparison":
+        outcomes = stack_outcomes([results[run.path] for run in (*first, *second)])
+        return cls(first, second, paired_comparison(outcomes[: len(first)], outcomes[len(first) :]))
+
+
+def _as_json(
+    runs: list[_Run], results: dict[Path, EvaluationResult], pools: list[_Pool], comparisons: list[_Comparison]
+) -> dict[str, Any]:
+    def paths(side: list[_Run]) -> list[str]:
+        return [str(run.path) for run in side]
+
+    return {
+        "runs": [
+            {"run": str(run.path), "checkpoint": str(run.checkpoint), **results[run.path].to_dict()} for run in runs
+        ],
+        "training_seeds": [
+            {
+                "runs": paths(pool.runs),
+                "success_rate": pool.success_rate,
+                "interval": pool.interval._asdict(),
+                "by_task": pool.by_task,
+            }
+            for pool in pools
+        ],
+        "paired": [
+            {
+                "first": paths(comparison.first),
+                "second": paths(comparison.second),
+                **dataclasses.asdict(comparison.result),
+                "interval": comparison.result.interval._asdict(),
+            }
+            for comparison in comparisons
+        ],
+    }
+
+
+def _as_text(
+    runs: list[_Run], results: dict[Path, EvaluationResult], pools: list[_Pool], comparisons: list[_Comparison]
+) -> str:
+    parts = [_table(run, results[run.path]) for run in runs]
+    for pool in pools:
+        run, (low, high) = pool.runs[0], pool.interval
+        rates = ", ".join(f"goal {task} {rate:.1%}" for task, rate in pool.by_task.items())
+        parts.append(
+            f"{run.config['algorithm']} on {run.env_name}, {len(pool.runs)} training seeds: "
+            f"success {pool.success_rate:.1%}, 95% interval {low:.1%} to {high:.1%} (seeds and goals resampled)\n"
+            f"{rates}"
+        )
+    for comparison in comparisons:
+        result, (low, high) = comparison.result, comparison.result.interval
+        several = len(comparison.first) > 1
+        resampled = "seeds and goals" if several else "goals"
+        parts.append(
+            f"{_name(comparison.first)} minus {_name(comparison.second)}, on the same starts: "
+            f"{result.difference:+.1%}, 95% interval {low:+.1%} to {high:+.1%} ({resampled} resampled)\n"
+            f"only the first succeeds {result.first_only} times, only the second {result.second_only} times; "
+            f"exact McNemar p = {result.p_value:.2g} (for these goals; episodes taken as independent)"
+        )
+        if not several:
+            parts[-1] += "\nOne training run each: this compares two policies, not two algorithms."
+    return "\n\n".join(parts)
+
+
+def _table(run: _Run, result: EvaluationResult) -> str:
+    settings = result.settings
+    lines = [
+        f"{run.path}, step {run.checkpoint.name}: {settings.env_name}, "
+        f"{settings.episodes_per_task} episodes per goal, seed {settings.seed}",
+        f"{'goal':<28}{'success':>9}{'':>9}{'95% interval':>18}{'steps':>8}{'return':>10}",
+    ]
+    for row in result.by_task():
+        count = f"{row.successes}/{row.episodes}"
+        lines.append(
+            f"{row.task_id:>2} {row.name:<25}{count:>9}{row.success_rate:>9.1%}"
+            f"{_range(row.interval):>18}{row.mean_length:>8.0f}{row.mean_return:>10.4g}"
+        )
+    lines.append(f"{'all':<37}{result.success_rate:>9.1%}{_range(result.interval):>18}")
+    if result.score is not None:
+        lines.append(f"{'score':<37}{result.score:>9.1%}   (mean share of the task done when an episode ended)")
+    if len(settings.tasks) > 1:
+        lines.append("For a goal: Wilson. For all: goals resampled; says nothing about other training seeds.")
+    return "\n".join(lines)
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return f"{100 * interval[0]:.1f} - {100 * interval[1]:.1f}"

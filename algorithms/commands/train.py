@@ -1,0 +1,95 @@
+"""`nfkern train <algorithm>`: one command per agent, made from its settings."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, make_dataclass
+from typing import Annotated, Any, ClassVar
+
+import tyro
+
+from nfkern.algorithms.agents.base import Agent
+from nfkern.algorithms.agents.online.base import OnlineGCRL
+from nfkern.algorithms.agents.presets import PRESETS, find_preset
+from nfkern.algorithms.agents.registry import AGENTS
+from nfkern.algorithms.runs.metrics import newest_success
+from nfkern.algorithms.runs.settings import OnlineSettings, RunSettings
+from nfkern.algorithms.training.data_parallel import is_first
+from nfkern.algorithms.training.offline import Interrupted, train
+from nfkern.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Base of the training commands; `settings` and `config` are flattened on the command line."""
+
+    algorithm: ClassVar[str]
+
+    settings: Any
+    config: Any
+    preset: str | None = None
+    """Start from settings by name; flags given beside it win. Write it before --help to see its values."""
+
+    @classmethod
+    def default(cls, args: Sequence[str]) -> "TrainCommand | None":
+        """The command with a preset's values, if `args` name one."""
+        for position, arg in enumerate(args):
+            name = arg.removeprefix("--preset=") if arg.startswith("--preset=") else None
+            if arg == "--preset" and position + 1 < len(args):
+                name = args[position + 1]
+            if name is not None:
+                preset = find_preset(cls.algorithm, name)
+                settings = _settings_class(AGENTS[cls.algorithm])(
+                    env_name=preset.env_name or tyro.MISSING, **preset.settings
+                )
+                return cls(settings, preset.config, name)
+        return None
+
+    def run(self) -> int:
+        """Train; the exit code."""
+        if self.preset:
+            print(f"preset {self.preset}: {find_preset(self.algorithm, self.preset).source}", file=sys.stderr)
+        try:
+            if isinstance(self.settings, OnlineSettings):
+                from nfkern.algorithms.training.online import train_online
+
+                train_online(self.algorithm, self.config, self.settings)
+            else:
+                train(self.algorithm, self.config, self.settings)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        except Interrupted as stop:
+            how = "with new episodes" if isinstance(self.settings, OnlineSettings) else "exactly"
+            print(f"{stop}. The same command with --resume continues it {how}.", file=sys.stderr)
+            return 130
+        except KeyboardInterrupt:
+            print("interrupted. The same command with --resume continues from the newest checkpoint.", file=sys.stderr)
+            return 130
+        if is_first():
+            for path in self.settings.run_dirs(self.algorithm).values():
+                if (outcome := newest_success(path)) is not None:
+                    print(f"{path}: {outcome}", file=sys.stderr)
+            print(*self.settings.run_dirs(self.algorithm).values(), sep="\n")
+        return 0
+
+
+def _command(name: str) -> type[TrainCommand]:
+    agent = AGENTS[name]
+    flattened = {"settings": _settings_class(agent), "config": agent.config_class}
+    fields = [(field, Annotated[kind, tyro.conf.arg(name="")]) for field, kind in flattened.items()]
+    summary = (agent.__doc__ or "").strip().splitlines()[0]
+    namespace = {
+        "algorithm": name,
+        "__doc__": f"Train {name} {_place(agent)}. {summary} Presets: {', '.join(PRESETS[name])}.",
+    }
+    return make_dataclass(f"Train{agent.__name__}", fields, bases=(TrainCommand,), namespace=namespace, frozen=True)
+
+
+def _settings_class(agent: type[Agent]) -> type[RunSettings] | type[OnlineSettings]:
+    return OnlineSettings if issubclass(agent, OnlineGCRL) else RunSettings
+
+
+def _place(agent: type[Agent]) -> str:
+    return "in a maze" if issubclass(agent, OnlineGCRL) else "on an OGBench dataset"
+
+
+COMMANDS = {algorithm: _command(algorithm) for algorithm in AGENTS}

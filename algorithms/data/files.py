@@ -1,0 +1,54 @@
+"""Where a dataset's files are, and how to get those that are missing."""
+
+from pathlib import Path
+
+from nfkern.algorithms.envs.imitation import find, task_of
+from nfkern.errors import UserError
+
+from .manifest import DEFAULT_DATASET_DIR, DatasetFiles
+from .recipes import data_name
+
+
+def dataset_file(source: str | Path, dataset_dir: Path = DEFAULT_DATASET_DIR, split: str = "train") -> Path:
+    """The file of a dataset's split; `source` may be that file. Arguments of `TransitionDataset.load`."""
+    path = Path(source).expanduser()
+    if path.suffix == ".npz":
+        return path
+    return DatasetFiles(dataset_dir.expanduser(), data_name(str(source))).splits[split]
+
+
+def how_to_get(path: Path) -> str:
+    """What to do about a dataset's file that is not there."""
+    name = path.stem.removesuffix("-val")
+    train = path.with_name(f"{name}.npz")
+    if path != train and train.exists():
+        return f"`nfkern data import {train} --name NEW-NAME` makes a dataset with one of its own of {train.name}"
+    return _meant(name) + _where_from(name)
+
+
+def _meant(name: str) -> str:
+    """A question about a name that is none of a published or generated dataset; empty for one that is."""
+    try:
+        # Only now: simulators take seconds to import, and may be missing.
+        from nfkern.algorithms.envs.make import environment_id, similar_names
+    except ModuleNotFoundError:
+        return ""
+    try:
+        environment_id(name)
+    except UserError:
+        close = similar_names(name)
+        return f"did you mean {' or '.join(close)}? Or " if close else ""
+    return ""
+
+
+def _where_from(name: str) -> str:
+    environment = find(name)
+    if environment is None:
+        return (
+            f"make it with `nfkern data generate {name}`, get the published one with `nfkern data download {name}`, or "
+            f"read your own with `nfkern data import FILE --name {name}`"
+        )
+    task = task_of(environment)
+    if task is not None and task.expert is not None:
+        return f"make it with `nfkern data generate {name}`"
+    return f"get what people demonstrated, and read it with `nfkern data import FILE --name {name}`"

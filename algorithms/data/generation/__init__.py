@@ -1,0 +1,1 @@
+"""Making datasets with OGBench's oracles and scripted demonstrators."""

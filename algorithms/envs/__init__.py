@@ -1,0 +1,1 @@
+"""Environments: mazes, OGBench's tasks and imitation tasks, made reproducible."""

@@ -1,0 +1,1 @@
+"""Measuring policies in environments: rollouts, results, statistics, films."""

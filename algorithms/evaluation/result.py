@@ -1,0 +1,298 @@
+"""What an evaluation was asked for and what came out, as dataclasses that go to JSON, CSV and npz and back."""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+
+from nfkern.algorithms.envs.make import SuccessTiming
+from nfkern.algorithms.evaluation.rollout import EnvironmentPool, Episode
+from nfkern.algorithms.evaluation.statistics import Interval, success_interval, wilson_interval
+from nfkern.errors import UserError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, order=True)
+class Block:
+    """Consecutive episodes of one task: the unit of work, whatever process runs it."""
+
+    task_id: int
+    first_episode: int
+    episodes: int
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Everything that an evaluation's outcome depends on; equal settings give equal episodes.
+
+    Attributes:
+        env_name: dataset or environment name.
+        tasks: task numbers, from 1.
+        episodes_per_task: the quota, the same for every task.
+        seed: fixes starts, goals and the policy's randomness.
+        block_size: episodes that are stepped in lockstep, the size of a decision's batch.
+        max_episode_steps: the limit in steps, where it is not the benchmark's own.
+        success_timing: "pre" or "post", where it is not the environment's own.
+        record: "xy" where trajectories were kept.
+        label: names the policy, for instance by its checkpoint's hash.
+        versions: of the libraries that the episodes depend on.
+    """
+
+    env_name: str
+    tasks: tuple[int, ...]
+    episodes_per_task: int
+    seed: int
+    block_size: int
+    max_episode_steps: int | None = None
+    success_timing: SuccessTiming | None = None
+    record: str | None = None
+    label: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def pool(self) -> EnvironmentPool:
+        """New environments for these episodes."""
+        return EnvironmentPool(
+            self.env_name, max_episode_steps=self.max_episode_steps, success_timing=self.success_timing
+        )
+
+    @property
+    def starts(self) -> str:
+        """What decides which episodes are played, as text: equal for evaluations that can be compared one by one."""
+        return json.dumps(dataclasses.replace(self, label="", record=None, block_size=1).to_dict(), sort_keys=True)
+
+    def blocks(self) -> list[Block]:
+        """The units of work, the same for every number of workers."""
+        quota, size = self.episodes_per_task, self.block_size
+        return [Block(task, first, min(size, quota - first)) for task in self.tasks for first in range(0, quota, size)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self), "tasks": list(self.tasks)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """From `to_dict`'s result.
+
+        Raises:
+            ValueError: another format version, or keys that are missing or unknown.
+        """
+        version = values.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format_version: expected {FORMAT_VERSION}, got {version!r}")
+        try:
+            fields: dict[str, Any] = {**values, "tasks": tuple(values["tasks"])}
+            del fields["format_version"]
+            return cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"settings: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """An episode's path, for drawing it in the maze.
+
+    Attributes:
+        positions: (length + 1, 2) float32, the observations' first two numbers (x, y in metres in a maze).
+        goal: (2,) float32, the same of the goal; NaN without one.
+    """
+
+    positions: np.ndarray
+    goal: np.ndarray
+
+
+@dataclass(frozen=True)
+class TaskSummary:
+    """One task's row of the table; the interval is Wilson's."""
+
+    task_id: int
+    name: str
+    episodes: int
+    successes: int
+    success_rate: float
+    interval: Interval
+    mean_return: float
+    mean_length: float
+    mean_score: float | None
+    """Of tasks with stages: the mean share that was done when the episode ended."""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The episodes of an evaluation, ordered by task and number.
+
+    Attributes:
+        settings: what was asked for.
+        episodes: `episodes_per_task` for each task.
+        task_names: OGBench's, by task number.
+        trajectories: by (task_id, episode), where they were recorded; not part of the JSON.
+    """
+
+    settings: EvaluationSettings
+    episodes: tuple[Episode, ...]
+    task_names: dict[int, str]
+    trajectories: dict[tuple[int, int], Trajectory] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def outcomes(self) -> np.ndarray:
+        """Successes (tasks, episodes_per_task) as 0.0 and 1.0."""
+        flat = np.array([episode.success for episode in self.episodes], dtype=np.float64)
+        return flat.reshape(len(self.settings.tasks), self.settings.episodes_per_task)
+
+    @property
+    def success_rate(self) -> float:
+        """Mean over tasks, which all have the same quota."""
+        return float(self.outcomes.mean())
+
+    @property
+    def score(self) -> float | None:
+        """Mean share of a task with stages that was done when the episode ended; None without stages."""
+        return _mean_score(self.episodes)
+
+    @property
+    def mean_return(self) -> float:
+        """Mean undiscounted return of the episodes."""
+        return float(np.mean([episode.episode_return for episode in self.episodes]))
+
+    @property
+    def interval(self) -> Interval:
+        """`success_interval` over tasks; it says nothing about other training seeds."""
+        return success_interval(self.outcomes)
+
+    def by_task(self) -> list[TaskSummary]:
+        """One summary per task, in the settings' order."""
+        return [self._summary(task) for task in self.settings.tasks]
+
+    def _summary(self, task: int) -> TaskSummary:
+        episodes = [episode for episode in self.episodes if episode.task_id == task]
+        successes = sum(episode.success for episode in episodes)
+        return TaskSummary(
+            task_id=task,
+            name=self.task_names[task],
+            episodes=len(episodes),
+            successes=successes,
+            success_rate=successes / len(episodes),
+            interval=wilson_interval(successes, len(episodes)),
+            mean_return=float(np.mean([episode.episode_return for episode in episodes])),
+            mean_length=float(np.mean([episode.length for episode in episodes])),
+            mean_score=_mean_score(episodes),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types: settings, summary, tasks and every episode."""
+        return {
+            "settings": self.settings.to_dict(),
+            "success_rate": self.success_rate,
+            "score": self.score,
+            "interval": self.interval._asdict(),
+            "tasks": [{**dataclasses.asdict(row), "interval": row.interval._asdict()} for row in self.by_task()],
+            "episodes": [dataclasses.asdict(episode) for episode in self.episodes],
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """From `to_dict`'s result; what is derived is derived again.
+
+        Raises:
+            ValueError: not an evaluation, or one of another format.
+        """
+        try:
+            names = {int(row["task_id"]): str(row["name"]) for row in values["tasks"]}
+            episodes = tuple(Episode(**row) for row in values["episodes"])
+            return cls(EvaluationSettings.from_dict(values["settings"]), episodes, names)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not an evaluation: {error!r}") from error
+
+    def save(self, path: Path) -> None:
+        """Write the JSON, atomically."""
+        text = json.dumps(self.to_dict(), indent=1)
+        _write_atomically(path, lambda file: file.write(text.encode()))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: no such file, or not an evaluation.
+        """
+        try:
+            return cls.from_dict(json.loads(path.read_text()))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read as an evaluation: {error}") from error
+
+    def save_csv(self, path: Path) -> None:
+        """Write one row per episode, atomically."""
+        lines = io.StringIO()
+        writer = csv.DictWriter(lines, [column.name for column in dataclasses.fields(Episode)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**dataclasses.asdict(row), "success": int(row.success)} for row in self.episodes)
+        _write_atomically(path, lambda file: file.write(lines.getvalue().encode()))
+
+    def save_trajectories(self, path: Path) -> None:
+        """Write the recorded paths as npz, atomically.
+
+        The arrays: `positions` (sum of lengths + 1, 2), all paths one after the other; `offsets` (episodes + 1,), where
+        each begins and ends; `goals` (episodes, 2); `task_ids`, `episodes` and `successes` (episodes,).
+
+        Raises:
+            ValueError: none were recorded.
+        """
+        if not self.trajectories:
+            raise ValueError('trajectories: none were recorded; evaluate with record="xy"')
+        paths = [self.trajectories[row.task_id, row.episode] for row in self.episodes]
+        arrays = {
+            "positions": np.concatenate([path.positions for path in paths]),
+            "offsets": np.cumsum([0] + [len(path.positions) for path in paths]),
+            "goals": np.stack([path.goal for path in paths]),
+            "task_ids": np.array([row.task_id for row in self.episodes]),
+            "episodes": np.array([row.episode for row in self.episodes]),
+            "successes": np.array([row.success for row in self.episodes]),
+        }
+        _write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+
+
+def stack_outcomes(results: Sequence[EvaluationResult]) -> np.ndarray:
+    """Successes of evaluations on the same starts, for `success_interval` and `paired_comparison`.
+
+    Args:
+        results: of one algorithm's training seeds, for instance.
+
+    Returns:
+        (results, tasks, episodes_per_task) as 0.0 and 1.0.
+
+    Raises:
+        ValueError: none, or evaluations that differ in more than the policy.
+    """
+    if not results:
+        raise ValueError("results: expected at least one, got none")
+    first, *others = (result.settings.starts for result in results)
+    for other in others:
+        if other != first:
+            raise ValueError(f"results: expected evaluations on the same starts, got {first} and {other}")
+    return np.stack([result.outcomes for result in results])
+
+
+def _mean_score(episodes: Sequence[Episode]) -> float | None:
+    scores = [episode.score for episode in episodes if episode.score is not None]
+    return float(np.mean(scores)) if scores else None
+
+
+def _write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write beside the file, then put it in place: a reader finds the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,180 @@
+"""The pictures of `nfkern report`, as PNG bytes. Needs matplotlib, and the simulator for maze walls."""
+
+import csv
+import functools
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from nfkern.algorithms.agents.base import Agent
+from nfkern.algorithms.agents.registry import load_agent
+from nfkern.algorithms.data import BatchSampler, TransitionDataset
+from nfkern.algorithms.runs.evaluations import load_trajectories
+from nfkern.algorithms.runs.folder import evaluated_in
+
+if TYPE_CHECKING:
+    from nfkern.algorithms.reports.report import Group
+
+ACTIONS_CAPTION = (
+    "Sampled actions (first two dimensions) at states and goals of the validation data: of 512 random ones, the four "
+    "where the first policy's samples most clearly point two opposite ways. A Gaussian policy acts with its mean."
+)
+CANDIDATES, PROBES, STATES, SAMPLES = 512, 48, 4, 400
+
+
+def learning_curves(groups: "Sequence[Group]") -> bytes | None:
+    """Loss over steps for each group, and success where there was more than one evaluation."""
+    figure = Figure(figsize=(4 * len(groups) + 1, 3), layout="constrained")
+    axes = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axis, group in zip(axes, groups, strict=True):
+        for run in group.runs:
+            rows = _csv(run.path / "train.csv")
+            for split, color in (("training", "tab:blue"), ("validation", "tab:orange")):
+                key = f"{split}/actor/loss"
+                points = [(int(row["step"]), float(row[key])) for row in rows if row.get(key)]
+                label = split if run is group.runs[0] else None
+                axis.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1)
+            evaluations = _csv(run.path / "eval.csv")
+            if len(evaluations) > 1:
+                twin = axis.twinx()
+                steps = [int(row["step"]) for row in evaluations]
+                twin.plot(steps, [float(row["evaluation/success"]) for row in evaluations], "k.--")
+                twin.set(ylim=(0, 1), ylabel="success (dashed)")
+        axis.set(title=group.label, xlabel="gradient steps", ylabel="loss")
+        axis.legend(frameon=False)
+    return _png(figure)
+
+
+def action_distributions(groups: "Sequence[Group]", dataset_dir: Path) -> bytes | None:
+    """Samples of each group's first run at a few states; None for actions of one dimension."""
+    agents = [load_agent(group.runs[0].checkpoint) for group in groups]
+    agents = [agent for agent in agents if agent.sizes["action_size"] >= 2]
+    if not agents:
+        return None
+    data = TransitionDataset.load(groups[0].env_name, dataset_dir, split="val")
+    goals = next((agent.config.goal_sampling() for agent in agents if agent.goal_conditioned), None)
+    batch = BatchSampler(data, CANDIDATES, goals, history=max(agent.history for agent in agents), seed=0).sample()
+    probes = _act(agents[0], batch, np.arange(CANDIDATES), PROBES)
+    states = np.argsort(_two_sidedness(probes))[::-1][:STATES]
+    figure = Figure(figsize=(3 * STATES, 3 * len(agents)), layout="constrained")
+    axes = figure.subplots(len(agents), STATES, squeeze=False, sharex=True, sharey=True)
+    bounds = data.statistics().actions
+    margins = 0.05 * (bounds.max - bounds.min) + 1e-6
+    limits = np.stack([bounds.min - margins, bounds.max + margins], 1)
+    for row, (agent, group) in enumerate(zip(agents, groups, strict=False)):
+        actions = _act(agent, batch, states, SAMPLES)
+        size = 8 if actions.std(1).max() > 1e-4 else 60
+        for column in range(STATES):
+            axis = axes[row, column]
+            axis.scatter(actions[column, :, 0], actions[column, :, 1], s=size, alpha=0.35, linewidths=0)
+            axis.set(xlim=limits[0], ylim=limits[1], box_aspect=1)
+            if row == 0:
+                axis.set_title(f"state {column + 1}")
+        axes[row, 0].set_ylabel(group.label)
+    return _png(figure)
+
+
+def _two_sidedness(actions: np.ndarray) -> np.ndarray:
+    """Second minus first circular moment of the directions (states, samples, >= 2): near 1 for two opposite ones."""
+    angles = np.arctan2(actions[..., 1], actions[..., 0])
+    first, second = (np.abs(np.exp(1j * k * angles).mean(1)) for k in (1, 2))
+    return np.asarray(second - first)
+
+
+def paths(groups: "Sequence[Group]", episodes: int = 10) -> bytes | None:
+    """Recorded paths, a row for each group and a column for each goal; None without recordings.
+
+    Where there is one goal alone, the groups lie side by side.
+    """
+    recorded = []
+    for group in groups:
+        if group.starts is None:
+            continue
+        result, file = group.runs[0].evaluations[group.starts]
+        arrays = load_trajectories(file, result)
+        if arrays is not None:
+            recorded.append((group, arrays))
+    draw = _background(evaluated_in(groups[0].runs[0].header)) if recorded else None
+    if draw is None:
+        return None
+    tasks = np.unique(recorded[0][1]["task_ids"])
+    beside = len(tasks) == 1
+    shape = (1, len(recorded)) if beside else (len(recorded), len(tasks))
+    figure = Figure(figsize=(2.6 * shape[1], 2.8 * shape[0]), layout="constrained")
+    axes = figure.subplots(*shape, squeeze=False)
+    if beside:
+        axes = axes.T
+    for row, (group, data) in enumerate(recorded):
+        for column, task in enumerate(tasks):
+            axis = axes[row, column]
+            draw(axis)
+            for index in np.flatnonzero(data["task_ids"] == task)[:episodes]:
+                start, end = data["offsets"][index : index + 2]
+                path = data["positions"][start:end]
+                color = "tab:green" if data["successes"][index] else "tab:red"
+                axis.plot(path[:, 0], path[:, 1], color=color, alpha=0.5, linewidth=1)
+                axis.plot(*path[0], "o", color="black", markersize=2)
+                axis.plot(*data["goals"][index], "*", color="gold", markeredgecolor="black", markersize=7)
+            axis.set(aspect="equal", xticks=[], yticks=[])
+            if beside:
+                axis.set_title(group.label)
+            elif row == 0:
+                axis.set_title(f"goal {task}")
+        if not beside:
+            axes[row, 0].set_ylabel(group.label)
+    return _png(figure)
+
+
+def _act(agent: Agent, batch: dict[str, np.ndarray], rows: np.ndarray, samples: int) -> np.ndarray:
+    """Actions (rows, samples, action_size): the first of each chunk."""
+    observations = batch["observations"].reshape(len(batch["observations"]), -1, agent.sizes["observation_size"])
+    observations = observations[rows, -agent.history :].repeat(samples, 0)
+    goals = batch["goals"][rows].repeat(samples, 0) if agent.goal_conditioned else None
+    actions = agent.act(observations, goals, torch.Generator().manual_seed(0))
+    return actions[:, 0].reshape(len(rows), samples, -1)
+
+
+def _background(env_name: str) -> Callable[[Any], None] | None:
+    """Draws the maze or the table that positions lie in; None where the first two numbers observed are none."""
+    from nfkern.algorithms.envs.make import make_environment
+
+    env = make_environment(env_name)
+    try:
+        maze: Any = env.unwrapped
+        if env.has_wrapper_attr("table"):
+            env.reset(seed=0)
+            table, picture = env.get_wrapper_attr("table"), env.get_wrapper_attr("picture")(400)
+            return lambda axis: axis.imshow(picture, extent=table, alpha=0.6)
+        if not hasattr(maze, "maze_map"):
+            return None
+        origin = maze.ij_to_xy((0, 0))
+        cells, unit = np.asarray(maze.maze_map), float(maze._maze_unit)
+        return functools.partial(_draw_walls, maze=cells, unit=unit, origin=(float(origin[0]), float(origin[1])))
+    finally:
+        env.close()
+
+
+def _draw_walls(axis: Any, maze: np.ndarray, unit: float, origin: tuple[float, float]) -> None:
+    """The maze's map (1 is wall), its cell size in metres, and where its first cell's centre lies."""
+    left, bottom = origin[0] - unit / 2, origin[1] - unit / 2
+    extent = (left, left + unit * maze.shape[1], bottom, bottom + unit * maze.shape[0])
+    axis.imshow(maze == 1, origin="lower", extent=extent, cmap="Greys", vmin=0, vmax=2)
+
+
+def _csv(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    return buffer.getvalue()

@@ -1,0 +1,246 @@
+"""`nfkern report`: one self-contained page about trained runs."""
+
+import base64
+import datetime
+import sys
+from dataclasses import dataclass
+from html import escape
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+import nfkern
+from nfkern.algorithms.data import DEFAULT_DATASET_DIR
+from nfkern.algorithms.data.files import dataset_file
+from nfkern.algorithms.data.manifest import sha256_of
+from nfkern.algorithms.evaluation.result import EvaluationResult, stack_outcomes
+from nfkern.algorithms.evaluation.statistics import paired_comparison, success_interval
+from nfkern.algorithms.runs.evaluations import evaluation_files
+from nfkern.algorithms.runs.folder import check_on_dataset, latest_checkpoint, read_header, seed_group
+from nfkern.checkpoint import read_json
+from nfkern.errors import UserError
+from nfkern.page import page, table
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write one HTML page about runs: success with intervals, learning curves, actions, paths in the maze, settings.
+
+    The page needs no network. Runs that differ only in their seed count as one group. Evaluations come from
+    `nfkern train` and `nfkern eval`; paths need `nfkern eval --trajectories`.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories."""
+    out: Path = Path("report.html")
+    """The page."""
+    dataset_dir: Path = DEFAULT_DATASET_DIR
+    """Where the dataset lies, for the states at which actions are drawn."""
+
+    def run(self) -> int:
+        """Write the page; the exit code."""
+        if not self.runs:
+            raise UserError("expected at least one run directory")
+        if self.out.is_dir():
+            raise UserError(f"--out: expected a file, got the folder {self.out}")
+        groups = group_runs([TrainedRun.open(path) for path in self.runs])
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.out.write_text(to_html(groups, self.dataset_dir))
+        print(self.out)
+        return 0
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's folder, its settings, its newest checkpoint, and that checkpoint's evaluations by what they asked for."""
+
+    path: Path
+    header: dict[str, Any]
+    checkpoint: Path
+    evaluations: dict[str, tuple[EvaluationResult, Path]]
+
+    @classmethod
+    def open(cls, path: Path) -> "TrainedRun":
+        """Read a run.
+
+        Raises:
+            UserError: the folder is no run, or has no checkpoint.
+        """
+        header, checkpoint = read_header(path), latest_checkpoint(path)
+        check_on_dataset(path, header["algorithm"])
+        evaluations = {}
+        for file in evaluation_files(path, int(checkpoint.name)):
+            result = EvaluationResult.load(file)
+            evaluations[result.settings.starts] = (result, file)
+        return cls(path, header, checkpoint, evaluations)
+
+    @property
+    def group(self) -> str:
+        """Everything but the seed: runs that agree in it are training seeds of one algorithm."""
+        return seed_group(self.header, self.checkpoint)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one algorithm on one environment that differ only in their seed, and their common evaluation."""
+
+    env_name: str
+    label: str
+    runs: list[TrainedRun]
+    starts: str | None
+
+    @property
+    def evaluations(self) -> list[EvaluationResult]:
+        """One for each run, on the same starts; empty if the report's runs have none in common."""
+        return [] if self.starts is None else [run.evaluations[self.starts][0] for run in self.runs]
+
+
+def group_runs(runs: list[TrainedRun]) -> list[Group]:
+    """Group by everything but the seed, in the order given; equal names are told apart by their folders."""
+    members: dict[str, dict[int, TrainedRun]] = {}
+    for run in runs:
+        members.setdefault(run.group, {})[run.header["seed"]] = run
+    firsts = [next(iter(group.values())) for group in members.values()]
+    names = [(run.header["env_name"], run.header["algorithm"]) for run in firsts]
+    groups = []
+    for (env_name, algorithm), group in zip(names, members.values(), strict=True):
+        here = list(group.values())
+        label = algorithm if names.count((env_name, algorithm)) == 1 else f"{algorithm} ({here[0].path})"
+        groups.append(
+            Group(env_name, label, here, _common_starts([r for r in runs if r.header["env_name"] == env_name]))
+        )
+    return groups
+
+
+def _common_starts(runs: list[TrainedRun]) -> str | None:
+    """Of the evaluations that all runs have, the one with the most episodes."""
+    common = set.intersection(*(set(run.evaluations) for run in runs))
+    results = runs[0].evaluations
+    return max(common, key=lambda key: (results[key][0].settings.episodes_per_task, key), default=None)
+
+
+def to_html(groups: list[Group], dataset_dir: Path) -> str:
+    """The page."""
+    sections = []
+    for env_name in dict.fromkeys(group.env_name for group in groups):
+        here = [group for group in groups if group.env_name == env_name]
+        sections.append(f"<h2>{escape(env_name)}</h2>")
+        sections += [_success(here), _provenance(here, dataset_dir), *_pictures(here, dataset_dir)]
+    sections += ["<h2>Settings</h2>", _settings(groups), "<h2>Runs</h2>", _runs(groups)]
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return page("nfkern: trained policies", "\n".join(sections), f"nfkern {nfkern.__version__}, {now}")
+
+
+def _success(groups: list[Group]) -> str:
+    if not groups[0].evaluations:
+        missing = ", ".join(str(run.path) for group in groups for run in group.runs)
+        text = f"The newest checkpoints of these runs have no evaluation in common: nfkern eval {missing}"
+        return f"<p>{escape(text)}</p>"
+    first = groups[0].evaluations[0]
+    names = [f"goal {task}" for task in first.task_names]
+    rows = []
+    for group in groups:
+        outcomes = stack_outcomes(group.evaluations)
+        low, high = success_interval(outcomes)
+        per_goal = [f"{rate:.0%}" for rate in outcomes.mean((0, 2))]
+        scores = [result.score for result in group.evaluations if result.score is not None]
+        score = [f"{np.mean(scores):.1%}"] if scores else []
+        rows.append(
+            [group.label, str(len(outcomes)), f"{outcomes.mean():.1%}", f"{low:.0%} - {high:.0%}", *score, *per_goal]
+        )
+    episodes = first.settings.episodes_per_task
+    note = (
+        f"{episodes} episodes for each goal and training seed, the same starts for all. The interval (95%) resamples "
+        "whole goals and training seeds: within one goal nearly all episodes end alike, so an interval over single "
+        "episodes would be far too narrow."
+    )
+    score = [] if first.score is None else ["score (share done)"]
+    head = ["policy", "seeds", "success", "interval", *score, *names]
+    return f"{table(head, rows)}<p>{note}</p>{_verdicts(groups)}"
+
+
+def _verdicts(groups: list[Group]) -> str:
+    """What the data support, pair by pair; an order only where the interval and McNemar's test agree."""
+    sentences = []
+    for first, second in combinations(groups, 2):
+        outcomes = [stack_outcomes(group.evaluations) for group in (first, second)]
+        if outcomes[0].shape != outcomes[1].shape or outcomes[0].shape[:2] == (1, 1):
+            continue
+        result = paired_comparison(*outcomes)
+        low, high = result.interval
+        verdict = "these data do not tell which is better"
+        if result.decided:
+            verdict = f"{(first if result.difference > 0 else second).label} is ahead"
+        if len(first.runs) == 1:
+            verdict += " (one training seed each: two policies are compared, not two algorithms)"
+        sentences.append(
+            f"<li>{escape(first.label)} minus {escape(second.label)}: {result.difference:+.1%}, interval {low:+.0%} to "
+            f"{high:+.0%}, exact McNemar p = {result.p_value:.2g}: {escape(verdict)}.</li>"
+        )
+    return f"<ul>{''.join(sentences)}</ul>" if sentences else ""
+
+
+def _provenance(groups: list[Group], dataset_dir: Path) -> str:
+    file = dataset_file(groups[0].env_name, dataset_dir)
+    manifest = file.with_suffix(".json")
+    values = read_json(manifest) if manifest.exists() else {}
+    digests = {group.runs[0].header.get("dataset") for group in groups}
+    # Runs from before the file itself was hashed have no digest of data without a manifest.
+    if digests != {sha256_of(file) if file.exists() else None} and digests != {None}:
+        return "<p>The data that these runs were trained on are not those in the dataset folder.</p>"
+    if not values:
+        return "<p>Data: of unknown origin (their folder holds no manifest of them).</p>"
+    parts = [f"Data: {values.get('origin', 'of unknown origin')}"]
+    parameters = values.get("parameters") or {}
+    if recipe := parameters.get("recipe"):
+        parts.append(
+            f"with seed {parameters['seed']}: {parameters['train_episodes']} training and "
+            f"{parameters['val_episodes']} validation episodes of {recipe['episode_rows'] - 1} transitions"
+        )
+    versions = ", ".join(f"{name} {version}" for name, version in values.get("versions", {}).items())
+    return f"<p>{escape(' '.join(parts))} ({escape(versions)}). {escape(values.get('note') or '')}</p>"
+
+
+def _pictures(groups: list[Group], dataset_dir: Path) -> list[str]:
+    try:
+        from nfkern.algorithms.reports import figures
+    except ModuleNotFoundError as error:
+        return [f"<p>No pictures: the package {error.name} is missing (<code>pip install 'nfkern[rl,log]'</code>).</p>"]
+    parts = []
+    for caption, draw in (
+        ("Training and validation loss (each algorithm's own: not comparable) and success.", figures.learning_curves),
+        (figures.ACTIONS_CAPTION, lambda these: figures.action_distributions(these, dataset_dir)),
+        ("Paths of the first episodes for each goal: green succeeds, red does not.", figures.paths),
+    ):
+        try:
+            image = draw(groups)
+        except UserError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            parts.append(f"<p>Left out: {escape(str(error))}</p>")
+            continue
+        if image is not None:
+            data = base64.b64encode(image).decode()
+            parts.append(
+                f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+                f"<figcaption>{escape(caption)}</figcaption></figure>"
+            )
+    return parts
+
+
+def _settings(groups: list[Group]) -> str:
+    keys = list(dict.fromkeys(key for group in groups for key in group.runs[0].header["config"]))
+    rows = [[key, *(str(group.runs[0].header["config"].get(key, "")) for group in groups)] for key in keys]
+    several = len({group.env_name for group in groups}) > 1
+    return table(["setting", *(f"{g.label} on {g.env_name}" if several else g.label for g in groups)], rows)
+
+
+def _runs(groups: list[Group]) -> str:
+    rows = []
+    for group in groups:
+        for run in group.runs:
+            versions = ", ".join(f"{name} {version}" for name, version in run.header["versions"].items())
+            rows.append([str(run.path), str(run.header["seed"]), str(int(run.checkpoint.name)), versions])
+    return table(["run", "seed", "step", "versions"], rows)

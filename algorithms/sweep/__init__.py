@@ -1,0 +1,1 @@
+"""Many runs: algorithms x tasks x seeds."""
