@@ -15,14 +15,14 @@ import triton
 from nfkern.bench.cases import CausalCase, FlowCase
 from nfkern.bench.causal_problem import random_causal_flow
 from nfkern.kernels import CausalParameters, CouplingParameters
+from nfkern.kernels.affine import triton_launch as causal_affine
 from nfkern.kernels.base import triton_launch as base
 from nfkern.kernels.causal import triton_launch as causal
 from nfkern.kernels.causal.reference import Settings
-from nfkern.kernels.causal_affine import triton_launch as causal_affine
 from nfkern.kernels.coupling import triton_derivatives, triton_launch
 from nfkern.kernels.coupling.triton_launch import Arithmetic
+from nfkern.kernels.dispatch.triton_backend import recording
 from nfkern.kernels.plu import triton_launch as plu
-from nfkern.kernels.triton_backend import recording
 
 ROWS = (1, 256, 600, 5000)
 """Numbers of rows that between them use every entry of both `LAUNCHES`."""

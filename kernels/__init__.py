@@ -7,17 +7,13 @@ tensor's device, the reference everywhere else; `use_reference()` sends every ca
 if __name__ != "nfkern.kernels":
     raise ImportError(f"this package is nfkern.kernels, but was imported as {__name__!r}: use `import nfkern.kernels`")
 
-from nfkern.kernels import cpu_registration, triton_registration
+from nfkern.kernels.affine import causal_affine
 from nfkern.kernels.base import standard_normal_log_prob
 from nfkern.kernels.causal import CausalParameters
-from nfkern.kernels.causal_affine import causal_affine
 from nfkern.kernels.coupling import CouplingParameters
+from nfkern.kernels.dispatch.registry import backend_reasons, registered_backends, use_reference
 from nfkern.kernels.linear import linear
 from nfkern.kernels.plu import compose
-from nfkern.kernels.registry import backend_reasons, registered_backends, use_reference
-
-cpu_registration.register()
-triton_registration.register()
 
 __all__ = [
     "CausalParameters",

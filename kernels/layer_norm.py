@@ -7,7 +7,7 @@ derivative with respect to the mean and the standard deviation.
 
 import torch
 
-from nfkern.kernels.op_transforms import in_transform
+from nfkern.kernels.dispatch.op_transforms import in_transform
 
 
 def layer_norm(

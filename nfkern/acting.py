@@ -10,8 +10,8 @@ from torch.nn.modules import module as torch_module
 
 from nfkern.coupling_maps import CouplingMaps
 from nfkern.encoder import Encoder, LoweredLinear
-from nfkern.kernels.native_extension import device_reasons, load
-from nfkern.kernels.registry import reference_forced
+from nfkern.kernels.dispatch.native_extension import device_reasons, load
+from nfkern.kernels.dispatch.registry import reference_forced
 from nfkern.transforms import readable
 
 if TYPE_CHECKING:

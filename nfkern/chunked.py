@@ -7,7 +7,7 @@ import torch
 
 from nfkern.context import Arrangement
 from nfkern.flow import Context, Flow
-from nfkern.kernels.registry import may_differentiate
+from nfkern.kernels.dispatch.registry import may_differentiate
 
 TERM_BYTES = 64 << 20
 """What such a call holds of projected contexts; the paper's flow has 12 kB for each, so 12 GB for a million."""

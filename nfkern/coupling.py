@@ -12,7 +12,7 @@ from nfkern.arguments import number, whole
 from nfkern.checkpoint import refuse_shards
 from nfkern.coupling_maps import CouplingMaps
 from nfkern.kernels import compose
-from nfkern.kernels.op_transforms import has_tangents
+from nfkern.kernels.dispatch.op_transforms import has_tangents
 from nfkern.transforms import readable
 
 if TYPE_CHECKING:

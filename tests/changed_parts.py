@@ -19,7 +19,7 @@ PARTS = {
     "rivals": ("bench/baselines/*", "constraints.txt"),
     "targets": ("kernels/*triton*", "bench/binaries.py", "bench/kernel_starts.py", "bench/resources.py"),
     "sweeps": ("kernels/*",),
-    "wheel": ("setup.py", "pyproject.toml", "kernels/native_extension.py"),
+    "wheel": ("setup.py", "pyproject.toml", "kernels/dispatch/native_extension.py"),
     "learning": (
         "algorithms/agents/*",
         "algorithms/training/*",

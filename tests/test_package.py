@@ -116,7 +116,7 @@ assert pathlib.Path(nfkern.__file__).is_relative_to(r"{env}"), nfkern.__file__
 for name in ("kernels", "algorithms", "bench", "tests"):
     assert importlib.util.find_spec(name) is None, name
 assert (pathlib.Path(nfkern.__file__).parent / "py.typed").exists()
-assert nfkern.kernels.native_extension.instruction_sets(), "no native kernels in the wheel"
+assert nfkern.kernels.dispatch.native_extension.instruction_sets(), "no native kernels in the wheel"
 flow = nfkern.CouplingFlow(4, 3, blocks=2, hidden=(8, 8))
 print(tuple(flow.sample((5,), torch.zeros(3)).shape))
 """

@@ -12,7 +12,7 @@ import torch
 import nfkern
 from nfkern.algorithms.data import DEFAULT_DATASET_DIR
 from nfkern.kernels import backend_reasons, registered_backends
-from nfkern.kernels.native_extension import instruction_set, instruction_sets, threads_in_use
+from nfkern.kernels.dispatch.native_extension import instruction_set, instruction_sets, threads_in_use
 
 PACKAGES = {
     "core": ("torch", "numpy", "safetensors", "tyro", "tqdm", "filelock"),

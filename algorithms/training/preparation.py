@@ -15,7 +15,7 @@ from nfkern.algorithms.runs.folder import checkpoints, latest_checkpoint
 from nfkern.algorithms.runs.settings import RunSettings
 from nfkern.errors import UserError
 from nfkern.kernels import backend_reasons
-from nfkern.kernels.native_extension import instruction_set, threads_in_use
+from nfkern.kernels.dispatch.native_extension import instruction_set, threads_in_use
 
 if TYPE_CHECKING:
     from nfkern.algorithms.evaluation.rollout import EnvironmentPool

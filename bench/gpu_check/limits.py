@@ -8,7 +8,7 @@ import torch
 from nfkern.bench.gpu_check.problems import matmul_precision
 from nfkern.bench.gpu_check.timing import graph_seconds
 from nfkern.cuda_graphs import Capture
-from nfkern.kernels.triton_backend import start
+from nfkern.kernels.dispatch.triton_backend import start
 
 LAUNCHES, PROGRAMS = 200, 16
 _EDGES: tuple[tuple[str, dict[str, Any]], ...] = (

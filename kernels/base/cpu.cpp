@@ -1,9 +1,9 @@
 // The base density on tensors: see `reference.py`.
 #include <ATen/ATen.h>
 
-#include "../native/bindings.h"
-#include "../native/runtime.h"
-#include "../native/tensors.h"
+#include "../dispatch/bindings.h"
+#include "../dispatch/runtime.h"
+#include "../dispatch/tensors.h"
 
 namespace nfkern {
 namespace {
@@ -59,7 +59,7 @@ Tensor backward(const Tensor& grad, const Tensor& z) {
 
 }  // namespace
 
-void bind_base(pybind11::module_& module) {
+NFKERN_BINDINGS {
   module.def("standard_normal_log_prob", log_prob);
   module.def("standard_normal_log_prob_backward", backward);
 }

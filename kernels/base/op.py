@@ -5,8 +5,10 @@ from typing import Any
 import torch
 
 from nfkern.kernels.base import reference
-from nfkern.kernels.checks import check_floating, check_like, check_tensor
-from nfkern.kernels.registry import define, refuse_second_gradient
+from nfkern.kernels.dispatch.checks import check_floating, check_like, check_tensor
+from nfkern.kernels.dispatch.native_extension import extension_kernel
+from nfkern.kernels.dispatch.registry import define, refuse_second_gradient
+from nfkern.kernels.dispatch.triton_backend import tensor_reasons, triton_kernel
 
 
 def _check(z: torch.Tensor) -> None:
@@ -30,6 +32,8 @@ _backward_op = define(
     fake=lambda grad, z: torch.empty_like(z),
     backward=refuse_second_gradient("standard_normal_log_prob"),
     check=_check_backward,
+    cpu=extension_kernel("standard_normal_log_prob_backward", None),
+    cuda=triton_kernel("base.triton_launch", "standard_normal_log_prob_backward", lambda grad, z: tensor_reasons(z)),
 )
 
 
@@ -52,6 +56,8 @@ _op = define(
     backward=_backward,
     check=_check,
     setup_context=_setup_context,
+    cpu=extension_kernel("standard_normal_log_prob", None),
+    cuda=triton_kernel("base.triton_launch", "standard_normal_log_prob", tensor_reasons),
 )
 
 

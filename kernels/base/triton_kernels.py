@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """The base density on a GPU: device code."""
 
 import triton

@@ -7,7 +7,7 @@ import torch
 import triton
 
 from nfkern.kernels.base import triton_kernels
-from nfkern.kernels.triton_backend import padded, start
+from nfkern.kernels.dispatch.triton_backend import padded, start
 
 
 def standard_normal_log_prob(z: torch.Tensor) -> torch.Tensor:

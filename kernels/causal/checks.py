@@ -6,7 +6,7 @@ import torch
 
 from nfkern.kernels.causal.parameters import CausalParameters
 from nfkern.kernels.causal.reference import Settings
-from nfkern.kernels.checks import (
+from nfkern.kernels.dispatch.checks import (
     check_floating,
     check_groups,
     check_like,

@@ -1,5 +1,5 @@
 // The causal flow's kernels as functions on tensors. Arguments are those of the ops (see `op.py`);
-// `cpu_registration.py` has sent elsewhere what is not supported.
+// `backends.py` has sent elsewhere what is not supported.
 #include "cpu.h"
 
 #include <ATen/ATen.h>
@@ -8,10 +8,10 @@
 #include <algorithm>
 #include <cmath>
 
-#include "../native/bindings.h"
-#include "../native/memory.h"
-#include "../native/runtime.h"
-#include "../native/tensors.h"
+#include "../dispatch/bindings.h"
+#include "../dispatch/memory.h"
+#include "../dispatch/runtime.h"
+#include "../dispatch/tensors.h"
 
 namespace nfkern {
 namespace {
@@ -121,18 +121,18 @@ Mapped map_of(bool to_data, const Tensor& x, const Tensor& context_term, const P
   {
     const pybind11::gil_scoped_release unlocked;
     const InstructionSet& set = instruction_set();
-    const Kernels<T>& k = kernels<T>(set);
+    const CausalKernels<T>& k = kernels<T>(set).causal;
     const int64_t vector = set.vector_bytes / static_cast<int64_t>(sizeof(T));
     // Rows that fill a panel: one column of each, or all.
     const int64_t smallest = to_data ? vector : std::max<int64_t>(1, vector / p.length());
     const int64_t members = p.rows > smallest ? 1 : members_worth_it(p);
-    const int64_t size = k.causal_scratch(p, to_data, members);
+    const int64_t size = k.scratch(p, to_data, members);
     if (members > 1) {
       T* shared = memory<T>(Scratch::kRows, size);
-      as_team(members, [&](const Team& team) { k.causal_rows(to_data, p, from, results, 0, p.rows, shared, team); });
+      as_team(members, [&](const Team& team) { k.rows(to_data, p, from, results, 0, p.rows, shared, team); });
     } else {
       over_rows(p.rows, smallest, [&](int64_t begin, int64_t end) {
-        k.causal_rows(to_data, p, from, results, begin, end, memory<T>(Scratch::kRows, size), {});
+        k.rows(to_data, p, from, results, begin, end, memory<T>(Scratch::kRows, size), {});
       });
     }
   }
@@ -149,6 +149,6 @@ Mapped map(bool to_data, const Tensor& x, const Tensor& context_term, const Para
 
 }  // namespace
 
-void bind_causal(pybind11::module_& module) { module.def("causal_map", map); }
+NFKERN_BINDINGS { module.def("causal_map", map); }
 
 }  // namespace nfkern

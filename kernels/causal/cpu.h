@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "../simd/team.h"
+
 namespace nfkern {
 
 // A product of every layer of every block, y = weight x + bias.
@@ -47,6 +49,14 @@ struct CausalResults {
   T* log_det;  // (rows)
   T* inputs;   // (blocks, rows, tokens, features): each block's side nearer to the data
   T* kept;     // (blocks, layers, rows * length * kept_width()), see `Kept`, or null
+};
+
+// The kernels of one instruction set.
+template <class T>
+struct CausalKernels {
+  int64_t (*scratch)(const Causal<T>&, bool to_data, int64_t members);
+  void (*rows)(bool to_data, const Causal<T>&, const T* x, const CausalResults<T>&, int64_t begin, int64_t end,
+               T* scratch, const Team&);
 };
 
 }  // namespace nfkern

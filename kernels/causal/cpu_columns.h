@@ -2,10 +2,10 @@
 // with N = 0 it is one column, along whose features vectors run.
 #pragma once
 
-#include "../native/bf16.h"
-#include "../native/panels.h"
-#include "../native/rows.h"
-#include "../native/team.h"
+#include "../simd/bf16.h"
+#include "../simd/panels.h"
+#include "../simd/rows.h"
+#include "../simd/team.h"
 #include "cpu.h"
 
 namespace nfkern::NFKERN_ISA {

@@ -10,7 +10,7 @@ import torch
 from nfkern.kernels.causal import sampling
 from nfkern.kernels.causal.parameters import HIDDEN, CausalParameters
 from nfkern.kernels.causal.reference import Settings, Tensors
-from nfkern.kernels.native_extension import call_reasons, load
+from nfkern.kernels.dispatch.native_extension import call_reasons, load
 
 BF16 = torch.bfloat16
 

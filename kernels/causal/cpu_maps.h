@@ -1,8 +1,7 @@
 // The causal flow's maps over a range of rows. See `reference.py` and `sampling.py`, whose formulas these are.
 #pragma once
 
-#include "../native/affine.h"
-#include "../native/instruction_sets.h"
+#include "../affine/cpu_bound.h"
 #include "cpu_transformer.h"
 
 namespace nfkern::NFKERN_ISA {
@@ -178,6 +177,11 @@ void causal_rows(bool to_data, const Causal<T>& p, const T* x, const CausalResul
       }
     }
   }
+}
+
+template <class T>
+constexpr CausalKernels<T> causal_kernels() {
+  return {causal_scratch<T>, causal_rows<T>};
 }
 
 }  // namespace nfkern::NFKERN_ISA

@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 
-from nfkern.kernels.causal import reference, sampling
+from nfkern.kernels.causal import backends, cpu_kernels, reference, sampling
 from nfkern.kernels.causal.checks import check_backward, check_latent, check_sampling, check_score, check_tolerance
 from nfkern.kernels.causal.parameters import CausalParameters
 from nfkern.kernels.causal.schema import PARAMETER_COUNT, PARAMETERS, SETTINGS, fake, fake_backward, unflattened
-from nfkern.kernels.op_transforms import Rows
-from nfkern.kernels.registry import define, may_differentiate, refuse_gradient, refuse_second_gradient
+from nfkern.kernels.dispatch.op_transforms import Rows
+from nfkern.kernels.dispatch.registry import define, may_differentiate, refuse_gradient, refuse_second_gradient
 
 METHODS = ("auto", "cached", "jacobi")
 TOLERANCE = 1e-6
@@ -78,6 +78,8 @@ _to_latent = define(
     setup_context=_setup_context,
     # Without kept activations, whose layout depends on the rows.
     rows=Rows({0: 0}, (0, 0, 1, None), groups=1, prepare=lambda args: args[: 2 + _SETTINGS_END]),
+    cpu=backends.cpu(cpu_kernels.to_latent, cpu_kernels.reasons),
+    cuda=backends.cuda("to_latent"),
 )
 _to_data = define(
     "causal_flow_to_data",
@@ -91,6 +93,8 @@ _to_data = define(
     rows=Rows({0: 0}, (0, 0), groups=1, prepare=lambda args: args if args[-1] is None else None),
     differentiable_reference=False,
     check=unflattened(check_sampling, 2),
+    cpu=backends.cpu(cpu_kernels.to_data, cpu_kernels.sampling_reasons),
+    cuda=backends.cuda("to_data"),
 )
 _to_data_with_score = define(
     "causal_flow_to_data_with_score",
@@ -102,6 +106,8 @@ _to_data_with_score = define(
     rows=Rows({0: 0}, (0, 0, 0), groups=1),
     differentiable_reference=False,
     check=unflattened(check_score, 2),
+    cpu=backends.cpu(cpu_kernels.to_data_with_score, cpu_kernels.reasons),
+    cuda=backends.cuda("to_data_with_score"),
 )
 
 

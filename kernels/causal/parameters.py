@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from nfkern.kernels.checks import check_compute_dtype, check_like, check_tensor
+from nfkern.kernels.dispatch.checks import check_compute_dtype, check_like, check_tensor
 
 
 class CausalParameters(NamedTuple):

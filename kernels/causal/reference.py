@@ -17,9 +17,9 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import linear, pad
 
+from nfkern.kernels.affine.reference import causal_affine, causal_affine_backward
 from nfkern.kernels.causal.parameters import CausalParameters, LayerParameters
 from nfkern.kernels.causal.transformer import Kept, Saved, layer, layer_backward
-from nfkern.kernels.causal_affine.reference import causal_affine, causal_affine_backward
 
 Tensors = tuple[torch.Tensor, ...]
 

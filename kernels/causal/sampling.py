@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from nfkern.kernels.affine.reference import bounded
 from nfkern.kernels.causal.parameters import CausalParameters, LayerParameters
 from nfkern.kernels.causal.reference import (
     Settings,
@@ -19,7 +20,6 @@ from nfkern.kernels.causal.reference import (
     transformer,
 )
 from nfkern.kernels.causal.transformer import Cache, layer
-from nfkern.kernels.causal_affine.reference import bounded
 
 
 class Guidance(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 
 from nfkern.kernels.causal.parameters import CausalParameters
 from nfkern.kernels.causal.reference import Settings
-from nfkern.kernels.registry import gathered
+from nfkern.kernels.dispatch.registry import gathered
 
 PARAMETER_COUNT = len(CausalParameters._fields)
 PARAMETERS = ", ".join(f"Tensor {name}" for name in CausalParameters._fields)

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 r"""The causal flow on a GPU: device code of its transformers and of the step from one token to the next.
 
 - One kernel does every product of a layer: rows of x, normalised on the way in where LayerNorm stands before the

@@ -13,13 +13,13 @@ import torch
 import triton
 from torch.nn.functional import scaled_dot_product_attention
 
+from nfkern.kernels.affine.triton_launch import causal_affine
 from nfkern.kernels.causal import reference, sampling, triton_kernels
 from nfkern.kernels.causal.parameters import HIDDEN, CausalParameters, LayerParameters
 from nfkern.kernels.causal.reference import Settings, Tensors, flipped, in_order, term_of
 from nfkern.kernels.causal.sampling import Guidance
-from nfkern.kernels.causal_affine.triton_launch import causal_affine
 from nfkern.kernels.coupling.triton_launch import MANY, Arithmetic, Launch
-from nfkern.kernels.triton_backend import dependent, padded, start
+from nfkern.kernels.dispatch.triton_backend import dependent, padded, start
 
 # Arithmetic -> (rows up to which it is used, launch of a product): chunk1 is along its inputs, chunk2 its outputs.
 # Chosen by register budgets, see `nfkern bench resources`; not yet timed on a GPU.

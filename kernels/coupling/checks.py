@@ -2,7 +2,9 @@
 
 import torch
 
-from nfkern.kernels.checks import (
+from nfkern.kernels.coupling.conditioner import kept_panels
+from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.dispatch.checks import (
     check_floating,
     check_groups,
     check_like,
@@ -10,8 +12,6 @@ from nfkern.kernels.checks import (
     check_scale_bound,
     check_tensor,
 )
-from nfkern.kernels.coupling.conditioner import kept_panels
-from nfkern.kernels.coupling.parameters import CouplingParameters
 
 
 def check_map(

@@ -1,10 +1,10 @@
 // The coupling flow's kernels as functions on tensors. Arguments are those of the ops (see `op.py`);
-// `cpu_registration.py` has sent elsewhere what is not supported.
+// `backends.py` has sent elsewhere what is not supported.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <pybind11/stl.h>
 
-#include "../native/bindings.h"
+#include "../dispatch/bindings.h"
 #include "cpu_problem.h"
 
 namespace nfkern {
@@ -80,7 +80,7 @@ void run_derivative(const Coupling<T>& p, const Derivative<T>& d) {
   const pybind11::gil_scoped_release unlocked;
   // Asked for once: another thread may choose another one meanwhile.
   const InstructionSet& set = instruction_set();
-  const Kernels<T>& k = kernels<T>(set);
+  const CouplingKernels<T>& k = kernels<T>(set).coupling;
   const int64_t panel = 2 * set.vector_bytes / static_cast<int64_t>(sizeof(T));
   const bool parameter_grads = d.context_term != nullptr;
   const int64_t most = std::max(kChunkRows, panel * at::get_num_threads());
@@ -154,7 +154,7 @@ std::vector<Tensor> backward(bool to_data, const Tensor& grad, const Tensor& gra
 
 }  // namespace
 
-void bind_coupling(pybind11::module_& module) {
+NFKERN_BINDINGS {
   module.def("coupling_map", map);
   module.def("coupling_to_data_with_score", score);
   module.def("coupling_backward", backward);

@@ -105,4 +105,30 @@ struct Derivative {
   T *output_weight, *output_bias;
 };
 
+enum class Map { kToLatent, kToData, kScore };
+
+// Steps of a derivative: those before and after all blocks and the first of each block take panels of rows, of two
+// vectors each; the second of each block takes `kReduceParts` parts.
+enum class ChunkStep { kLoad, kPanel, kReduce, kStore };
+constexpr int kReduceParts = 32;
+
+template <class T>
+struct ChunkRows {
+  int64_t row, count;
+  T* memory;
+};
+
+// The kernels of one instruction set.
+template <class T>
+struct CouplingKernels {
+  int64_t (*scratch)(const Coupling<T>&, const Contexts<T>*);
+  void (*rows)(Map, const Coupling<T>&, const Contexts<T>*, const T* x, const MapResults<T>&, int64_t begin,
+               int64_t end, T* scratch);
+  int64_t (*chunk_size)(const Coupling<T>&, int64_t rows, bool parameter_grads);
+  int64_t (*panel_scratch)(const Coupling<T>&);
+  // A step of a chunk's derivative; what `index` counts depends on it.
+  void (*derive)(ChunkStep, const Coupling<T>&, const Derivative<T>&, ChunkRows<T>, int64_t block, int64_t index,
+                 T* scratch);
+};
+
 }  // namespace nfkern

@@ -11,7 +11,7 @@
 #include <tuple>
 #include <variant>
 
-#include "../native/bindings.h"
+#include "../dispatch/bindings.h"
 #include "cpu_problem.h"
 
 namespace nfkern {
@@ -227,7 +227,7 @@ class ActingFlow {
 
 }  // namespace
 
-void bind_acting(pybind11::module_& module) {
+NFKERN_BINDINGS {
   pybind11::class_<ActingFlow>(module, "ActingFlow")
       .def(pybind11::init<pybind11::dict, decltype(Source::items), decltype(Source::contents), decltype(Source::sizes),
                           decltype(Source::types), Parameters, std::optional<Tensor>, Tensor, Tensor, Tensor, Tensor,

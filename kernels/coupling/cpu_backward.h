@@ -285,4 +285,9 @@ void derive(ChunkStep step, const Coupling<T>& p, const Derivative<T>& d, ChunkR
   }
 }
 
+template <class T>
+constexpr CouplingKernels<T> coupling_kernels() {
+  return {map_scratch<T>, map_rows<T>, Chunk<T>::size, panel_scratch<T>, derive<T>};
+}
+
 }  // namespace nfkern::NFKERN_ISA

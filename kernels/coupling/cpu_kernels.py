@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nfkern.kernels.coupling.parameters import CouplingParameters
-from nfkern.kernels.native_extension import call_reasons, load
+from nfkern.kernels.dispatch.native_extension import call_reasons, load
 
 Tensors = tuple[torch.Tensor, ...]
 BF16 = torch.bfloat16

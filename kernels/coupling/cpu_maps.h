@@ -1,8 +1,7 @@
 // The coupling flow's maps over a range of rows, block by block. See `reference.py`, whose formulas these are.
 #pragma once
 
-#include "../native/affine.h"
-#include "../native/instruction_sets.h"
+#include "../affine/cpu_bound.h"
 #include "cpu_encoder.h"
 
 namespace nfkern::NFKERN_ISA {

@@ -1,8 +1,8 @@
 // The conditioner and its derivative on a panel of rows: layers are (width, P) with P rows side by side.
 #pragma once
 
-#include "../native/bf16.h"
-#include "../native/panels.h"
+#include "../simd/bf16.h"
+#include "../simd/panels.h"
 #include "cpu.h"
 
 namespace nfkern::NFKERN_ISA {

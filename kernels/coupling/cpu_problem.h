@@ -1,8 +1,8 @@
 // From tensors to what the kernels are called with.
 #pragma once
 
-#include "../native/runtime.h"
-#include "../native/tensors.h"
+#include "../dispatch/runtime.h"
+#include "../dispatch/tensors.h"
 #include "cpu.h"
 
 namespace nfkern {
@@ -75,12 +75,12 @@ class Problem : public Pointers<T> {
 template <class T>
 void run_map(Map map, const Coupling<T>& p, const Contexts<T>* contexts, const T* x, const MapResults<T>& results) {
   const pybind11::gil_scoped_release unlocked;
-  const Kernels<T>& k = kernels<T>();
-  const int64_t size = k.map_scratch(p, contexts);
+  const CouplingKernels<T>& k = kernels<T>().coupling;
+  const int64_t size = k.scratch(p, contexts);
   // Whole panels of kept activations to each thread, else whole vectors of rows.
   const int64_t lanes = instruction_set().vector_bytes / static_cast<int64_t>(sizeof(T));
   over_rows(p.rows, results.hidden.memory ? results.hidden.lanes() : lanes, [&](int64_t begin, int64_t end) {
-    k.map_rows(map, p, contexts, x, results, begin, end, memory<T>(Scratch::kRows, size));
+    k.rows(map, p, contexts, x, results, begin, end, memory<T>(Scratch::kRows, size));
   });
 }
 

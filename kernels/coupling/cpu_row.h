@@ -1,7 +1,7 @@
 // The conditioner on one row: layers are (width).
 #pragma once
 
-#include "../native/rows.h"
+#include "../simd/rows.h"
 #include "cpu.h"
 
 namespace nfkern::NFKERN_ISA {

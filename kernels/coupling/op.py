@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from nfkern.kernels.coupling import reference
+from nfkern.kernels.coupling import backends, cpu_kernels, reference
 from nfkern.kernels.coupling.checks import check_backward, check_map, check_score
 from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.coupling.schema import PARAMETER_COUNT, PARAMETERS, SETTINGS, fake, fake_backward, unflattened
-from nfkern.kernels.op_transforms import Rows
-from nfkern.kernels.registry import Op, define, may_differentiate, refuse_gradient, refuse_second_gradient
+from nfkern.kernels.dispatch.op_transforms import Rows
+from nfkern.kernels.dispatch.registry import Op, define, may_differentiate, refuse_gradient, refuse_second_gradient
 
 HIDDEN_BYTES = 32 << 20
 """What a forward pass on a CPU may keep of hidden activations.
@@ -21,7 +21,7 @@ Loss and gradients of the paper's flow, computed again against kept, on a Zen 4 
 """
 
 
-def _define_backward(name: str, function: Callable[..., Any]) -> Op:
+def _define_backward(name: str, function: Callable[..., Any], native: Callable[..., Any]) -> Op:
     results = ", ".join(["Tensor"] * (3 + PARAMETER_COUNT))
     return define(
         f"coupling_{name}_backward",
@@ -33,6 +33,8 @@ def _define_backward(name: str, function: Callable[..., Any]) -> Op:
         backward=refuse_second_gradient(f"coupling {name}"),
         rows=Rows({0: 0, 1: 0, 2: 1}, (0, *[None] * (2 + PARAMETER_COUNT)), groups=3, prepare=_without_parameters),
         check=unflattened(check_backward, 5),
+        cpu=backends.cpu(native, 5),
+        cuda=backends.cuda("triton_derivatives", f"{name}_backward", 5),
     )
 
 
@@ -42,7 +44,7 @@ def _without_parameters(args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     return None if args[after] else args[: after + 1]
 
 
-def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) -> Op:
+def _define_direction(name: str, function: Callable[..., Any], native: Callable[..., Any], backward_op: Op) -> Op:
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
         _, context_term, mixing, _, *parameters = inputs[: 4 + PARAMETER_COUNT]
         *ctx.settings, keep_hidden = inputs[4 + PARAMETER_COUNT :]
@@ -82,13 +84,15 @@ def _define_direction(name: str, function: Callable[..., Any], backward_op: Op) 
         setup_context=setup_context,
         # Without hidden activations, whose layout depends on the rows.
         rows=Rows({0: 0}, (0, 0, 1, None), groups=1, prepare=lambda args: args[: 4 + PARAMETER_COUNT + 3]),
+        cpu=backends.cpu(native, 4),
+        cuda=backends.cuda("triton_launch", name, 4),
     )
 
 
-_to_latent_backward = _define_backward("to_latent", reference.to_latent_backward)
-_to_data_backward = _define_backward("to_data", reference.to_data_backward)
-_to_latent = _define_direction("to_latent", reference.to_latent, _to_latent_backward)
-_to_data = _define_direction("to_data", reference.to_data, _to_data_backward)
+_to_latent_backward = _define_backward("to_latent", reference.to_latent_backward, cpu_kernels.to_latent_backward)
+_to_data_backward = _define_backward("to_data", reference.to_data_backward, cpu_kernels.to_data_backward)
+_to_latent = _define_direction("to_latent", reference.to_latent, cpu_kernels.to_latent, _to_latent_backward)
+_to_data = _define_direction("to_data", reference.to_data, cpu_kernels.to_data, _to_data_backward)
 _to_data_with_score = define(
     "coupling_to_data_with_score",
     "(Tensor z, Tensor context_term, Tensor mixing, Tensor inverse_mixing, Tensor inverse_log_det, "
@@ -99,6 +103,8 @@ _to_data_with_score = define(
     backward=refuse_gradient("the score of a coupling flow"),
     rows=Rows({0: 0}, (0, 0, 0), groups=1),
     check=unflattened(check_score, 5),
+    cpu=backends.cpu(cpu_kernels.to_data_with_score, 5),
+    cuda=backends.cuda("triton_derivatives", "to_data_with_score", 5),
 )
 
 

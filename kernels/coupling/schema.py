@@ -7,7 +7,7 @@ import torch
 
 from nfkern.kernels.coupling.conditioner import kept_panels
 from nfkern.kernels.coupling.parameters import CouplingParameters
-from nfkern.kernels.registry import gathered
+from nfkern.kernels.dispatch.registry import gathered
 
 PARAMETER_COUNT = len(CouplingParameters._fields)
 _NORMS = tuple(name for name in CouplingParameters._fields if name.startswith("norm"))

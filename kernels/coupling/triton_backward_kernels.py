@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 r"""The coupling flow on a GPU: device code of the derivatives, one block a launch as in `triton_step_kernels.py`.
 
 For one folded network :math:`o = r_2 W_3 u_2 + b_3`, :math:`p_2 = r_1 W_2 u_1 + b_2`, with the gradient g of o,

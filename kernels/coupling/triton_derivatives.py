@@ -22,7 +22,7 @@ from nfkern.kernels.coupling.triton_launch import (
     tiles,
     unseeded,
 )
-from nfkern.kernels.triton_backend import dependent, start
+from nfkern.kernels.dispatch.triton_backend import dependent, start
 
 SCRATCH_BYTES = 1 << 30
 """A derivative takes so many blocks at a time that its scratch stays below this, but at least one."""

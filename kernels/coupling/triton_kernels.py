@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 r"""The coupling flow on a GPU: device code of the maps between data and noise, all blocks in one launch.
 
 One program owns a tile of rows and takes it through all blocks; weights stream from L2. What differs from the

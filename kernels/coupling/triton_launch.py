@@ -11,7 +11,7 @@ import triton
 
 from nfkern.kernels.coupling import triton_kernels, triton_step_kernels
 from nfkern.kernels.coupling.parameters import CouplingParameters
-from nfkern.kernels.triton_backend import dependent, padded, start
+from nfkern.kernels.dispatch.triton_backend import dependent, padded, start
 
 Arithmetic = Literal["ieee", "tf32", "half"]
 

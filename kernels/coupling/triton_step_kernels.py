@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 r"""The coupling flow on a GPU: device code that takes one block a launch and splits hidden units over programs.
 
 For small batches, where a tile of rows alone cannot fill the chip, and for derivatives, whose state does not fit the

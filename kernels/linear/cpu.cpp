@@ -1,9 +1,9 @@
 // A product of rows with a weight, on tensors.
 #include <ATen/ATen.h>
 
-#include "../native/bindings.h"
-#include "../native/runtime.h"
-#include "../native/tensors.h"
+#include "../dispatch/bindings.h"
+#include "../dispatch/runtime.h"
+#include "../dispatch/tensors.h"
 
 namespace nfkern {
 namespace {
@@ -24,10 +24,10 @@ Tensor linear_of(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   p.result = result.template data_ptr<T>();
   const pybind11::gil_scoped_release unlocked;
   const InstructionSet& set = instruction_set();
-  const Kernels<T>& k = kernels<T>(set);
-  const int64_t size = k.linear_scratch(p);
+  const LinearKernels<T>& k = kernels<T>(set).linear;
+  const int64_t size = k.scratch(p);
   over_rows(rows, set.vector_bytes / static_cast<int64_t>(sizeof(T)),
-            [&](int64_t begin, int64_t end) { k.linear_rows(p, begin, end, memory<T>(Scratch::kRows, size)); });
+            [&](int64_t begin, int64_t end) { k.rows(p, begin, end, memory<T>(Scratch::kRows, size)); });
   return result;
 }
 
@@ -38,6 +38,6 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
 
 }  // namespace
 
-void bind_linear(pybind11::module_& module) { module.def("linear", linear); }
+NFKERN_BINDINGS { module.def("linear", linear); }
 
 }  // namespace nfkern

@@ -15,4 +15,11 @@ struct Linear {
   bool far() const { return outputs * depth * static_cast<int64_t>(sizeof(T)) > (int64_t{8} << 20); }
 };
 
+// The kernels of one instruction set.
+template <class T>
+struct LinearKernels {
+  int64_t (*scratch)(const Linear<T>&);
+  void (*rows)(const Linear<T>&, int64_t begin, int64_t end, T* scratch);
+};
+
 }  // namespace nfkern

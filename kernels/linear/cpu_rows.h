@@ -1,8 +1,8 @@
 // A product of rows with a weight.
 #pragma once
 
-#include "../native/panels.h"
-#include "../native/rows.h"
+#include "../simd/panels.h"
+#include "../simd/rows.h"
 #include "cpu.h"
 
 namespace nfkern::NFKERN_ISA {
@@ -46,6 +46,11 @@ void linear_rows(const Linear<T>& p, int64_t begin, int64_t end, T* scratch) {
     }
     begin += count;
   }
+}
+
+template <class T>
+constexpr LinearKernels<T> linear_kernels() {
+  return {linear_scratch<T>, linear_rows<T>};
 }
 
 }  // namespace nfkern::NFKERN_ISA

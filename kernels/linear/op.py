@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 
-from nfkern.kernels.checks import check_floating, check_like, check_tensor
+from nfkern.kernels.dispatch.checks import check_floating, check_like, check_tensor
+from nfkern.kernels.dispatch.native_extension import extension_kernel
+from nfkern.kernels.dispatch.op_transforms import Rows
+from nfkern.kernels.dispatch.registry import define
 from nfkern.kernels.linear import reference
-from nfkern.kernels.op_transforms import Rows
-from nfkern.kernels.registry import define
 
 
 def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:
@@ -44,6 +45,7 @@ _op = define(
     check=_check,
     setup_context=_setup_context,
     rows=Rows({0: 0}, (0,)),
+    cpu=extension_kernel("linear", 2),
 )
 
 

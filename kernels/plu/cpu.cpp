@@ -6,9 +6,9 @@
 #include <tuple>
 #include <vector>
 
-#include "../native/bindings.h"
-#include "../native/runtime.h"
-#include "../native/tensors.h"
+#include "../dispatch/bindings.h"
+#include "../dispatch/runtime.h"
+#include "../dispatch/tensors.h"
 
 namespace nfkern {
 namespace {
@@ -176,7 +176,7 @@ Tensor backward(const Tensor& grad_matrix, const Tensor& grad_log_det, const Ten
 
 }  // namespace
 
-void bind_plu(pybind11::module_& module) {
+NFKERN_BINDINGS {
   module.def("plu_compose", compose);
   module.def("plu_compose_backward", backward);
 }

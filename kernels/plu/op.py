@@ -4,9 +4,11 @@ from typing import Any
 
 import torch
 
-from nfkern.kernels.checks import check_floating, check_like, check_tensor
+from nfkern.kernels.dispatch.checks import check_floating, check_like, check_tensor
+from nfkern.kernels.dispatch.native_extension import extension_kernel
+from nfkern.kernels.dispatch.registry import define, refuse_second_gradient
+from nfkern.kernels.dispatch.triton_backend import tensor_reasons, triton_kernel
 from nfkern.kernels.plu import reference
-from nfkern.kernels.registry import define, refuse_second_gradient
 
 
 def _check(lu: torch.Tensor, permutation: torch.Tensor, inverse: bool) -> None:
@@ -46,6 +48,8 @@ _backward_op = define(
     ),
     backward=refuse_second_gradient("plu_compose"),
     check=_check_backward,
+    cpu=extension_kernel("plu_compose_backward", 3),
+    cuda=triton_kernel("plu.triton_launch", "compose_backward", lambda *args: tensor_reasons(args[2])),
 )
 
 
@@ -72,6 +76,8 @@ _op = define(
     backward=_backward,
     check=_check,
     setup_context=_setup_context,
+    cpu=extension_kernel("plu_compose", 3),
+    cuda=triton_kernel("plu.triton_launch", "compose", lambda lu, *_: tensor_reasons(lu)),
 )
 
 

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """PLU mixing on a GPU: device code, one program a block and seed, in float64 as the definition.
 
 A matrix of up to 64 x 64 is a tile in registers. Sums over an index go step by step, with rows and columns read from

@@ -2,8 +2,8 @@
 
 import torch
 
+from nfkern.kernels.dispatch.triton_backend import padded, start
 from nfkern.kernels.plu import triton_kernels
-from nfkern.kernels.triton_backend import padded, start
 
 
 def compose(lu: torch.Tensor, permutation: torch.Tensor, inverse: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from nfkern.kernels import native_extension, registered_backends
+from nfkern.kernels import registered_backends
+from nfkern.kernels.dispatch import native_extension
 
 WITHOUT_KERNEL = "causal_flow_to_latent_backward"
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from op_cases import op_cases, op_cases_over_seeds
 
-from nfkern.kernels import CouplingParameters, coupling, registry
+from nfkern.kernels import CouplingParameters, coupling
+from nfkern.kernels.dispatch import registry
 
 pytestmark = pytest.mark.usefixtures("_native")
 CASES = op_cases()

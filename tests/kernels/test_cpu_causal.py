@@ -9,7 +9,8 @@ from causal_problems import NAMES, calls, problem
 from coupling_problems import compare, compare_in_float64, single
 from selected import selected
 
-from nfkern.kernels import causal, native_extension, use_reference
+from nfkern.kernels import causal, use_reference
+from nfkern.kernels.dispatch import native_extension
 
 pytestmark = pytest.mark.usefixtures("_poisoned", "_native")
 

@@ -19,7 +19,8 @@ from coupling_problems import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nfkern.kernels import coupling, native_extension, use_reference
+from nfkern.kernels import coupling, use_reference
+from nfkern.kernels.dispatch import native_extension
 
 pytestmark = pytest.mark.usefixtures("_poisoned", "_native")
 BF16 = torch.bfloat16

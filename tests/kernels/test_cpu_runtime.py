@@ -12,7 +12,8 @@ import pytest
 import torch
 from coupling_problems import DIRECTIONS, gradients, mapping, problem, random_gradients, single
 
-from nfkern.kernels import CouplingParameters, native_extension
+from nfkern.kernels import CouplingParameters
+from nfkern.kernels.dispatch import native_extension
 
 pytestmark = pytest.mark.usefixtures("_native")
 

@@ -12,14 +12,9 @@ from selected import selected
 
 from nfkern.algorithms.commands import doctor
 from nfkern.algorithms.evaluation import video
-from nfkern.kernels import (
-    CouplingParameters,
-    backend_reasons,
-    native_extension,
-    registered_backends,
-    registry,
-)
+from nfkern.kernels import CouplingParameters, backend_reasons, registered_backends
 from nfkern.kernels.coupling import cpu_kernels
+from nfkern.kernels.dispatch import native_extension, registry
 
 COUPLING = [name for name in registry._ops if name.startswith("coupling")]
 

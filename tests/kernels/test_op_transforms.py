@@ -8,7 +8,7 @@ from op_cases import op_cases
 from torch.autograd import forward_ad
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
-from nfkern.kernels import registry
+from nfkern.kernels.dispatch import registry
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 

@@ -9,8 +9,9 @@ import torch
 from op_cases import DIFFERENTIABLE, op_cases, op_cases_over_seeds, problem
 from selected import exhaustive, selected
 
-from nfkern.kernels import CouplingParameters, compose, coupling, registered_backends, registry, use_reference
+from nfkern.kernels import CouplingParameters, compose, coupling, registered_backends, use_reference
 from nfkern.kernels import standard_normal_log_prob as base
+from nfkern.kernels.dispatch import registry
 
 
 def directed(flow, direction, settings):

@@ -9,7 +9,7 @@ from op_cases import op_cases
 
 from nfkern.kernels import CouplingParameters, causal_affine, coupling, use_reference
 from nfkern.kernels.coupling import cpu_kernels
-from nfkern.kernels.registry import reference_forced
+from nfkern.kernels.dispatch.registry import reference_forced
 
 
 def test_threads_that_overlap_leave_nothing_behind():

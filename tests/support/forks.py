@@ -8,7 +8,8 @@ import warnings
 import torch
 from coupling_problems import mapping, problem
 
-from nfkern.kernels import native_extension, registered_backends
+from nfkern.kernels import registered_backends
+from nfkern.kernels.dispatch import native_extension
 
 # From Python 3.12 on, of every fork of a process with threads.
 warnings.simplefilter("ignore", DeprecationWarning)

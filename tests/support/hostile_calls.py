@@ -13,7 +13,7 @@ from collections import Counter
 import torch
 from op_cases import op_cases
 
-from nfkern.kernels import registry
+from nfkern.kernels.dispatch import registry
 
 NAN, INFINITY = float("nan"), float("inf")
 

@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-from nfkern.kernels import registry
+from nfkern.kernels.dispatch import registry
 
 
 @contextlib.contextmanager

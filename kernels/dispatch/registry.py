@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch._library.autograd import Info, make_autograd_impl
 
-from nfkern.kernels.op_transforms import Rows, through_definition, vmap_rule
-from nfkern.kernels.seeds import fake_over_seeds, of_seed, over_seeds
+from nfkern.kernels.dispatch.op_transforms import Rows, through_definition, vmap_rule
+from nfkern.kernels.dispatch.seeds import fake_over_seeds, of_seed, over_seeds
 
 _library = torch.library.Library("nfkern", "DEF")
 _ops: dict[str, "Op"] = {}
@@ -104,12 +104,6 @@ class Native:
     safe: bool = False
 
 
-def implement(name: str, device_type: str, native: Native) -> None:
-    """Let `nfkern::name` run a native kernel on a type of device, and its reference where that cannot."""
-    _library.impl(name, native_or_reference(name, native), _KEYS[device_type])
-    _natives[name, device_type] = native
-
-
 def native_or_reference(name: str, native: Native) -> Callable[..., Any]:
     """An op's native kernel, giving way to the reference; with seeds in front, the kernel gets them all at once."""
     op = _ops[name]
@@ -157,6 +151,8 @@ def define(
     setup_context: Callable[..., None] | None = None,
     rows: Rows | None = None,
     differentiable_reference: bool = True,
+    cpu: Native | None = None,
+    cuda: Native | None = None,
 ) -> Op:
     """Define `nfkern::name` with its reference for every device, its fake kernel, its gradient and its vmap rule.
 
@@ -176,6 +172,8 @@ def define(
         rows: where rows are, if `torch.vmap` over them may become one call with more rows.
         differentiable_reference: whether `torch.func` and forward-mode AD may go through the reference, operation by
             operation; else they are refused.
+        cpu: its native kernel on the CPU.
+        cuda: its native kernel on CUDA and ROCm devices.
 
     Returns:
         The callable op.
@@ -203,6 +201,10 @@ def define(
         _library.impl(qualified, kernel, "Autograd", with_keyset=True)
         torch.library.register_fake(f"nfkern::{qualified}", without_data, lib=_library)
         torch.library.register_vmap(f"nfkern::{qualified}", vmap_rule(called, rows), lib=_library)
+    for device_type, native in (("cpu", cpu), ("cuda", cuda)):
+        if native is not None:
+            _library.impl(name, native_or_reference(name, native), _KEYS[device_type])
+            _natives[name, device_type] = native
     return op
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from nfkern.kernels.causal_affine import triton_kernels
-from nfkern.kernels.triton_backend import padded, start
+from nfkern.kernels.affine import triton_kernels
+from nfkern.kernels.dispatch.triton_backend import padded, start
 
 
 def causal_affine(

@@ -140,7 +140,7 @@ int64_t threads_in_use() {
   return static_cast<int64_t>(std::set<std::thread::id>(ids.begin(), ids.end()).size());
 }
 
-void bind_runtime(pybind11::module_& module) {
+NFKERN_BINDINGS {
   pthread_atfork(nullptr, nullptr, [] { forked = true; });
   module.def("instruction_set", [] { return std::string(instruction_set().name); });
   module.def("threads_in_use", threads_in_use, "On how many threads a call of many rows runs.");

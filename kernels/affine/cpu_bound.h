@@ -1,7 +1,7 @@
 // The smooth bound of an affine map's log_scale.
 #pragma once
 
-#include "vector.h"
+#include "../simd/vector.h"
 
 namespace nfkern::NFKERN_ISA {
 

@@ -8,18 +8,12 @@ import torch
 
 pytest.importorskip("triton", reason="the launches need Triton")
 
-from nfkern.kernels import (
-    CausalParameters,
-    CouplingParameters,
-    backend_reasons,
-    compose,
-    coupling,
-    registry,
-    use_reference,
-)
+from nfkern.kernels import CausalParameters, CouplingParameters, backend_reasons, compose, coupling, use_reference
+from nfkern.kernels.causal.backends import triton_reasons as causal_reasons
 from nfkern.kernels.causal.reference import Settings
-from nfkern.kernels.triton_backend import recording
-from nfkern.kernels.triton_registration import causal_reasons, coupling_reasons, tensor_reasons
+from nfkern.kernels.coupling.backends import triton_reasons as coupling_reasons
+from nfkern.kernels.dispatch import registry
+from nfkern.kernels.dispatch.triton_backend import recording, tensor_reasons
 
 
 def launches(rows, call):

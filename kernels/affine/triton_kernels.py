@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Causal affine coupling on a GPU: device code."""
 
 import triton

@@ -3,11 +3,15 @@
 import contextlib
 import functools
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 import torch
+
+from nfkern.kernels.dispatch.registry import Native
+from nfkern.kernels.dispatch.seeds import over_seeds
 
 BUILD = (
     "with torch and a C++ compiler, run `python setup.py build_ext --inplace` in a checkout, or to install it "
@@ -45,6 +49,16 @@ def call_reasons(tensor: torch.Tensor) -> list[str]:
     if not tensor.numel():
         found.append("no rows")
     return found
+
+
+def extension_kernel(name: str, rank: int | None) -> Native:
+    """Return the extension's function of an op's name as its CPU kernel; `rank` as in `registry.define`."""
+
+    @functools.cache
+    def kernel() -> Callable[..., Any]:
+        return over_seeds(getattr(load(), name), rank)
+
+    return Native(kernel, device_reasons, lambda first, *rest: call_reasons(first), safe=True)
 
 
 def instruction_sets() -> list[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,6 +10,54 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+
+from nfkern.kernels.dispatch.registry import Native
+
+MAX_FEATURES = 64
+HIDDEN_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16)
+
+
+def triton_kernel(
+    module: str,
+    function: str,
+    reasons: Callable[..., list[str]],
+    adapt: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda found: found,
+) -> Native:
+    """Return a host function as an op's CUDA kernel. Triton is imported when it first runs, never with the package.
+
+    Args:
+        module: where it lies, below `nfkern.kernels`.
+        function: its name.
+        reasons: of the op's arguments, why the kernels do not take a call; empty if they do.
+        adapt: makes the op's flat arguments fit it.
+    """
+
+    @functools.cache
+    def load() -> Callable[..., Any]:
+        found = getattr(importlib.import_module(f"nfkern.kernels.{module}"), function)
+        return adapt(on_its_device(found))
+
+    return Native(load, device_reasons, reasons)
+
+
+def any_size(tensor: torch.Tensor) -> list[str]:
+    """Why no Triton kernel takes a tensor of any size; empty if they do."""
+    reasons = [] if tensor.dtype == torch.float32 else [f"{tensor.dtype}: the kernels take float32"]
+    return reasons if tensor.numel() else [*reasons, "no rows"]
+
+
+def tensor_reasons(tensor: torch.Tensor) -> list[str]:
+    """Why no Triton kernel takes a tensor, (..., features); empty if they do."""
+    if tensor.shape[-1] <= MAX_FEATURES:
+        return any_size(tensor)
+    return [f"{tensor.shape[-1]} features: the kernels hold up to {MAX_FEATURES}", *any_size(tensor)]
+
+
+def dtype_reasons(compute_dtype: torch.dtype | None) -> list[str]:
+    """Why no Triton kernel has products in a dtype; empty if they do."""
+    if compute_dtype in HIDDEN_DTYPES:
+        return []
+    return [f"compute_dtype {compute_dtype}: the kernels take float32, bfloat16 and float16"]
 
 
 @functools.cache

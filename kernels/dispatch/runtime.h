@@ -4,7 +4,7 @@
 #include <c10/util/FunctionRef.h>
 
 #include "instruction_sets.h"
-#include "team.h"
+#include "../simd/team.h"
 
 namespace nfkern {
 

@@ -4,10 +4,12 @@ from typing import Any
 
 import torch
 
-from nfkern.kernels.causal_affine import reference
-from nfkern.kernels.checks import check_floating, check_like, check_scale_bound, check_tensor
-from nfkern.kernels.op_transforms import Rows
-from nfkern.kernels.registry import define, refuse_second_gradient
+from nfkern.kernels.affine import reference
+from nfkern.kernels.dispatch.checks import check_floating, check_like, check_scale_bound, check_tensor
+from nfkern.kernels.dispatch.native_extension import extension_kernel
+from nfkern.kernels.dispatch.op_transforms import Rows
+from nfkern.kernels.dispatch.registry import define, refuse_second_gradient
+from nfkern.kernels.dispatch.triton_backend import any_size, triton_kernel
 
 
 def _check(
@@ -52,6 +54,8 @@ _backward_op = define(
     backward=refuse_second_gradient("causal_affine"),
     rows=Rows({0: 0, 1: 0, 2: 0, 3: 0}, (0, 0)),
     check=_check_backward,
+    cpu=extension_kernel("causal_affine_backward", 3),
+    cuda=triton_kernel("affine.triton_launch", "causal_affine_backward", lambda grad, *_: any_size(grad)),
 )
 
 
@@ -75,6 +79,8 @@ _op = define(
     check=_check,
     setup_context=_setup_context,
     rows=Rows({0: 0, 1: 0, 2: 0}, (0, 0)),
+    cpu=extension_kernel("causal_affine", 3),
+    cuda=triton_kernel("affine.triton_launch", "causal_affine", lambda x, *_: any_size(x)),
 )
 
 

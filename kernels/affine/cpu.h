@@ -17,4 +17,11 @@ struct CausalAffine {
   T *grad_x, *grad_pairs;
 };
 
+// The kernels of one instruction set.
+template <class T>
+struct CausalAffineKernels {
+  void (*rows)(const CausalAffine<T>&, int64_t begin, int64_t end);
+  void (*backward_rows)(const CausalAffine<T>&, int64_t begin, int64_t end);
+};
+
 }  // namespace nfkern

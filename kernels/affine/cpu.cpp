@@ -2,9 +2,9 @@
 #include <ATen/ATen.h>
 #include <pybind11/stl.h>
 
-#include "../native/bindings.h"
-#include "../native/runtime.h"
-#include "../native/tensors.h"
+#include "../dispatch/bindings.h"
+#include "../dispatch/runtime.h"
+#include "../dispatch/tensors.h"
 
 namespace nfkern {
 namespace {
@@ -38,7 +38,7 @@ std::tuple<Tensor, Tensor> forward_of(const Tensor& x, const Tensor& pairs, cons
   affine.p.log_det = affine.pointer("log_det", log_det, {affine.rows});
   Tensor z = at::empty(x.sizes(), x.options()), total = at::empty(log_det.sizes(), x.options());
   affine.p.z = z.template data_ptr<T>(), affine.p.total = total.template data_ptr<T>();
-  affine.run(kernels<T>().causal_affine_rows);
+  affine.run(kernels<T>().causal_affine.rows);
   return {z, total};
 }
 
@@ -50,7 +50,7 @@ std::tuple<Tensor, Tensor> backward_of(const Tensor& grad, const Tensor& grad_lo
   affine.p.grad_total = affine.pointer("grad_log_det", grad_log_det, {affine.rows});
   Tensor grad_x = at::empty(x.sizes(), x.options()), grad_pairs = at::empty(pairs.sizes(), x.options());
   affine.p.grad_x = grad_x.template data_ptr<T>(), affine.p.grad_pairs = grad_pairs.template data_ptr<T>();
-  affine.run(kernels<T>().causal_affine_backward_rows);
+  affine.run(kernels<T>().causal_affine.backward_rows);
   return {grad_x, grad_pairs};
 }
 
@@ -68,7 +68,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& grad_log_d
 
 }  // namespace
 
-void bind_causal_affine(pybind11::module_& module) {
+NFKERN_BINDINGS {
   module.def("causal_affine", forward);
   module.def("causal_affine_backward", backward);
 }

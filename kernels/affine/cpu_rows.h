@@ -1,7 +1,7 @@
 // Causal affine coupling of a range of rows. See `reference.py`, whose formulas these are.
 #pragma once
 
-#include "../native/affine.h"
+#include "cpu_bound.h"
 #include "cpu.h"
 
 namespace nfkern::NFKERN_ISA {
@@ -59,6 +59,11 @@ void causal_affine_backward_rows(const CausalAffine<T>& p, int64_t begin, int64_
       store_some(p.grad_pairs + pair, grad_log_scale, count);
       store_some(p.grad_pairs + pair + p.features, -grad_x, count);
     });
+}
+
+template <class T>
+constexpr CausalAffineKernels<T> causal_affine_kernels() {
+  return {causal_affine_rows<T>, causal_affine_backward_rows<T>};
 }
 
 }  // namespace nfkern::NFKERN_ISA

@@ -1,5 +1,5 @@
 """Causal affine coupling: every token moves by what the tokens before it say."""
 
-from nfkern.kernels.causal_affine.op import causal_affine
+from nfkern.kernels.affine.op import causal_affine
 
 __all__ = ["causal_affine"]

@@ -1,0 +1,60 @@
+"""The coupling ops' native kernels, and the reasons why a call runs on the reference instead."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from nfkern.kernels.coupling import cpu_kernels
+from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.coupling.schema import PARAMETER_COUNT, unflattened
+from nfkern.kernels.dispatch import native_extension
+from nfkern.kernels.dispatch.registry import Native
+from nfkern.kernels.dispatch.seeds import over_seeds
+from nfkern.kernels.dispatch.triton_backend import dtype_reasons, tensor_reasons, triton_kernel
+
+MAX_WIDTH = 1024
+
+
+def cpu(function: Callable[..., Any], tensors: int) -> Native:
+    """Return a function of `cpu_kernels` as an op's kernel; parameters and settings follow the first `tensors`."""
+    after = tensors + PARAMETER_COUNT
+
+    def reasons(*args: Any) -> list[str]:
+        return cpu_kernels.reasons(args[0], CouplingParameters(*args[tensors:after]), args[after + 2])
+
+    kernel = over_seeds(unflattened(function, tensors), 2)
+    return Native(lambda: kernel, native_extension.device_reasons, reasons, safe=True)
+
+
+def cuda(module: str, function: str, tensors: int) -> Native:
+    """The same of a Triton host function in a module beside this one."""
+    after = tensors + PARAMETER_COUNT
+    # Up to `compute_dtype`, or of a derivative, `parameter_grads`: these kernels keep no hidden activations.
+    known = after + (4 if function.endswith("backward") else 3)
+
+    def reasons(*args: Any) -> list[str]:
+        return triton_reasons(args[0], CouplingParameters(*args[tensors:after]), args[after + 2])
+
+    def adapt(found: Callable[..., Any]) -> Callable[..., Any]:
+        kernel = unflattened(found, tensors)
+        if tensors != 4:
+            return lambda *args: kernel(*args[:known])
+        return lambda *args: (*kernel(*args[:known]), args[0].new_empty(0))
+
+    return triton_kernel(f"coupling.{module}", function, reasons, adapt)
+
+
+def triton_reasons(x: torch.Tensor, parameters: CouplingParameters, compute_dtype: torch.dtype | None) -> list[str]:
+    """Why a call of a coupling op cannot run on Triton kernels; empty if it can.
+
+    Args:
+        x: (rows, features), or with seeds in front as everything else then has.
+        parameters: the stacked conditioners.
+        compute_dtype: of the hidden products.
+    """
+    reasons = [*tensor_reasons(x), *dtype_reasons(compute_dtype)]
+    widths = tuple(parameters.hidden_weight.shape[-2:])
+    if max(widths) > MAX_WIDTH:
+        reasons.append(f"hidden widths {widths}: the kernels hold up to {MAX_WIDTH}")
+    return reasons

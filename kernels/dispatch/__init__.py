@@ -1,0 +1,1 @@
+"""How ops are defined and called: registry, checks, backends, instruction sets."""
