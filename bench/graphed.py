@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from nfkern.cuda_graphs import Capture, Tensors
+from nfkern.acting.cuda_graphs import Capture, Tensors
 
 
 class Graphed:

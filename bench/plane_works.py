@@ -26,7 +26,7 @@ from nfkern.bench.baselines.reference_flow import ReferenceFlow
 from nfkern.bench.cases import FlowCase
 from nfkern.bench.declarations import Implementation, Mode, Precision
 from nfkern.bench.flow_problem import SEED, random_flow
-from nfkern.plane import plane_log_prob
+from nfkern.flows.plane import plane_log_prob
 
 # Points that the gate compares.
 COMPARED = 4096

@@ -7,13 +7,13 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
+from nfkern.acting.cuda_graphs import Tensors, capture_cuda
 from nfkern.bench.binaries import TARGETS, usage
 from nfkern.bench.cases import CASES, FlowCase
 from nfkern.bench.gpu_check.problems import COMPUTE_DTYPES, Problem, matmul_precision, ops
 from nfkern.bench.gpu_check.timing import graph_seconds
 from nfkern.bench.kernel_starts import compilations
 from nfkern.bench.resources import BUDGETS, broken
-from nfkern.cuda_graphs import Tensors, capture_cuda
 from nfkern.errors import UserError
 from nfkern.kernels.coupling import triton_launch
 from nfkern.kernels.coupling.triton_launch import LAUNCHES, MANY, Arithmetic, Launch

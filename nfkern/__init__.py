@@ -4,15 +4,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nfkern.causal import CausalFlow
-    from nfkern.coupling import CouplingFlow
-    from nfkern.distribution import FlowDistribution
-    from nfkern.encoder import Encoder
-    from nfkern.flow import Flow
-    from nfkern.frozen import FrozenFlow
-    from nfkern.frozen_causal import FrozenCausalFlow
+    from nfkern.acting.causal import FrozenCausalFlow
+    from nfkern.acting.coupling import FrozenFlow
+    from nfkern.flows.causal import CausalFlow
+    from nfkern.flows.coupling import CouplingFlow
+    from nfkern.flows.distribution import FlowDistribution
+    from nfkern.flows.encoder import Encoder
+    from nfkern.flows.flow import Flow
+    from nfkern.flows.normalizer import Normalizer
     from nfkern.kernels import use_reference
-    from nfkern.normalizer import Normalizer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,14 +30,14 @@ __all__ = [
 
 # Imported on first use: torch takes seconds, which the command line and worker processes need not always pay.
 _HOMES = {
-    "CausalFlow": "nfkern.causal",
-    "CouplingFlow": "nfkern.coupling",
-    "Encoder": "nfkern.encoder",
-    "Flow": "nfkern.flow",
-    "FlowDistribution": "nfkern.distribution",
-    "FrozenCausalFlow": "nfkern.frozen_causal",
-    "FrozenFlow": "nfkern.frozen",
-    "Normalizer": "nfkern.normalizer",
+    "CausalFlow": "nfkern.flows.causal",
+    "CouplingFlow": "nfkern.flows.coupling",
+    "Encoder": "nfkern.flows.encoder",
+    "Flow": "nfkern.flows.flow",
+    "FlowDistribution": "nfkern.flows.distribution",
+    "FrozenCausalFlow": "nfkern.acting.causal",
+    "FrozenFlow": "nfkern.acting.coupling",
+    "Normalizer": "nfkern.flows.normalizer",
     "use_reference": "nfkern.kernels",
 }
 

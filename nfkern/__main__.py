@@ -2,7 +2,7 @@
 
 import sys
 
-from nfkern.cli import main
+from nfkern.cli.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

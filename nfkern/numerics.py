@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import torch
 
-from nfkern.causal import CausalFlow
-from nfkern.coupling import CouplingFlow
-from nfkern.flow import Flow
+from nfkern.flows.causal import CausalFlow
+from nfkern.flows.coupling import CouplingFlow
+from nfkern.flows.flow import Flow
 
 SHAPES: dict[str, Callable[[], CouplingFlow | CausalFlow]] = {
     "D 5, context 64, hidden 256 x 256, 6 blocks": partial(CouplingFlow, 5, 64),

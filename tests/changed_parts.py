@@ -20,17 +20,11 @@ PARTS = {
     "targets": ("kernels/*triton*", "bench/binaries.py", "bench/kernel_starts.py", "bench/resources.py"),
     "sweeps": ("kernels/*",),
     "wheel": ("setup.py", "pyproject.toml", "kernels/dispatch/native_extension.py"),
-    "learning": (
-        "algorithms/agents/*",
-        "algorithms/training/*",
-        "nfkern/flow.py",
-        "nfkern/coupling*.py",
-        "nfkern/optim.py",
-    ),
+    "learning": ("algorithms/agents/*", "algorithms/training/*", "nfkern/flows/*", "nfkern/optim.py"),
     "data": ("algorithms/data/*", "algorithms/envs/*"),
     "commands": (
-        *("algorithms/commands/*", "algorithms/sweep/*", "algorithms/training/*", "algorithms/runs/*"),
-        *("algorithms/agents/presets.py", "algorithms/evaluation/*", "bench/studies/*", "nfkern/cli.py", "README.md"),
+        *("algorithms/agents/presets.py", "algorithms/commands/*", "algorithms/evaluation/*", "algorithms/runs/*"),
+        *("algorithms/sweep/*", "algorithms/training/*", "bench/studies/*", "nfkern/cli/*", "README.md"),
     ),
 }
 """Patterns of the files that each part of the exhaustive tests is about; `*` matches folders, too."""

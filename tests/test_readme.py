@@ -10,7 +10,7 @@ import pytest
 from boxes import write_random
 from published_demonstrations import write_zarr
 
-from nfkern import cli
+from nfkern.cli import commands as cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -84,7 +84,7 @@ def test_the_commands_one_after_the_other(benchmarks, tmp_path, monkeypatch, cap
         assert code == 0, (command, capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("module", ["nfkern.coupling"])
+@pytest.mark.parametrize("module", ["nfkern.flows.coupling"])
 def test_docstring_examples(module):
     results = doctest.testmod(importlib.import_module(module))
     assert results.attempted >= 4

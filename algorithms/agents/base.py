@@ -22,7 +22,7 @@ from nfkern.algorithms.agents.optimization import (
 )
 from nfkern.algorithms.data import DatasetStatistics, GoalSampling
 from nfkern.algorithms.data.transitions import ColumnStatistics
-from nfkern.normalizer import Mode, Normalizer
+from nfkern.flows.normalizer import Mode, Normalizer
 
 Batch = Mapping[str, np.ndarray] | Mapping[str, torch.Tensor]
 ActionMode = Literal["auto", "standard", "min_max", "none"]

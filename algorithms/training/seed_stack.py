@@ -9,7 +9,7 @@ from torch.func import functional_call, stack_module_state
 
 from nfkern.algorithms.agents.base import Agent, Batch
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, Tensors, move_average, optimization
-from nfkern.coupling import CouplingFlow
+from nfkern.flows.coupling import CouplingFlow
 
 
 class SeedStack:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 
+from nfkern.acting.cuda_graphs import Capture, capture_cuda
 from nfkern.bench.baselines.compiled import REFERENCE_BUILDERS
 from nfkern.bench.baselines.training import AdamWStep
 from nfkern.bench.declarations import Builder, Implementation
 from nfkern.bench.flow_problem import FlowProblem
 from nfkern.bench.graphed import Graphed
-from nfkern.cuda_graphs import Capture, capture_cuda
 
 
 def captured(problem: FlowProblem, builder: Builder, capture: Capture = capture_cuda) -> Implementation:

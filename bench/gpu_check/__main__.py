@@ -30,11 +30,11 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    from nfkern.acting.cuda_graphs import capture_cuda
     from nfkern.bench.environment import current_environment
     from nfkern.bench.gpu_check import correctness, plan, steps
     from nfkern.bench.gpu_check.problems import ops
     from nfkern.bench.gpu_check.report import Findings, write
-    from nfkern.cuda_graphs import capture_cuda
 
     device = torch.device("cuda", torch.cuda.current_device())
     environment = current_environment(device)

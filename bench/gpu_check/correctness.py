@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from nfkern.acting.cuda_graphs import Capture
 from nfkern.bench import gate
 from nfkern.bench.cases import CASES, CausalCase, FlowCase
 from nfkern.bench.gpu_check.causal_problems import CausalProblem
@@ -32,7 +33,6 @@ from nfkern.bench.gpu_check.problems import (
     Tensors,
     matmul_precision,
 )
-from nfkern.cuda_graphs import Capture
 
 EPSILON: dict[Arithmetic, float] = {
     "ieee": gate.EPSILON["fp32"],

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from nfkern.acting.cuda_graphs import Capture
 from nfkern.bench.gpu_check.problems import matmul_precision
 from nfkern.bench.gpu_check.timing import graph_seconds
-from nfkern.cuda_graphs import Capture
 from nfkern.kernels.dispatch.triton_backend import start
 
 LAUNCHES, PROGRAMS = 200, 16

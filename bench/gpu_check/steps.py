@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 
 import torch
 
+from nfkern.acting.cuda_graphs import Capture
 from nfkern.bench.declarations import Variant
 from nfkern.bench.gpu_check import correctness, limits, timing
 from nfkern.bench.gpu_check.causal_problems import CausalMaps, CausalProblem, causal_ops
 from nfkern.bench.gpu_check.problems import AnyProblem, Arithmetic, Maps
 from nfkern.bench.gpu_check.report import Findings, summary
 from nfkern.bench.timing import Budget
-from nfkern.cuda_graphs import Capture
 from nfkern.kernels import backend_reasons, registered_backends
 
 Each = TypeVar("Each")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from nfkern.acting.cuda_graphs import Capture, Tensors
 from nfkern.bench.baselines import compiled, eager, eager_causal, frozen, stacked
 from nfkern.bench.cases import CASES
 from nfkern.bench.causal_works import CAUSAL_WORKS
@@ -19,7 +20,6 @@ from nfkern.bench.graphed import Graphed
 from nfkern.bench.records import Record
 from nfkern.bench.runner import Candidate, admit, record_of
 from nfkern.bench.timing import Budget, interleaved, stopwatch_for
-from nfkern.cuda_graphs import Capture, Tensors
 
 REPLAYS = 60
 BUDGET = Budget(warmup_s=0.05, measure_s=0.2, min_repeats=60, limit_s=1.5)

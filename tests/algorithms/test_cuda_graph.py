@@ -8,11 +8,11 @@ from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from learners import double_precision, make_config, make_learner, states  # noqa: F401
 from small_agents import IMITATORS, OFFLINE
 
-from nfkern import cli
 from nfkern.algorithms.runs.settings import RunSettings
 from nfkern.algorithms.training import cuda_graph
 from nfkern.algorithms.training import offline as training
 from nfkern.algorithms.training.learner import Learner
+from nfkern.cli import commands as cli
 from nfkern.errors import UserError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

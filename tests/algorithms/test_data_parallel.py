@@ -11,7 +11,7 @@ import pytest
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from safetensors.numpy import load_file
 
-from nfkern import cli
+from nfkern.cli import commands as cli
 
 pytestmark = pytest.mark.exhaustive(part="commands")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "nfkern"]

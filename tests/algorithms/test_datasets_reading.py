@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nfkern import cli
 from nfkern.algorithms.data import TransitionDataset
 from nfkern.algorithms.data.archive import Column, write_npz
 from nfkern.algorithms.data.manifest import Manifest, sha256_of
 from nfkern.algorithms.runs.settings import RunSettings
+from nfkern.cli import commands as cli
 from nfkern.errors import UserError
 
 NAME = "mine-v0"

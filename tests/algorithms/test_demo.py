@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from nfkern import cli
 from nfkern.algorithms.commands import demo
+from nfkern.cli import commands as cli
 from nfkern.errors import UserError
 
 

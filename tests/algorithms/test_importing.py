@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from published_demonstrations import ENDS, LENGTHS, random, with_last_row, write_zarr, zipped
 
-from nfkern import cli
 from nfkern.algorithms.data import TransitionDataset
 from nfkern.algorithms.data.checks import verify
 from nfkern.algorithms.data.importing import ImportOptions, read_source
 from nfkern.algorithms.data.importing.convert import import_demonstrations
 from nfkern.algorithms.data.manifest import DatasetFiles, Manifest
 from nfkern.algorithms.envs.imitation.push_t import keypoint_observations
+from nfkern.cli import commands as cli
 from nfkern.errors import UserError
 
 

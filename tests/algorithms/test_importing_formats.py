@@ -20,9 +20,9 @@ from published_demonstrations import (
     write_robomimic,
 )
 
-from nfkern import cli
 from nfkern.algorithms.data import TransitionDataset
 from nfkern.algorithms.data.manifest import Manifest
+from nfkern.cli import commands as cli
 from nfkern.errors import UserError
 
 

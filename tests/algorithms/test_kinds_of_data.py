@@ -6,7 +6,7 @@ import pytest
 from boxes import register, save, scripted
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 
-from nfkern import cli
+from nfkern.cli import commands as cli
 
 KINDS = ("generated", "downloaded", "imported", "handmade")
 ORIGIN = {"generated": "Data: generated with seed 0", "imported": "Data: imported"}

@@ -5,9 +5,9 @@ import pytest
 import torch
 from selected import selected
 
-from nfkern import cli
 from nfkern.algorithms.agents.registry import AGENTS
 from nfkern.algorithms.evaluation.result import EvaluationResult
+from nfkern.cli import commands as cli
 
 GOAL, RADIUS, STEP = np.array([0.6, -0.5], np.float32), 0.3, 0.2
 SIZES = {"critic_hidden": (64, 64), "batch_size": 256, "steps": 1200, "learning_rate": 1e-3, "schedule": "cosine"}

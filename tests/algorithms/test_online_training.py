@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from nfkern import cli
 from nfkern.algorithms.agents.registry import AGENTS, load_agent
 from nfkern.algorithms.envs.mazes import make_vector_maze
 from nfkern.algorithms.evaluation.goals import evaluate_goals
@@ -19,6 +18,7 @@ from nfkern.algorithms.runs.settings import OnlineSettings
 from nfkern.algorithms.training import online as online_training
 from nfkern.algorithms.training.offline import Interrupted
 from nfkern.algorithms.training.online import train_online
+from nfkern.cli import commands as cli
 
 pytestmark = pytest.mark.slow
 

@@ -11,12 +11,12 @@ from boxes import register, save, scripted
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from safetensors.torch import load_file
 
-from nfkern import cli
 from nfkern.algorithms.agents.registry import AGENTS
 from nfkern.algorithms.runs.folder import evaluated_in, read_header
 from nfkern.algorithms.runs.settings import RunSettings
 from nfkern.algorithms.training import offline as training
 from nfkern.algorithms.training.offline import train
+from nfkern.cli import commands as cli
 from nfkern.errors import UserError
 
 NETWORKS = {"blocks": 2, "hidden": (8, 8), "representation": 4, "encoder_width": 8, "batch_size": 16}

@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 from selected import exhaustive
 from small_agents import IMITATORS, OFFLINE
 
-from nfkern import cli
 from nfkern.algorithms.agents.registry import load_agent
 from nfkern.algorithms.runs.settings import RunSettings
 from nfkern.algorithms.training.learner import Learner
 from nfkern.algorithms.training.offline import train
 from nfkern.algorithms.training.seed_stack import SeedStack
-from nfkern.coupling import CouplingFlow
+from nfkern.cli import commands as cli
 from nfkern.errors import UserError
+from nfkern.flows.coupling import CouplingFlow
 
 
 @pytest.mark.slow

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 
-from nfkern import cli
 from nfkern.algorithms.evaluation.result import EvaluationResult, EvaluationSettings
 from nfkern.algorithms.evaluation.rollout import Episode
 from nfkern.algorithms.sweep import sweep
 from nfkern.algorithms.sweep.spec import Sweep, SweepRun
 from nfkern.algorithms.sweep.summary import summarize, table
 from nfkern.algorithms.sweep.sweep import execute
+from nfkern.cli import commands as cli
 from nfkern.errors import UserError
 
 

@@ -11,13 +11,13 @@ from boxes import write_random
 from evaluation_policies import cut_episodes
 from selected import selected
 
-from nfkern import cli
 from nfkern.algorithms.agents.presets import PRESETS, find_preset
 from nfkern.algorithms.commands.tasks import tasks
 from nfkern.algorithms.commands.train import COMMANDS
 from nfkern.algorithms.data.recipes import data_name
 from nfkern.algorithms.envs.make import environment_id, make_environment
 from nfkern.algorithms.envs.maze_layouts import MAZES
+from nfkern.cli import commands as cli
 
 
 def test_the_papers_numbers_of_tasks():

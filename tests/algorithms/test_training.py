@@ -19,7 +19,6 @@ from evaluation_policies import cut_episodes
 from safetensors.torch import load_file
 from selected import exhaustive
 
-from nfkern import cli
 from nfkern.algorithms.agents.registry import AGENTS
 from nfkern.algorithms.data.manifest import sha256_of
 from nfkern.algorithms.runs.folder import locked
@@ -27,6 +26,7 @@ from nfkern.algorithms.runs.metrics import CsvLog
 from nfkern.algorithms.runs.settings import RunSettings
 from nfkern.algorithms.training import offline as training
 from nfkern.algorithms.training.offline import train
+from nfkern.cli import commands as cli
 from nfkern.errors import UserError
 from nfkern.host.progress import leave_out, progress_bar
 

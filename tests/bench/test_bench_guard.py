@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from bench_records import ENVIRONMENT, record, refused, spread
 
-from nfkern import cli
 from nfkern.bench import guard, registry
 from nfkern.bench import records as storage
 from nfkern.bench.declarations import Benchmark, rows
+from nfkern.cli import commands as cli
 from nfkern.errors import UserError
 
 # Ten times as fast, of which a third of the lead is four times, half of it five and a half.

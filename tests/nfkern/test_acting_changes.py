@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from nfkern import Encoder, acting
-from nfkern.acting import native_reasons
+from nfkern import Encoder
+from nfkern.acting import native_calls as acting
+from nfkern.acting.native_calls import native_reasons
 from nfkern.kernels import use_reference
 
 WIDTH, OBSERVED = 24, 7

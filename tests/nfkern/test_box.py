@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.func import grad, jvp, vmap
 
-from nfkern import box
+from nfkern.flows import bounds as box
 
 NAMES = ["tanh_bounds", "inverted_tanh", "causal_tanh_bounds"]
 every_flow = pytest.mark.parametrize("name", NAMES)

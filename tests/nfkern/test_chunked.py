@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from nfkern import chunked
+from nfkern.flows import chunked
 
 NAMES = ["paper", "inverted", "tanh_bounds", "causal_published", "causal_prefix"]
 

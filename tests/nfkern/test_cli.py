@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from nfkern import cli
+from nfkern.cli import commands as cli
 from nfkern.errors import UserError
 
 

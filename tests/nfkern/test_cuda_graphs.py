@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import nfkern
-from nfkern.cuda_graphs import CapturedCalls, capture_cuda
+from nfkern.acting.cuda_graphs import CapturedCalls, capture_cuda
 
 
 def capture(log, function, inputs):

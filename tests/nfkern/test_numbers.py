@@ -9,7 +9,7 @@ import torch
 
 import nfkern
 from nfkern.arguments import number, whole
-from nfkern.plane import plane_log_prob
+from nfkern.flows.plane import plane_log_prob
 
 KINDS = [(np.int64, np.float64), (np.int32, np.float32), (np.uint8, np.float16)]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import tyro
 
-from nfkern import cli
+from nfkern.cli import commands as cli
+from nfkern.cli.parsing import parse
 from nfkern.errors import UserError, check_least, closest
-from nfkern.parsing import parse
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from nfkern import CouplingFlow
+from nfkern.flows.plane import plane_log_prob
 from nfkern.numerics import perturb
-from nfkern.plane import plane_log_prob
 
 
 def flow_of(seed: int = 0, **options: object) -> CouplingFlow:

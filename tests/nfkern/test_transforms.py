@@ -7,7 +7,7 @@ from torch.autograd import forward_ad
 from torch.autograd.functional import jacobian
 from torch.func import functional_call, functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from nfkern.plane import plane_log_prob
+from nfkern.flows.plane import plane_log_prob
 
 # PyTorch loads what it needs for tangents by torch.jit.script, which it deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

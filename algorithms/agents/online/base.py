@@ -14,7 +14,7 @@ from nfkern import Encoder
 from nfkern.algorithms.agents.base import ActionMode, Agent, AgentConfig
 from nfkern.algorithms.agents.networks import PositiveNumber
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, ParameterGroups, Tensors
-from nfkern.normalizer import Mode
+from nfkern.flows.normalizer import Mode
 
 Exploration = Literal["lowest_density", "min_max", "uniform", "oracle"]
 LOG_STD_RANGE = (-5.0, 2.0)

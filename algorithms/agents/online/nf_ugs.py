@@ -12,7 +12,7 @@ from nfkern import CouplingFlow, Encoder
 from nfkern.algorithms.agents.networks import frozen_call
 from nfkern.algorithms.agents.online.base import Exploration, OnlineGCRL, OnlineGCRLConfig
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, Tensors
-from nfkern.plane import plane_log_prob
+from nfkern.flows.plane import plane_log_prob
 
 # Goals from which on tables of the conditioners cost less than the conditioners.
 TABLES_FROM = 20_000

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from nfkern.causal import CausalFlow
-from nfkern.causal_maps import CausalMaps
-from nfkern.frozen_base import Frozen, rounded
+from nfkern.acting.base import Frozen, rounded
+from nfkern.flows.causal import CausalFlow
+from nfkern.flows.causal_maps import CausalMaps
 from nfkern.kernels.causal.parameters import HIDDEN, CausalParameters
 
 

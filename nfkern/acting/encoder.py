@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from nfkern.arguments import shape_of
-from nfkern.encoder import Encoder, lower_hidden
+from nfkern.flows.encoder import Encoder, lower_hidden
 
 ROWS = 2
 """Rows of observations that an encoder is tried on: a batch dimension that is lost shows from two on."""

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from nfkern.coupling_maps import CouplingMaps
-from nfkern.encoder import Encoder, LoweredLinear
+from nfkern.flows.coupling_maps import CouplingMaps
+from nfkern.flows.encoder import Encoder, LoweredLinear
+from nfkern.flows.transforms import readable
 from nfkern.kernels.dispatch.native_extension import device_reasons, load
 from nfkern.kernels.dispatch.registry import reference_forced
-from nfkern.transforms import readable
 
 if TYPE_CHECKING:
-    from nfkern.frozen_base import Frozen
+    from nfkern.acting.base import Frozen
 
 _MAPS = {
     "_rows_log_prob": "log_prob",

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from nfkern.acting import NativeCalls
+from nfkern.acting.cuda_graphs import CapturedCalls
+from nfkern.acting.encoder import called, encoded, frozen_encoder, refuse_broken
+from nfkern.acting.native_calls import NativeCalls
 from nfkern.arguments import shape_of, whole
-from nfkern.context import ProjectedContext
-from nfkern.cuda_graphs import CapturedCalls
-from nfkern.distribution import FlowDistribution
-from nfkern.encoder import Encoder
-from nfkern.flow import Context, Flow
-from nfkern.frozen_encoder import called, encoded, frozen_encoder, refuse_broken
-from nfkern.transforms import differentiating, readable
+from nfkern.flows.context import ProjectedContext
+from nfkern.flows.distribution import FlowDistribution
+from nfkern.flows.encoder import Encoder
+from nfkern.flows.flow import Context, Flow
+from nfkern.flows.transforms import differentiating, readable
 
 _NO_DERIVATIVES = "flow: a frozen one has no derivatives; use the flow that it came from"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

@@ -128,7 +128,7 @@ def _run(name: str, args: list[str]) -> int:
         command, default = _load(name), None
         if hasattr(command, "default"):
             default = command.default(args)
-        from nfkern.parsing import parse
+        from nfkern.cli.parsing import parse
 
         return int(parse(command, args, prog, default).run())
     except UserError as error:

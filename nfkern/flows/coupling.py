@@ -10,13 +10,13 @@ from torch import nn
 
 from nfkern.arguments import number, whole
 from nfkern.checkpoint import refuse_shards
-from nfkern.coupling_maps import CouplingMaps
+from nfkern.flows.coupling_maps import CouplingMaps
+from nfkern.flows.transforms import readable
 from nfkern.kernels import compose
 from nfkern.kernels.dispatch.op_transforms import has_tangents
-from nfkern.transforms import readable
 
 if TYPE_CHECKING:
-    from nfkern.frozen import FrozenFlow
+    from nfkern.acting.coupling import FrozenFlow
 
 
 class CouplingFlow(CouplingMaps):
@@ -139,7 +139,7 @@ class CouplingFlow(CouplingMaps):
             ValueError: another dtype, an encoder that does not fit, or weights that are not finite in `dtype`.
             TypeError: `encoder` is no module, or a weight is a shard.
         """
-        from nfkern.frozen import FrozenFlow
+        from nfkern.acting.coupling import FrozenFlow
 
         refuse_shards(self)
         return FrozenFlow(self, dtype, encoder)

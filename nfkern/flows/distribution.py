@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 import torch
 from torch.distributions import Distribution, constraints, register_kl
 
-from nfkern.context import ProjectedContext
+from nfkern.flows.context import ProjectedContext
 
 if TYPE_CHECKING:
-    from nfkern.flow import Flow
+    from nfkern.flows.flow import Flow
 
 SampleShape = int | Sequence[int]
 

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from nfkern.coupling import CouplingFlow
-from nfkern.coupling_maps import CouplingMaps
-from nfkern.frozen_base import Frozen, rounded
+from nfkern.acting.base import Frozen, rounded
+from nfkern.flows.coupling import CouplingFlow
+from nfkern.flows.coupling_maps import CouplingMaps
 from nfkern.kernels import CouplingParameters, compose, coupling
 
 

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from nfkern.arguments import number, whole
-from nfkern.causal_maps import CausalMaps
 from nfkern.checkpoint import refuse_shards
+from nfkern.flows.causal_maps import CausalMaps
 from nfkern.kernels.causal.parameters import shapes
 
 if TYPE_CHECKING:
-    from nfkern.frozen_causal import FrozenCausalFlow
+    from nfkern.acting.causal import FrozenCausalFlow
 
 
 class CausalFlow(CausalMaps):
@@ -133,7 +133,7 @@ class CausalFlow(CausalMaps):
             ValueError: another dtype, an encoder that does not fit, or weights that are not finite in `dtype`.
             TypeError: `encoder` is no module, or a weight is a shard.
         """
-        from nfkern.frozen_causal import FrozenCausalFlow
+        from nfkern.acting.causal import FrozenCausalFlow
 
         refuse_shards(self)
         return FrozenCausalFlow(self, dtype, encoder)

@@ -6,9 +6,9 @@ from typing import Any, Literal
 import torch
 
 from nfkern.arguments import number, shape_of
-from nfkern.chunked import Chunked
-from nfkern.context import autocast_dtype, project
-from nfkern.flow import Context
+from nfkern.flows.chunked import Chunked
+from nfkern.flows.context import autocast_dtype, project
+from nfkern.flows.flow import Context
 from nfkern.kernels import CausalParameters, causal
 
 Method = Literal["auto", "cached", "jacobi"]

@@ -10,7 +10,7 @@ import math
 import torch
 
 from nfkern.arguments import number
-from nfkern.coupling import CouplingFlow
+from nfkern.flows.coupling import CouplingFlow
 from nfkern.kernels import CouplingParameters, coupling
 
 __all__ = ["plane_log_prob"]

@@ -9,14 +9,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from nfkern import box
 from nfkern.arguments import number, shape_of, whole
 from nfkern.checkpoint import Pretrained
-from nfkern.context import Arrangement, ProjectedContext
-from nfkern.distribution import FlowDistribution
+from nfkern.flows import bounds as tanh_bounds
+from nfkern.flows.context import Arrangement, ProjectedContext
+from nfkern.flows.distribution import FlowDistribution
+from nfkern.flows.noise import draw, sizes
+from nfkern.flows.transforms import readable, without_derivatives
 from nfkern.kernels import standard_normal_log_prob
-from nfkern.noise import draw, sizes
-from nfkern.transforms import readable, without_derivatives
 
 Context = torch.Tensor | ProjectedContext | None
 
@@ -197,9 +197,9 @@ class Flow(Pretrained, nn.Module, ABC):
     def _rows_to_latent(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.bounds is None:
             return self._map_to_latent(x, term)
-        u = box.inverse(box.inside(x))
+        u = tanh_bounds.inverse(tanh_bounds.inside(x))
         z, log_det = self._map_to_latent(u, term)
-        return z, log_det - box.log_det(u)
+        return z, log_det - tanh_bounds.log_det(u)
 
     def _rows_log_prob(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor]:
         z, log_det = self._rows_to_latent(x, term)
@@ -212,14 +212,14 @@ class Flow(Pretrained, nn.Module, ABC):
         """Data and log-det of the map without the box -> those with it."""
         if self.bounds is None:
             return x, log_det
-        x, squashed = box.squash(x)
+        x, squashed = tanh_bounds.squash(x)
         return x, log_det + squashed
 
     def _rows_score(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor]:
         if self.bounds is None:
             return (self._map_score(x, term),)
-        x = box.inside(x)
-        return (box.score(x, self._map_score(box.inverse(x), term)),)
+        x = tanh_bounds.inside(x)
+        return (tanh_bounds.score(x, self._map_score(tanh_bounds.inverse(x), term)),)
 
     def _run(
         self,

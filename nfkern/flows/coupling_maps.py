@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from nfkern.chunked import Chunked
-from nfkern.context import autocast_dtype, project
+from nfkern.flows.chunked import Chunked
+from nfkern.flows.context import autocast_dtype, project
 from nfkern.kernels import CouplingParameters, coupling
 
 

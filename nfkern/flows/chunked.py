@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from nfkern.context import Arrangement
-from nfkern.flow import Context, Flow
+from nfkern.flows.context import Arrangement
+from nfkern.flows.flow import Context, Flow
 from nfkern.kernels.dispatch.registry import may_differentiate
 
 TERM_BYTES = 64 << 20

@@ -1,0 +1,1 @@
+"""Frozen flows: copies for acting, without autograd."""

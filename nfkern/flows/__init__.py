@@ -1,0 +1,1 @@
+"""The flows: modules, their distribution, and what they share."""
