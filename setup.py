@@ -16,7 +16,8 @@ packages = []
 for name, folder in folders.items():
     packages.append(name)
     # The links inside nfkern/ repeat the sibling folders: map each package once, from where it really lies.
-    below = [] if name == "nfkern" else find_packages(folder)
+    links = [f"{link}{rest}" for link in ("kernels", "algorithms", "bench") for rest in ("", ".*")]
+    below = find_packages(folder, exclude=links if name == "nfkern" else ())
     packages.extend(f"{name}.{package}" for package in below)
 
 
