@@ -134,13 +134,18 @@ def test_what_is_wrong_is_named(kind: str, says: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_columns_that_an_algorithm_does_not_read_cannot_stop_it(tmp_path: Path) -> None:
+def test_columns_that_an_algorithm_does_not_read_cannot_stop_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for split in ("", "-val"):
         np.savez(tmp_path / f"{NAME}{split}.npz", **GOOD, rewards=np.full(ROWS, np.nan), masks=["?"] * ROWS)
     arguments = ["--env-name", NAME, "--dataset-dir", str(tmp_path), "--steps", "1", "--eval-episodes", "0", "--quiet"]
     assert cli.main(["train", "gaussian_bc", *arguments, "--run-dir", str(tmp_path / "bc")]) == 0
     assert cli.main(["train", "iql", *arguments, "--run-dir", str(tmp_path / "iql")]) == 2
     assert not loads(dataset_dir=tmp_path)
+    # What refuses the file, and what does not, is said where it is checked.
+    assert cli.main(["data", "verify", str(tmp_path / f"{NAME}.npz")]) == 1
+    assert "what reads no rewards and masks trains on it" in capsys.readouterr().out
 
 
 def test_offline_rl_names_the_outcome_that_is_missing(tmp_path: Path) -> None:
