@@ -10,7 +10,7 @@ import numpy as np
 
 from nfkern.errors import UserError
 
-from .layout import ImportOptions, Layout, decide
+from .layout import CUT, ImportOptions, Layout, decide
 from .leaves import Leaves
 from .steps import Steps, load_steps
 
@@ -83,7 +83,7 @@ def flat(kind: str, leaves: Leaves, ends: np.ndarray | None, options: ImportOpti
             "each episode's last row is the state in which it ended, as in OGBench's files: its action is kept, and "
             "no transition (if it is a step: --last-row step)"
         )
-    _ask_about_equal_lengths(layout, options, np.diff(starts))
+    _ask_about_equal_lengths(leaves, layout, options, np.diff(starts))
     for start, stop in pairwise(starts):
         whole = steps.part(start, stop, f"the source, episode of rows {start} to {stop - 1}")
         for part in whole.continuous(source.tally):
@@ -134,9 +134,12 @@ def _last_row(
     return "state" if ogbench or idle else "step"
 
 
-def _ask_about_equal_lengths(layout: Layout, options: ImportOptions, lengths: np.ndarray) -> None:
+def _ask_about_equal_lengths(leaves: Leaves, layout: Layout, options: ImportOptions, lengths: np.ndarray) -> None:
     """Flags that fall every so many rows may be the environment's ends or those of a time limit: the user knows."""
-    said = layout.rewards is None or layout.masks or layout.cut or not layout.ended or options.terminals
+    ended, cut = (leaves[name].read() if name else None for name in (layout.ended, layout.cut))
+    # Flags of any end say no more than those beside them if they are the same.
+    told = cut is not None and (layout.cut in CUT or not np.array_equal(cut, ended))
+    said = layout.rewards is None or layout.masks or told or ended is None or options.terminals
     if said or len(lengths) < 2 or len(set(lengths[:-1].tolist())) > 1 or lengths[-1] > lengths[0]:
         return
     raise UserError(
