@@ -58,6 +58,8 @@ def import_demonstrations(
     """
     if not 0 < validation < 1:
         raise ValueError(f"validation: expected a share between 0 and 1, got {validation}")
+    if seed < 0:
+        raise ValueError(f"seed: expected at least 0, got {seed}")
     files = DatasetFiles(directory, name)
     present = [path.name for path in (*files.splits.values(), files.manifest) if path.exists()]
     if present and not overwrite:

@@ -43,6 +43,8 @@ def test_rows_of_ogbenchs_files_stay_as_they_are(tmp_path: Path) -> None:
     imported(npz(tmp_path, qpos=random(6, 4)), tmp_path)
     same_steps(transitions(tmp_path, ("qpos",)), {"qpos": random(6, 4)[[0, 2, 3, 4]]})
     assert imported(npz(tmp_path, qpos=random(6, 4)), tmp_path, last_row="step").parameters["transitions"] == 6
+    # What was decided without a word of the file is said.
+    assert any("--last-row state" in note for note in imported(npz(tmp_path), tmp_path).parameters["notes"])
 
 
 @pytest.mark.parametrize(
