@@ -50,8 +50,16 @@ def structure_problems(path: Path) -> list[str]:
     try:
         TransitionDataset.read(path)
     except ValueError as error:
-        return [str(error)]
+        return [f"{error}{_for_imitation(path)}"]
     return []
+
+
+def _for_imitation(path: Path) -> str:
+    try:
+        TransitionDataset.read(path, rewards=False)
+    except ValueError:
+        return ""
+    return " (offline RL refuses the file; what reads no rewards and masks trains on it)"
 
 
 def _notes(path: Path) -> Iterator[str]:

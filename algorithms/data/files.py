@@ -22,7 +22,9 @@ def how_to_get(path: Path) -> str:
     name = path.stem.removesuffix("-val")
     train = path.with_name(f"{name}.npz")
     if path != train and train.exists():
-        return f"`nfkern data import {train} --name NEW-NAME` makes a dataset with one of its own of {train.name}"
+        # A file that is read as it is has a row for the state in which each episode ended.
+        how = f"`nfkern data import {train} --last-row state --name NEW-NAME`"
+        return f"{how} makes a dataset with one of its own of {train.name}"
     return _meant(name) + _where_from(name)
 
 

@@ -21,14 +21,15 @@ class DatasetFiles:
     """The paths that belong to one dataset name in one folder.
 
     Raises:
-        UserError: If the name is none: it would lead out of the folder.
+        UserError: If the name is none: it would lead out of the folder, or be taken for a path.
     """
 
     directory: Path
     name: str
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w-][\w.-]*", self.name):
+        # NAME.npz would be read as a path by what takes a name.
+        if not re.fullmatch(r"[\w-][\w.-]*(?<!\.npz)", self.name):
             raise UserError(f"expected a dataset name such as pointmaze-medium-navigate-v0, got {self.name!r}")
 
     @property
@@ -96,7 +97,11 @@ class Manifest:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content.pop("format") != MANIFEST_FORMAT:
                 raise ValueError(f"its format is not {MANIFEST_FORMAT}")
-            return Manifest(**content)
+            manifest = Manifest(**content)
+            for key, kind in (("sha256", dict), ("parameters", dict), ("versions", dict), ("note", str)):
+                if not isinstance(getattr(manifest, key), kind):
+                    raise ValueError(f"expected {key} to be a {kind.__name__}, got {getattr(manifest, key)!r}")
+            return manifest
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is no manifest of a dataset ({error}): move it away and try again") from error
 
@@ -117,8 +122,12 @@ def recorded_sha256(path: Path) -> str | None:
     Raises:
         UserError: If there is a manifest that this version does not understand.
     """
-    manifest = Manifest.read(path.with_name(f"{path.stem.removesuffix('-val')}.json"))
-    return None if manifest is None else manifest.sha256.get(path.name)
+    # The training file of a dataset whose name ends in -val, or the validation file of another.
+    for name in dict.fromkeys((path.stem, path.stem.removesuffix("-val"))):
+        manifest = Manifest.read(path.with_name(f"{name}.json"))
+        if manifest is not None and path.name in manifest.sha256:
+            return manifest.sha256[path.name]
+    return None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -15,12 +15,11 @@ import tyro
 import nfkern
 from nfkern.algorithms.data import DEFAULT_DATASET_DIR
 from nfkern.algorithms.data.files import dataset_file
-from nfkern.algorithms.data.manifest import sha256_of
+from nfkern.algorithms.data.manifest import Manifest, sha256_of
 from nfkern.algorithms.evaluation.result import EvaluationResult, stack_outcomes
 from nfkern.algorithms.evaluation.statistics import paired_comparison, success_interval
 from nfkern.algorithms.runs.evaluations import evaluation_files
 from nfkern.algorithms.runs.folder import check_on_dataset, latest_checkpoint, read_header, seed_group
-from nfkern.checkpoint import read_json
 from nfkern.errors import UserError
 from nfkern.page import page, table
 
@@ -185,23 +184,21 @@ def _verdicts(groups: list[Group]) -> str:
 
 def _provenance(groups: list[Group], dataset_dir: Path) -> str:
     file = dataset_file(groups[0].env_name, dataset_dir)
-    manifest = file.with_suffix(".json")
-    values = read_json(manifest) if manifest.exists() else {}
+    manifest = Manifest.read(file.with_suffix(".json"))
     digests = {group.runs[0].header.get("dataset") for group in groups}
     # Runs from before the file itself was hashed have no digest of data without a manifest.
     if digests != {sha256_of(file) if file.exists() else None} and digests != {None}:
         return "<p>The data that these runs were trained on are not those in the dataset folder.</p>"
-    if not values:
+    if manifest is None:
         return "<p>Data: of unknown origin (their folder holds no manifest of them).</p>"
-    parts = [f"Data: {values.get('origin', 'of unknown origin')}"]
-    parameters = values.get("parameters") or {}
+    parts, parameters = [f"Data: {manifest.origin}"], manifest.parameters
     if recipe := parameters.get("recipe"):
         parts.append(
             f"with seed {parameters['seed']}: {parameters['train_episodes']} training and "
             f"{parameters['val_episodes']} validation episodes of {recipe['episode_rows'] - 1} transitions"
         )
-    versions = ", ".join(f"{name} {version}" for name, version in values.get("versions", {}).items())
-    return f"<p>{escape(' '.join(parts))} ({escape(versions)}). {escape(values.get('note') or '')}</p>"
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    return f"<p>{escape(' '.join(parts))} ({escape(versions)}). {escape(manifest.note)}</p>"
 
 
 def _pictures(groups: list[Group], dataset_dir: Path) -> list[str]:

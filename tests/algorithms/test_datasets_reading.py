@@ -88,8 +88,12 @@ def changed(changes: dict[str, object]) -> dict[str, np.ndarray]:
 
 
 def loads(**arguments: object) -> bool:
+    return loads_of(NAME, **arguments)
+
+
+def loads_of(name: str, **arguments: object) -> bool:
     try:
-        TransitionDataset.load(NAME, **arguments)
+        TransitionDataset.load(name, **arguments)
     except UserError:
         return False
     return True
@@ -134,13 +138,18 @@ def test_what_is_wrong_is_named(kind: str, says: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_columns_that_an_algorithm_does_not_read_cannot_stop_it(tmp_path: Path) -> None:
+def test_columns_that_an_algorithm_does_not_read_cannot_stop_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for split in ("", "-val"):
         np.savez(tmp_path / f"{NAME}{split}.npz", **GOOD, rewards=np.full(ROWS, np.nan), masks=["?"] * ROWS)
     arguments = ["--env-name", NAME, "--dataset-dir", str(tmp_path), "--steps", "1", "--eval-episodes", "0", "--quiet"]
     assert cli.main(["train", "gaussian_bc", *arguments, "--run-dir", str(tmp_path / "bc")]) == 0
     assert cli.main(["train", "iql", *arguments, "--run-dir", str(tmp_path / "iql")]) == 2
     assert not loads(dataset_dir=tmp_path)
+    # What refuses the file, and what does not, is said where it is checked.
+    assert cli.main(["data", "verify", str(tmp_path / f"{NAME}.npz")]) == 1
+    assert "what reads no rewards and masks trains on it" in capsys.readouterr().out
 
 
 def test_offline_rl_names_the_outcome_that_is_missing(tmp_path: Path) -> None:
@@ -192,9 +201,31 @@ def test_a_file_of_another_kind_is_no_traceback(content: bytes | None, tmp_path:
 
 def test_a_file_without_its_validation_file_says_how_to_get_one(tmp_path: Path) -> None:
     np.savez(tmp_path / f"{NAME}.npz", **GOOD)
-    with pytest.raises(UserError, match=rf"there is no dataset file .*-val\.npz: `nfkern data import .*/{NAME}\.npz"):
+    with pytest.raises(UserError, match=r"there is no dataset file .*-val\.npz: `.*`") as caught:
         TransitionDataset.load(NAME, tmp_path, split="val")
+    command = str(caught.value).split("`")[1].replace("NEW-NAME", "new-v0").split()
+    assert cli.main([*command[1:], "--dataset-dir", str(tmp_path)]) == 0
+    # As many transitions as are read from the file itself.
+    parts = [TransitionDataset.load("new-v0", tmp_path, split=split) for split in ("train", "val")]
+    assert sum(map(len, parts)) == len(TransitionDataset.load(NAME, tmp_path))
     assert cli.main(["data", "info", str(tmp_path / f"{NAME}.npz")]) == 0
+
+
+def test_what_is_no_manifest_or_no_name_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_with_manifest(tmp_path)
+    path.with_suffix(".json").write_text('{"format": 1, "name": "a", "origin": "imported", "sha256": ["?"]}')
+    assert cli.main(["data", "verify", NAME, "--dataset-dir", str(tmp_path)]) == 2
+    assert "is no manifest of a dataset (expected sha256 to be a dict, got ['?'])" in capsys.readouterr().err
+    assert cli.main(["data", "import", str(path), "--name", "new.npz", "--dataset-dir", str(tmp_path)]) == 2
+    assert "expected a dataset name such as" in capsys.readouterr().err
+
+
+def test_a_name_that_ends_like_a_validation_file_has_its_checksum_compared(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", **GOOD)
+    command = ["data", "import", str(tmp_path / "mine.npz"), "--name", "new-val", "--dataset-dir", str(tmp_path)]
+    assert cli.main(command) == 0
+    np.savez(tmp_path / "new-val.npz", **GOOD)
+    assert not loads_of("new-val", dataset_dir=tmp_path)
 
 
 def write_with_manifest(folder: Path) -> Path:

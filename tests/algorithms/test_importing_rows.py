@@ -1,5 +1,6 @@
 """Files of one's own: which rows are steps, where episodes end, and what is refused by name."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,8 @@ def test_rows_of_ogbenchs_files_stay_as_they_are(tmp_path: Path) -> None:
     imported(npz(tmp_path, qpos=random(6, 4)), tmp_path)
     same_steps(transitions(tmp_path, ("qpos",)), {"qpos": random(6, 4)[[0, 2, 3, 4]]})
     assert imported(npz(tmp_path, qpos=random(6, 4)), tmp_path, last_row="step").parameters["transitions"] == 6
+    # What was decided without a word of the file is said.
+    assert any("--last-row state" in note for note in imported(npz(tmp_path), tmp_path).parameters["notes"])
 
 
 @pytest.mark.parametrize(
@@ -49,6 +52,7 @@ def test_rows_of_ogbenchs_files_stay_as_they_are(tmp_path: Path) -> None:
     [
         ({"actions": np.arange(6)}, r"actions: expected continuous actions, got discrete ones \(int64"),
         ({"actions": np.zeros((6, 1), np.uint8)}, "got discrete ones"),
+        ({"actions": np.zeros((6, 3), bool)}, r"got discrete ones \(bool, 3 for each step\)"),
         ({"actions": np.array(["left"] * 6)}, "actions: expected vectors of numbers, got <U4, no numbers"),
         ({"observations": np.zeros((6, 8, 8, 3), np.uint8)}, r"observations \(images\)"),
         ({"observations": np.array([{}] * 6, object)}, r"observations \(objects or text\)"),
@@ -61,6 +65,7 @@ def test_rows_of_ogbenchs_files_stay_as_they_are(tmp_path: Path) -> None:
         ({"rewards": np.zeros(6), "masks": np.full(6, 0.9)}, "expected one flag, 0 or 1, for each step in masks"),
         ({"rewards": np.zeros(5)}, "expected rewards of all 6 steps, got 5"),
         ({"next_observations": random(5, 3)}, "expected next observations of all 6 steps, got 5"),
+        ({"next_observations": random(6, 4)}, "next observations of the size of the observations, 3, got 4"),
         ({"qpos": random(3, 3)}, "expected qpos of all 6 observations, got 3"),
         ({"terminals": None, "episode_ends": np.array([4, 2], np.uint64)}, "growing numbers from 1 to 6"),
         ({"terminals": None, "episode_ends": [2, 9]}, "growing numbers from 1 to 6"),
@@ -81,6 +86,59 @@ def test_a_last_step_of_unknown_end_is_counted_once(tmp_path: Path) -> None:
     assert [note for note in manifest.parameters["notes"] if "left out" in note] == [
         "left out: 1 episodes of at most one row, from which no transition to a known state begins"
     ]
+
+
+def test_next_observations_in_fewer_digits_break_no_episode(tmp_path: Path) -> None:
+    states = np.random.default_rng(0).normal(size=(7, 3))
+    arrays = {"observations": states[:-1], "next_observations": states[1:].astype(np.float32)}
+    manifest = imported(npz(tmp_path, **arrays, terminals=[0, 0, 1, 0, 0, 1]), tmp_path)
+    assert (manifest.parameters["episodes"], manifest.parameters["transitions"]) == (2, 6)
+
+
+@pytest.mark.parametrize("flags", [("terminals", "dones"), ("dones", "timeouts"), ("next.done", "next.truncated")])
+def test_flags_of_any_end_cut_episodes_and_end_only_what_no_other_flag_speaks_for(
+    flags: tuple[str, str], tmp_path: Path
+) -> None:
+    """Flags that mark any end, beside those of one kind: the first episode ended, the others were cut."""
+    end, cut, any_end = np.eye(6)[1], np.eye(6)[[3, 5]].sum(0), np.eye(6)[[1, 3, 5]].sum(0)
+    values = (end, any_end) if flags[0] == "terminals" else (any_end, cut)
+    arrays = {"terminals": None, "rewards": np.arange(6)} | dict(zip(flags, values, strict=True))
+    imported(npz(tmp_path, next_observations=random(7, 3)[1:], observations=random(7, 3)[:-1], **arrays), tmp_path)
+    mine = transitions(tmp_path)
+    assert len(mine["rewards"]) == 6
+    assert mine["rewards"][mine["masks"] == 0].tolist() == [1]
+    # And without rewards or states after them, where no break shows the ends.
+    manifest = imported(npz(tmp_path, **arrays), tmp_path, rewards=False)
+    assert manifest.parameters["episodes"] == 3
+
+
+def test_columns_that_nothing_has_to_read_stop_nothing(tmp_path: Path) -> None:
+    goals = np.where(np.arange(12).reshape(6, 2) == 3, np.nan, 0)
+    manifest = imported(npz(tmp_path, desired_goal=goals, episode_ends=[2, 6]), tmp_path)
+    assert any("desired_goal: 1 values are not finite" in note for note in manifest.parameters["notes"])
+    assert len(transitions(tmp_path)["actions"]) == 6
+
+
+def test_whole_numbers_as_actions_are_pointed_out(tmp_path: Path) -> None:
+    def pointed_out(actions: np.ndarray) -> bool:
+        manifest = imported(npz(tmp_path, actions=actions), tmp_path)
+        return any("whole numbers" in note for note in manifest.parameters["notes"])
+
+    assert pointed_out(np.arange(6.0))
+    assert not pointed_out(np.arange(6.0) + 0.5)
+
+
+def test_damage_and_what_is_no_file_are_told_without_a_librarys_words(tmp_path: Path) -> None:
+    path = npz(tmp_path)
+    damaged = bytearray(path.read_bytes())
+    # The version that is needed to read the first entry.
+    damaged[damaged.index(b"PK\x01\x02") + 6] = 255
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"mine.npz cannot be read as mine-v0: the file is damaged"):
+        imported(path, tmp_path / "out")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="got neither a file nor a folder"):
+        imported(tmp_path / "pipe", tmp_path / "out")
 
 
 def test_flags_that_look_like_a_time_limit_are_asked_about(tmp_path: Path) -> None:

@@ -99,6 +99,9 @@ def test_a_page_without_evaluations_or_data_says_so(point_maze_dir, tmp_path, ca
     assert "have no evaluation in common: nfkern eval" in text
     assert "Left out: there is no dataset file" in text
     assert "left out: there is no dataset file" in capsys.readouterr().err
+    (tmp_path / f"{POINT_MAZE}.json").write_text("[]")
+    with pytest.raises(UserError, match="is no manifest of a dataset"):
+        Report((run,), out=tmp_path / "page.html", dataset_dir=tmp_path).run()
 
 
 def test_paths_belong_to_their_evaluation(runs, tmp_path):

@@ -22,6 +22,8 @@ EXPECTED = (
     "folder of Minari or LeRobot, a parquet file, or a folder with existence_mask.npy"
 )
 
+DAMAGED = "the file is damaged, cut off, or written in a way that the format's own library does not read"
+
 
 def read_source(path: Path, options: ImportOptions, name: str) -> Source:
     """Read the episodes of a file or folder.
@@ -36,14 +38,18 @@ def read_source(path: Path, options: ImportOptions, name: str) -> Source:
     """
     if not path.exists():
         raise UserError(f"there is no file or folder {path}")
-    reader, found = _recognise(path)
     try:
+        reader, found = _recognise(path)
         source = reader(found, options, name)
         if options.split_masks and not source.splits:
             raise UserError(f"--split-masks: {source.kind} has no lists of episodes")
         return source
     except UserError as error:
         raise type(error)(f"{path} cannot be read as {name}: {error}") from error
+    except OSError as error:
+        # The system's words are about the file, a library's are not.
+        reason = error.strerror if error.errno and error.filename else DAMAGED
+        raise UserError(f"{path} cannot be read as {name}: {reason}") from error
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         raise UserError(f"{path} needs the package {package}: pip install 'nfkern[imitation]'") from error
@@ -51,10 +57,7 @@ def read_source(path: Path, options: ImportOptions, name: str) -> Source:
         raise
     # A library's words about its own insides help nobody.
     except Exception as error:
-        raise UserError(
-            f"{path} cannot be read as {name}: the file is damaged, cut off, or written in a way that the format's own "
-            "library does not read"
-        ) from error
+        raise UserError(f"{path} cannot be read as {name}: {DAMAGED}") from error
 
 
 def _recognise(path: Path) -> tuple[Reader, Path]:
@@ -74,8 +77,10 @@ def _recognise(path: Path) -> tuple[Reader, Path]:
             return read_minari_arrow, folder
     if any((path / "data").rglob("*.parquet")):
         return read_lerobot, path
+    if not path.is_dir():
+        raise UserError(f"{EXPECTED}; got neither a file nor a folder")
     names = sorted(entry.name for entry in path.iterdir())
-    raise UserError(f"{path} cannot be read: {EXPECTED}; got a folder of {', '.join(names[:8]) or 'nothing'}")
+    raise UserError(f"{EXPECTED}; got a folder of {', '.join(names[:8]) or 'nothing'}")
 
 
 def _recognise_file(path: Path) -> Reader:
@@ -103,7 +108,7 @@ def _recognise_file(path: Path) -> Reader:
         got = "a zip file that is cut off"
     elif start:
         got = f"a file that begins with {start!r}"
-    raise UserError(f"{path} cannot be read: {EXPECTED}; got {got}")
+    raise UserError(f"{EXPECTED}; got {got}")
 
 
 def _is_minari_arrow(folder: Path) -> bool:

@@ -18,6 +18,8 @@ from .source import Source, Split, flat, grouped
 MASKS = ("train", "valid")
 # The files that describe an array in zarr's second and third format.
 ZARR_MARKS = (".zarray", "zarr.json")
+# Bytes of the header of what blosc has packed, and where in it the length of all of it lies.
+BLOSC_HEADER, BLOSC_SIZE = 16, slice(12, 16)
 
 
 def read_npz_source(path: Path, options: ImportOptions, name: str) -> Source:
@@ -52,19 +54,37 @@ def read_zarr(path: Path, options: ImportOptions, name: str) -> Source:
         with zipfile.ZipFile(path) as archive:
             entries = [name.removeprefix(f"{below}/") for name in archive.namelist() if name.startswith(below)]
     keys = {entry.rpartition("/")[0] for entry in entries if entry.rpartition("/")[2] in ZARR_MARKS}
-    leaves = {key.removeprefix("data/"): _zarr_leaf(buffer, key) for key in keys if key.startswith("data/")}
+    folder = path if path.is_dir() else None
+    leaves = {key.removeprefix("data/"): _zarr_leaf(buffer, key, folder) for key in keys if key.startswith("data/")}
     groups = {name.rpartition("/")[0] for name in leaves}
     ends = _whole(buffer["meta/episode_ends"])
     return flat("zarr", {name: leaf for name, leaf in leaves.items() if name not in groups}, ends, options, name)
 
 
-def _zarr_leaf(buffer: Any, key: str) -> Leaf:
+def _zarr_leaf(buffer: Any, key: str, folder: Path | None) -> Leaf:
+    """An array of a group; `folder` is that of the group, or None in a zip file, whose checksums zarr compares."""
     try:
         array = buffer[key]
-        return Leaf(array.shape, np.dtype(array.dtype), functools.partial(_whole, array))
+        read = functools.partial(_whole, array)
+        if folder is not None and any("blosc" in type(each).__name__.lower() for each in array.compressors):
+            read = functools.partial(_whole_blosc, array, folder / key)
+        missing = array.nchunks - array.nchunks_initialized
+        remark = f"{missing} of {array.nchunks} chunks have no file, and are {array.fill_value} throughout"
+        return Leaf(array.shape, np.dtype(array.dtype), read, remark=remark if missing else None)
     # Images come in codecs of other packages, and stop nobody who does not read them.
     except Exception:
         return Leaf.unreadable("in a codec or type that zarr does not read here")
+
+
+def _whole_blosc(array: Any, folder: Path) -> np.ndarray:
+    """Read an array whose chunks blosc has packed; of a chunk that is cut off it would make up the rest."""
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.name.startswith(".") and file.name not in ZARR_MARKS:
+            with file.open("rb") as chunk:
+                promised = int.from_bytes(chunk.read(BLOSC_HEADER)[BLOSC_SIZE], "little")
+            if promised != file.stat().st_size:
+                raise UserError(f"{folder.name}/{file.name} is cut off, or damaged")
+    return _whole(array)
 
 
 def _whole(array: Any) -> np.ndarray:
@@ -93,18 +113,19 @@ def read_hdf5(path: Path, options: ImportOptions, name: str) -> Source:
         leaves = dict(_leaves(file, ""))
         prefix = "data/" if any(key.startswith("data/") for key in leaves) else ""
         groups = _episodes({key: leaf for key, leaf in leaves.items() if key.startswith(prefix)}, prefix)
-        if not groups:
+        # Groups such as infos may have actions, too.
+        if not groups or any(key in ACTIONS[0] for key in leaves):
             return flat("flat HDF5", *_without_ends(leaves, "episode_ends"), options, name)
         minari = all(group.startswith("episode_") for group in groups)
         kind = "robomimic" if prefix else "Minari" if minari else "HDF5 by episode"
         splits = _split_masks(leaves, options, list(groups))
         source = grouped(kind, groups, options, name, splits)
         source.notes += _about_masks(leaves, splits, options, len(groups))
-        others = {
-            key.removeprefix(prefix).partition("/")[0] for key in leaves if key.startswith(prefix)
-        } - groups.keys()
-        if others:
-            source.notes.append(f"not read, because they have no actions: {', '.join(sorted(others, key=natural))}")
+        others = {key: key.removeprefix(prefix).partition("/")[0] for key in leaves if key.startswith(prefix)}
+        links = {group for key, group in others.items() if key == prefix + group and leaves[key].problem}
+        for why, names in (("they are links", links), ("they have no actions", {*others.values()} - links)):
+            if left := sorted(names - groups.keys(), key=natural):
+                source.notes.append(f"not read, because {why}: {', '.join(left)}")
         return source
 
 

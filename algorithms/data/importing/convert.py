@@ -58,6 +58,8 @@ def import_demonstrations(
     """
     if not 0 < validation < 1:
         raise ValueError(f"validation: expected a share between 0 and 1, got {validation}")
+    if seed < 0:
+        raise ValueError(f"seed: expected at least 0, got {seed}")
     files = DatasetFiles(directory, name)
     present = [path.name for path in (*files.splits.values(), files.manifest) if path.exists()]
     if present and not overwrite:
@@ -72,6 +74,13 @@ def import_demonstrations(
     if empty := [split for split, found in chosen.items() if not found]:
         raise UserError(f"{source}: expected episodes for both splits, got none for {', '.join(empty)}")
     notes = notes + [text.format(read.tally[key]) for key, text in COUNTED.items() if read.tally[key]]
+    notes += [
+        f"{key}: {count} values are not finite and stay as they are: what reads {key} refuses the file"
+        for key, count in ((each.removeprefix("not finite "), read.tally[each]) for each in sorted(read.tally))
+        if count and f"not finite {key}" in read.tally
+    ]
+    if all(np.array_equal(episode["actions"], np.rint(episode["actions"])) for episode in episodes):
+        notes.append("all actions are whole numbers: if they name choices, there is no policy here for them")
     sha256 = _write(files, chosen)
     rows, transitions = read.tally["rows"], sum(len(episode["terminals"]) - 1 for episode in episodes)
     manifest = Manifest(

@@ -15,6 +15,8 @@ ACTIONS = (("actions", "action"),)
 REWARDS = ("rewards", "reward", "next.reward")
 ENDED = ("terminals", "terminations", "terminated", "dones", "done", "next.done")
 CUT = ("timeouts", "truncations", "truncated", "next.truncated")
+# Those of ENDED that can mark any end: beside other flags they say only where an episode stops.
+EITHER = ("dones", "done", "next.done")
 GOALS = ("desired_goal", "achieved_goal")
 # What OGBench's relabelling reads, and D4RL's goals.
 KEPT = ("qpos", "qvel", "button_states", *GOALS)
@@ -68,6 +70,7 @@ class Layout:
 
         lines = [f"observations: {sizes(self.observations)}", f"actions: {sizes((self.actions,))}"]
         lines += [f"kept beside the observations: {column} = {sizes(names)}" for column, names in self.goals]
+        lines += [f"{name}: {leaves[name].remark}" for name in sorted(self.names()) if leaves[name].remark]
         lines += [f"rewards: {self.rewards}; {self._ends(options)}"] if self.rewards else []
         unread = {name: leaf for name, leaf in leaves.items() if name not in self.names()}
         return [*lines, f"not read: {listed(unread)}"] if unread else lines
@@ -77,6 +80,8 @@ class Layout:
             return "the environment ended where masks is 0"
         if options.terminals == "cut":
             return "no episode's end is the environment's, as asked for"
+        if self.ended and self.cut in EITHER:
+            return f"the environment ended where {self.ended} is set, and episodes where {self.cut} is"
         if self.ended and self.cut:
             return f"the environment ended where {self.ended} is set, and not where {self.cut} is"
         if self.ended:
@@ -98,6 +103,8 @@ def decide(leaves: Leaves, options: ImportOptions) -> Layout:
     actions = _actions(leaves) if wanted is None else _asked(leaves, "--action-key", wanted, ACTIONS)
     _refuse_discrete(actions, leaves[actions])
     rewards, ended, cut = (_first(leaves, names) for names in (REWARDS, ENDED, CUT))
+    if cut is None and ended not in EITHER:
+        cut = _first(leaves, EITHER) if ended else None
     masks = _first(leaves, ("masks",)) if rewards else None
     if options.terminals and (masks or cut):
         raise UserError(f"--terminals: {masks or cut} says where the environment ended; leave the flag out")
@@ -179,10 +186,10 @@ def _asked(leaves: Leaves, flag: str, key: str, ranks: tuple[tuple[str, ...], ..
 
 
 def _refuse_discrete(name: str, leaf: Leaf) -> None:
-    if leaf.dtype.kind in "iub" and leaf.size == 1:
+    if leaf.dtype.kind == "b" or (leaf.dtype.kind in "iu" and leaf.size == 1):
         raise UserError(
-            f"{name}: expected continuous actions, got discrete ones ({leaf.dtype}, one for each step), for which "
-            "there is no policy here"
+            f"{name}: expected continuous actions, got discrete ones ({leaf.dtype}, "
+            f"{'one' if leaf.size == 1 else leaf.size} for each step), for which there is no policy here"
         )
 
 

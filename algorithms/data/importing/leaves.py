@@ -19,12 +19,14 @@ class Leaf:
         dtype: as stored.
         read: reads it.
         problem: says why it cannot be read as numbers; None if it can.
+        remark: what its reader has to know, or None.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
     problem: str | None = None
+    remark: str | None = None
 
     @classmethod
     def of(cls, array: np.ndarray) -> "Leaf":

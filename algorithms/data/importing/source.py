@@ -10,7 +10,7 @@ import numpy as np
 
 from nfkern.errors import UserError
 
-from .layout import ImportOptions, Layout, decide
+from .layout import CUT, ImportOptions, Layout, decide
 from .leaves import Leaves
 from .steps import Steps, load_steps
 
@@ -83,7 +83,12 @@ def flat(kind: str, leaves: Leaves, ends: np.ndarray | None, options: ImportOpti
             "each episode's last row is the state in which it ended, as in OGBench's files: its action is kept, and "
             "no transition (if it is a step: --last-row step)"
         )
-    _ask_about_equal_lengths(layout, options, np.diff(starts))
+    elif options.last_row is None and ends is None and not layout.next_observations and not layout.cut:
+        source.notes.append(
+            "each episode's last row is taken for a step like the others (if it is only the state in which the episode "
+            "ended, as in OGBench's files: --last-row state)"
+        )
+    _ask_about_equal_lengths(leaves, layout, options, np.diff(starts))
     for start, stop in pairwise(starts):
         whole = steps.part(start, stop, f"the source, episode of rows {start} to {stop - 1}")
         for part in whole.continuous(source.tally):
@@ -134,9 +139,12 @@ def _last_row(
     return "state" if ogbench or idle else "step"
 
 
-def _ask_about_equal_lengths(layout: Layout, options: ImportOptions, lengths: np.ndarray) -> None:
+def _ask_about_equal_lengths(leaves: Leaves, layout: Layout, options: ImportOptions, lengths: np.ndarray) -> None:
     """Flags that fall every so many rows may be the environment's ends or those of a time limit: the user knows."""
-    said = layout.rewards is None or layout.masks or layout.cut or not layout.ended or options.terminals
+    flags = [leaves[name].read() for name in (layout.ended, layout.cut) if name]
+    # Flags of any end say no more than those beside them if they are the same.
+    told = layout.cut in CUT or (len(flags) == 2 and not np.array_equal(flags[0], flags[1]))
+    said = layout.rewards is None or layout.masks or told or not layout.ended or options.terminals
     if said or len(lengths) < 2 or len(set(lengths[:-1].tolist())) > 1 or lengths[-1] > lengths[0]:
         return
     raise UserError(

@@ -15,7 +15,7 @@ import numpy as np
 
 from nfkern.errors import UserError
 
-from .layout import ImportOptions, Layout, short
+from .layout import EITHER, ImportOptions, Layout, short
 from .leaves import Leaves
 
 Rows = dict[str, np.ndarray]
@@ -71,7 +71,10 @@ class Steps:
         breaks = np.zeros(0, dtype=int)
         if self.next_observations is not None and len(self):
             following = self.observations[1 : len(self)]
-            breaks = np.flatnonzero((self.next_observations[: len(following)] != following).any(1)) + 1
+            # In float32, as both are stored: one of them may have been saved in fewer digits than the other.
+            with np.errstate(over="ignore"):
+                differ = self.next_observations[: len(following)].astype(np.float32) != following.astype(np.float32)
+            breaks = np.flatnonzero(differ.any(1)) + 1
             tally["breaks"] += len(breaks)
         borders = [0, *breaks.tolist(), len(self)]
         for start, stop in pairwise(borders):
@@ -100,6 +103,9 @@ def load_steps(leaves: Leaves, layout: Layout, options: ImportOptions, label: st
     ended, cut, masks = (vector(name, flags=True) for name in (layout.ended, layout.cut, layout.masks))
     if masks is not None:
         ended = masks == 0
+    elif ended is not None and cut is not None and layout.ended in EITHER and not (cut > ended).any():
+        # Flags of any end, which the cuts are among.
+        ended = ended * (1 - cut)
     elif ended is not None and options.terminals == "cut":
         ended = np.zeros(len(ended), dtype=bool)
     steps = Steps(
@@ -112,6 +118,12 @@ def load_steps(leaves: Leaves, layout: Layout, options: ImportOptions, label: st
         extras={column: joined(names) for column, names in layout.goals},
         parts=tuple((short(name), leaves[name].size) for name in layout.observations),
     )
+    following = steps.next_observations
+    if following is not None and following.shape[1] != steps.observations.shape[1]:
+        raise UserError(
+            f"{label}: expected next observations of the size of the observations, {steps.observations.shape[1]}, got "
+            f"{following.shape[1]}"
+        )
     more = len(steps.observations) - len(steps)
     if more not in (0, 1):
         raise UserError(
@@ -146,6 +158,7 @@ def rows_of(steps: Steps, last_row: Literal["step", "state"], tally: Counter[str
         UserError: a number is not finite.
     """
     tally["rows"] += max(len(steps), len(steps.observations))
+    given = steps.extras
     steps, after = _with_last_observation(steps)
     if not len(steps) or (len(steps) == 1 and not after and last_row == "state"):
         tally["empty"] += 1
@@ -173,7 +186,11 @@ def rows_of(steps: Steps, last_row: Literal["step", "state"], tally: Counter[str
         rows["masks"] = np.concatenate([~ended, np.ones(int(added), dtype=bool)])
     rows |= extras
     tally["transitions"] += len(observations) - 1
-    return {key: each if key == "terminals" else _float32(key, each, steps) for key, each in rows.items()}
+    for key, each in given.items():
+        # No algorithm has to read them, so that they stop nothing.
+        tally[f"not finite {key}"] += int((~np.isfinite(_narrowed(each))).sum())
+    read = {key: _finite(key, each, steps) for key, each in rows.items() if key not in ("terminals", *extras)}
+    return rows | read | {key: _narrowed(each) for key, each in extras.items()}
 
 
 def _with_last_observation(steps: Steps) -> tuple[Steps, bool]:
@@ -187,9 +204,13 @@ def _with_last_observation(steps: Steps) -> tuple[Steps, bool]:
     return replace(steps, observations=observations, extras=extras), True
 
 
-def _float32(key: str, array: np.ndarray, steps: Steps) -> np.ndarray:
+def _narrowed(array: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
-        values = array.astype(np.float32)
+        return array.astype(np.float32)
+
+
+def _finite(key: str, array: np.ndarray, steps: Steps) -> np.ndarray:
+    values = _narrowed(array)
     bad = np.argwhere(~np.isfinite(values))
     if not len(bad):
         return values

@@ -1,7 +1,7 @@
 """Sources whose files hold tables: LeRobot's parquet, and Minari's Arrow."""
 
 import json
-from collections import Counter
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 
 from nfkern.errors import UserError
 
-from .layout import ImportOptions
+from .layout import CUT, ENDED, ImportOptions
 from .leaves import Leaf, Leaves, natural
 from .source import Source, Split, grouped
 
@@ -26,17 +26,23 @@ def read_lerobot(path: Path, options: ImportOptions, name: str) -> Source:
     files = [path] if path.is_file() else sorted((path / "data").rglob("*.parquet"))
     if not files:
         raise UserError(f"expected parquet files below {path / 'data'}, got none")
-    tables = [pq.read_table(file) for file in files]
-    for file, table in zip(files, tables, strict=True):
-        if table.schema.names != tables[0].schema.names:
+    tables = []
+    for file in files:
+        try:
+            tables.append(pq.read_table(file))
+        except pa.ArrowException as error:
+            raise UserError(f"{file.name} is damaged or cut off") from error
+        if set(tables[-1].schema.names) != set(tables[0].schema.names):
             raise UserError(
-                f"{file.name}: expected the columns of {files[0].name}, got {', '.join(table.schema.names)}"
+                f"{file.name}: expected the columns of {files[0].name}, got {', '.join(tables[-1].schema.names)}"
             )
-    leaves = _leaves_of(pa.concat_tables(tables), "")
+    leaves = _leaves_of_tables(tables)
     if EPISODE not in leaves:
         raise UserError(f"expected a column {EPISODE}, got {', '.join(leaves)}")
-    info_file = path / "meta" / "info.json"
-    info: dict[str, Any] = json.loads(info_file.read_text()) if info_file.is_file() else {}
+    for key in {EPISODE, FRAME} & leaves.keys():
+        if leaves[key].problem or leaves[key].dtype.kind not in "iu":
+            raise UserError(f"{key}: expected whole numbers, got {leaves[key]}")
+    info = _info(path / "meta" / "info.json")
     numbers = leaves[EPISODE].read()
     frames = leaves[FRAME].read() if FRAME in leaves else np.arange(len(numbers))
     order = np.lexsort((frames, numbers))
@@ -68,15 +74,20 @@ def _some(leaves: Leaves, rows: np.ndarray) -> Leaves:
 
 def _splits(info: dict[str, Any], groups: dict[str, Leaves]) -> dict[str, Split]:
     """Those that meta/info.json has as ranges of episodes, if it has some for both."""
-    ranges: dict[str, str] = info.get("splits", {})
+    ranges = info.get("splits", {})
     validation = next((name for name in VALIDATION if name in ranges), None)
     if "train" not in ranges or validation is None:
         return {}
     found: dict[str, Split] = {}
     named: tuple[tuple[Split, str], ...] = (("train", "train"), ("val", validation))
     for split, key in named:
-        first, _, last = ranges[key].partition(":")
-        found |= {f"episode {number}": split for number in range(int(first), int(last))}
+        bounds = re.fullmatch(r"(\d+):(\d+)", str(ranges[key]))
+        if bounds is None:
+            raise UserError(f"meta/info.json: expected splits such as 0:50, got {ranges[key]!r} for {key}")
+        labels = [f"episode {number}" for number in range(*map(int, bounds.groups()))]
+        if both := [label for label in labels if label in found]:
+            raise UserError(f"meta/info.json: expected splits of different episodes, but {both[0]} is in both")
+        found |= dict.fromkeys(labels, split)
     return {label: split for label, split in found.items() if label in groups}
 
 
@@ -91,13 +102,39 @@ def read_minari_arrow(path: Path, options: ImportOptions, name: str) -> Source:
         if not batches:
             continue
         leaves = _leaves_of(pa.concat_tables(batches), "")
+        # Padding has no flags.
+        flags = [leaves[key].read()[-1:] for key in (*ENDED, *CUT) if key in leaves and not leaves[key].problem]
+        last = None if any(flag.any() for flag in flags) else -1
         groups[f"episode {folder.name}"] = {
-            key: leaf if leaf.problem or key.partition("/")[0] == "observations" else Leaf.of(leaf.read()[:-1])
+            key: leaf if leaf.problem or key.partition("/")[0] == "observations" else Leaf.of(leaf.read()[:last])
             for key, leaf in leaves.items()
         }
     if not groups:
         raise UserError(f"expected folders with Arrow files in {path}, got none")
     return grouped("Minari Arrow", groups, options, name, {})
+
+
+def _info(path: Path) -> dict[str, Any]:
+    try:
+        info = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"meta/info.json is no JSON: {error}") from error
+    if not isinstance(info, dict):
+        raise UserError(f"meta/info.json: expected an object, got {type(info).__name__}")
+    return info
+
+
+def _leaves_of_tables(tables: list[Any]) -> dict[str, Leaf]:
+    """The columns of tables one after the other, whose types may differ as long as their numbers fit together."""
+    parts = [_leaves_of(table, "") for table in tables if len(table)] or [_leaves_of(tables[0], "")]
+    joined: dict[str, Leaf] = {}
+    for key in parts[0]:
+        leaves = [part.get(key, Leaf.unreadable("gaps")) for part in parts]
+        problem = next((leaf.problem for leaf in leaves if leaf.problem), None)
+        if problem is None and len({leaf.shape[1:] for leaf in leaves}) > 1:
+            problem = "rows of different sizes"
+        joined[key] = Leaf.unreadable(problem) if problem else Leaf.of(np.concatenate([x.read() for x in leaves]))
+    return joined
 
 
 def _leaves_of(table: Any, prefix: str) -> dict[str, Leaf]:
@@ -117,8 +154,9 @@ def _leaves_of_array(name: str, array: Any) -> dict[str, Leaf]:
 
     if not pa.types.is_struct(array.type):
         return {name: _leaf(array)}
-    kinds = Counter(str(array.type.field(i).type) for i in range(array.type.num_fields))
-    if "binary" in kinds:
+    fields = [array.type.field(i) for i in range(array.type.num_fields)]
+    # A picture's bytes, or the path of a video and a time in it.
+    if any(str(each.type) == "binary" or each.name == "path" for each in fields):
         return {name: Leaf.unreadable("images")}
     return {
         key: leaf
