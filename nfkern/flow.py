@@ -12,7 +12,7 @@ from torch import nn
 from nfkern import box
 from nfkern.arguments import number, shape_of, whole
 from nfkern.checkpoint import Pretrained
-from nfkern.context import Arrangement, ProjectedContext
+from nfkern.context import Arrangement, ProjectedContext, autocast_on
 from nfkern.distribution import FlowDistribution
 from nfkern.kernels import standard_normal_log_prob
 from nfkern.noise import draw, sizes
@@ -298,7 +298,7 @@ class Flow(Pretrained, nn.Module, ABC):
             raise TypeError(f"{name}: expected a tensor on {like.device} as the parameters, got {tensor.device}")
         if tensor.dtype == like.dtype:
             return tensor
-        if tensor.is_floating_point() and torch.is_autocast_enabled(like.device.type):
+        if tensor.is_floating_point() and autocast_on(like.device):
             return tensor.to(like.dtype)
         raise TypeError(f"{name}: expected dtype {like.dtype} as the parameters, got {tensor.dtype}")
 
