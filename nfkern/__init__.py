@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nfkern import optim
     from nfkern.acting.causal import FrozenCausalFlow
     from nfkern.acting.coupling import FrozenFlow
     from nfkern.flows.causal import CausalFlow
@@ -25,6 +26,7 @@ __all__ = [
     "FrozenFlow",
     "Normalizer",
     "__version__",
+    "optim",
     "use_reference",
 ]
 
@@ -43,6 +45,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "optim":
+        return importlib.import_module("nfkern.optim")
     if name not in _HOMES:
         raise AttributeError(f"module 'nfkern' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

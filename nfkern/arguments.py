@@ -5,6 +5,7 @@ import numbers
 import operator
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -38,6 +39,17 @@ def number(
     if not real or not (value > 0 if above else value >= 0) or not value < high:
         raise ValueError(f"{name}: expected {expected}, got {value!r}")
     return float(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """An argument that is a truth value, Python's or NumPy's, as a bool.
+
+    Raises:
+        ValueError: it is none: the text "false" would count as true.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
 
 
 def shape_of(tensor: Any) -> tuple[int, ...]:

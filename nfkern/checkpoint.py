@@ -12,6 +12,8 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from nfkern.kernels.dispatch.checks import FLOATING
+
 FORMAT_VERSION = 1
 
 
@@ -73,7 +75,8 @@ class Pretrained:
             )
         try:
             module = cls(**header.get("config", {}))
-        except TypeError as error:
+        except (TypeError, RuntimeError) as error:
+            # A RuntimeError is a size that no memory holds.
             raise ValueError(f"path: settings in {path} do not fit: {error}") from None
         assert isinstance(module, nn.Module)
         tensors = read_tensors(path / "model.safetensors")
@@ -89,13 +92,13 @@ class Pretrained:
         return module.to(device)
 
 
-def refuse_shards(module: nn.Module) -> None:
+def refuse_shards(module: nn.Module, prefix: str = "") -> None:
     """Refuse parameters that are spread over processes, as FSDP2 leaves them.
 
     Raises:
         TypeError: a parameter is a DTensor; the message says how to gather it.
     """
-    for name, tensor in module.state_dict().items():
+    for name, tensor in module.state_dict(prefix=prefix).items():
         if hasattr(tensor, "full_tensor"):
             raise TypeError(
                 f"{name}: expected a whole tensor, got a {type(tensor).__name__}; in every process, load {{name: "
@@ -111,7 +114,7 @@ def _check_weights(name: str, tensors: dict[str, torch.Tensor]) -> torch.dtype:
     """
     weights = {key: tensor for key, tensor in tensors.items() if key != "permutation"}
     dtypes = {tensor.dtype for tensor in weights.values()}
-    if len(dtypes) > 1 or not all(dtype.is_floating_point for dtype in dtypes):
+    if len(dtypes) > 1 or not dtypes <= {*FLOATING}:
         raise ValueError(f"{name}: expected weights of one floating-point dtype, got {sorted(map(str, dtypes))}")
     for key, tensor in weights.items():
         if not tensor.isfinite().all():

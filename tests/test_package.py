@@ -123,3 +123,8 @@ print(tuple(flow.sample((5,), torch.zeros(3)).shape))
     result = run(code.replace("{env}", str(tmp_path / "env")), python=str(python), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "(5, 4)"
+
+
+def test_the_optimiser_is_there_without_an_import_of_its_own():
+    code = "import nfkern; nfkern.optim.FlowAdamW(nfkern.CouplingFlow(2))"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -298,7 +298,7 @@ def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def guarded(*args: Any) -> Any:
         device_type = args[0].device.type
-        if not torch.is_autocast_enabled(device_type):
+        if device_type == "meta" or not torch.is_autocast_enabled(device_type):
             return function(*args)
         with torch.autocast(device_type, enabled=False):
             return function(*args)

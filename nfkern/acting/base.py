@@ -16,7 +16,7 @@ from nfkern.acting.cuda_graphs import CapturedCalls
 from nfkern.acting.encoder import called, encoded, frozen_encoder, refuse_broken
 from nfkern.acting.native_calls import NativeCalls
 from nfkern.arguments import shape_of, whole
-from nfkern.flows.context import ProjectedContext
+from nfkern.flows.context import ProjectedContext, without_autocast
 from nfkern.flows.distribution import FlowDistribution
 from nfkern.flows.encoder import Encoder
 from nfkern.flows.flow import Context, Flow
@@ -226,9 +226,7 @@ class Frozen(Flow):
 
     def _project_rows(self, context: torch.Tensor | None) -> torch.Tensor:
         # The maps, beside this class in every subclass, have what it calls here.
-        if not torch.is_autocast_enabled(self._like.device.type):
-            return super()._project_rows(context)  # type: ignore[safe-super]
-        with torch.autocast(self._like.device.type, enabled=False):
+        with without_autocast(self._like.device):
             return super()._project_rows(context)  # type: ignore[safe-super]
 
     def _example(self, observation: torch.Tensor | None) -> torch.Tensor | None:

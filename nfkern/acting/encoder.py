@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from itertools import chain
 
 import torch
@@ -9,6 +10,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from nfkern.arguments import shape_of
+from nfkern.checkpoint import refuse_shards
+from nfkern.flows.context import without_autocast
 from nfkern.flows.encoder import Encoder, lower_hidden
 
 ROWS = 2
@@ -28,7 +31,7 @@ def frozen_encoder(encoder: nn.Module, like: torch.Tensor, dtype: torch.dtype, c
         context_features: of the flow.
 
     Raises:
-        TypeError: it is no module, or takes something else than observations.
+        TypeError: it is no module, takes something else than observations, or has a weight that is a shard.
         ValueError: it does not run, gives no contexts, or has weights that are not finite or not there yet.
     """
     if not isinstance(encoder, nn.Module):
@@ -43,8 +46,11 @@ def frozen_encoder(encoder: nn.Module, like: torch.Tensor, dtype: torch.dtype, c
     for name, tensor in chain(encoder.named_parameters(), encoder.named_buffers()):
         if is_lazy(tensor):
             raise ValueError(f"encoder.{name}: expected a parameter with values, got none yet; call the encoder once")
-    copied = copy.deepcopy(encoder).to(device=like.device, dtype=like.dtype).requires_grad_(False).eval()
-    copied.zero_grad(set_to_none=True)
+    refuse_shards(encoder, "encoder.")
+    copied = copy.deepcopy(encoder).to(device=like.device, dtype=like.dtype).eval()
+    for parameter in copied.parameters():
+        # One by one: modules of TorchScript refuse `requires_grad_` and `zero_grad`.
+        parameter.requires_grad_(False).grad = None
     # An Encoder's LayerNorms stay as they are: SiLU stands between their weights and the next product.
     if isinstance(copied, Encoder) and dtype.itemsize == 2:
         lower_hidden(copied, dtype)
@@ -56,14 +62,21 @@ def frozen_encoder(encoder: nn.Module, like: torch.Tensor, dtype: torch.dtype, c
 def encoded(encoder: nn.Module, observations: torch.Tensor, context_features: int) -> torch.Tensor:
     """Contexts (*batch, context_features) of observations (*batch, in_features).
 
+    It sees rows and no autocast, as when it was tried: layers such as BatchNorm1d take axis 1 for the features.
+
     Raises:
-        ValueError: the encoder gives something else.
+        ValueError: the encoder gives something else, or the observations have no dimension.
     """
-    contexts: torch.Tensor = encoder(observations)
-    wanted, found = (*observations.shape[:-1], context_features), shape_of(contexts)
+    if not observations.ndim:
+        raise ValueError("context: expected observations of shape (..., in_features), got ()")
+    *batch, features = observations.shape
+    rows = observations.reshape(math.prod(batch), features)
+    with without_autocast(observations.device):
+        contexts: torch.Tensor = encoder(rows)
+    wanted, found = (rows.shape[0], context_features), shape_of(contexts)
     if found != wanted:
-        raise _no_contexts(wanted, shape_of(observations), found)
-    return contexts
+        raise _no_contexts(wanted, shape_of(rows), found)
+    return contexts.reshape(*batch, context_features)
 
 
 def refuse_broken(module: nn.Module, expected: str, prefix: str = "") -> None:
@@ -118,6 +131,8 @@ def _try(encoder: nn.Module, like: torch.Tensor, context_features: int) -> None:
 
 def _in_features(encoder: nn.Module) -> int | None:
     """How wide observations are, where the first layer says so."""
+    # A compiled module is a wrapper; every width tried in vain would be one more compilation.
+    encoder = getattr(encoder, "_orig_mod", encoder)
     if isinstance(encoder, Encoder):
         return int(encoder.config["in_features"])
     if isinstance(encoder, nn.Sequential) and len(encoder):

@@ -1,7 +1,9 @@
 """How events meet contexts: broadcasting of batch shapes, arranged so that a context is projected once."""
 
+import contextlib
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -78,7 +80,7 @@ def project(context: torch.Tensor | None, weight: torch.Tensor | None, bias: tor
     if context is None or weight is None:
         return bias.unsqueeze(0)
     flat = weight.flatten(0, -2)
-    if torch.is_autocast_enabled(context.device.type):
+    if autocast_on(context.device):
         # Only the product drops precision: the bias is added in the parameters' dtype.
         return functional.linear(context, flat).to(bias.dtype).view(context.shape[0], *bias.shape) + bias
     # On other devices PyTorch's own is as good, and `torch.vmap` knows how to batch it.
@@ -86,9 +88,19 @@ def project(context: torch.Tensor | None, weight: torch.Tensor | None, bias: tor
     return product(context, flat, bias.flatten()).view(context.shape[0], *bias.shape)
 
 
+def autocast_on(device: torch.device) -> bool:
+    """Whether autocast is in force there; "meta" has none, and PyTorch refuses to say so."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Autocast kept out of what runs inside."""
+    return torch.autocast(device.type, enabled=False) if autocast_on(device) else contextlib.nullcontext()
+
+
 def autocast_dtype(like: torch.Tensor) -> torch.dtype | None:
     """Of a flow's hidden products, where its tensors are like this one: what autocast says, or None for their own."""
     # As PyTorch's own layers do, autocast leaves float64 alone.
-    if like.dtype != torch.float32 or not torch.is_autocast_enabled(like.device.type):
+    if like.dtype != torch.float32 or not autocast_on(like.device):
         return None
     return torch.get_autocast_dtype(like.device.type)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import nn
 
-from nfkern.arguments import number, whole
+from nfkern.arguments import flag, number, whole
 from nfkern.checkpoint import refuse_shards
 from nfkern.flows.coupling_maps import CouplingMaps
 from nfkern.flows.transforms import readable
@@ -89,7 +89,7 @@ class CouplingFlow(CouplingMaps):
         super().__init__((features,), context_features, bounds=bounds, context_dropout=context_dropout)
         self.norm_eps = number("norm_eps", norm_eps, "a number > 0", above=True)
         self.mixing = mixing
-        self.inverted = bool(inverted)
+        self.inverted = flag("inverted", inverted)
         self.scale_bound = (
             None if scale_bound is None else number("scale_bound", scale_bound, "None or a number > 0", above=True)
         )
@@ -166,10 +166,12 @@ class CouplingFlow(CouplingMaps):
         """Put what is no parameter where the parameters are; the permutation never where numbers are lost."""
         like = self.input_bias
         if self.mixing != "plu":
-            identity = torch.eye(self.features, dtype=like.dtype, device=like.device)
-            self.mixing_lu = identity.expand(self.blocks, -1, -1)
+            self.mixing_lu = self._identity(like)
         if like.device.type != "meta":
             self.permutation = self.permutation.to(like.device)
+
+    def _identity(self, like: torch.Tensor) -> torch.Tensor:
+        return torch.eye(self.features, dtype=like.dtype, device=like.device).expand(self.blocks, -1, -1)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -234,7 +236,10 @@ class CouplingFlow(CouplingMaps):
         known = self._known is not None and readable(permutation) and torch.equal(self._known, permutation)
         if not known and _may_keep(permutation):
             self._known = self._permutation_of("permutation", permutation)
-        return lu if self.mixing == "plu" else lu.to(like), permutation.to(like.device)
+        if self.mixing != "plu" and (lu.dtype, lu.device) != (like.dtype, like.device):
+            # A module on "meta" that is called with parameters from elsewhere, as `torch.func.functional_call` does.
+            lu = self._identity(like)
+        return lu, permutation.to(like.device)
 
     def _compose(self, inverse: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Mixing matrices and log-det, composed once per value of `mixing_lu` where no gradient is wanted.

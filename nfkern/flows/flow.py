@@ -12,7 +12,7 @@ from torch import nn
 from nfkern.arguments import number, shape_of, whole
 from nfkern.checkpoint import Pretrained
 from nfkern.flows import bounds as tanh_bounds
-from nfkern.flows.context import Arrangement, ProjectedContext
+from nfkern.flows.context import Arrangement, ProjectedContext, autocast_on
 from nfkern.flows.distribution import FlowDistribution
 from nfkern.flows.noise import draw, sizes
 from nfkern.flows.transforms import readable, without_derivatives
@@ -298,7 +298,7 @@ class Flow(Pretrained, nn.Module, ABC):
             raise TypeError(f"{name}: expected a tensor on {like.device} as the parameters, got {tensor.device}")
         if tensor.dtype == like.dtype:
             return tensor
-        if tensor.is_floating_point() and torch.is_autocast_enabled(like.device.type):
+        if tensor.is_floating_point() and autocast_on(like.device):
             return tensor.to(like.dtype)
         raise TypeError(f"{name}: expected dtype {like.dtype} as the parameters, got {tensor.dtype}")
 

@@ -21,6 +21,7 @@ import nfkern
         ({"hidden": 8}, "hidden: expected two widths >= 1, got 8"),
         ({"norm_eps": 0.0}, "norm_eps: expected a number > 0"),
         ({"mixing": "lu"}, "mixing: expected 'plu', 'permute' or 'none', got 'lu'"),
+        ({"inverted": "false"}, "inverted: expected True or False, got 'false'"),
         ({"scale_bound": -1.0}, "scale_bound: expected None or a number > 0, got -1.0"),
         ({"bounds": "sigmoid"}, "bounds: expected None or 'tanh', got 'sigmoid'"),
         ({"context_dropout": 1.0}, r"context_dropout: expected a probability in \[0, 1\), got 1.0"),

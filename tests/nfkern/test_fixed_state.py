@@ -174,3 +174,15 @@ def test_old_files_load(tmp_path):
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "flow" / "model.safetensors")
     restored = nfkern.CouplingFlow.from_pretrained(tmp_path / "flow")
     assert torch.equal(restored.permutation, state["permutation"])
+
+
+@every_mixing
+def test_on_meta_calls_have_shapes_and_take_parameters_from_elsewhere(mixing):
+    flow = make(mixing)
+    skeleton, (x, context) = copy.deepcopy(flow).to("meta"), flows.make_inputs(flow, 4)
+    shapes = skeleton.log_prob(x.to("meta"), context.to("meta"))
+    assert (shapes.device.type, shapes.shape) == ("meta", (4,))
+    called = torch.func.functional_call(skeleton, dict(flow.named_parameters()), (x, context))
+    torch.testing.assert_close(called, flow(x, context), rtol=0, atol=0)
+    frozen = flow.freeze().to("meta")
+    assert frozen.sample((2,), context.to("meta")).shape == (2, 4, 6)

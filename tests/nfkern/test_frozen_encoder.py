@@ -134,3 +134,44 @@ def test_freezing_leaves_the_generator_alone():
     before = torch.get_rng_state()
     source.freeze(encoder=Noisy())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+LAYERS = {
+    "batch_norm": lambda: nn.Sequential(nn.Linear(7, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 5)),
+    "prelu": lambda: nn.Sequential(nn.Linear(7, 8), nn.PReLU(8), nn.Linear(8, 5)),
+    "torchscript": lambda: torch.jit.script(nn.Sequential(nn.Linear(7, 8), nn.ReLU(), nn.Linear(8, 5))),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_encoder_sees_rows_and_no_autocast(name):
+    """BatchNorm1d and PReLU take axis 1 for the features, of one observation and of several batch dimensions, too."""
+    encoder = LAYERS[name]().eval()
+    frozen, x, observations = flow().freeze(encoder=encoder), torch.randn(6, 6), torch.randn(6, 7)
+    with torch.no_grad():
+        expected = flow().freeze()(x, encoder(observations))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(frozen(x, observations), expected)
+    folded = frozen(x.view(2, 3, 6), observations.view(2, 3, 7))
+    torch.testing.assert_close(folded, expected.view(2, 3))
+    torch.testing.assert_close(frozen(x[0], observations[0]), expected[0])
+    assert frozen.act(observations[0].numpy()).shape == (6,)
+    assert frozen.act(observations[:0].numpy()).shape == (0, 6)
+
+
+def test_observations_without_dimension():
+    frozen = flow().freeze(encoder=Wrapped(nn.Linear(7, 5)))
+    with pytest.raises(ValueError, match=r"expected observations of shape \(\.\.\., in_features\), got \(\)"):
+        frozen.sample((), torch.tensor(1.0))
+
+
+def test_a_compiled_encoder_is_tried_once(monkeypatch):
+    """Every width tried in vain would be one more compilation, with its complaints."""
+    widths, compiled = [], torch.compile(nn.Sequential(nn.Linear(7, 8), nn.ReLU(), nn.Linear(8, 5)), backend="eager")
+    call = type(compiled).__call__
+    monkeypatch.setattr(
+        type(compiled), "__call__", lambda module, inputs: widths.append(inputs.shape[-1]) or call(module, inputs)
+    )
+    flow().freeze(encoder=compiled)
+    assert widths == [7]

@@ -1,5 +1,7 @@
 """A save that could not be loaded fails when saving, and a file of nonsense when loading; both leave what was there."""
 
+import json
+
 import flows
 import pytest
 import torch
@@ -115,6 +117,7 @@ def test_a_subclass_that_takes_its_config_is_saved(tmp_path):
         (lambda w: w.int(), "one floating-point dtype, got .*torch.int32"),
         (lambda w: w.bool(), "one floating-point dtype"),
         (lambda w: w * (1 + 1j), "one floating-point dtype, got .*torch.complex64"),
+        (lambda w: w.to(torch.float8_e4m3fn), "one floating-point dtype, got .*torch.float8_e4m3fn"),
         (lambda w: w.half(), "one floating-point dtype"),
         (lambda w: w / 0, "expected finite weights, got .*_weight with NaN or infinity"),
     ],
@@ -146,6 +149,10 @@ def test_shards_are_named():
         for call in (module.freeze, lambda: module.save_pretrained("never")):
             with pytest.raises(TypeError, match="hidden_weight: expected a whole tensor, got a DTensor; .*full_tensor"):
                 call()
+        encoder = torch.nn.Linear(7, 3)
+        encoder.weight = torch.nn.Parameter(distribute_tensor(encoder.weight.detach(), mesh, [Shard(0)]))
+        with pytest.raises(TypeError, match="encoder.weight: expected a whole tensor, got a DTensor"):
+            flow().freeze(encoder=encoder)
     finally:
         destroy_process_group()
 
@@ -157,3 +164,14 @@ def test_a_save_leaves_the_random_numbers_alone(tmp_path):
     torch.manual_seed(0)
     module.save_pretrained(tmp_path / "saved")
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(("name", "value"), [("features", 10**12), ("inverted", "false")])
+def test_settings_that_are_none_are_not_loaded(name, value, tmp_path):
+    flow().save_pretrained(tmp_path / "saved")
+    file = tmp_path / "saved" / "config.json"
+    header = json.loads(file.read_text())
+    header["config"][name] = value
+    file.write_text(json.dumps(header))
+    with pytest.raises(ValueError, match="path: settings in .* do not fit|inverted: expected True or False"):
+        nfkern.CouplingFlow.from_pretrained(tmp_path / "saved")
