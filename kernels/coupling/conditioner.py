@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import leaky_relu, pad
 
 from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.dispatch.op_transforms import in_transform
 from nfkern.kernels.layer_norm import layer_norm, layer_norm_backward
 
 NEGATIVE_SLOPE = 0.01
@@ -48,7 +49,7 @@ def conditioner(
         # Copies only where several groups are shared by several rows each.
         term = context_term.reshape(2, rows, width)
         first = _normalize(
-            leaky_relu(torch.baddbmm(term, kept.expand(2, *kept.shape), p.input_weight.mT), NEGATIVE_SLOPE), norm_eps
+            leaky_relu(_bmm(kept.expand(2, *kept.shape), p.input_weight.mT, term), NEGATIVE_SLOPE), norm_eps
         )
         scaled = _affine(first.normalized, p.norm1_weight, p.norm1_bias)
         product = _product(scaled, p.hidden_weight.mT, compute_dtype, p.hidden_bias)
@@ -57,7 +58,7 @@ def conditioner(
         by_row = hidden.mT.flatten(1, 2)[:, :rows]
         first, second = (_normalize(each.contiguous(), norm_eps) for each in (by_row[..., :width], by_row[..., width:]))
     scaled = _affine(second.normalized, p.norm2_weight, p.norm2_bias)
-    return torch.baddbmm(p.output_bias, scaled, p.output_weight.mT), (first, second)
+    return _bmm(scaled, p.output_weight.mT, p.output_bias), (first, second)
 
 
 def activations(layers: Layers) -> torch.Tensor:
@@ -96,9 +97,9 @@ def conditioner_backward(
     weights and never need another pass over the batch. A folded set's own weights get no gradients.
     """
     p, (first, second) = parameters, layers
-    grad2 = _normalize_backward(torch.bmm(grad, _scaled(p.output_weight, p.norm2_weight)), second)
+    grad2 = _normalize_backward(_bmm(grad, _scaled(p.output_weight, p.norm2_weight)), second)
     grad1 = _normalize_backward(_product(grad2, _scaled(p.hidden_weight, p.norm1_weight), compute_dtype), first)
-    grad_kept = torch.bmm(grad1, p.input_weight).sum(0)
+    grad_kept = _bmm(grad1, p.input_weight).sum(0)
     if not parameter_grads:
         return grad_kept, None, None
     grad_term = grad1.unflatten(1, (groups, kept.shape[0] // max(groups, 1))).sum(2).transpose(0, 1)
@@ -178,7 +179,18 @@ def _product(
 ) -> torch.Tensor:
     """A batch of products in `dtype`, given back in the operands' own; bias (2, 1, columns) is added in the latter."""
     if dtype is not None and dtype != left.dtype:
-        product = torch.bmm(left.to(dtype), right.to(dtype)).to(left.dtype)
+        product = _bmm(left.to(dtype), right.to(dtype)).to(left.dtype)
+        return product if bias is None else product + bias
+    return _bmm(left, right, bias)
+
+
+def _bmm(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Both networks' products, (2, rows, in) and (2, in, out), and their bias.
+
+    In a transform one by one: `torch.vmap` over rows would copy the weights of a batch of products for each row.
+    """
+    if in_transform((left, right)):
+        product = torch.stack([each @ weight for each, weight in zip(left.unbind(0), right.unbind(0), strict=True)])
         return product if bias is None else product + bias
     return torch.bmm(left, right) if bias is None else torch.baddbmm(bias, left, right)
 

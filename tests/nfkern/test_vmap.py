@@ -4,8 +4,10 @@ import flows
 import pytest
 import torch
 from torch.func import functional_call, stack_module_state
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from nfkern import use_reference
+from nfkern import CouplingFlow, use_reference
 
 
 def stacked(name, seeds=3):
@@ -142,3 +144,24 @@ def test_rows_of_one_flow_take_as_many_products_as_a_batch(name, method, mapped)
         rows = products(lambda: torch.vmap(lambda *row: ROWS[method](flow, *row), dims)(*inputs))
     # A batch's score keeps hidden units, which rows that are added compute again.
     assert rows <= (1.5 if method == "score" else 1) * batch
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that an operation makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **(kwargs or {}))
+        sizes = [each.numel() for each in tree_leaves(results) if isinstance(each, torch.Tensor)]
+        self.numel = max([self.numel, *sizes])
+        return results
+
+
+def test_gradients_row_by_row_copy_no_weights():
+    flow = CouplingFlow(6, 5, blocks=2, hidden=(64, 64))
+    x, context = torch.randn(64, 6), torch.randn(64, 5)
+    with Largest() as made:
+        by_row = torch.vmap(torch.func.grad(flow.log_prob))(x, context)
+    assert made.numel < 64 * flow.hidden_weight[0].numel() // 2
+    torch.testing.assert_close(by_row, torch.func.grad(lambda x: flow.log_prob(x, context).sum())(x))
