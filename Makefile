@@ -48,7 +48,7 @@ HAS_GPU := import sys, torch; sys.exit(sys.version_info < (3, 11) or not torch.c
 
 gpu-check: ## check and time the kernels on this machine's GPU (under 9 minutes; needs torch, triton, numpy)
 	@for python in $(BIN)/python $(PYTHON) python3 python; do \
-		if $$python -c '$(HAS_GPU)' 2> /dev/null; then exec $$python -m nfkern.bench.gpu_check; fi; done; \
+		if $$python -c '$(HAS_GPU)' 2> /dev/null; then exec $$python -m nfkern.bench.kernels.gpu_check; fi; done; \
 	echo "gpu-check: no Python >= 3.11 here has a torch that finds a GPU (tried $(BIN)/python, $(PYTHON), python3, python;" \
 		"choose one with PYTHON=...). Nothing was checked."; exit 2
 

@@ -8,15 +8,16 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from nfkern.bench import records as storage
-from nfkern.bench import timing
-from nfkern.bench.declarations import Row, rows
-from nfkern.bench.environment import Environment, current_environment
-from nfkern.bench.files import check_writable
-from nfkern.bench.page.kinds import to_html
-from nfkern.bench.records import Record
+from nfkern.bench.core import records as storage
+from nfkern.bench.core import timing
+from nfkern.bench.core.declarations import Row, rows
+from nfkern.bench.core.environment import Environment, current_environment
+from nfkern.bench.core.files import check_writable
+from nfkern.bench.core.records import Record
+from nfkern.bench.core.units import duration
 from nfkern.bench.registry import VARIANTS, WORKS
-from nfkern.bench.report import described, duration
+from nfkern.bench.report.labels import described
+from nfkern.bench.report.page.kinds import to_html
 from nfkern.bench.runner import measure
 from nfkern.bench.suites import SUITES
 from nfkern.errors import UserError, check_least

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nfkern.bench.declarations import rows
+from nfkern.bench.core.declarations import rows
 from nfkern.bench.registry import VARIANTS, WORKS
 from nfkern.bench.suites import SUITES
 

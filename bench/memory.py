@@ -11,9 +11,9 @@ from itertools import accumulate, cycle, islice
 
 import torch
 
-from nfkern.bench.cases import CASES
-from nfkern.bench.declarations import Row, Variant
-from nfkern.bench.timing import num_threads
+from nfkern.bench.core.cases import CASES
+from nfkern.bench.core.declarations import Row, Variant
+from nfkern.bench.core.timing import num_threads
 
 STEPS = 3
 

@@ -37,15 +37,16 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from nfkern.bench import control_loop, plane_works, training_runs
-from nfkern.bench.baselines import (
+from nfkern.bench.core.cases import FlowCase
+from nfkern.bench.core.declarations import Standing, Variant, Work
+from nfkern.bench.problems import control_loop, eager, eager_causal
+from nfkern.bench.problems.data_works import DataSampling
+from nfkern.bench.rivals import (
     acting,
     aot_inductor,
     compiled,
     compiled_causal,
     cuda_graph,
-    eager,
-    eager_causal,
     eager_plu_once,
     floors,
     frozen,
@@ -61,14 +62,12 @@ from nfkern.bench.baselines import (
     stacked,
     zuko,
 )
-from nfkern.bench.baselines.reference_flow import INFERENCE_WORKS
-from nfkern.bench.cases import FlowCase
-from nfkern.bench.causal_works import CAUSAL_WORKS
-from nfkern.bench.data_works import DataSampling
-from nfkern.bench.declarations import Standing, Variant, Work
-from nfkern.bench.flow_works import FLOW_WORKS
-from nfkern.bench.plane_works import CandidateDensities
-from nfkern.bench.training_runs import TRAINING_RUNS
+from nfkern.bench.rivals.reference_flow import INFERENCE_WORKS
+from nfkern.bench.works import plane_works, training_runs
+from nfkern.bench.works.causal_works import CAUSAL_WORKS
+from nfkern.bench.works.flow_works import FLOW_WORKS
+from nfkern.bench.works.plane_works import CandidateDensities
+from nfkern.bench.works.training_runs import TRAINING_RUNS
 
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from nfkern.bench.declarations import SAME_RESULTS, Implementation, Problem, Row, Variant
-from nfkern.bench.environment import Environment, clock_state
+from nfkern.bench.core.declarations import SAME_RESULTS, Implementation, Problem, Row, Variant
+from nfkern.bench.core.environment import Environment, clock_state
+from nfkern.bench.core.records import Record
+from nfkern.bench.core.timing import Budget, Quantiles, interleaved, num_threads, stopwatch_for
 from nfkern.bench.memory import peak_bytes
-from nfkern.bench.records import Record
-from nfkern.bench.timing import Budget, Quantiles, interleaved, num_threads, stopwatch_for
 
 Tell = Callable[[str], None]
 """Takes what happens, in a word: a variant's name while it is built and checked, "timing 37 %", "memory"."""

@@ -1,10 +1,10 @@
 """The suites, by name: which works are measured at which cases and batches, by which variants."""
 
-from nfkern.bench import training_runs
-from nfkern.bench.baselines import acting, policies
-from nfkern.bench.cases import BATCHES, CASES
-from nfkern.bench.declarations import Benchmark
-from nfkern.bench.flow_works import FLOW_WORKS
+from nfkern.bench.core.cases import BATCHES, CASES
+from nfkern.bench.core.declarations import Benchmark
+from nfkern.bench.rivals import acting, policies
+from nfkern.bench.works import training_runs
+from nfkern.bench.works.flow_works import FLOW_WORKS
 
 _UNCOMPILED = ("eager", "nfkern")
 _FROZEN = ("nfkern", "nfkern_frozen", "nfkern_frozen_bf16")

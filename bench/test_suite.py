@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from nfkern.bench.declarations import Row, Variant
-from nfkern.bench.environment import Environment, current_environment
-from nfkern.bench.records import to_json
+from nfkern.bench.core.declarations import Row, Variant
+from nfkern.bench.core.environment import Environment, current_environment
+from nfkern.bench.core.records import to_json
+from nfkern.bench.core.timing import num_threads, quantiles
 from nfkern.bench.runner import admit, record_of
-from nfkern.bench.timing import num_threads, quantiles
 
 _DEVICE = torch.device("cpu")
 

@@ -16,8 +16,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 PARTS = {
-    "rivals": ("bench/baselines/*", "constraints.txt"),
-    "targets": ("kernels/*triton*", "bench/binaries.py", "bench/kernel_starts.py", "bench/resources.py"),
+    "rivals": ("bench/rivals/*", "constraints.txt"),
+    "targets": (
+        "kernels/*triton*",
+        "bench/kernels/binaries.py",
+        "bench/kernels/kernel_launches.py",
+        "bench/kernels/resources.py",
+    ),
     "sweeps": ("kernels/*",),
     "wheel": ("setup.py", "pyproject.toml", "kernels/dispatch/native_extension.py"),
     "learning": ("algorithms/agents/*", "algorithms/training/*", "nfkern/flows/*", "nfkern/optim.py"),

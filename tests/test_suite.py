@@ -115,7 +115,7 @@ def test_selected_values():
 def test_changed_files_call_for_their_parts():
     concerned = changed_parts.concerned
     assert concerned(["README.md"]) == ["commands"]
-    assert concerned(["bench/baselines/jax_jit.py"]) == ["rivals"]
+    assert concerned(["bench/rivals/jax_jit.py"]) == ["rivals"]
     assert concerned(["kernels/coupling/triton_kernels.py"]) == ["targets", "sweeps"]
     assert concerned(["setup.py"]) == ["wheel"]
     assert concerned(["tests/test_package.py"]) == ["wheel"]

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nfkern.bench.environment import Environment
+from nfkern.bench.core.environment import Environment
 from nfkern.bench.studies.documents import differences
 from nfkern.bench.studies.tables import split_markdown
 from nfkern.errors import UserError

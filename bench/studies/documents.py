@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nfkern.bench.files import replace_text
+from nfkern.bench.core.files import replace_text
 from nfkern.errors import UserError
 
 if TYPE_CHECKING:

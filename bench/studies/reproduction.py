@@ -6,7 +6,7 @@ from dataclasses import fields
 from html import escape
 from typing import TYPE_CHECKING
 
-from nfkern.bench.environment import Environment
+from nfkern.bench.core.environment import Environment
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

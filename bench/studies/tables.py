@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from nfkern.bench.environment import Environment
+from nfkern.bench.core.environment import Environment
 from nfkern.bench.studies.summary import Spread
 from nfkern.errors import UserError
 
@@ -53,7 +53,7 @@ def write_reports(results: Path, html: Path | None, tables: Path | None, markdow
     """
     if html is not None:
         # Here, not above: pictures need matplotlib, and measuring does not.
-        from nfkern.bench.page.kinds import to_html
+        from nfkern.bench.report.page.kinds import to_html
 
         html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(to_html((results,)), encoding="utf-8")

@@ -70,12 +70,12 @@ COMMANDS = {
     "bench guard": ("bench.guard", "Guard", "exit 1 where nfkern has lost its lead over eager PyTorch"),
     "bench report": ("bench.commands", "Report", "write results as one HTML page"),
     "bench quality": (
-        "bench.quality.commands",
+        "bench.studies.quality.commands",
         "Quality",
         "how well policies fit known densities, at which cost",
     ),
     "bench success": (
-        "bench.success.commands",
+        "bench.studies.success.commands",
         "Success",
         "what policies reach in the simulator, at which cost",
     ),

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from bench_records import ENVIRONMENT, record, refused, spread
 
-from nfkern.bench import commands, compare, registry, suites
-from nfkern.bench import records as storage
-from nfkern.bench.declarations import Benchmark, Implementation, Variant
-from nfkern.bench.report import duration
+from nfkern.bench import commands, registry, suites
+from nfkern.bench.core import records as storage
+from nfkern.bench.core.declarations import Benchmark, Implementation, Variant
+from nfkern.bench.core.units import duration
+from nfkern.bench.report import compare
 from nfkern.bench.runner import measure
 from nfkern.errors import UserError
 

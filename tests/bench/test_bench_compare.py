@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from bench_records import ENVIRONMENT, record, refused, spread
 
-from nfkern.bench import records as storage
-from nfkern.bench.compare import Bounds, Compare, at_speed_of, compare
-from nfkern.bench.timing import quantiles
+from nfkern.bench.core import records as storage
+from nfkern.bench.core.timing import quantiles
+from nfkern.bench.report.compare import Bounds, Compare, at_speed_of, compare
 from nfkern.errors import UserError
 
 

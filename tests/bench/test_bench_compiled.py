@@ -7,17 +7,17 @@ from functools import partial
 import pytest
 import torch
 
-from nfkern.bench.baselines import aot_inductor, cuda_graph, stacked
-from nfkern.bench.baselines.compiled import compile_whole
-from nfkern.bench.baselines.training import AdamWStep
-from nfkern.bench.cases import CASES
-from nfkern.bench.declarations import Row, Variant
-from nfkern.bench.environment import current_environment
-from nfkern.bench.flow_works import FLOW_WORKS
-from nfkern.bench.graphed import Graphed, call_again
+from nfkern.bench.core.cases import CASES
+from nfkern.bench.core.declarations import Row, Variant
+from nfkern.bench.core.environment import current_environment
+from nfkern.bench.core.timing import SMOKE
+from nfkern.bench.problems.training import AdamWStep
 from nfkern.bench.registry import VARIANTS, WORKS
+from nfkern.bench.rivals import aot_inductor, cuda_graph, stacked
+from nfkern.bench.rivals.compiled import compile_whole
+from nfkern.bench.rivals.graphed import Graphed, call_again
 from nfkern.bench.runner import measure
-from nfkern.bench.timing import SMOKE
+from nfkern.bench.works.flow_works import FLOW_WORKS
 
 CPU = torch.device("cpu")
 FLOWS = [work.name for work in FLOW_WORKS]

@@ -5,12 +5,12 @@ from functools import partial
 import pytest
 import torch
 
-from nfkern.bench.baselines.eager import EagerFlow
-from nfkern.bench.baselines.eager_causal import EagerCausalFlow
-from nfkern.bench.cases import CASES, FlowCase
-from nfkern.bench.causal_problem import random_causal_flow
-from nfkern.bench.flow_problem import random_flow
-from nfkern.bench.flow_works import FLOW_WORKS
+from nfkern.bench.core.cases import CASES, FlowCase
+from nfkern.bench.problems.causal_problem import random_causal_flow
+from nfkern.bench.problems.eager import EagerFlow
+from nfkern.bench.problems.eager_causal import EagerCausalFlow
+from nfkern.bench.problems.flow_problem import random_flow
+from nfkern.bench.works.flow_works import FLOW_WORKS
 
 SHAPES = {
     "two_features": FlowCase("two_features", features=2, context_features=3, hidden=(8, 8), blocks=2),

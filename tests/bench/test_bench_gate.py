@@ -5,14 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nfkern.bench import gate
-from nfkern.bench.baselines import eager, sampling, stacked
-from nfkern.bench.cases import CASES
-from nfkern.bench.declarations import Implementation, Row, Variant
-from nfkern.bench.environment import current_environment
+from nfkern.bench.core import gate
+from nfkern.bench.core.cases import CASES
+from nfkern.bench.core.declarations import Implementation, Row, Variant
+from nfkern.bench.core.environment import current_environment
+from nfkern.bench.core.timing import SMOKE
+from nfkern.bench.problems import eager
 from nfkern.bench.registry import WORKS
+from nfkern.bench.rivals import sampling, stacked
 from nfkern.bench.runner import measure
-from nfkern.bench.timing import SMOKE
 
 CPU = torch.device("cpu")
 FLOWS = ("log_prob", "inverse", "denoised_action", "training_step")

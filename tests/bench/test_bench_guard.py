@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 from bench_records import ENVIRONMENT, record, refused, spread
 
-from nfkern.bench import guard, registry
-from nfkern.bench import records as storage
-from nfkern.bench.declarations import Benchmark, rows
+from nfkern.bench import registry
+from nfkern.bench.core import records as storage
+from nfkern.bench.core.declarations import Benchmark, rows
+from nfkern.bench.report import guard
 from nfkern.cli import commands as cli
 from nfkern.errors import UserError
 

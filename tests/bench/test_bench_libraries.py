@@ -8,9 +8,9 @@ from bench_outcomes import CPU, altered, outcome
 from selected import selected
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nfkern.bench.baselines import nflows, same_size, zuko
-from nfkern.bench.cases import CASES
+from nfkern.bench.core.cases import CASES
 from nfkern.bench.registry import VARIANTS, WORKS
+from nfkern.bench.rivals import nflows, same_size, zuko
 
 pytestmark = pytest.mark.slow
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from nfkern.bench import memory
-from nfkern.bench.cases import CASES
-from nfkern.bench.declarations import Benchmark, Row, rows
-from nfkern.bench.environment import current_environment
+from nfkern.bench.core.cases import CASES
+from nfkern.bench.core.declarations import Benchmark, Row, rows
+from nfkern.bench.core.environment import current_environment
+from nfkern.bench.core.timing import SMOKE
 from nfkern.bench.memory import allocated_at_most, peak_bytes
 from nfkern.bench.registry import VARIANTS, WORKS
 from nfkern.bench.runner import measure
-from nfkern.bench.timing import SMOKE
 
 CPU = torch.device("cpu")
 MEGABYTE = 1 << 20

@@ -14,14 +14,14 @@ from bench_rows import row
 from quality_results import results
 
 from nfkern.bench import commands
-from nfkern.bench import records as storage
-from nfkern.bench.declarations import Benchmark
-from nfkern.bench.page import details, growth, kinds, machines, plot
-from nfkern.bench.page.reproduction import reproduction
-from nfkern.bench.page.rows import timed_rows
-from nfkern.bench.quality import records as quality
+from nfkern.bench.core import records as storage
+from nfkern.bench.core.declarations import Benchmark
+from nfkern.bench.core.units import size
 from nfkern.bench.registry import VARIANTS, WORKS
-from nfkern.bench.report import size
+from nfkern.bench.report.page import details, growth, kinds, machines, plot
+from nfkern.bench.report.page.reproduction import reproduction
+from nfkern.bench.report.page.rows import timed_rows
+from nfkern.bench.studies.quality import records as quality
 from nfkern.errors import UserError
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ def test_rows_of_two_files_are_two_rows():
 
 def test_the_command_is_of_the_suite_that_has_most_of_the_row(monkeypatch):
     monkeypatch.setattr(
-        "nfkern.bench.page.reproduction.SUITES",
+        "nfkern.bench.report.page.reproduction.SUITES",
         {
             "small": (Benchmark("inverse", ("ogbench",), (256,), ("eager", "nfkern")),),
             "large": (Benchmark("inverse", ("ogbench",), (256,), ("eager", "nfkern", "jax_jit")),),

@@ -9,10 +9,10 @@ from bench_records import ENVIRONMENT, record, refused, spread
 from bench_rows import row, timed
 
 from nfkern.bench import commands, suites
-from nfkern.bench.declarations import Benchmark, Implementation
-from nfkern.bench.page import details, overview
+from nfkern.bench.core.declarations import Benchmark, Implementation
+from nfkern.bench.core.timing import quantiles
 from nfkern.bench.registry import VARIANTS
-from nfkern.bench.timing import quantiles
+from nfkern.bench.report.page import details, overview
 
 RUNS = (("nf_gcbc", 8.0), ("gaussian_gcbc", 3.0), ("diffusion_gcbc", 9.0))
 

@@ -9,15 +9,15 @@ import torch
 from selected import exhaustive, selected
 
 from nfkern.algorithms.agents.diffusion import Diffusion
-from nfkern.bench.baselines import acting, policies
-from nfkern.bench.cases import CASES
-from nfkern.bench.control_loop import ControlLoop
-from nfkern.bench.declarations import Row
-from nfkern.bench.environment import current_environment
+from nfkern.bench.core.cases import CASES
+from nfkern.bench.core.declarations import Row
+from nfkern.bench.core.environment import current_environment
+from nfkern.bench.core.sizes import PARAMETERS_WITHIN
+from nfkern.bench.core.timing import SMOKE
+from nfkern.bench.problems.control_loop import ControlLoop
 from nfkern.bench.registry import VARIANTS, WORKS
+from nfkern.bench.rivals import acting, policies
 from nfkern.bench.runner import measure
-from nfkern.bench.sizes import PARAMETERS_WITHIN
-from nfkern.bench.timing import SMOKE
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from bench_records import record, refused
 
-from nfkern.bench import environment as environment_module
-from nfkern.bench import records as storage
-from nfkern.bench.environment import clock_state, current_environment
+from nfkern.bench.core import environment as environment_module
+from nfkern.bench.core import records as storage
+from nfkern.bench.core.environment import clock_state, current_environment
 from nfkern.bench.registry import VARIANTS
 from nfkern.errors import UserError
 
@@ -26,7 +26,7 @@ def test_round_trip(tmp_path):
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "records.jsonl"
     storage.write(path, [record()])
-    monkeypatch.setattr("nfkern.bench.files.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("nfkern.bench.core.files.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         storage.write(path, [record("a"), record("b")])
     assert storage.read(path) == [record()]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from nfkern.bench import commands
-from nfkern.bench.cases import BATCHES, CASES, FlowCase
-from nfkern.bench.declarations import Benchmark, rows
-from nfkern.bench.flow_problem import random_flow
+from nfkern.bench.core.cases import BATCHES, CASES, FlowCase
+from nfkern.bench.core.declarations import Benchmark, rows
+from nfkern.bench.problems.flow_problem import random_flow
 from nfkern.bench.registry import VARIANTS, WORKS
 from nfkern.bench.suites import SUITES
 

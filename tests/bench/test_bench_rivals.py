@@ -14,14 +14,14 @@ import torch
 from bench_outcomes import CPU, altered, outcome, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nfkern.bench import declarations
-from nfkern.bench.baselines import floors, jax_jit, onnxruntime, stacked
-from nfkern.bench.cases import CASES
-from nfkern.bench.declarations import Implementation, Row, Variant
-from nfkern.bench.environment import current_environment
+from nfkern.bench.core import declarations
+from nfkern.bench.core.cases import CASES
+from nfkern.bench.core.declarations import Implementation, Row, Variant
+from nfkern.bench.core.environment import current_environment
+from nfkern.bench.core.timing import SMOKE, num_threads
 from nfkern.bench.registry import VARIANTS, WORKS
+from nfkern.bench.rivals import floors, jax_jit, onnxruntime, stacked
 from nfkern.bench.runner import measure
-from nfkern.bench.timing import SMOKE, num_threads
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from bench_records import ENVIRONMENT, record, refused, spread
 
-from nfkern.bench.cases import CausalCase, FlowCase
-from nfkern.bench.scaling import families, fit
+from nfkern.bench.core.cases import CausalCase, FlowCase
+from nfkern.bench.report.scaling import families, fit
 
 FLOWS = [FlowCase(f"wide_{width}", 5, 64, hidden=(width, width)) for width in (64, 128, 256)]
 CASES = {

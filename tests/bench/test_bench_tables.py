@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 from bench_records import record, refused, spread
 
-from nfkern.bench import published, tables
-from nfkern.bench import records as storage
+from nfkern.bench.core import records as storage
+from nfkern.bench.report import published, tables
 from nfkern.errors import UserError
 
 

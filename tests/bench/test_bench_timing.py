@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from nfkern.bench.timing import Budget, interleaved, num_threads, quantiles, stopwatch_for
+from nfkern.bench.core.timing import Budget, interleaved, num_threads, quantiles, stopwatch_for
 
 
 class Bench:

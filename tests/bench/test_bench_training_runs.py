@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from nfkern.bench import training_runs
-from nfkern.bench.cases import CASES
-from nfkern.bench.declarations import Row
-from nfkern.bench.environment import current_environment
+from nfkern.bench.core.cases import CASES
+from nfkern.bench.core.declarations import Row
+from nfkern.bench.core.environment import current_environment
+from nfkern.bench.core.timing import SMOKE
 from nfkern.bench.registry import VARIANTS, WORKS
 from nfkern.bench.runner import measure
-from nfkern.bench.timing import SMOKE
+from nfkern.bench.works import training_runs
 
 CPU = torch.device("cpu")
 

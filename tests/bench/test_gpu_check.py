@@ -15,16 +15,16 @@ from interpreted import interpreted_kernels
 
 pytest.importorskip("triton", reason="the kernels are Triton's")
 
-from nfkern.bench import kernel_starts
-from nfkern.bench import records as storage
-from nfkern.bench.cases import CASES, FlowCase
-from nfkern.bench.gpu_check import correctness, steps, timing
-from nfkern.bench.gpu_check.causal_problems import CausalMaps, CausalProblem, causal_ops
-from nfkern.bench.gpu_check.plan import Plan, carry_out
-from nfkern.bench.gpu_check.problems import Maps, Problem, ops
-from nfkern.bench.gpu_check.report import Findings, markdown, write
-from nfkern.bench.graphed import call_again
-from nfkern.bench.timing import SMOKE
+from nfkern.bench.core import records as storage
+from nfkern.bench.core.cases import CASES, FlowCase
+from nfkern.bench.core.timing import SMOKE
+from nfkern.bench.kernels import kernel_launches
+from nfkern.bench.kernels.gpu_check import correctness, steps, timing
+from nfkern.bench.kernels.gpu_check.causal_problems import CausalMaps, CausalProblem, causal_ops
+from nfkern.bench.kernels.gpu_check.plan import Plan, carry_out
+from nfkern.bench.kernels.gpu_check.problems import Maps, Problem, ops
+from nfkern.bench.kernels.gpu_check.report import Findings, markdown, write
+from nfkern.bench.rivals.graphed import call_again
 from nfkern.kernels import use_reference
 
 ROOT = Path(__file__).parent.parent.parent
@@ -233,7 +233,7 @@ def test_kernels_that_would_take_the_checks_time_are_left_to_their_first_use(mon
         threading.Timer(0.5, release.set).start()
         return pool
 
-    monkeypatch.setattr(kernel_starts, "compilations", lambda *args, **options: list(range(10)))
+    monkeypatch.setattr(kernel_launches, "compilations", lambda *args, **options: list(range(10)))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(steps, "ProcessPoolExecutor", executor)
     monkeypatch.setattr(steps, "compile_one", compile_one)
@@ -279,7 +279,7 @@ def test_an_op_that_would_run_its_reference_is_a_failure():
 def test_without_a_gpu_it_says_so():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    command = [sys.executable, "-m", "nfkern.bench.gpu_check"]
+    command = [sys.executable, "-m", "nfkern.bench.kernels.gpu_check"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == 2
     assert "finds no GPU here, so nothing was checked" in result.stderr
@@ -294,8 +294,8 @@ class Missing:
         if name.split(".")[0] in {"tyro", "tqdm", "safetensors", "gymnasium", "ogbench", "pytest", "requests"}:
             raise ModuleNotFoundError(name, name=name)
 sys.meta_path.insert(0, Missing())
-from nfkern.bench import binaries, kernel_starts
-from nfkern.bench.gpu_check import limits, report, steps, timing
+from nfkern.bench.kernels import binaries, kernel_launches
+from nfkern.bench.kernels.gpu_check import limits, report, steps, timing
 import nfkern
 nfkern.CouplingFlow(3, 2, blocks=1, hidden=(4, 4)).freeze()
 """

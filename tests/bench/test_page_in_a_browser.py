@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nfkern.bench.page import kinds
+from nfkern.bench.report.page import kinds
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the extra dev")
 from selenium.webdriver.chrome.service import Service  # noqa: E402

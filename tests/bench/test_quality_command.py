@@ -10,13 +10,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nfkern.bench.quality import commands, records, study
-from nfkern.bench.quality.commands import DEFAULT, QUICK, Quality
-from nfkern.bench.quality.records import TRUTH
-from nfkern.bench.quality.scoring import HeldOut, score
-from nfkern.bench.quality.shapes import DENSITIES
+from nfkern.bench.core.timing import SMOKE
 from nfkern.bench.studies import checks
-from nfkern.bench.timing import SMOKE
+from nfkern.bench.studies.quality import commands, records, study
+from nfkern.bench.studies.quality.commands import DEFAULT, QUICK, Quality
+from nfkern.bench.studies.quality.records import TRUTH
+from nfkern.bench.studies.quality.scoring import HeldOut, score
+from nfkern.bench.studies.quality.shapes import DENSITIES
 from nfkern.errors import UserError
 
 TINY = {"quick": True, "densities": ("pinwheel",), "steps": 6, "parameters": 2000}

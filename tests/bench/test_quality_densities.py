@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from nfkern.bench.quality.densities import ON_MODE, GaussianMixture, chi_squared_quantile
-from nfkern.bench.quality.shapes import DENSITIES
+from nfkern.bench.studies.quality.densities import ON_MODE, GaussianMixture, chi_squared_quantile
+from nfkern.bench.studies.quality.shapes import DENSITIES
 
 pytestmark = pytest.mark.slow
 

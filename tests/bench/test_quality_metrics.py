@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.stats import wasserstein_distance
 
-from nfkern.bench.quality import metrics
-from nfkern.bench.quality.shapes import DENSITIES
+from nfkern.bench.studies.quality import metrics
+from nfkern.bench.studies.quality.shapes import DENSITIES
 
 
 def normal(rows, columns, seed, **changes):

@@ -6,17 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nfkern.bench import sizes
-from nfkern.bench.quality import building
-from nfkern.bench.quality.building import build, log_density
-from nfkern.bench.quality.commands import DEFAULT
-from nfkern.bench.quality.heads import MixtureBC
-from nfkern.bench.quality.policies import POLICIES, TRAININGS, Recipe
-from nfkern.bench.quality.shapes import DENSITIES
-from nfkern.bench.quality.study import batch_of, train
-from nfkern.bench.sizes import PARAMETERS_WITHIN
+from nfkern.bench.core import sizes
+from nfkern.bench.core.sizes import PARAMETERS_WITHIN
 from nfkern.bench.studies import policies
 from nfkern.bench.studies.policies import acting_agent, count_parameters
+from nfkern.bench.studies.quality import building
+from nfkern.bench.studies.quality.building import build, log_density
+from nfkern.bench.studies.quality.commands import DEFAULT
+from nfkern.bench.studies.quality.heads import MixtureBC
+from nfkern.bench.studies.quality.policies import POLICIES, TRAININGS, Recipe
+from nfkern.bench.studies.quality.shapes import DENSITIES
+from nfkern.bench.studies.quality.study import batch_of, train
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,10 @@ import pytest
 import tyro
 from quality_results import fit, results
 
-from nfkern.bench.quality import picture, records, report, summary, tables
-from nfkern.bench.quality.commands import Quality
-from nfkern.bench.quality.records import TRUTH
 from nfkern.bench.studies import tables as studies
+from nfkern.bench.studies.quality import picture, records, report, summary, tables
+from nfkern.bench.studies.quality.commands import Quality
+from nfkern.bench.studies.quality.records import TRUTH
 from nfkern.bench.studies.summary import Spread, front
 from nfkern.errors import UserError
 

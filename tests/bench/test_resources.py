@@ -12,10 +12,10 @@ import torch
 
 pytest.importorskip("triton", reason="kernels are compiled by Triton")
 
-from nfkern.bench import resources
-from nfkern.bench.binaries import TARGETS, Usage, read_amd, read_nvidia
-from nfkern.bench.cases import CASES
-from nfkern.bench.kernel_starts import compilations
+from nfkern.bench.core.cases import CASES
+from nfkern.bench.kernels import resources
+from nfkern.bench.kernels.binaries import TARGETS, Usage, read_amd, read_nvidia
+from nfkern.bench.kernels.kernel_launches import compilations
 from nfkern.errors import UserError
 from nfkern.kernels.causal.triton_launch import LAUNCHES as CAUSAL_LAUNCHES
 from nfkern.kernels.coupling.triton_launch import LAUNCHES
@@ -173,10 +173,10 @@ def compile_within_budget(target, arithmetics, chosen=slice(None)):
     With a single arithmetic, in one launch alone. In a process of its own: here, Triton interprets.
     """
     code = f"""
-from nfkern.bench.binaries import usage
-from nfkern.bench.cases import CASES
-from nfkern.bench.kernel_starts import compilations
-from nfkern.bench.resources import BUDGETS, broken, title
+from nfkern.bench.kernels.binaries import usage
+from nfkern.bench.core.cases import CASES
+from nfkern.bench.kernels.kernel_launches import compilations
+from nfkern.bench.kernels.resources import BUDGETS, broken, title
 chosen = {{}}
 for each in compilations((CASES["ogbench"], CASES["causal"]), {arithmetics}, pdl={target in ("sm_90", "sm_100")}):
     key = (each.kernel, each.arithmetic, each.launch) if len({arithmetics}) > 1 else each.kernel
@@ -215,9 +215,9 @@ def test_tritons_own_launcher_compiles_the_same_code(tmp_path):
     code = """
 from types import SimpleNamespace
 from triton.runtime import driver
-from nfkern.bench.binaries import TARGETS, compile_kernel, warm_up
-from nfkern.bench.cases import CASES
-from nfkern.bench.kernel_starts import compilations
+from nfkern.bench.kernels.binaries import TARGETS, compile_kernel, warm_up
+from nfkern.bench.core.cases import CASES
+from nfkern.bench.kernels.kernel_launches import compilations
 target = TARGETS["sm_90"]
 driver.set_active(SimpleNamespace(
     get_current_target=lambda: target, get_current_device=lambda: 0, get_current_stream=lambda device: 0,
@@ -242,9 +242,9 @@ for each in first.values():
 @pytest.mark.slow
 def test_the_interpreter_compiles_nothing():
     code = """
-from nfkern.bench.binaries import TARGETS, compile_kernel
-from nfkern.bench.cases import CASES
-from nfkern.bench.kernel_starts import Compilation
+from nfkern.bench.kernels.binaries import TARGETS, compile_kernel
+from nfkern.bench.core.cases import CASES
+from nfkern.bench.kernels.kernel_launches import Compilation
 module = "nfkern.kernels.coupling.triton_kernels"
 compile_kernel(Compilation(module, "flow_kernel", "half", "", (), (), (), ()), TARGETS["sm_90"])
 """

@@ -14,12 +14,12 @@ from evaluation_policies import cut_episodes
 from nfkern.algorithms.evaluation import evaluate as evaluation
 from nfkern.algorithms.runs.folder import checkpoints
 from nfkern.algorithms.training.learner import Learner
+from nfkern.bench.core.timing import SMOKE
+from nfkern.bench.studies.success import commands, records, study
+from nfkern.bench.studies.success.commands import DEFAULT, QUICK, Success
+from nfkern.bench.studies.success.policies import POLICIES, TRAININGS, config_of, untrained
+from nfkern.bench.studies.success.records import Dataset
 from nfkern.bench.studies.tables import BEGIN, END
-from nfkern.bench.success import commands, records, study
-from nfkern.bench.success.commands import DEFAULT, QUICK, Success
-from nfkern.bench.success.policies import POLICIES, TRAININGS, config_of, untrained
-from nfkern.bench.success.records import Dataset
-from nfkern.bench.timing import SMOKE
 from nfkern.errors import UserError
 
 pytestmark = pytest.mark.slow

@@ -11,12 +11,12 @@ import tyro
 from quality_results import results as quality_results
 from success_results import CUBE, MAZE, evaluation, results
 
-from nfkern.bench.page import kinds
-from nfkern.bench.quality import records as quality
+from nfkern.bench.report.page import kinds
+from nfkern.bench.studies.quality import records as quality
+from nfkern.bench.studies.success import picture, records, report, summary, tables
+from nfkern.bench.studies.success.commands import Success
 from nfkern.bench.studies.summary import Spread
 from nfkern.bench.studies.tables import split_markdown
-from nfkern.bench.success import picture, records, report, summary, tables
-from nfkern.bench.success.commands import Success
 from nfkern.errors import UserError
 
 pytestmark = pytest.mark.slow

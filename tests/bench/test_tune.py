@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("triton", reason="launches are Triton's")
 
-from nfkern.bench import tune
+from nfkern.bench.kernels import tune
 from nfkern.errors import UserError
 from nfkern.kernels.coupling.triton_launch import LAUNCHES, MANY, Launch
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nfkern.bench.cases import CASES
-from nfkern.bench.declarations import Row
-from nfkern.bench.environment import current_environment
+from nfkern.bench.core.cases import CASES
+from nfkern.bench.core.declarations import Row
+from nfkern.bench.core.environment import current_environment
+from nfkern.bench.core.timing import SMOKE
 from nfkern.bench.registry import WORKS
 from nfkern.bench.runner import measure
-from nfkern.bench.timing import SMOKE
 
 CPU = torch.device("cpu")
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from nfkern.bench.environment import Environment
-from nfkern.bench.records import Record
-from nfkern.bench.timing import Quantiles
+from nfkern.bench.core.environment import Environment
+from nfkern.bench.core.records import Record
+from nfkern.bench.core.timing import Quantiles
 
 ENVIRONMENT = Environment(
     "cpu", "Example CPU <1>", 2, {"nfkern": "0.1.0", "torch": "2.13.0"}, "abc", {"op": "reference"}

@@ -2,8 +2,8 @@
 
 from bench_records import record, spread
 
-from nfkern.bench.page.rows import Timed
 from nfkern.bench.registry import VARIANTS
+from nfkern.bench.report.page.rows import Timed
 
 
 def row(*records):

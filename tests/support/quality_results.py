@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from bench_records import ENVIRONMENT, spread
 
-from nfkern.bench.quality.records import TRUTH, Fit, Latency, Results, Scores, Settings, Trial
+from nfkern.bench.studies.quality.records import TRUTH, Fit, Latency, Results, Scores, Settings, Trial
 
 SETTINGS = Settings(densities=("pinwheel", "chunk"), policies=("nf", "mixture", "ddpm_100"), seeds=(0, 1))
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from bench_records import ENVIRONMENT, spread
 
-from nfkern.bench.success.records import Dataset, Evaluation, Latency, Results, Settings, Trained
+from nfkern.bench.studies.success.records import Dataset, Evaluation, Latency, Results, Settings, Trained
 
 MAZE, CUBE = "pointmaze-medium-navigate-v0", "cube-single-play-v0"
 SETTINGS = Settings(

@@ -1,0 +1,1 @@
+"""Cases, declarations, timing, the gate and records."""

@@ -1,0 +1,1 @@
+"""What compiled Triton kernels use, and checks on a GPU."""

@@ -1,0 +1,152 @@
+"""`nfkern bench resources`: registers, spills and shared memory of every kernel, held against a budget, without a GPU.
+
+What a budget can and cannot say: a spill or a missing matrix instruction is a defect; which of two launches without
+either is faster, only a measurement tells.
+"""
+
+import json
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from nfkern.bench.core.cases import CASES, CausalCase, FlowCase
+from nfkern.bench.core.files import check_writable
+from nfkern.bench.kernels.binaries import TARGETS, Usage, usage
+from nfkern.bench.kernels.kernel_launches import Compilation, compilations
+from nfkern.errors import UserError, check_least
+from nfkern.host.progress import progress_bar
+from nfkern.kernels.coupling.triton_launch import Arithmetic
+
+ARITHMETICS: tuple[Arithmetic, ...] = ("ieee", "tf32", "half")
+FLOW_CASES = tuple(
+    case
+    for name in ("ogbench", "ogbench_jax", "chunked", "widest", "causal")
+    if isinstance(case := CASES[name], FlowCase | CausalCase)
+)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a kernel may use on a target.
+
+    Attributes:
+        shared: bytes of shared memory that a program can have.
+        registers: of a thread; None where spills are shown but not held against the kernel.
+    """
+
+    shared: int
+    registers: int | None = None
+
+
+BUDGETS = {
+    "sm_80": Budget(163 << 10),
+    # The target that the launch table was chosen for.
+    "sm_90": Budget(227 << 10, registers=255),
+    "sm_100": Budget(227 << 10),
+    "gfx942": Budget(64 << 10),
+}
+
+MOVED_STACK = 16
+"""Bytes. The assembler moves a word or two to the stack to stay at a round number of registers, far below those it can
+have (seen at 64 to 128 registers of 255, Triton 3.7, 2026-11): that is its choice for occupancy, no lack of them."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A kernel's usage on a target, and how it breaks the budget."""
+
+    target: str
+    compilation: Compilation
+    usage: Usage
+    broken: tuple[str, ...]
+
+
+def broken(each: Compilation, used: Usage, budget: Budget) -> tuple[str, ...]:
+    """How a kernel breaks a budget; empty if it does not."""
+    reasons = []
+    limit = budget.registers
+    if limit is not None and used.stack > (MOVED_STACK if used.registers < limit else 0):
+        reasons.append(f"spills registers: {used.stack} bytes of stack, {used.spills} instructions")
+    if each.products and each.arithmetic != "ieee" and not used.matrix:
+        reasons.append(f"no matrix instructions, though its products are in {each.arithmetic}")
+    if used.shared > budget.shared:
+        reasons.append(f"{used.shared} bytes of shared memory, where a program can have {budget.shared}")
+    return tuple(reasons)
+
+
+def measure(target: str, chosen: Sequence[Compilation], jobs: int) -> Iterator[Line]:
+    """Compile for a target, in several processes."""
+    # Spawned: a fork of a process in which torch runs threads may hang.
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        found = pool.map(usage, chosen, [target] * len(chosen))
+        for each, used in zip(chosen, found, strict=True):
+            yield Line(target, each, used, broken(each, used, BUDGETS[target]))
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Compile every Triton kernel of the launch table and show what it uses; 1 if a budget is broken.
+
+    Needs no GPU. The first time it takes some ten minutes a target on two cores; Triton keeps what it has compiled.
+    """
+
+    target: Literal["sm_80", "sm_90", "sm_100", "gfx942", "all"] = "sm_90"
+    """Architecture, or all four."""
+    match: str = ""
+    """Only kernels whose line in the table contains this, such as chunked or backward."""
+    json: Path | None = None
+    """Also write the table here."""
+    jobs: int = 2
+    """Compile in so many processes."""
+
+    def run(self) -> int:
+        """Print the table; 0, or 1 if a budget is broken."""
+        check_least({"jobs": self.jobs})
+        if self.json is not None:
+            check_writable(self.json, "--json")
+        lines: list[Line] = []
+        for target in TARGETS if self.target == "all" else (self.target,):
+            pdl = target in ("sm_90", "sm_100")
+            chosen = [each for each in compilations(FLOW_CASES, ARITHMETICS, pdl=pdl) if self.match in title(each)]
+            if not chosen:
+                raise UserError(f"--match: no kernel's line contains {self.match!r}")
+            measured = measure(target, chosen, self.jobs)
+            found = list(progress_bar(iterable=measured, total=len(chosen), desc=target, unit="kernel"))
+            print("\n".join(table(found)))
+            lines += found
+        if self.json is not None:
+            self.json.write_text(json.dumps([_entry(line) for line in lines], indent=1) + "\n")
+        over = [line for line in lines if line.broken]
+        for line in over:
+            print(f"over budget: {line.target} {title(line.compilation)}: {'; '.join(line.broken)}")
+        print(f"{len(lines)} kernels compiled, {len(over)} over budget")
+        return 1 if over else 0
+
+
+def title(each: Compilation) -> str:
+    """Kernel, mode, arithmetic, shape and launch in columns."""
+    name = each.kernel.removesuffix("_kernel")
+    return f"{name:22} {each.mode:32} {each.arithmetic:5} {each.case:12} {each.launch:18}"
+
+
+def table(lines: Sequence[Line]) -> list[str]:
+    """The lines with a head, one target's."""
+    head = f"{'kernel':22} {'mode':32} {'arith':5} {'shape':12} {'launch':18}"
+    return [
+        f"{lines[0].target}\n{head}  regs stack spills  shared   FFMA  matrix",
+        *(
+            f"{title(line.compilation)} {u.registers:5} {u.stack:5} {u.spills:6} {u.shared:7} {u.multiply_adds:6}"
+            f"  {u.matrix or '-'}{'  OVER BUDGET' if line.broken else ''}"
+            for line in lines
+            for u in (line.usage,)
+        ),
+    ]
+
+
+def _entry(line: Line) -> dict[str, object]:
+    each = line.compilation
+    named = {"kernel": each.kernel, "mode": each.mode, "arithmetic": each.arithmetic, "case": each.case}
+    return {"target": line.target, **named, "launch": each.launch, **asdict(line.usage), "broken": list(line.broken)}

@@ -1,0 +1,1 @@
+"""What is computed, and the eager definitions that results are held against."""

@@ -1,0 +1,1 @@
+"""Verdicts, tables and pages of records."""
