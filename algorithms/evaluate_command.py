@@ -152,7 +152,7 @@ class _Run:
             if step.lstrip("0") not in found:
                 raise UserError(f"{path} has no checkpoint {step!r}; it has {', '.join(found) or 'none'}")
             checkpoint = found[step.lstrip("0")]
-        env_name = eval_env or evaluated_in(config)
+        env_name = evaluated_in(config) if eval_env is None else eval_env
         try:
             # Of every run before the first is evaluated.
             environment_id(env_name)

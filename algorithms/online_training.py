@@ -8,6 +8,7 @@ Any `gymnasium.vector.VectorEnv` can be learned in whose observations are a Dict
 import contextlib
 import copy
 import importlib.util
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ from nfkern.algorithms.mazes import layout, make_vector_maze
 from nfkern.algorithms.metrics import CsvLog, MetricLog
 from nfkern.algorithms.online_gcrl import OnlineGCRL, OnlineGCRLConfig
 from nfkern.algorithms.optimization import Info
-from nfkern.algorithms.preparation import check_finite, check_weights, start_from
+from nfkern.algorithms.preparation import check_finite, check_weights, introduction, start_from
 from nfkern.algorithms.replay import TrajectoryBuffer
 from nfkern.algorithms.rollout import derive_seed
 from nfkern.algorithms.run_settings import OnlineSettings
@@ -191,12 +192,14 @@ def train_online(algorithm: str, config: OnlineGCRLConfig, settings: OnlineSetti
             rounds.buffer.load_state_dict(load_file(checkpoint / "buffer.safetensors"))
             rounds.env_steps = states["env_steps"]
         try:
-            log = MetricLog(run_dir, start, settings)
+            log = stack.enter_context(contextlib.closing(MetricLog(run_dir, start, settings)))
         except BaseException:
             release(run_dirs.values())
             raise
-        with contextlib.closing(log):
-            _Run(run_dir, agent, rounds, noise, log, settings).loop(start)
+        source = f"environments: {config.num_envs} of {settings.env_name}"
+        for line in introduction(agent, run_dirs, source, settings, settings.env_name):
+            print(line, file=sys.stderr)
+        _Run(run_dir, agent, rounds, noise, log, settings).loop(start)
     return run_dir
 
 
