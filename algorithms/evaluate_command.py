@@ -28,7 +28,7 @@ from nfkern.algorithms.runs import (
     seed_group,
 )
 from nfkern.algorithms.statistics import Interval, PairedComparison, paired_comparison, success_interval
-from nfkern.algorithms.video import check_recordable, record_video
+from nfkern.algorithms.video import check_drawable, check_recordable, record_video
 from nfkern.checkpoint import read_json
 from nfkern.errors import UserError, check_least
 
@@ -104,6 +104,8 @@ class Evaluate:
         """The stored result if it is of the same settings, else a new one, stored."""
         limit, timing = self.max_episode_steps, self.success_timing
         pool = EnvironmentPool(run.env_name, max_episode_steps=limit, success_timing=timing)
+        if self.video:
+            check_drawable(pool)
         if sizes := read_json(run.checkpoint / "config.json").get("sizes"):
             goal_conditioned = AGENTS[run.config["algorithm"]].goal_conditioned
             check_fits(pool, sizes, goal_conditioned=goal_conditioned)
