@@ -166,10 +166,17 @@ def test_a_command_whose_reader_is_gone_ends_quietly(text, monkeypatch, capsys):
 
 
 def test_streams_that_are_closed_stop_nothing(monkeypatch):
+    @dataclasses.dataclass
+    class Showing:
+        """Asks for a terminal, as a progress bar does."""
+
+        def run(self):
+            return int(sys.stderr.isatty() or sys.stdout.isatty())
+
+    monkeypatch.setattr(cli, "_load", lambda name: Showing)
     monkeypatch.setattr("sys.stdout", None)
     monkeypatch.setattr("sys.stderr", None)
-    assert cli.main(["--help"]) == 0
-    assert cli.main(["nothing"]) == 2
+    assert cli.main(["doctor"]) == 0
 
 
 def test_output_that_cannot_be_written_is_an_error(monkeypatch, capsys):
