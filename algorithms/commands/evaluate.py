@@ -18,7 +18,7 @@ from nfkern.algorithms.evaluation.evaluate import EnvironmentPool, evaluate, mak
 from nfkern.algorithms.evaluation.result import EvaluationResult, stack_outcomes
 from nfkern.algorithms.evaluation.rollout import check_fits
 from nfkern.algorithms.evaluation.statistics import Interval, PairedComparison, paired_comparison, success_interval
-from nfkern.algorithms.evaluation.video import check_recordable, record_video
+from nfkern.algorithms.evaluation.video import check_drawable, check_recordable, record_video
 from nfkern.algorithms.runs.evaluations import evaluation_path, find_same, load_trajectories
 from nfkern.algorithms.runs.folder import (
     check_on_dataset,
@@ -104,6 +104,8 @@ class Evaluate:
         """The stored result if it is of the same settings, else a new one, stored."""
         limit, timing = self.max_episode_steps, self.success_timing
         pool = EnvironmentPool(run.env_name, max_episode_steps=limit, success_timing=timing)
+        if self.video:
+            check_drawable(pool)
         if sizes := read_json(run.checkpoint / "config.json").get("sizes"):
             goal_conditioned = AGENTS[run.config["algorithm"]].goal_conditioned
             check_fits(pool, sizes, goal_conditioned=goal_conditioned)
@@ -152,7 +154,7 @@ class _Run:
             if step.lstrip("0") not in found:
                 raise UserError(f"{path} has no checkpoint {step!r}; it has {', '.join(found) or 'none'}")
             checkpoint = found[step.lstrip("0")]
-        env_name = eval_env or evaluated_in(config)
+        env_name = evaluated_in(config) if eval_env is None else eval_env
         try:
             # Of every run before the first is evaluated.
             environment_id(env_name)

@@ -26,8 +26,6 @@ class TrainCommand:
 
     settings: Any
     config: Any
-    preset: str | None = None
-    """Start from settings by name; flags given beside it win. Write it before --help to see its values."""
 
     @classmethod
     def default(cls, args: Sequence[str]) -> "TrainCommand | None":
@@ -39,15 +37,13 @@ class TrainCommand:
             if name is not None:
                 preset = find_preset(cls.algorithm, name)
                 settings = _settings_class(AGENTS[cls.algorithm])(
-                    env_name=preset.env_name or tyro.MISSING, **preset.settings
+                    env_name=preset.env_name or tyro.MISSING, preset=name, **preset.settings
                 )
-                return cls(settings, preset.config, name)
+                return cls(settings, preset.config)
         return None
 
     def run(self) -> int:
         """Train; the exit code."""
-        if self.preset:
-            print(f"preset {self.preset}: {find_preset(self.algorithm, self.preset).source}", file=sys.stderr)
         try:
             if isinstance(self.settings, OnlineSettings):
                 from nfkern.algorithms.training.online import train_online

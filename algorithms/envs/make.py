@@ -211,7 +211,9 @@ def _resolve(name: str) -> tuple[str, dict[str, Any]]:
     if registered in gymnasium.registry:
         return registered, {}
     if module:
-        raise UnknownEnvironment(f"{name}: importing {module} registers no environment {registered!r}")
+        close = similar_names(registered)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise UnknownEnvironment(f"{name}: importing {module} registers no environment {registered!r}{hint}")
     try:
         with uninterrupted():
             import ogbench  # noqa: F401 (registers its environments)
@@ -237,9 +239,9 @@ def _resolve(name: str) -> tuple[str, dict[str, Any]]:
 
 def similar_names(name: str) -> list[str]:
     """Up to three names of datasets and environments that look like another name, the most similar first."""
-    known = [key for key, spec in gymnasium.registry.items() if str(spec.entry_point).startswith("ogbench.")]
-    datasets = [_dataset_name(key, kind) for key in known for kind in _dataset_types(key)]
-    return difflib.get_close_matches(name, [*known, *datasets, *imitation.names()], n=3)
+    ogbench = [key for key, spec in gymnasium.registry.items() if str(spec.entry_point).startswith("ogbench.")]
+    datasets = [_dataset_name(key, kind) for key in ogbench for kind in _dataset_types(key)]
+    return difflib.get_close_matches(name, dict.fromkeys([*gymnasium.registry, *datasets, *imitation.names()]), n=3)
 
 
 def _dataset_types(environment: str) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Episodes of one task stepped in lockstep, with one batched decision for all of them."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -87,15 +88,20 @@ class EnvironmentPool:
         self._environments: list[PinnedTask] = []
         first = self.take(1)[0]
         self.tasks, self.task_names = first.tasks, first.task_names
-        if not isinstance(first.action_space, gymnasium.spaces.Box):
-            raise ValueError(f"{name} has actions in {first.action_space}; only boxes of floats can be evaluated")
+        space = first.action_space
+        if not isinstance(space, gymnasium.spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+            raise ValueError(f"{name} has actions in {space}; only boxes of floats can be evaluated")
 
     def take(self, count: int) -> list[PinnedTask]:
         """The first `count` environments; the same objects at every call."""
         while len(self._environments) < count:
-            environment = make_environment(
-                self.name, max_episode_steps=self.max_episode_steps, success_timing=self.success_timing
-            )
+            with warnings.catch_warnings():
+                if self._environments:
+                    # What the first one has said already.
+                    warnings.simplefilter("ignore")
+                environment = make_environment(
+                    self.name, max_episode_steps=self.max_episode_steps, success_timing=self.success_timing
+                )
             self._environments.append(environment)
         return self._environments[:count]
 

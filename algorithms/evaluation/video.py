@@ -17,6 +17,7 @@ import numpy as np
 from nfkern.algorithms.envs.make import PinnedTask
 from nfkern.algorithms.evaluation.blocks import Loader
 from nfkern.algorithms.evaluation.result import EvaluationSettings
+from nfkern.algorithms.evaluation.rollout import EnvironmentPool
 from nfkern.errors import UserError
 
 PROBE = """
@@ -121,6 +122,17 @@ def check_recordable(path: Path) -> str:
     )
 
 
+def check_drawable(pool: EnvironmentPool) -> None:
+    """Check that there is a picture of an environment to be had.
+
+    Raises:
+        UserError: it is no MuJoCo model, and draws itself by no `picture`.
+    """
+    environment = pool.take(1)[0]
+    if not environment.has_wrapper_attr("picture") and not hasattr(environment.unwrapped, "model"):
+        raise UserError(f"--video: {pool.name} cannot be drawn: it has neither a MuJoCo `model` nor `picture(size)`")
+
+
 def _why_not(backend: str) -> str | None:
     with _variables(MUJOCO_GL=backend, PYOPENGL_PLATFORM=None):
         probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=60, check=False)
@@ -220,12 +232,19 @@ class _Film:
             self.frames.append(environment.get_wrapper_attr("picture")(self.size))
             return
         unwrapped: Any = environment.unwrapped
-        # OGBench's mazes have a camera of their own from above, its manipulation a fixed one in front.
-        camera = getattr(unwrapped, "custom_camera", "front")
+        # OGBench's mazes have a camera of their own from above, its manipulation a fixed one in front; others may have
+        # none, and are seen as MuJoCo sees them.
+        camera = getattr(unwrapped, "custom_camera", "front" if _has_camera(unwrapped.model, "front") else -1)
         if environment.has_wrapper_attr("video_camera"):
             camera = environment.get_wrapper_attr("video_camera")
         self.renderer.update_scene(unwrapped.data, camera=camera)
         self.frames.append(self.renderer.render().copy())
+
+
+def _has_camera(model: Any, name: str) -> bool:
+    import mujoco
+
+    return int(mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, name)) >= 0
 
 
 def _renderer(environment: PinnedTask, size: int) -> Any:

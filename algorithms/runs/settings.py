@@ -13,6 +13,9 @@ from nfkern.algorithms.data.files import dataset_file
 from nfkern.algorithms.data.manifest import sha256_of
 from nfkern.errors import UserError
 
+# More than any machine has cores; from some number on, OpenMP ends the process.
+MOST_THREADS = 4096
+
 _SEEDS = tyro.conf.create_mutex_group(required=False, title="seeds")
 _CUDA_GRAPH = tyro.conf.create_mutex_group(required=False, title="CUDA graph")
 
@@ -23,6 +26,8 @@ class CommonSettings:
 
     env_name: str
     """What to learn in."""
+    preset: str | None = None
+    """Start from settings by name; flags given beside it win. Write it before --help to see its values."""
     seed: int = 0
     """Seed of everything random."""
     run_dir: Path | None = None
@@ -61,6 +66,8 @@ class CommonSettings:
         for name, minimum in least.items():
             if (value := getattr(self, name)) is not None and value < minimum:
                 raise ValueError(f"{name}: expected at least {minimum}, got {value}")
+        if self.threads > MOST_THREADS:
+            raise ValueError(f"threads: expected at most {MOST_THREADS}, got {self.threads}")
 
     def log_every(self, steps: int) -> int:
         """Gradient steps between rows of train.csv, of so many in all."""
@@ -105,12 +112,15 @@ class CommonSettings:
         """
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        expected = f"--device: expected auto, cpu, cuda or cuda:N, got {self.device!r}"
+        # Others that torch knows hold no numbers (meta), or are not known to compute this.
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise UserError(expected)
         try:
             device = torch.device(self.device)
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"--device: expected auto, cpu, cuda or cuda:N, got {self.device!r} ({reason})") from None
+            raise UserError(f"{expected} ({str(error).splitlines()[0]})") from None
         return device
 
 

@@ -156,7 +156,10 @@ def _train(
             release(run_dirs.values())
             raise
         if processes.first:
-            for line in introduction(agents[0], run_dirs, splits, settings, pool):
+            data = splits["train"]
+            source = f"data: {data.name}, {len(data):,} transitions in {data.episodes:,} episodes"
+            place = (None, 1) if pool is None else (pool.name, len(pool.tasks))
+            for line in introduction(agents[0], run_dirs, source, settings, *place):
                 print(line, file=sys.stderr)
         _loop(learner, runs, start, settings, pool)
 

@@ -8,6 +8,7 @@ Any `gymnasium.vector.VectorEnv` can be learned in whose observations are a Dict
 import contextlib
 import copy
 import importlib.util
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,7 @@ from nfkern.algorithms.runs.metrics import CsvLog, MetricLog
 from nfkern.algorithms.runs.settings import OnlineSettings
 from nfkern.algorithms.training.data_parallel import started_processes
 from nfkern.algorithms.training.offline import Interrupted
-from nfkern.algorithms.training.preparation import check_finite, check_weights, start_from
+from nfkern.algorithms.training.preparation import check_finite, check_weights, introduction, start_from
 from nfkern.errors import UserError
 from nfkern.host.interrupts import deferred_signals
 from nfkern.host.progress import leave_out, progress_bar
@@ -191,12 +192,14 @@ def train_online(algorithm: str, config: OnlineGCRLConfig, settings: OnlineSetti
             rounds.buffer.load_state_dict(load_file(checkpoint / "buffer.safetensors"))
             rounds.env_steps = states["env_steps"]
         try:
-            log = MetricLog(run_dir, start, settings)
+            log = stack.enter_context(contextlib.closing(MetricLog(run_dir, start, settings)))
         except BaseException:
             release(run_dirs.values())
             raise
-        with contextlib.closing(log):
-            _Run(run_dir, agent, rounds, noise, log, settings).loop(start)
+        source = f"environments: {config.num_envs} of {settings.env_name}"
+        for line in introduction(agent, run_dirs, source, settings, settings.env_name):
+            print(line, file=sys.stderr)
+        _Run(run_dir, agent, rounds, noise, log, settings).loop(start)
     return run_dir
 
 

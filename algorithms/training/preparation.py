@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from nfkern.algorithms.agents.base import Agent
+from nfkern.algorithms.agents.presets import find_preset
 from nfkern.algorithms.agents.registry import load_agent
-from nfkern.algorithms.data import TransitionDataset
 from nfkern.algorithms.runs.folder import checkpoints, latest_checkpoint
-from nfkern.algorithms.runs.settings import RunSettings
+from nfkern.algorithms.runs.settings import CommonSettings, RunSettings
 from nfkern.errors import UserError
 from nfkern.kernels import backend_reasons
 from nfkern.kernels.dispatch.native_extension import instruction_set, threads_in_use
@@ -33,7 +33,7 @@ def evaluation_pool(settings: RunSettings) -> "Iterator[EnvironmentPool | None]"
     if not settings.eval_episodes:
         yield None
         return
-    name = settings.eval_env or settings.data_name()
+    name = settings.data_name() if settings.eval_env is None else settings.eval_env
     way_out = "name another with --eval-env ID, or leave evaluations out with --eval-episodes 0"
     try:
         # Only here, for training without evaluations needs no simulator.
@@ -98,33 +98,45 @@ def start_from(agent: Agent, run_dir: Path) -> None:
 def introduction(
     agent: Agent,
     run_dirs: Mapping[int, Path],
-    splits: Mapping[str, TransitionDataset],
-    settings: RunSettings,
-    pool: "EnvironmentPool | None",
+    source: str,
+    settings: CommonSettings,
+    place: str | None,
+    tasks: int = 1,
 ) -> Iterator[str]:
-    """What is about to be trained, a line each: network, backend, data, evaluations, folders.
+    """What is about to be trained, a line each: preset, network, backend, source, evaluations, folders.
 
     Of a quiet run no more than that nothing will be evaluated, where that was not asked for.
+
+    Args:
+        agent: one of those that are trained.
+        run_dirs: the folder of each seed's run.
+        source: what is learned from.
+        settings: of the run.
+        place: the environment of the evaluations; None without one.
+        tasks: how many tasks are evaluated there.
     """
-    missing = pool is None and settings.eval_episodes > 0
+    missing = place is None and settings.eval_episodes > 0
     no_evaluation = f"evaluation: none, for {settings.data_name()} is no environment's name (--eval-env ID names one)"
     if settings.quiet:
         yield from [no_evaluation] * missing
         return
+    if settings.preset is not None:
+        yield f"preset {settings.preset}: {find_preset(agent.name, settings.preset).source}"
     parameters = sum(parameter.numel() for parameter in agent.networks.parameters())
     device = agent.observation_normalizer.center.device
     seeds = f" for each of {len(run_dirs)} seeds" if len(run_dirs) > 1 else ""
     yield f"{agent.name}: {parameters:,} parameters{seeds}, {agent.config.steps:,} steps"
     yield f"device: {device}, {_backend(device)}"
-    data = splits["train"]
-    yield f"data: {data.name}, {len(data):,} transitions in {data.episodes:,} episodes"
-    if pool is None:
-        yield no_evaluation if missing else "evaluation: none"
+    yield source
+    if missing:
+        yield no_evaluation
+    elif not settings.eval_episodes:
+        yield "evaluation: none"
     else:
         every = min(settings.eval_interval, agent.config.steps)
-        tasks = f" of each of {len(pool.tasks)} tasks" if len(pool.tasks) > 1 else ""
+        each = f" of each of {tasks} tasks" if tasks > 1 else ""
         episodes = "1 episode" if settings.eval_episodes == 1 else f"{settings.eval_episodes} episodes"
-        yield f"evaluation: {episodes}{tasks} in {pool.name}, every {every:,} steps"
+        yield f"evaluation: {episodes}{each} in {place}, every {every:,} steps"
     yield f"run: {', '.join(map(str, run_dirs.values()))}"
 
 
@@ -133,7 +145,9 @@ def _backend(device: torch.device) -> str:
     kernels = f"reference instead of native kernels ({', '.join(reasons)})" if reasons else "native kernels"
     if device.type != "cpu":
         return kernels
-    return f"{kernels}{'' if reasons else f' ({instruction_set()})'}, {threads_in_use()} threads"
+    if reasons:
+        return f"{kernels}, {torch.get_num_threads()} threads"
+    return f"{kernels} ({instruction_set()}), {threads_in_use()} threads"
 
 
 def check_finite(metrics: Mapping[str, float], step: int, run_dir: Path) -> None:

@@ -3,9 +3,12 @@
 import importlib
 import io
 import os
+import select
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 import nfkern
 from nfkern.errors import UserError, closest
@@ -91,6 +94,8 @@ HELP = ("-h", "--help", "help")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 ok, 1 a check failed, 2 the user can mend it, 130 interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
+    # Started without them, as `>&-` does, Python has None there.
+    sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that knows no block characters still gets the rest.
@@ -99,9 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _dispatch(args)
         finally:
-            if sys.stdout is not None:
-                # Here, where an error can be told: Python would write the rest at exit.
-                sys.stdout.flush()
+            # Here, where an error can be told: Python would write the rest at exit.
+            sys.stdout.flush()
     except OSError as error:
         # Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -140,11 +144,29 @@ def _run(name: str, args: list[str]) -> int:
         if (error.name or "").startswith("nfkern"):
             raise
         return _fail(prog, f"needs the package {error.name}: `pip install 'nfkern[rl,imitation,log,bench]'`")
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return _fail(prog, f"out of memory: {error or 'smaller batches or networks may help'}")
+    except RuntimeError as error:
+        # What torch has for it on a CPU.
+        if "can't allocate memory" not in str(error):
+            raise
+        return _fail(prog, f"out of memory: {str(error)[str(error).index('you tried') :].splitlines()[0]}")
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            # Raises it once more if the pipe is that of our output, and not one between processes.
-            sys.stdout.flush()
+        if isinstance(error, BrokenPipeError) and _reader_gone():
+            raise
         return _fail(prog, error)
+
+
+def _reader_gone() -> bool:
+    """Whether a broken pipe is that of our output, and not one between processes."""
+    # What is still to be written raises it once more; what was too long to be held is lost, and only the pipe can tell.
+    sys.stdout.flush()
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+    except (OSError, ValueError):
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _fail(prog: str, error: Exception | str) -> int:

@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import tyro
@@ -15,7 +16,7 @@ from nfkern.errors import UserError, closest
 
 Command = TypeVar("Command")
 
-_NUMBERS = ConstructorRegistry()
+_TYPES = ConstructorRegistry()
 _HELP = ("-h", "--help")
 _COLOUR, _BOX, _RULE = re.compile(r"\x1b\[[0-9;]*m"), re.compile("[│╭╮╰╯]"), re.compile(r"\s*[─-]+\s*")
 
@@ -35,7 +36,7 @@ def parse(command: type[Command], args: Sequence[str], prog: str, default: Comma
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors), contextlib.nullcontext() if set(_HELP) & set(args) else _unbroken():
-            found = tyro.cli(command, prog=prog, args=args, default=default, registry=_NUMBERS)
+            found = tyro.cli(command, prog=prog, args=args, default=default, registry=_TYPES)
             return cast(Command, found)
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -128,5 +129,25 @@ def _finite(text: str, expected: str = "a finite number") -> float:
     raise ValueError(f"expected {expected}, got {text!r}")
 
 
-_NUMBERS.primitive_rule(_number(int, _integer))
-_NUMBERS.primitive_rule(_number(float, _finite))
+def _path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """A rule of tyro for paths: an empty one would be the current folder."""
+    if info.type is not Path:
+        return None
+
+    def read(args: list[str]) -> Path:
+        if not args[0] or "\0" in args[0]:
+            raise ValueError(f"expected a path, got {args[0]!r}")
+        return Path(args[0])
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+_TYPES.primitive_rule(_path)
+_TYPES.primitive_rule(_number(int, _integer))
+_TYPES.primitive_rule(_number(float, _finite))

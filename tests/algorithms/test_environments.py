@@ -2,14 +2,17 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import ogbench
 import pytest
 from selected import exhaustive
 
 from nfkern.algorithms.envs.make import PinnedTask, environment_id, make_environment
+from nfkern.algorithms.evaluation.rollout import EnvironmentPool
 from nfkern.errors import UserError
 
 EASY = ["pointmaze-medium-v0", "pointmaze-teleport-v0"]
@@ -194,3 +197,30 @@ def test_success_is_judged_before_or_after_the_action():
         ends[timing] = [env.step(np.array([1.0, 0.0]))[2] for _ in range(2)]
         env.close()
     assert ends == {"pre": [False, True], "post": [True, True], None: [False, True]}
+
+
+class Warns(gymnasium.Env):
+    """Warns when it is made; its actions are whole numbers where it is told so."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, kind="float32"):
+        warnings.warn("made", UserWarning, stacklevel=1)
+        self.action_space = gymnasium.spaces.Box(0, 3, (1,), kind)
+
+
+def pool(kind, monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Warns-v0", entry_point=Warns, kwargs={"kind": kind})
+    monkeypatch.setitem(gymnasium.registry, "Warns-v0", spec)
+    return EnvironmentPool("Warns-v0")
+
+
+def test_a_pool_shows_an_environments_warnings_once(monkeypatch):
+    with pytest.warns(UserWarning, match="made") as caught:
+        pool("float32", monkeypatch).take(3)
+    assert len(caught) == 1
+
+
+def test_boxes_of_whole_numbers_are_refused(monkeypatch):
+    with pytest.warns(UserWarning, match="made"), pytest.raises(ValueError, match="only boxes of floats"):
+        pool("int64", monkeypatch)

@@ -264,3 +264,46 @@ def test_the_papers_pusht_has_90_demonstrations():
     default = COMMANDS["nf_bc"].default(["--preset", "pusht"])
     assert default.settings.train_episodes == 90
     assert json.dumps(default.config.action_normalization) == '"min_max"'
+
+
+# The introduction, and what an error is shown without
+
+
+def test_a_preset_is_named_when_training_begins_and_not_before(own_data, tmp_path, capsys):
+    flags = ["--preset", "pointmass", "--eval-episodes", "0"]
+    assert cli.main(command(own_data, tmp_path / "run", *flags, "--init-from", "nowhere")) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert cli.main(command(own_data, tmp_path / "run", *flags)) == 0
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert first.startswith("preset pointmass: ")
+    assert second.startswith("nf_bc: ")
+
+
+def test_the_start_needs_no_kernels(own_data, tmp_path, capsys, monkeypatch):
+    def missing():
+        raise ImportError
+
+    monkeypatch.setattr("nfkern.algorithms.training.preparation.backend_reasons", lambda name, device: ["not built"])
+    monkeypatch.setattr("nfkern.algorithms.training.preparation.threads_in_use", missing)
+    assert cli.main(command(own_data, tmp_path / "run", "--eval-episodes", "0")) == 0
+    threads = torch.get_num_threads()
+    assert f"device: cpu, reference instead of native kernels (not built), {threads} threads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--device", "meta"], "--device: expected auto, cpu, cuda or cuda:N, got 'meta'"),
+        (["--device", "mps"], "--device: expected auto, cpu, cuda or cuda:N, got 'mps'"),
+        (["--threads", "1e9"], "threads: expected at most 4096, got 1000000000"),
+        (["--eval-env", ""], "--eval-env: unknown dataset or environment ''"),
+        (["--eval-env", "Reachr-v5"], "did you mean Reacher-v5 or "),
+        (["--eval-env", "gymnasium:Reachr-v5"], "registers no environment 'Reachr-v5'; did you mean Reacher-v5"),
+        (["--batch-size", "1e15"], "out of memory: Unable to allocate"),
+        (["--hidden", "1e9", "1e9"], "out of memory: you tried to allocate"),
+    ],
+)
+def test_what_asks_for_too_much_or_nothing_is_one_line(flags, message, own_data, tmp_path, capsys):
+    assert cli.main(command(own_data, tmp_path / "run", "--quiet", *flags)) == 2
+    *_, error = capsys.readouterr().err.splitlines()
+    assert message in error

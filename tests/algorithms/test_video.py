@@ -95,3 +95,14 @@ def test_the_film_shows_the_evaluated_episode(tmp_path: Path, monkeypatch: pytes
     assert (frames[0].astype(int) - frames[-1]).any()
     assert "MUJOCO_GL" not in os.environ
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_an_environment_that_cannot_be_drawn_is_refused_and_mujocos_are_drawn(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be drawn: it has neither"):
+        video.check_drawable(EnvironmentPool("MountainCarContinuous-v0"))
+    pool = EnvironmentPool("Reacher-v5")
+    video.check_drawable(pool)
+    model = pool.take(1)[0].unwrapped.model  # type: ignore[attr-defined]
+    # OGBench's camera, which gymnasium's own models lack.
+    assert not video._has_camera(model, "front")
+    pool.close()

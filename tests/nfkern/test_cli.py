@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import io
 import os
+import sys
 
 import pytest
 
@@ -144,6 +145,39 @@ def test_output_cut_short_by_its_reader_is_no_error(monkeypatch):
         assert cli.main(["--help"]) == 0
         # What is left would be written once more at exit.
         out.flush()
+
+
+@pytest.mark.parametrize("text", ["short\n", "long\n" * 100_000])
+def test_a_command_whose_reader_is_gone_ends_quietly(text, monkeypatch, capsys):
+    @dataclasses.dataclass
+    class Talking:
+        """Talks."""
+
+        def run(self):
+            print(text)
+            sys.stdout.flush()
+
+    monkeypatch.setattr(cli, "_load", lambda name: Talking)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with io.TextIOWrapper(open(writer, "wb")) as out:
+        monkeypatch.setattr("sys.stdout", out)
+        assert cli.main(["doctor"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_streams_that_are_closed_stop_nothing(monkeypatch):
+    @dataclasses.dataclass
+    class Showing:
+        """Asks for a terminal, as a progress bar does."""
+
+        def run(self):
+            return int(sys.stderr.isatty() or sys.stdout.isatty())
+
+    monkeypatch.setattr(cli, "_load", lambda name: Showing)
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stderr", None)
+    assert cli.main(["doctor"]) == 0
 
 
 def test_output_that_cannot_be_written_is_an_error(monkeypatch, capsys):

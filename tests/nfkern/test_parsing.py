@@ -187,3 +187,16 @@ def test_user_errors_exit_with_2_in_one_line(line, message, monkeypatch, tmp_pat
     assert message in err
     # Nothing was begun.
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["sweep", ""],
+        ["report", "runs/x", "--out", ""],
+        ["train", "nf_bc", "--env-name", "x", "--run-dir", ""],
+    ],
+)
+def test_an_empty_path_is_refused(flags, capsys):
+    assert cli.main(flags) == 2
+    assert "expected a path, got ''" in capsys.readouterr().err
