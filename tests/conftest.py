@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["suite_rules"]
+pytest_plugins = ["support.suite_rules"]
 
 settings.register_profile(
     "nfkern", deadline=None, max_examples=15, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

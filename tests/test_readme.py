@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from boxes import write_random
-from published_demonstrations import write_zarr
+from support.boxes import write_random
+from support.published_demonstrations import write_zarr
 
 from nfkern.cli import commands as cli
 

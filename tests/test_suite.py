@@ -9,8 +9,8 @@ from pathlib import Path
 import changed_parts
 import mutations
 import pytest
-import suite_rules
-from selected import selected
+from support import suite_rules
+from support.selected import selected
 
 ROOT = Path(__file__).parents[1]
 FILES = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.splitlines()
@@ -22,15 +22,27 @@ def run_suite(folder, code, *options):
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow\n    exhaustive\n")
     (folder / "test_it.py").write_text(code)
     # Other plugins take seconds to import.
-    own = {"PYTHONPATH": str(ROOT / "tests" / "support"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    own = {"PYTHONPATH": str(ROOT / "tests"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | own
-    command = [sys.executable, "-m", "pytest", "-p", "suite_rules", "-p", "xdist", "-p", "no:cacheprovider", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "support.suite_rules",
+        "-p",
+        "xdist",
+        "-p",
+        "no:cacheprovider",
+        *options,
+    ]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     return result.stdout, result.returncode
 
 
 LONG = """
-import pytest, suite_rules
+import pytest
+from support import suite_rules
 suite_rules.LIMIT = 0.05
 def test_short(): pass
 @pytest.mark.exhaustive(part="rivals")
@@ -42,7 +54,7 @@ def test_exhaustive(): import time; time.sleep(0.1)
 @pytest.mark.parametrize("workers", [[], ["-n", "1"]])
 def test_a_test_that_takes_too_long_fails_the_run(workers, tmp_path):
     # Workers import the test file, the process that judges does not.
-    (tmp_path / "conftest.py").write_text("import suite_rules\nsuite_rules.LIMIT = 0.05\n")
+    (tmp_path / "conftest.py").write_text("from support import suite_rules\nsuite_rules.LIMIT = 0.05\n")
     assert run_suite(tmp_path, LONG, *workers)[1] == 0
     printed, code = run_suite(tmp_path, LONG + "def test_long(): import time; time.sleep(0.1)\n", *workers)
     assert code == 1
@@ -95,7 +107,7 @@ def test_exhaustive_tests_are_slow_and_the_longest_files_come_first(tmp_path, mo
 
 def test_durations_are_recorded_by_file(tmp_path):
     (tmp_path / "conftest.py").write_text(
-        "import pathlib, suite_rules\nsuite_rules.DURATIONS = pathlib.Path('durations.json')\n"
+        "import pathlib\nfrom support import suite_rules\nsuite_rules.DURATIONS = pathlib.Path('durations.json')\n"
     )
     (tmp_path / "test_earlier.py").touch()
     (tmp_path / "durations.json").write_text('{"test_it.py": 7.0, "test_gone.py": 5.0, "test_earlier.py": 3.0}')

@@ -2,9 +2,9 @@
 
 import functools
 
-import flows
 import pytest
 import torch
+from support import flows
 
 from nfkern.kernels import CausalParameters, causal
 from nfkern.kernels.causal import op

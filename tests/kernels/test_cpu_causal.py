@@ -2,12 +2,12 @@
 
 import itertools
 
-import flows
 import pytest
 import torch
-from causal_problems import NAMES, calls, problem
-from coupling_problems import compare, compare_in_float64, single
-from selected import selected
+from support import flows
+from support.causal_problems import NAMES, calls, problem
+from support.coupling_problems import compare, compare_in_float64, single
+from support.selected import selected
 
 from nfkern.kernels import causal, use_reference
 from nfkern.kernels.dispatch import native_extension

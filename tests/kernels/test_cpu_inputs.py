@@ -2,10 +2,10 @@
 
 import copy
 
-import flows
 import pytest
 import torch
-from coupling_problems import (
+from support import flows
+from support.coupling_problems import (
     DIRECTIONS,
     GRADIENT_NAMES,
     gradients,

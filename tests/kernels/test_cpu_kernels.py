@@ -1,9 +1,11 @@
 """The native CPU kernels against the reference in float64, with every instruction set that this machine has."""
 
-import flows
 import pytest
 import torch
-from coupling_problems import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import flows
+from support.coupling_problems import (
     DIRECTIONS,
     GRADIENT_NAMES,
     compare,
@@ -16,8 +18,6 @@ from coupling_problems import (
     scores,
     single,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nfkern.kernels import coupling, use_reference
 from nfkern.kernels.dispatch import native_extension

@@ -1,9 +1,9 @@
 """PLU composition and the base density on the native CPU kernels."""
 
-import flows
 import pytest
 import torch
-from coupling_problems import compare, compare_in_float64
+from support import flows
+from support.coupling_problems import compare, compare_in_float64
 
 from nfkern.kernels import compose, use_reference
 from nfkern.kernels import standard_normal_log_prob as base

@@ -1,8 +1,8 @@
 """A folded set of parameters computes the same flow, and says clearly what it cannot do."""
 
-import flows
 import pytest
 import torch
+from support import flows
 
 from nfkern.kernels import CouplingParameters, compose, coupling
 

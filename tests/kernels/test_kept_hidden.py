@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from coupling_problems import DIRECTIONS, mapping, problem, random_gradients, single
+from support.coupling_problems import DIRECTIONS, mapping, problem, random_gradients, single
 
 from nfkern.kernels import CouplingParameters, coupling
 from nfkern.kernels.coupling import op

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from coupling_problems import compare, compare_in_float64
+from support.coupling_problems import compare, compare_in_float64
 
 from nfkern.kernels import linear
 

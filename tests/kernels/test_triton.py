@@ -6,12 +6,12 @@ of the hidden products. Triton's interpreter gives wrong bfloat16 products, so 1
 
 import itertools
 
-import flows
 import pytest
 import torch
+from support import flows
 
 pytest.importorskip("triton", reason="Triton's interpreter is needed")
-from coupling_problems import (
+from support.coupling_problems import (
     DIRECTIONS,
     GRADIENT_NAMES,
     compare,
@@ -23,8 +23,8 @@ from coupling_problems import (
     scores,
     single,
 )
-from interpreted import interpreted_kernels
-from selected import selected
+from support.interpreted import interpreted_kernels
+from support.selected import selected
 
 from nfkern.kernels import causal_affine, compose, coupling, use_reference
 from nfkern.kernels import standard_normal_log_prob as base

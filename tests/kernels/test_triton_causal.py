@@ -7,10 +7,10 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton's interpreter is needed")
-from causal_problems import NAMES, calls, problem
-from coupling_problems import compare, random_gradients, single
-from interpreted import interpreted_kernels
-from selected import exhaustive, selected
+from support.causal_problems import NAMES, calls, problem
+from support.coupling_problems import compare, random_gradients, single
+from support.interpreted import interpreted_kernels
+from support.selected import exhaustive, selected
 
 from nfkern.kernels import CausalParameters, causal, use_reference
 from nfkern.kernels.causal.parameters import HIDDEN

@@ -2,10 +2,10 @@
 
 import json
 
-import flows
 import numpy as np
 import pytest
 import torch
+from support import flows
 
 import nfkern
 from nfkern.arguments import number, whole

@@ -1,8 +1,8 @@
 """The error table measures what it says, and what it says holds."""
 
-import flows
 import pytest
 import torch
+from support import flows
 
 from nfkern import numerics
 

@@ -5,10 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import optimizers
 import pytest
 import torch
-from optimizers import OPTIONS, STEPS, loss_of, ours, theirs, trained
+from support import optimizers
+from support.optimizers import OPTIONS, STEPS, loss_of, ours, theirs, trained
 
 from nfkern.optim import FlowAdamW
 

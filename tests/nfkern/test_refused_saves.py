@@ -2,10 +2,10 @@
 
 import json
 
-import flows
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support import flows
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import nfkern

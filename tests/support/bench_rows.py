@@ -1,9 +1,8 @@
 """Rows of the benchmark page for tests."""
 
-from bench_records import record, spread
-
 from nfkern.bench.registry import VARIANTS
 from nfkern.bench.report.page.rows import Timed
+from support.bench_records import record, spread
 
 
 def row(*records):

@@ -1,9 +1,9 @@
 """Calls of the causal flow's ops in float64."""
 
-import flows
 import torch
 
 from nfkern.kernels import CausalParameters, causal
+from support import flows
 
 NAMES = ("result", "log_det", "score")
 

@@ -1,9 +1,9 @@
 """Calls of the coupling ops in float64, and the tolerance within which a fast path must give their results."""
 
-import flows
 import torch
 
 from nfkern.kernels import CouplingParameters, compose, coupling, use_reference
+from support import flows
 
 GRADIENT_NAMES = ("x", "term", "mixing", "mixing_log_det", *CouplingParameters._fields)
 DIRECTIONS = ("to_latent", "to_data")

@@ -1,7 +1,8 @@
 """Agents with known critics, and what their losses should then be."""
 
 import torch
-from small_agents import make_agent, make_batch
+
+from support.small_agents import make_agent, make_batch
 
 GAMMA, ROWS = 0.9, 64
 

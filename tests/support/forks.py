@@ -6,10 +6,10 @@ import time
 import warnings
 
 import torch
-from coupling_problems import mapping, problem
 
 from nfkern.kernels import registered_backends
 from nfkern.kernels.dispatch import native_extension
+from support.coupling_problems import mapping, problem
 
 # From Python 3.12 on, of every fork of a process with threads.
 warnings.simplefilter("ignore", DeprecationWarning)

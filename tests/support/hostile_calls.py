@@ -1,6 +1,6 @@
 """A script: valid calls of every op with one argument spoiled, native and reference alike. Says "done" and how many.
 
-    python tests/support/hostile_calls.py [CALLS] [SEED]
+    PYTHONPATH=.:tests python -m support.hostile_calls [CALLS] [SEED]
 
 Each call must raise an error that names an argument, or give what the reference gives; a crash ends the process, after
 its last line has said which call it was.
@@ -11,9 +11,9 @@ import sys
 from collections import Counter
 
 import torch
-from op_cases import op_cases
 
 from nfkern.kernels.dispatch import registry
+from support.op_cases import op_cases
 
 NAN, INFINITY = float("nan"), float("inf")
 

@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from dataset_fixture import numbered_dataset
 
 from nfkern.algorithms.agents.base import Agent
 from nfkern.algorithms.agents.offline.base import Offline
 from nfkern.algorithms.agents.registry import AGENTS
 from nfkern.algorithms.data import BatchSampler, DeviceBatchSampler, DeviceDataset
 from nfkern.algorithms.training.learner import Streams
+from support.dataset_fixture import numbered_dataset
 
 NETWORKS = {
     "nf": {"blocks": 2, "hidden": (8, 8), "representation": 4, "encoder_width": 8},

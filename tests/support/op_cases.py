@@ -1,9 +1,9 @@
 """Arguments for every op of the library."""
 
-import flows
 import torch
 
 from nfkern.kernels import CouplingParameters, compose, coupling
+from support import flows
 
 DIFFERENTIABLE = {
     "standard_normal_log_prob",

@@ -2,11 +2,11 @@
 
 import sys
 
-import flows
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from nfkern.optim import FlowAdamW
+from support import flows
 
 OPTIONS = {"lr": 0.01, "betas": (0.8, 0.99), "eps": 1e-7, "weight_decay": 0.1}
 ROWS, STEPS = 8, 6

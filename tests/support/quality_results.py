@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from bench_records import ENVIRONMENT, spread
-
 from nfkern.bench.studies.quality.records import TRUTH, Fit, Latency, Results, Scores, Settings, Trial
+from support.bench_records import ENVIRONMENT, spread
 
 SETTINGS = Settings(densities=("pinwheel", "chunk"), policies=("nf", "mixture", "ddpm_100"), seeds=(0, 1))
 

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from bench_records import ENVIRONMENT, spread
-
 from nfkern.bench.studies.success.records import Dataset, Evaluation, Latency, Results, Settings, Trained
+from support.bench_records import ENVIRONMENT, spread
 
 MAZE, CUBE = "pointmaze-medium-navigate-v0", "cube-single-play-v0"
 SETTINGS = Settings(

@@ -1,0 +1,98 @@
+"""The guard: passes while enough of the recorded lead is left, and fails for a slower stub."""
+
+from dataclasses import replace
+
+import pytest
+from support.bench_records import ENVIRONMENT, record, refused, spread
+
+from nfkern.bench import registry
+from nfkern.bench.core import records as storage
+from nfkern.bench.core.declarations import Benchmark, rows
+from nfkern.bench.report import guard
+from nfkern.cli import commands as cli
+from nfkern.errors import UserError
+
+# Ten times as fast, of which a third of the lead is four times, half of it five and a half.
+RECORDED = [record("eager", spread(10e-3)), record("nfkern", spread(1e-3))]
+
+
+def found(eager_s, nfkern_s, kept=1 / 3):
+    (finding,) = guard.findings([record("eager", spread(eager_s)), record("nfkern", spread(nfkern_s))], RECORDED, kept)
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("eager_s", "nfkern_s", "lead", "passed"), [(10, 1, 10, True), (4.1, 1, 4.1, True), (3.9, 1, 3.9, False)]
+)
+def test_a_share_of_the_lead_has_to_be_left(eager_s, nfkern_s, lead, passed):
+    finding = found(eager_s, nfkern_s)
+    assert finding.lead == pytest.approx(lead)
+    assert finding.recorded == pytest.approx(10)
+    assert finding.least == pytest.approx(4)
+    assert finding.passed == passed
+
+
+def test_the_machines_speed_does_not_matter():
+    assert found(100, 20).lead == pytest.approx(found(5, 1).lead)
+
+
+def test_how_much_has_to_be_left_can_be_said():
+    assert [found(5, 1, kept).passed for kept in (0.4, 0.5)] == [True, False]
+    with pytest.raises(ValueError, match="kept: expected a number from 0 to 1, got 2"):
+        guard.Guard(kept=2)
+
+
+def test_a_refused_number_has_fallen_behind():
+    (finding,) = guard.findings([record("eager"), refused("nfkern", "x: error 1")], RECORDED, 0.5)
+    assert (finding.lead, finding.passed, finding.reason) == (None, False, "x: error 1")
+
+
+def test_without_a_baseline_or_a_record_nothing_is_said():
+    with pytest.raises(UserError, match=r"inverse-ogbench-256-threads_1: eager has no number \(x: error 1\)"):
+        guard.findings([refused("eager", "x: error 1"), record("nfkern")], RECORDED, 0.5)
+    with pytest.raises(UserError, match="inverse-ogbench-256-threads_1-nfkern is not recorded"):
+        guard.findings([record("eager"), record("nfkern")], RECORDED[:1], 0.5)
+
+
+def test_more_has_to_be_left_on_a_machine_like_one_that_was_recorded(tmp_path, monkeypatch):
+    files = tmp_path / "one.json", tmp_path / "two.json"
+    for path, name in zip(files, ("One", "Two"), strict=True):
+        storage.write(path, [record("eager", environment=replace(ENVIRONMENT, device_name=name))])
+    monkeypatch.setattr(guard, "RECORDED", files)
+    for name, asked, kept in (
+        ("One", "One", guard.KEPT),
+        ("Two", "Two", guard.KEPT),
+        ("X", "One", guard.KEPT_ELSEWHERE),
+    ):
+        (found,), share = guard.leads_for(name)
+        assert (found.environment.device_name, share) == (asked, kept)
+
+
+@pytest.mark.parametrize("path", guard.RECORDED, ids=lambda path: path.name)
+def test_every_guarded_row_is_recorded_with_a_clear_lead(path):
+    recorded = {row.key: row.quantiles.median_s for row in storage.read(path) if row.quantiles}
+    for row in rows(guard.GUARDED, registry.WORKS, registry.VARIANTS, 1):
+        for variant in row.variants:
+            if variant.name != guard.BASELINE:
+                assert recorded[f"{row.name}-eager"] / recorded[f"{row.name}-{variant.name}"] > 2
+
+
+@pytest.mark.slow
+def test_a_slower_stub_changes_the_verdict(monkeypatch, capsys):
+    monkeypatch.setattr(
+        guard, "GUARDED", (Benchmark("inverse", ("ogbench",), (1,), ("eager", "nfkern"), threads=("one",)),)
+    )
+    assert cli.main(["bench", "guard"]) == 0
+    assert "ok     inverse-ogbench-1-threads_1-nfkern: " in capsys.readouterr().out
+    native = registry.VARIANTS["nfkern"].builders["inverse"]
+
+    def several(problem):
+        built = native(problem)
+        return replace(built, run=lambda *inputs: [built.run(*inputs) for _ in range(4)][-1])
+
+    slow = replace(registry.VARIANTS["nfkern"], builders={"inverse": several})
+    monkeypatch.setattr(guard, "VARIANTS", {**registry.VARIANTS, "nfkern": slow})
+    assert cli.main(["bench", "guard"]) == 1
+    out = capsys.readouterr().out
+    assert "BEHIND inverse-ogbench-1-threads_1-nfkern: " in out
+    assert "1 fell behind" in out

@@ -1,0 +1,1 @@
+"""What tests share: oracles, problems, made files and the rules of the suite."""
