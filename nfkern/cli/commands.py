@@ -8,8 +8,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 import nfkern
 from nfkern.errors import UserError, closest
 
@@ -69,8 +67,8 @@ COMMANDS = {
     "eval": ("algorithms.commands.evaluate", "Evaluate", "measure the success of trained runs in the simulator"),
     "report": ("algorithms.reports.report", "Report", "write one HTML page about runs"),
     "bench run": ("bench.commands", "Run", "run a suite of benchmarks"),
-    "bench compare": ("bench.compare", "Compare", "compare two results; exit 1 on a regression"),
-    "bench guard": ("bench.guard", "Guard", "exit 1 where nfkern has lost its lead over eager PyTorch"),
+    "bench compare": ("bench.report.compare", "Compare", "compare two results; exit 1 on a regression"),
+    "bench guard": ("bench.report.guard", "Guard", "exit 1 where nfkern has lost its lead over eager PyTorch"),
     "bench report": ("bench.commands", "Report", "write results as one HTML page"),
     "bench quality": (
         "bench.studies.quality.commands",
@@ -83,9 +81,9 @@ COMMANDS = {
         "what policies reach in the simulator, at which cost",
     ),
     "bench list": ("bench.commands", "List", "list the benchmarks"),
-    "bench tables": ("bench.tables", "Tables", "write the tables of README from the records"),
-    "bench resources": ("bench.resources", "Resources", "compile the Triton kernels; exit 1 over budget"),
-    "bench tune": ("bench.tune", "Tune", "time launches of the Triton kernels on this GPU and print the best"),
+    "bench tables": ("bench.report.tables", "Tables", "write the tables of README from the records"),
+    "bench resources": ("bench.kernels.resources", "Resources", "compile the Triton kernels; exit 1 over budget"),
+    "bench tune": ("bench.kernels.tune", "Tune", "time launches of the Triton kernels on this GPU and print the best"),
 }
 
 HELP = ("-h", "--help", "help")
@@ -144,10 +142,12 @@ def _run(name: str, args: list[str]) -> int:
         if (error.name or "").startswith("nfkern"):
             raise
         return _fail(prog, f"needs the package {error.name}: `pip install 'nfkern[rl,imitation,log,bench]'`")
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except MemoryError as error:
         return _fail(prog, f"out of memory: {error or 'smaller batches or networks may help'}")
     except RuntimeError as error:
-        # What torch has for it on a CPU.
+        # Torch's, which is not imported here: of a GPU, and of a CPU.
+        if type(error).__name__ == "OutOfMemoryError":
+            return _fail(prog, f"out of memory: {error}")
         if "can't allocate memory" not in str(error):
             raise
         return _fail(prog, f"out of memory: {str(error)[str(error).index('you tried') :].splitlines()[0]}")

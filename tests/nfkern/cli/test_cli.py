@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import io
 import os
+import subprocess
 import sys
 
 import pytest
@@ -129,6 +130,16 @@ def test_errors_take_one_line(error, code, message, monkeypatch, capsys):
     monkeypatch.setattr(cli, "_load", lambda name: Failing)
     assert cli.main(["doctor"]) == code
     assert capsys.readouterr().err == f"nfkern doctor: {message}\n"
+
+
+def test_the_list_of_commands_needs_no_torch():
+    code = "import sys; from nfkern.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_every_command_is_there():
+    for name in cli.COMMANDS:
+        assert callable(cli._load(name)), name
 
 
 def test_a_missing_extra_is_named(monkeypatch, capsys):
