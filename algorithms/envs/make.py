@@ -140,6 +140,57 @@ class PinnedTask(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarra
         return observation, float(reward), bool(terminated), bool(truncated), info
 
 
+class ChosenObservations(gymnasium.Wrapper[np.ndarray, np.ndarray, dict[str, Any], np.ndarray]):
+    """Parts of an environment's Dict observations as one vector; its "desired_goal", if it has one, is info["goal"]."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], keys: tuple[str, ...], name: str) -> None:
+        """Wrap an environment.
+
+        Args:
+            env: the environment.
+            keys: of the parts, in the order in which they are concatenated.
+            name: of the environment, for messages.
+
+        Raises:
+            UserError: the observations are no Dict of Boxes with these keys, or no keys are given.
+        """
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, gymnasium.spaces.Dict):
+            raise UserError(f"{name}: observations are no Dict but {space}: leave out [{','.join(keys)}]")
+        boxes = {key: part for key, part in space.items() if isinstance(part, gymnasium.spaces.Box)}
+        if not keys or not set(keys) <= set(boxes):
+            example = "observation,desired_goal" if {"observation", "desired_goal"} <= set(boxes) else ",".join(boxes)
+            there = ", ".join(f"{key} {part.shape}" for key, part in boxes.items())
+            raise UserError(
+                f"{name}: observations are a Dict of {there}: name those that the data have, in the data's order, "
+                f"as in {name}[{example}]" + (f"; got {','.join(keys)}" if keys else "")
+            )
+        self._keys = keys
+        low, high = (
+            np.concatenate([np.ravel(getattr(boxes[key], side)) for key in keys]).astype(np.float32)
+            for side in ("low", "high")
+        )
+        self.observation_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        if "desired_goal" in observation:
+            info = {"goal": observation["desired_goal"]} | info
+        return self._chosen(observation), info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict[str, Any]]:
+        """Take one step."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._chosen(observation), reward, terminated, truncated, info
+
+    def _chosen(self, observation: Any) -> np.ndarray:
+        return np.concatenate([np.ravel(observation[key]) for key in self._keys]).astype(np.float32)
+
+
 def make_environment(
     name: str,
     *,
@@ -152,7 +203,7 @@ def make_environment(
     Args:
         name: a dataset ("pointmaze-medium-navigate-v0", "cube-single-play-singletask-task2-v0", "pusht-human-v0") or an
             environment ("pointmaze-medium-v0", "pusht-v0", or any other id that gymnasium knows, as MODULE:ID where
-            importing a module registers it).
+            importing a module registers it, and as ID[KEY,KEY] where observations are a Dict of which these are taken).
         task_id: the task to pin, from 1; None for the first, or a single-task environment's own.
         max_episode_steps: ends episodes early, in steps; None for the benchmark's own limit.
         success_timing: whether OGBench judges success before or after the action; None for its own choice, which
@@ -167,6 +218,7 @@ def make_environment(
         ValueError: the environment has no such task.
     """
     environment, options = _resolve(name)
+    keys = _named_keys(name)[1]
     if success_timing is not None:
         options["success_timing"] = success_timing
     spec = copy.deepcopy(gymnasium.spec(environment))
@@ -182,9 +234,12 @@ def make_environment(
         # The checker would warn about manipulation's float64 bounds and numpy booleans, which PinnedTask mends.
         try:
             env = gymnasium.make(spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **options)
-        except (ImportError, gymnasium.error.Error) as error:
-            raise UserError(f"{name} cannot be made: {error}") from error
+        except Exception as error:  # an environment's own code may fail in any way
+            reason = str(error) if isinstance(error, (ImportError, gymnasium.error.Error)) else repr(error)
+            raise UserError(f"{name} cannot be made: {reason}") from error
     _discard_model_file(env)
+    if keys or isinstance(env.observation_space, gymnasium.spaces.Dict):
+        env = ChosenObservations(env, keys, _named_keys(name)[0])
     return PinnedTask(env, task_id)
 
 
@@ -200,6 +255,7 @@ def environment_id(name: str) -> str:
 
 def _resolve(name: str) -> tuple[str, dict[str, Any]]:
     """The gymnasium id of a dataset or environment name, and the options that the name implies."""
+    name, _ = _named_keys(name)
     if (found := imitation.environment_id(name)) is not None:
         return found, {}
     module, _, registered = name.rpartition(":")
@@ -235,6 +291,14 @@ def _resolve(name: str) -> tuple[str, dict[str, Any]]:
     example = "expected a name such as pointmaze-medium-navigate-v0 or pusht-human-v0"
     hint = f"did you mean {' or '.join(close)}?" if close else example
     raise UnknownEnvironment(f"unknown dataset or environment {name!r}: {hint}")
+
+
+def _named_keys(name: str) -> tuple[str, tuple[str, ...]]:
+    """A name without the keys in brackets behind it, and these."""
+    stem, bracket, rest = name.partition("[")
+    if not bracket:
+        return name, ()
+    return stem, tuple(key.strip() for key in rest.removesuffix("]").split(",") if key.strip())
 
 
 def similar_names(name: str) -> list[str]:

@@ -43,11 +43,25 @@ class Follow(gymnasium.Env):
         return np.concatenate([self.position, self.target])
 
 
-def register(box):
+class FollowInParts(Follow):
+    """The same with a Dict of observations, as gymnasium's goal environments have it, and no goal in `info`."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {name: gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float64) for name in ("desired_goal", "position")}
+    )
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0], {}
+
+    def observe(self):
+        return {"position": self.position.astype(float), "desired_goal": self.target.astype(float)}
+
+
+def register(box, kind=Follow):
     """The environment's id."""
-    name = f"FollowIn{box.title()}-v0"
+    name = f"{kind.__name__}In{box.title()}-v0"
     if name not in gymnasium.registry:
-        gymnasium.register(name, Follow, kwargs={"box": box})
+        gymnasium.register(name, kind, kwargs={"box": box})
     return name
 
 

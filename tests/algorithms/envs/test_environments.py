@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 import ogbench
 import pytest
+from support.boxes import FollowInParts, register
 from support.selected import exhaustive
 
 from nfkern.algorithms.envs.make import PinnedTask, environment_id, make_environment
@@ -224,3 +225,38 @@ def test_a_pool_shows_an_environments_warnings_once(monkeypatch):
 def test_boxes_of_whole_numbers_are_refused(monkeypatch):
     with pytest.warns(UserWarning, match="made"), pytest.raises(ValueError, match="only boxes of floats"):
         pool("int64", monkeypatch)
+
+
+def test_parts_of_dict_observations_are_chosen_in_the_order_named():
+    plain, name = make_environment(register("unit")), register("unit", FollowInParts)
+    parts = make_environment(f"{name}[position,desired_goal]")
+    turned = make_environment(f"{name}[desired_goal, position]")
+    expected, _ = plain.reset(seed=5)
+    (found, info), (other, _) = parts.reset(seed=5), turned.reset(seed=5)
+    assert found.dtype == np.float32
+    assert parts.observation_space.contains(found)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(other, expected[[2, 3, 0, 1]])
+    np.testing.assert_array_equal(info["goal"], expected[2:])
+    np.testing.assert_array_equal(parts.goal, expected[2:])
+    action = np.array([0.3, -0.2], np.float32)
+    np.testing.assert_array_equal(parts.step(action)[0], plain.step(action)[0])
+
+
+@pytest.mark.parametrize("keys", ["", "[]", "[position,goal]"])
+def test_dict_observations_need_names_of_their_parts(keys):
+    name = register("unit", FollowInParts)
+    wanted = rf"Dict of desired_goal \(2,\), position \(2,\): name those .*, as in {name}\[desired_goal,position\]"
+    with pytest.raises(UserError, match=wanted):
+        make_environment(f"{name}{keys}")
+
+
+def test_other_observations_have_no_parts():
+    with pytest.raises(UserError, match=r"observations are no Dict but Box.*: leave out \[position\]"):
+        make_environment(f"{register('unit')}[position]")
+
+
+def test_an_environment_that_cannot_be_made_is_one_line(monkeypatch):
+    monkeypatch.setattr(FollowInParts, "__init__", lambda self, box: 1 / 0)
+    with pytest.raises(UserError, match=r"cannot be made: ZeroDivisionError\('division by zero'\)"):
+        make_environment(register("unit", FollowInParts))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.boxes import register, save, scripted
+from support.boxes import FollowInParts, register, save, scripted
 from support.dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 
 from nfkern.algorithms.agents.registry import AGENTS
@@ -67,6 +67,17 @@ def test_own_data_are_evaluated_in_the_environment_that_is_named(own_data, tmp_p
     # `nfkern eval` knows the environment from the run.
     assert cli.main(["eval", str(tmp_path / "run"), "--episodes-per-task", "3"]) == 0
     assert "support.boxes:FollowInUnit-v0, 3 episodes per goal" in capsys.readouterr().out
+
+
+def test_own_data_are_evaluated_on_parts_of_dict_observations(own_data, tmp_path, capsys):
+    name = register("unit", FollowInParts)
+    flags = ["--eval-env", f"support.boxes:{name}", "--eval-episodes", "2"]
+    assert cli.main(command(own_data, tmp_path / "run", *flags)) == 2
+    assert "name those that the data have" in capsys.readouterr().err
+    flags[1] += "[position,desired_goal]"
+    assert cli.main(command(own_data, tmp_path / "run", *flags)) == 0
+    assert cli.main(["eval", str(tmp_path / "run"), "--episodes-per-task", "3"]) == 0
+    assert f"{name}[position,desired_goal], 3 episodes per goal" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
