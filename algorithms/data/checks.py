@@ -63,7 +63,7 @@ def _for_imitation(path: Path) -> str:
 
 
 def _notes(path: Path) -> Iterator[str]:
-    """What a loadable file holds that some algorithm cannot read."""
+    """Notes on a loadable file that some algorithm cannot read."""
     present = column_names(path)
     alone = [key for key in OUTCOMES if key in present]
     if len(alone) == 1:

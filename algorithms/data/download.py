@@ -24,7 +24,7 @@ RETRY_STATUS = (408, 429, 500, 502, 503, 504)
 
 @dataclass(frozen=True)
 class Transfer:
-    """How to fetch.
+    """Addresses, time limits and retries of a download.
 
     Args:
         mirror: Address of the folder that holds the files.

@@ -1,4 +1,4 @@
-"""Where a dataset's files are, and how to get those that are missing."""
+"""Paths of a dataset's files, and advice on missing ones."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def dataset_file(source: str | Path, dataset_dir: Path = DEFAULT_DATASET_DIR, sp
 
 
 def how_to_get(path: Path) -> str:
-    """What to do about a dataset's file that is not there."""
+    """Advice on a dataset's file that is not there."""
     name = path.stem.removesuffix("-val")
     train = path.with_name(f"{name}.npz")
     if path != train and train.exists():

@@ -1,4 +1,4 @@
-"""Which goals a goal-conditioned batch is relabelled with."""
+"""Goals that a goal-conditioned batch is relabelled with."""
 
 from dataclasses import dataclass
 

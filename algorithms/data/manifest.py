@@ -60,7 +60,7 @@ class DatasetFiles:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known about the files of a dataset.
+    """A dataset's manifest: origin, parameters, versions and checksums.
 
     Attributes:
         name: The dataset's name.

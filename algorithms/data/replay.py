@@ -1,4 +1,4 @@
-"""What an online agent has lived through: its newest rows, sampled with goals that it reached later."""
+"""An online agent's newest rows, sampled with goals that it reached later."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What `nfkern data info` says about a dataset."""
+"""The summary that `nfkern data info` prints."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ SHOWN_DIMENSIONS = 12
 
 
 def is_maze(name: str) -> bool:
-    """Whether the first two observation features are a position in one of OGBench's mazes."""
+    """Return whether the first two observation features are a position in one of OGBench's mazes."""
     return "maze" in name or "soccer" in name
 
 

@@ -1,4 +1,4 @@
-"""What one task makes of a dataset: rewards, and where its episodes would have ended."""
+"""A dataset relabelled for one task: rewards, and masks where its episodes would have ended."""
 
 import re
 

@@ -29,7 +29,7 @@ class ColumnStatistics:
 
 @dataclass(frozen=True)
 class DatasetStatistics:
-    """What a normaliser needs to know, over all transitions of a dataset."""
+    """Statistics for a normaliser, over all transitions of a dataset."""
 
     observations: ColumnStatistics
     actions: ColumnStatistics

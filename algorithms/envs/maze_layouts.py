@@ -39,7 +39,7 @@ MAZES: tuple[str, ...] = tuple(f"{agent}-{maze}" for agent in _CELL_SIZES for ma
 
 @dataclass(frozen=True, eq=False)
 class MazeLayout:
-    """Where a maze's cells lie.
+    """A maze's cells: walls, start, goals, and their coordinates.
 
     Cells are counted as (row, column) from (0, 0) at the top left; x grows with the columns and y falls with the rows,
     both from 0 in the middle of the maze.

@@ -1,1 +1,1 @@
-"""What compiled Triton kernels use, and checks on a GPU."""
+"""Resources of compiled Triton kernels, and checks on a GPU."""

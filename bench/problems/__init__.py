@@ -1,1 +1,1 @@
-"""What is computed, and the eager definitions that results are held against."""
+"""Problems with their inputs, and the eager definitions that results are compared with."""

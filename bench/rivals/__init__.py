@@ -1,1 +1,1 @@
-"""What nfkern is measured against, and nfkern itself, all as builders: one file per way of doing the works."""
+"""Builders of all variants, nfkern's own and its rivals': one file per way of doing the works."""

@@ -1,1 +1,1 @@
-"""What is timed of each problem."""
+"""The works: calls that are timed on each problem."""

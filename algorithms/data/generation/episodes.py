@@ -49,7 +49,7 @@ class EpisodeStore:
         write_json(self._parameters_path, parameters)
 
     def matches(self, parameters: dict[str, Any]) -> bool:
-        """Whether the folder holds episodes made with exactly these parameters (JSON values)."""
+        """Return whether the folder holds episodes made with exactly these parameters (JSON values)."""
         return bool(self._stored() == parameters)
 
     def path(self, split: str, episode: int) -> Path:

@@ -91,7 +91,7 @@ class GenerationPlan:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of the packages that decide the bytes."""
+        """Versions of the packages that decide the bytes."""
         return {package: importlib.metadata.version(package) for package in self.recipe.packages}
 
 

@@ -115,7 +115,7 @@ def _make_oracle(kind: str, recipe: ManipulationRecipe, environment: Any) -> Any
 
 
 def _cube_in_view(qpos: np.ndarray) -> bool:
-    """Whether the cube stays where the scene's cameras see it, or lies in the drawer."""
+    """Return whether the cube stays where the scene's cameras see it, or lies in the drawer."""
     y, z = qpos[:, CUBE_QPOS + 1], qpos[:, CUBE_QPOS + 2]
     hidden_left = (y <= -0.3) & ((z < 0.06) | (z > 0.08))
     return not bool((y >= 0.29).any() or hidden_left.any())

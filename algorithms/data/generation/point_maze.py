@@ -88,7 +88,7 @@ def _make_environment(recipe: PointMazeRecipe) -> Any:
 
 
 def _is_corridor(free: np.ndarray, cell: Cell) -> bool:
-    """Whether a cell is open on two opposite sides and walled on the other two (the outer ring is always wall)."""
+    """Return whether a cell is open on two opposite sides and walled on the others (the outer ring is always wall)."""
     i, j = cell
     vertical, horizontal = (free[i - 1, j], free[i + 1, j]), (free[i, j - 1], free[i, j + 1])
     return (all(vertical) and not any(horizontal)) or (all(horizontal) and not any(vertical))

@@ -222,7 +222,7 @@ def _padded_at_the_end(mask: np.ndarray) -> bool:
 
 
 def describe_zip(path: Path) -> str:
-    """What a zip file holds, for a message."""
+    """Contents of a zip file, for a message."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     return f"a zip file of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"

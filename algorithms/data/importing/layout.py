@@ -1,4 +1,4 @@
-"""Which of a source's arrays are observations, actions, rewards and ends: by their names, or as asked for."""
+"""The roles of a source's arrays (observations, actions, rewards, ends), by their names or as asked for."""
 
 import re
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ KEPT = ("qpos", "qvel", "button_states", *GOALS)
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What the user says about a source; None and empty for what it says itself.
+    """The user's statements about a source; None and empty where it speaks for itself.
 
     Attributes:
         observation_keys: arrays that make up the observation, in this order.
@@ -63,7 +63,7 @@ class Layout:
         return {*self.observations, *self.next_observations, *of_goals, *(name for name in single if name)}
 
     def describe(self, leaves: Leaves, options: ImportOptions) -> list[str]:
-        """What is read, how, and what is not, a line each."""
+        """Lines on what is read, how, and what is not."""
 
         def sizes(names: tuple[str, ...]) -> str:
             return " + ".join(f"{short(name)} ({leaves[name].size})" for name in names)

@@ -44,7 +44,7 @@ class Leaf:
         return int(np.prod(self.shape[1:], dtype=int))
 
     def refusal(self) -> str | None:
-        """Why its rows are no vectors of numbers; None if they are."""
+        """The reason why its rows are no vectors of numbers; None if they are."""
         if self.problem is not None:
             return self.problem
         if self.dtype.kind not in "fiub":

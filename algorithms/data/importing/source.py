@@ -1,4 +1,4 @@
-"""What reading a source gives: its episodes, and all that is to be said about how they were read."""
+"""A source as it was read: its episodes, and notes on how they were read."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -97,7 +97,7 @@ def flat(kind: str, leaves: Leaves, ends: np.ndarray | None, options: ImportOpti
 
 
 def _ends(leaves: Leaves, layout: Layout, ends: np.ndarray | None, rows: int, source: Source) -> list[int]:
-    """Where episodes end: each one's first row that is not its own."""
+    """Ends of episodes: the first row after each."""
     found: set[int] = set()
     if ends is not None:
         ends = np.asarray(ends).reshape(-1)

@@ -94,7 +94,7 @@ def names() -> list[str]:
 
 
 def environment_id(name: str) -> str | None:
-    """What gymnasium calls the environment of a name, and knows from now on; None for names of other tasks.
+    """Return gymnasium's id of a task's environment, registered on the way; None for names of other tasks.
 
     Nothing is imported before one is made.
     """

@@ -67,7 +67,7 @@ class Kitchen(gymnasium.Wrapper[np.ndarray, np.ndarray, dict[str, Any], np.ndarr
 
     @property
     def video_camera(self) -> mujoco.MjvCamera:
-        """Where gymnasium-robotics' own viewer stands; the model has no camera there."""
+        """The position of gymnasium-robotics' own viewer; the model has no camera there."""
         camera, place = mujoco.MjvCamera(), dict(franka_env.DEFAULT_CAMERA_CONFIG)
         camera.lookat[:] = place.pop("lookat")
         for name, value in place.items():
