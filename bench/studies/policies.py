@@ -1,14 +1,18 @@
-"""How a study declares its policies: which agent each is, how it learns, how it acts, and how wide it is.
+"""Declarations of a study's policies: agent, training, way to act and width of each.
 
 Two policies that differ only in how they act share one training.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+import torch
+
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning
+from nfkern.bench.core.timing import Budget, Quantiles, interleaved, num_threads, stopwatch_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +36,7 @@ class Training:
     requires: tuple[str, ...] = ()
 
     def not_supported_reasons(self) -> list[str]:
-        """Why it cannot run here; empty if it can."""
+        """Return why it cannot run here; nothing if it can."""
         return [f"needs the module {name}" for name in self.requires if find_spec(name) is None]
 
 
@@ -61,21 +65,32 @@ def layers(count: int) -> Callable[[int], dict[str, Any]]:
 
 
 def skipped(
-    policies: Mapping[str, Policy], trainings: Mapping[str, Training], names: tuple[str, ...]
+    policies: Mapping[str, Policy], trainings: Mapping[str, Training], names: Collection[str]
 ) -> dict[str, str]:
-    """Of the policies that cannot run here, why."""
+    """Return the reason for each of the named policies that cannot run here."""
     reasons = {name: trainings[policies[name].training].not_supported_reasons() for name in names}
     return {name: "; ".join(found) for name, found in reasons.items() if found}
 
 
 def acting_agent(policy: Policy, trained: BehavioralCloning) -> BehavioralCloning:
-    """An agent with the weights of its training and the policy's way to act."""
+    """Return an agent with the weights of its training and the policy's way to act."""
     agent = type(trained)(replace(trained.config, **policy.acting), **trained.sizes)
     agent.load_state_dict(trained.state_dict())
     return agent
 
 
 def count_parameters(training: Training, agent: BehavioralCloning) -> tuple[int, int]:
-    """Numbers in the networks that act, and in all that are trained."""
+    """Return the numbers in the networks that act, and in all that are trained."""
     acting = sum(parameter.numel() for name in training.acting for parameter in agent.networks[name].parameters())
     return acting, sum(parameter.numel() for parameter in agent.networks.parameters())
+
+
+def time_acting(
+    agents: Mapping[str, BehavioralCloning], inputs: Sequence[tuple[Any, ...]], budget: Budget
+) -> Iterator[tuple[str, int, Quantiles]]:
+    """Time `act` of agents in turns on one thread: name, number of observations and time for each of the inputs."""
+    for arguments in inputs:
+        calls = {name: [partial(agent.act, *arguments)] for name, agent in agents.items()}
+        with num_threads(1):
+            times = interleaved(calls, budget, stopwatch_for(torch.device("cpu")))
+        yield from ((name, len(arguments[0]), found) for name, found in times.items())

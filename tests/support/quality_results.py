@@ -16,7 +16,7 @@ def fit(density: str, policy: str, seed: int, distance: float, nll: float | None
 
 def results() -> Results:
     """The mixture is nearer than the flow on `pinwheel` and as near on `chunk`; diffusion is slow, and failed there."""
-    found = Results(SETTINGS, ENVIRONMENT, 1, "2026-11-20T10:00:00+00:00")
+    found = Results(settings=SETTINGS, environment=ENVIRONMENT, started="2026-11-20T10:00:00+00:00")
     times = {"nf": 3e-4, "mixture": 2e-4, "ddpm_100": 5e-2}
     for density in SETTINGS.densities:
         found.latencies += [

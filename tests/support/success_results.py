@@ -33,7 +33,9 @@ def evaluation(policy: str, seed: int, step: int, successes: tuple[int, ...], en
 def results() -> Results:
     """The flow is ahead in the maze, later than the Gaussian at half of its success; DDPM failed, and lacks seed 1."""
     datasets = {MAZE: Dataset(100_000, 4, 2, "abc"), CUBE: Dataset(300_000, 28, 5, None)}
-    found = Results(SETTINGS, replace(ENVIRONMENT), "2026-11-20T10:00:00.000+00:00", datasets)
+    found = Results(
+        settings=SETTINGS, environment=ENVIRONMENT, started="2026-11-20T10:00:00.000+00:00", datasets=datasets
+    )
     for env in SETTINGS.envs:
         found.latencies += [
             Latency(env, policy, batch, spread(seconds * batch**0.5))

@@ -1,20 +1,14 @@
 """Results of `nfkern bench success` as sections of the page."""
 
 from collections.abc import Mapping
-from html import escape
 
 from nfkern.bench.report.page.kinds import Section
-from nfkern.bench.studies.success.records import Results, read
-from nfkern.bench.studies.success.report import TITLE, body
+from nfkern.bench.studies.success.records import Results
+from nfkern.bench.studies.success.report import REPORT
 
-__all__ = ["read", "sections"]
+read = REPORT.read
 
 
 def sections(files: Mapping[str, Results]) -> list[Section]:
-    """The study's own page, file by file."""
-    found = []
-    for number, (file, results) in enumerate(files.items(), 1):
-        title = TITLE + (f", {file}" if len(files) > 1 else "")
-        origin = f"{file}: {len(results.evaluations)} evaluations, started {results.started}."
-        found.append(Section(f"success-{number}", title, f"<p>{escape(origin)}</p>\n{body(results)}"))
-    return found
+    """Return the study's own page, file by file."""
+    return [Section(*each) for each in REPORT.sections_of(files)]

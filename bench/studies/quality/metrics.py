@@ -1,11 +1,16 @@
-"""Distances between two samples, and what share of a density's modes a sample has found."""
+"""Distances between two samples, shares of modes, and scores at contexts that no training has seen."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
 from nfkern.bench.studies.quality.densities import Density
+from nfkern.bench.studies.quality.records import Scores, Settings
+
+_SEED = 30_000
 
 DIRECTIONS = 64
 """Lines that samples are projected on."""
@@ -66,25 +71,16 @@ def mmd(x: torch.Tensor, y: torch.Tensor) -> float:
     return math.sqrt(max(0.0, squared))
 
 
-@dataclass(frozen=True)
-class ModeShares:
-    """What a sample found of a density's modes.
-
-    Attributes:
-        covered: share of the modes, of those due at least `LEAST_DUE` samples, that got at least half of their due.
-        off: share of the samples that are on no mode.
-    """
-
-    covered: float
-    off: float
-
-
 LEAST_DUE = 10
 """A mode that is due fewer samples than this is too rare to be judged: chance alone may leave it empty."""
 
 
-def mode_shares(density: Density, x: torch.Tensor, context: torch.Tensor) -> ModeShares:
+def mode_shares(density: Density, x: torch.Tensor, context: torch.Tensor) -> tuple[float, float]:
     """Count samples on modes.
+
+    Returns:
+        Share of the modes, of those due at least `LEAST_DUE` samples, that got at least half of their due; and share of
+        the samples that are on no mode.
 
     Args:
         density: with modes.
@@ -102,7 +98,66 @@ def mode_shares(density: Density, x: torch.Tensor, context: torch.Tensor) -> Mod
     if not judged.any():
         raise ValueError(f"x: expected enough samples for some mode to be due {LEAST_DUE} of them, got {len(x)}")
     covered = (counts >= 0.5 * due)[judged].double().mean()
-    return ModeShares(float(covered), float((found < 0).double().mean()))
+    return float(covered), float((found < 0).double().mean())
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Samples that every policy is held against.
+
+    Attributes:
+        contexts: (contexts, C).
+        samples: of the density, (contexts, samples, D).
+        pair_contexts: (pairs, C), other ones.
+        pairs: one sample of the density for each, (pairs, D).
+    """
+
+    contexts: torch.Tensor
+    samples: torch.Tensor
+    pair_contexts: torch.Tensor
+    pairs: torch.Tensor
+
+    @staticmethod
+    @lru_cache
+    def of(density: Density, settings: Settings) -> "HeldOut":
+        """Return the same at every call."""
+        generator = torch.Generator().manual_seed(_SEED)
+        contexts = density.contexts(settings.contexts, generator)
+        samples = density.sample(contexts.repeat_interleave(settings.samples, 0), generator)
+        pair_contexts = density.contexts(settings.pairs, generator)
+        pairs = density.sample(pair_contexts, generator)
+        return HeldOut(contexts, samples.unflatten(0, (settings.contexts, -1)), pair_contexts, pairs)
+
+
+def score(
+    density: Density,
+    held_out: HeldOut,
+    sample: Callable[[torch.Tensor], torch.Tensor],
+    log_prob: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+) -> Scores:
+    """Score a policy, or the density itself, by as many samples per context as `held_out` has.
+
+    Args:
+        density: the true one.
+        held_out: for it.
+        sample: from contexts (n, C) to actions (n, D), float64.
+        log_prob: from actions and contexts to log-densities (n,), where there are any.
+
+    Raises:
+        ValueError: a sample or a log-density is not finite.
+    """
+    found = []
+    for context, expected in zip(held_out.contexts, held_out.samples, strict=True):
+        actions = sample(context.expand(len(expected), -1))
+        if not actions.isfinite().all():
+            raise ValueError("actions: expected finite numbers, got NaN or infinity")
+        distances = sliced_wasserstein(actions, expected), mmd(actions, expected)
+        found.append((*distances, *mode_shares(density, actions, context)))
+    nll = None if log_prob is None else -float(log_prob(held_out.pairs, held_out.pair_contexts).mean())
+    if nll is not None and not math.isfinite(nll):
+        raise ValueError(f"log-density: expected a finite mean, got {-nll}")
+    distance, discrepancy, covered, off = torch.tensor(found, dtype=torch.float64).mean(0).tolist()
+    return Scores(distance, discrepancy, covered, off, nll)
 
 
 def _kernel_mean(x: torch.Tensor, y: torch.Tensor) -> float:

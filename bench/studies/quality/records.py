@@ -1,15 +1,10 @@
 """Results of the study: one JSON document."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-from nfkern.bench.core.environment import Environment
 from nfkern.bench.core.timing import Quantiles
-from nfkern.bench.studies.documents import read_document, tuples, write_document
+from nfkern.bench.studies.records import StudyResults
 
-FORMAT_VERSION = 1
-COMMAND = "nfkern bench quality"
 TRUTH = "truth"
 """The name under which samples of the density itself are measured."""
 
@@ -66,13 +61,12 @@ class Latency:
 
 @dataclass(frozen=True)
 class Scores:
-    """How near samples are to the density, means over the contexts.
+    """Closeness of samples to the density, means over the contexts.
 
     Attributes:
         sliced_wasserstein: in units of actions.
         mmd: see `metrics.mmd`.
-        covered: share of the modes that got at least half of their due.
-        off_modes: share of the samples that are on no mode.
+        covered, off_modes: see `metrics.mode_shares`.
         nll: -mean log q(x | c) over held-out pairs, nats; None where the policy cannot tell.
     """
 
@@ -110,40 +104,24 @@ class Fit:
     error: str | None = None
 
 
-@dataclass
-class Results:
-    """All that one file holds; `skipped` says of policies why they cannot run where it was measured."""
+@dataclass(kw_only=True)
+class Results(StudyResults[Settings]):
+    """Everything in one file."""
 
-    settings: Settings
-    environment: Environment
-    threads: int
-    started: str
-    skipped: dict[str, str] = field(default_factory=dict)
+    threads: int = 1
     latencies: list[Latency] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
     fits: list[Fit] = field(default_factory=list)
 
+    def failures(self) -> list[str]:
+        """Return a line for each fit that failed."""
+        return [f"{fit.policy} on {fit.density}, seed {fit.seed}: {fit.error}" for fit in self.fits if fit.error]
 
-def write(path: Path, results: Results) -> None:
-    """Replace the file; raises as `write_document`."""
-    write_document(path, {"format_version": FORMAT_VERSION}, results)
+    def forget_failures(self) -> None:
+        """Remove fits and trials that failed."""
+        self.fits = [fit for fit in self.fits if not fit.error]
+        self.trials = [trial for trial in self.trials if trial.loss is not None]
 
-
-def read(path: Path) -> Results:
-    """The results of a file; raises as `read_document`."""
-    return read_document(path, COMMAND, _results)
-
-
-def _results(data: dict[str, Any]) -> Results:
-    if data["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"format_version: expected {FORMAT_VERSION}, got {data['format_version']!r}")
-    return Results(
-        settings=Settings(**tuples(data["settings"])),
-        environment=Environment(**data["environment"]),
-        threads=data["threads"],
-        started=data["started"],
-        skipped=dict(data["skipped"]),
-        latencies=[Latency(**row | {"quantiles": Quantiles(**row["quantiles"])}) for row in data["latencies"]],
-        trials=[Trial(**row) for row in data["trials"]],
-        fits=[Fit(**row | {"scores": row["scores"] and Scores(**row["scores"])}) for row in data["fits"]],
-    )
+    def counted(self) -> str:
+        """Return how much there is."""
+        return f"{len(self.fits)} fits"

@@ -15,9 +15,6 @@ from nfkern.bench.core.sizes import nearest_width
 from nfkern.bench.studies.policies import Policy, Training, count_parameters, layers
 from nfkern.bench.studies.success.records import Dataset, Settings
 
-OURS = ("nf",)
-"""nfkern's own policy: reports say where others are ahead of it."""
-
 AT_THE_END = ("ddpm_100",)
 """Policies that are evaluated after the training only: an episode of 100 steps per action takes too long."""
 

@@ -1,15 +1,9 @@
 """Results of the study: one JSON document."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-from nfkern.bench.core.environment import Environment
 from nfkern.bench.core.timing import Quantiles
-from nfkern.bench.studies.documents import read_document, tuples, write_document
-
-FORMAT_VERSION = 1
-COMMAND = "nfkern bench success"
+from nfkern.bench.studies.records import StudyResults
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is learned from: transitions of training, sizes, and the training file's hash where a manifest tells it."""
+    """Data of a training: transitions, sizes, and the training file's hash where a manifest tells it."""
 
     transitions: int
     observation_size: int
@@ -120,40 +114,31 @@ class Evaluation:
         return sum(self.successes) / (len(self.successes) * self.episodes)
 
 
-@dataclass
-class Results:
-    """All that one file holds; `skipped` says of policies why they cannot run where it was measured."""
+@dataclass(kw_only=True)
+class Results(StudyResults[Settings]):
+    """Everything in one file."""
 
-    settings: Settings
-    environment: Environment
-    started: str
     datasets: dict[str, Dataset]
-    skipped: dict[str, str] = field(default_factory=dict)
     latencies: list[Latency] = field(default_factory=list)
     trainings: list[Trained] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
 
+    def failures(self) -> list[str]:
+        """Return a line for each training and evaluation that failed."""
+        trainings = [
+            f"{row.env}: training {row.training}, seed {row.seed}: {row.error}" for row in self.trainings if row.error
+        ]
+        return trainings + [
+            f"{row.env}: {row.policy} after {row.step} steps, seed {row.seed}: {row.error}"
+            for row in self.evaluations
+            if row.error
+        ]
 
-def write(path: Path, results: Results) -> None:
-    """Replace the file; raises as `write_document`."""
-    write_document(path, {"format_version": FORMAT_VERSION}, results)
+    def forget_failures(self) -> None:
+        """Remove trainings and evaluations that failed."""
+        self.trainings = [row for row in self.trainings if not row.error]
+        self.evaluations = [row for row in self.evaluations if not row.error]
 
-
-def read(path: Path) -> Results:
-    """The results of a file; raises as `read_document`."""
-    return read_document(path, COMMAND, _results)
-
-
-def _results(data: dict[str, Any]) -> Results:
-    if data["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"format_version: expected {FORMAT_VERSION}, got {data['format_version']!r}")
-    return Results(
-        settings=Settings(**tuples(data["settings"])),
-        environment=Environment(**data["environment"]),
-        started=data["started"],
-        datasets={name: Dataset(**each) for name, each in data["datasets"].items()},
-        skipped=dict(data["skipped"]),
-        latencies=[Latency(**row | {"quantiles": Quantiles(**row["quantiles"])}) for row in data["latencies"]],
-        trainings=[Trained(**row) for row in data["trainings"]],
-        evaluations=[Evaluation(**tuples(row)) for row in data["evaluations"]],
-    )
+    def counted(self) -> str:
+        """Return how much there is."""
+        return f"{len(self.trainings)} trainings and {len(self.evaluations)} evaluations"

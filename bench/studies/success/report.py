@@ -1,49 +1,234 @@
-"""The study as a part of a page that needs nothing else."""
+"""The study's report: success, its cost in training and acting, and the time to a given success."""
 
-from dataclasses import fields
-from html import escape
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
 
-from nfkern.bench.studies.drawing import embedded
-from nfkern.bench.studies.reproduction import again
-from nfkern.bench.studies.success import picture, tables
-from nfkern.bench.studies.success.commands import DEFAULT, QUICK, Success
+import numpy as np
+
+from nfkern.algorithms.evaluation.statistics import success_interval
+from nfkern.bench.core.units import duration
+from nfkern.bench.studies.report import QUICK as QUICK_WORDS
+from nfkern.bench.studies.report import Cost, Report, measured_on
 from nfkern.bench.studies.success.policies import POLICIES
-from nfkern.bench.studies.success.records import COMMAND, Results
-from nfkern.bench.studies.success.summary import summaries
-from nfkern.page import table
+from nfkern.bench.studies.success.records import Evaluation, Results, Settings
+from nfkern.bench.studies.summary import Measure, Row, Rows, Table, column, counted, percent, seconds, table
 
-TITLE = "Success beside cost"
+TRANSITIONS = {"pointmaze-medium-navigate-v0": 100_000, "cube-single-play-v0": 300_000}
+"""Transitions that are enough for the default environments, far fewer than were published."""
 
-INTRODUCTION = (
-    "Every policy learns from the same data with the same goals, batch size, learning rate and schedule, in as many "
-    "gradient steps, by the loop of nfkern train. Success is the mean over the environment's tasks; its interval "
-    "resamples tasks and training seeds. Seconds of training are gradient steps at the median speed of the training's "
-    "log, with batches, logging and checkpoints and without evaluations. The time to a success is that of the first "
-    "evaluation which has it, and there are only as many as the second table shows. An action is one call of act."
+DEFAULT = Settings(tuple(TRANSITIONS), tuple(POLICIES))
+QUICK = replace(
+    DEFAULT,
+    envs=("pointmaze-medium-navigate-v0",),
+    policies=tuple(name for name, policy in POLICIES.items() if policy.training != "diffusion"),
+    seeds=(0,),
+    steps=100,
+    eval_interval=50,
+    eval_episodes=1,
+    final_episodes=1,
 )
 
 
-def body(results: Results) -> str:
-    """All of it, below a heading of the second order."""
-    found = summaries(results)
-    names = [name for name in results.settings.policies if name not in results.skipped]
-    legend = "".join(f"<li><b>{escape(name)}</b>: {escape(POLICIES[name].summary)}</li>" for name in names)
-    skipped = "".join(f"<li>{escape(f'{name}: skipped, {why}')}</li>" for name, why in results.skipped.items())
-    verdicts = "".join(f"<li>{escape(sentence)}</li>" for sentence in tables.verdicts(results))
-    environments = "\n".join(
-        f"<h3>{escape(env)}</h3>{table(*tables.of_environment(results, env))}{table(*tables.curves(results, env))}"
-        for env in found
+def rows(results: Results) -> Rows:
+    """Numbers by environment and policy; only what has been measured.
+
+    `tasks` is success by task, `low` and `high` bound the interval of success, `after N` is success after N steps, and
+    `time` has the seconds of training to the target for the seeds that reached it.
+    """
+    found: Rows = {}
+    for env in results.settings.envs:
+        wanted = target(results, env)
+        for policy in results.settings.policies:
+            row = _row(results, env, policy, wanted)
+            if row.values or row.error:
+                found.setdefault(env, {})[policy] = row
+    return found
+
+
+def target(results: Results, env: str) -> float | None:
+    """Return the success to which times are told: as set, or half of the best policy's; None where none succeeded."""
+    if results.settings.target is not None:
+        return results.settings.target
+    finals = [_finals(results, env, policy) for policy in results.settings.policies]
+    best = max((statistics.fmean(row.success for row in each) for each in finals if each), default=0.0)
+    return best / 2 if best else None
+
+
+def step_of(evaluations: list[Evaluation], wanted: float) -> int | None:
+    """Return the gradient step of the first evaluation with at least the wanted success; None if there is none."""
+    # A share that is met exactly must not be missed by rounding.
+    return min((row.step for row in evaluations if not row.error and row.success >= wanted - 1e-9), default=None)
+
+
+def _row(results: Results, env: str, policy: str, wanted: float | None) -> Row:
+    training, steps = POLICIES[policy].training, results.settings.steps
+    trainings = [row for row in results.trainings if (row.env, row.training) == (env, training)]
+    evaluations = [row for row in results.evaluations if (row.env, row.policy) == (env, policy)]
+    speeds = {row.seed: row.steps_per_second for row in trainings if not row.error}
+    finals = _finals(results, env, policy)
+    values: dict[str, list[float]] = {
+        "success": [row.success for row in finals],
+        "steps_per_second": list(speeds.values()),
+        "training": [steps / speed for speed in speeds.values()],
+        "parameters": [row.parameters for row in trainings if not row.error],
+    }
+    for row in results.latencies:
+        if (row.env, row.policy) == (env, policy):
+            values[f"act {row.batch}"] = [row.quantiles.median_s]
+    curve: dict[int, list[float]] = {}
+    for evaluation in sorted((row for row in evaluations if not row.error), key=lambda row: row.step):
+        curve.setdefault(evaluation.step, []).append(evaluation.success)
+    values |= {f"after {step}": shares for step, shares in curve.items()}
+    if finals:
+        values["tasks"] = list(np.mean([np.array(row.successes) / row.episodes for row in finals], 0))
+        interval = success_interval(np.stack([_outcomes(row) for row in finals]))
+        values |= {"low": [interval.low], "high": [interval.high]}
+    values = {name: some for name, some in values.items() if some}
+    if finals and wanted is not None:
+        of_seed = {row.seed: [each for each in evaluations if each.seed == row.seed] for row in finals}
+        reached = {seed: step_of(some, wanted) for seed, some in of_seed.items()}
+        values["time"] = [step / speeds[seed] for seed, step in reached.items() if step]
+    errors = [row.error for row in trainings] + [row.error for row in evaluations]
+    speed = statistics.fmean(speeds.values()) if speeds else None
+    points = tuple((step / speed, statistics.fmean(shares)) for step, shares in curve.items()) if speed else ()
+    return Row(values, points, next((error for error in errors if error), None))
+
+
+def _finals(results: Results, env: str, policy: str) -> list[Evaluation]:
+    """Return the last evaluation of each seed."""
+    wanted = (env, policy, results.settings.steps)
+    return [row for row in results.evaluations if (row.env, row.policy, row.step) == wanted and row.error is None]
+
+
+def _outcomes(row: Evaluation) -> np.ndarray:
+    """Successes (tasks, episodes) as 0 and 1, the successful ones first: their order plays no part in an interval."""
+    return (np.arange(row.episodes) < np.array(row.successes)[:, None]).astype(np.float64)
+
+
+def of_environment(results: Results, env: str, rows: Mapping[str, Row]) -> Table:
+    """All numbers of one environment."""
+    tasks = max((len(row.values.get("tasks", ())) for row in rows.values()), default=0)
+    columns = (
+        column("success", "success", percent),
+        ("95 %", _interval),
+        (f"goals 1 to {tasks}", lambda row: ", ".join(f"{100 * rate:.0f}" for rate in row.values.get("tasks", ()))),
+        (f"training to {_share(target(results, env))}", _time),
+        column("steps a second", "steps_per_second", lambda speed: f"{speed.mean:.0f}"),
+        column("all steps", "training", seconds),
+        column("act, 1", "act 1", seconds),
+        column("act, 50", "act 50", seconds),
+        ("parameters", lambda row: f"{max(row.values['parameters']):,}" if "parameters" in row.values else ""),
     )
-    image = embedded(picture.success(results), "success against latency and training", picture.CAPTION) if found else ""
-    return f"""<p>{escape(INTRODUCTION)}</p>
-<p>{escape(tables.described(results))}</p>
-<p>{_again(results)}</p>
-{image}
-<h3>Who is ahead</h3><ul>{verdicts}</ul>
-<h3>Policies</h3><ul>{legend}{skipped}</ul>
-{environments}"""
+    return table(rows, columns)
 
 
-def _again(results: Results) -> str:
-    options = {field.name for field in fields(Success)}
-    return again(COMMAND, options, results.settings, {(): DEFAULT, ("--quick",): QUICK}, results.environment)
+def curves(rows: Mapping[str, Row]) -> Table:
+    """Mean success by gradient steps; empty where a policy has not been evaluated."""
+    every = {int(name.split()[1]) for row in rows.values() for name in row.values if name.startswith("after ")}
+    steps = sorted(every)
+    lines = [
+        [name, *(row.cell(f"after {step}", percent) for step in steps)]
+        for name, row in rows.items()
+        if any(f"after {step}" in row.values for step in steps)
+    ]
+    return ["policy", *(f"{step:,} steps" for step in steps)], lines
+
+
+def _interval(row: Row) -> str:
+    if "low" not in row.values:
+        return ""
+    return f"{100 * row.values['low'][0]:.0f} to {100 * row.values['high'][0]:.0f} %"
+
+
+def _time(row: Row) -> str:
+    """Mean time to the target, and by how many seeds it was reached where it was not by all."""
+    if "time" not in row.values:
+        return ""
+    reached, seeds = len(row.values["time"]), len(row.values["success"])
+    some = "" if reached == seeds else f", {reached} of {seeds} seeds"
+    return row.cell("time", seconds) + some if reached else "not reached"
+
+
+def _remarks(results: Results, env: str, rows: Mapping[str, Row]) -> list[str]:
+    """Return who is soonest at the target, and the front."""
+    wanted = target(results, env)
+    if wanted is None:
+        return ["no policy has any success."] if any("success" in row.values for row in rows.values()) else []
+    by_all = {
+        name: statistics.fmean(row.values["time"])
+        for name, row in rows.items()
+        if row.values.get("time") and len(row.values["time"]) == len(row.values["success"])
+    }
+    names = ", ".join(f"{name} ({duration(time)})" for name, time in sorted(by_all.items(), key=lambda item: item[1]))
+    by = f", soonest first, by {names}." if by_all else " by no policy."
+    return [
+        f"{_share(wanted)} success is reached with every seed{by}",
+        f"no policy both acts faster and succeeds more often than these: {REPORT.best(rows)}.",
+    ]
+
+
+def _share(rate: float | None) -> str:
+    return "any success" if rate is None else f"{100 * rate:.0f} %"
+
+
+def document(results: Results, rows: Rows) -> list[tuple[str, Table]]:
+    """The tables of docs/success.md."""
+    tables = []
+    for env, policies in rows.items():
+        tables.append((f"{env}, after all steps:", of_environment(results, env, policies)))
+        tables.append((f"{env}, mean success on the way:", curves(policies)))
+    return tables
+
+
+def _sections(results: Results, rows: Rows) -> list[tuple[str, str, list[Table]]]:
+    return [(env, "", [of_environment(results, env, some), curves(some)]) for env, some in rows.items()]
+
+
+def _described(results: Results) -> str:
+    settings = results.settings
+    where = measured_on(results, settings.threads, ("torch", "ogbench", "mujoco", "diffusers"))
+    data = ", ".join(f"{name} with {each.transitions:,} transitions" for name, each in results.datasets.items())
+    size = "of each algorithm's own size" if settings.parameters is None else f"of {settings.parameters:,} parameters"
+    return (
+        f"{where}. Data: {data}. {settings.steps:,} steps of batch {settings.batch_size}, learning rate "
+        f"{settings.learning_rate:g} after {settings.warmup_steps:,} steps of warm-up, with cosine decay; goals by "
+        f"gamma {settings.gamma:g}; networks {size}; {counted(len(settings.seeds), 'seed')}. Evaluations every "
+        f"{settings.eval_interval:,} steps with {counted(settings.eval_episodes, 'episode')} of each task, the last "
+        f"with {settings.final_episodes}."
+    )
+
+
+REPORT = Report[Results](
+    command="nfkern bench success",
+    title="Success beside cost",
+    introduction=(
+        "Every policy learns from the same data with the same goals, batch size, learning rate and schedule, in as "
+        "many gradient steps, by the loop of nfkern train. Success is the mean over the environment's tasks; its "
+        "interval resamples tasks and training seeds. Seconds of training are gradient steps at the median speed "
+        "of the training's log, with batches, logging and checkpoints and without evaluations. The time to a "
+        "success is that of the first evaluation which has it, and there are only as many as the second table "
+        "shows. An action is one call of act."
+    ),
+    kind=Results,
+    policies=POLICIES,
+    ours=("nf",),
+    presets={(): DEFAULT, QUICK_WORDS: QUICK},
+    options=("envs", "policies", "steps", "seeds", "parameters", "target", "threads"),
+    measure=Measure("success", "success", -1),
+    better="more success than",
+    costs=(Cost("act 1", "time of one action, ms", 1e3), Cost("training", "training, s", curves=True)),
+    caption=(
+        "Left: success after all steps (above is better) against the median time of one action on a logarithmic axis "
+        "(left is better); bars are a standard deviation over seeds to either side, and the line joins the policies to "
+        "which none is preferable in both. Right: mean success over seeds against the seconds of training, without "
+        "evaluations. The dashed line is the success to which the tables tell the time. A single mark is a policy "
+        "evaluated at the end only. nfkern's own policy has the large marks."
+    ),
+    rows=rows,
+    line=target,
+    described=_described,
+    remarks=_remarks,
+    sections=_sections,
+    tables=document,
+)

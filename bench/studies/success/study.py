@@ -5,14 +5,13 @@ A piece that is in the results already is not done again; a training that was in
 
 import csv
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 import numpy as np
-import torch
 
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning
 from nfkern.algorithms.agents.registry import load_agent
@@ -22,14 +21,15 @@ from nfkern.algorithms.runs.evaluations import find_evaluation
 from nfkern.algorithms.runs.folder import checkpoint_label
 from nfkern.algorithms.runs.settings import RunSettings
 from nfkern.algorithms.training.offline import Interrupted, train
-from nfkern.bench.core.timing import Budget, interleaved, num_threads, stopwatch_for
-from nfkern.bench.studies.policies import Policy, Training, acting_agent, count_parameters
+from nfkern.bench.core.timing import Budget
+from nfkern.bench.studies.command import Piece, described_error
+from nfkern.bench.studies.policies import Policy, Training, acting_agent, count_parameters, time_acting
 from nfkern.bench.studies.success.policies import AT_THE_END, POLICIES, TRAININGS, config_of, of_training, untrained
 from nfkern.bench.studies.success.records import Evaluation, Latency, Results, Trained
 from nfkern.errors import UserError
 
 BATCHES = (1, 50)
-"""Of the times of acting: one robot, and the episodes of a usual evaluation."""
+"""Batches of the times of acting: one robot, and the episodes of a usual evaluation."""
 
 ACTING = Budget(warmup_s=0.1, measure_s=0.5, min_repeats=11, limit_s=5.0)
 
@@ -47,16 +47,8 @@ class Place:
         return self.runs / env / training.name / f"seed-{seed}"
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A piece of work: its name, and what does it and adds to the results."""
-
-    name: str
-    run: Callable[[], None]
-
-
 def pieces(results: Results, place: Place) -> Iterator[Piece]:
-    """What the results lack: times of acting first, then each training with its evaluations, seed after seed."""
+    """Yield the work that the results lack: times of acting first, then trainings, each with its evaluations."""
     settings = results.settings
     for env in settings.envs:
         if not any(row.env == env for row in results.latencies):
@@ -73,7 +65,7 @@ def pieces(results: Results, place: Place) -> Iterator[Piece]:
 
 
 def trainings(results: Results) -> list[Training]:
-    """What the policies that can run here need, each once."""
+    """Return the trainings of the policies that can run here, each once."""
     names = (POLICIES[name].training for name in results.settings.policies if name not in results.skipped)
     return [TRAININGS[name] for name in dict.fromkeys(names)]
 
@@ -100,12 +92,9 @@ def _time(results: Results, env: str) -> None:
         agent = untrained(training, config_of(results.settings, training, dataset), dataset)
         agents |= {policy.name: acting_agent(policy, agent) for policy in of_training(results.settings, training)}
     random = np.random.default_rng(0)
-    for batch in BATCHES:
-        observations = random.standard_normal((batch, 1, dataset.observation_size), dtype=np.float32)
-        calls = {name: [partial(agent.act, observations, observations[:, 0])] for name, agent in agents.items()}
-        with num_threads(1):
-            times = interleaved(calls, ACTING, stopwatch_for(torch.device("cpu")))
-        results.latencies += [Latency(env, name, batch, found) for name, found in times.items()]
+    drawn = [random.standard_normal((batch, 1, dataset.observation_size), dtype=np.float32) for batch in BATCHES]
+    inputs = [(observations, observations[:, 0]) for observations in drawn]
+    results.latencies += [Latency(env, *found) for found in time_acting(agents, inputs, ACTING)]
 
 
 def _train(results: Results, place: Place, env: str, training: Training, seed: int) -> None:
@@ -138,7 +127,7 @@ def _train(results: Results, place: Place, env: str, training: Training, seed: i
     except (Interrupted, UserError):
         raise
     except Exception as error:
-        row, found = Trained(env, training.name, seed, error=_words(error)), []
+        row, found = Trained(env, training.name, seed, error=described_error(error)), []
     results.trainings.append(row)
     results.evaluations += found
 
@@ -153,7 +142,7 @@ def _on_the_way(results: Results, env: str, policy: Policy, seed: int, run_dir: 
 
 
 def _evaluations(results: Results, place: Place, env: str, training: Training, seed: int) -> Iterator[Piece]:
-    """Those that the training loop does not make: of the training's other policies, and the last one of all."""
+    """Yield the evaluations that the training loop does not make: other policies', and all last ones."""
     settings = results.settings
     done = {(row.policy, row.step) for row in results.evaluations if (row.env, row.seed) == (env, seed)}
     for index, policy in enumerate(of_training(settings, training)):
@@ -192,7 +181,7 @@ def _evaluate(
     except UserError:
         raise
     except Exception as error:
-        results.evaluations.append(Evaluation(env, policy.name, seed, step, episodes, error=_words(error)))
+        results.evaluations.append(Evaluation(env, policy.name, seed, step, episodes, error=described_error(error)))
         return
     results.evaluations.append(_row(env, policy, seed, step, result))
     partial_file.unlink()
@@ -213,7 +202,3 @@ def _checkpoint(run_dir: Path, step: int) -> Path:
 def _trained(results: Results, env: str, training: Training, seed: int) -> Trained | None:
     wanted = (env, training.name, seed)
     return next((row for row in results.trainings if (row.env, row.training, row.seed) == wanted), None)
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -21,7 +21,7 @@ from nfkern.bench.registry import VARIANTS, WORKS
 from nfkern.bench.report.page import details, growth, kinds, machines, plot
 from nfkern.bench.report.page.reproduction import reproduction
 from nfkern.bench.report.page.rows import timed_rows
-from nfkern.bench.studies.quality import records as quality
+from nfkern.bench.studies import records as studies
 from nfkern.errors import UserError
 
 CPU = torch.device("cpu")
@@ -167,7 +167,7 @@ def test_numbers_at_the_ends_of_curves_do_not_overlap():
 def test_files_are_told_apart_by_what_they_hold(tmp_path):
     times, fits = tmp_path / "a.json", tmp_path / "b.json"
     storage.write(times, [record("eager", spread(4e-3)), record()])
-    quality.write(fits, results())
+    studies.write(fits, results())
     html = kinds.to_html([fits, times])
     titles = re.findall(r"<h2 [^>]*>(.*?)</h2>", html)
     assert titles == [
@@ -195,7 +195,7 @@ def test_what_is_wrong_with_files_is_said(tmp_path, monkeypatch):
     storage.write(times, [record()])
     with pytest.raises(UserError, match="files: expected different ones"):
         kinds.to_html([times, tmp_path / ".." / tmp_path.name / "a.json"])
-    quality.write(fits, results())
+    studies.write(fits, results())
     monkeypatch.setattr(kinds, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package matplotlib: `pip install 'nfkern\\[log\\]'`"):
         kinds.to_html([fits])

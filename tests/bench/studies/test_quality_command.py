@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from nfkern.bench.core.timing import SMOKE
-from nfkern.bench.studies import checks
-from nfkern.bench.studies.quality import commands, records, study
-from nfkern.bench.studies.quality.commands import DEFAULT, QUICK, Quality
+from nfkern.bench.studies import records
+from nfkern.bench.studies import report as reports
+from nfkern.bench.studies.quality import commands, study
+from nfkern.bench.studies.quality.commands import Quality
+from nfkern.bench.studies.quality.metrics import HeldOut, score
 from nfkern.bench.studies.quality.records import TRUTH
-from nfkern.bench.studies.quality.scoring import HeldOut, score
+from nfkern.bench.studies.quality.report import DEFAULT, QUICK, REPORT
 from nfkern.bench.studies.quality.shapes import DENSITIES
 from nfkern.errors import UserError
 
@@ -34,7 +36,7 @@ def small(monkeypatch):
 def test_every_policy_gets_times_trials_and_scores(tmp_path, capsys):
     out = tmp_path / "quality.json"
     assert Quality(out, **TINY, policies=("nf", "ddim_10", "ddpm_100"), seeds=2).run() == 0
-    found = records.read(out)
+    found = REPORT.read(out)
     assert [(fit.policy, fit.seed) for fit in found.fits] == [
         (name, seed) for seed in (0, 1) for name in (TRUTH, "nf", "ddpm_100", "ddim_10")
     ]
@@ -61,7 +63,7 @@ def test_trials_are_trainings_as_long_as_the_others(tmp_path, monkeypatch):
     """With the same seed, a trial's held-out loss is that of the training which takes its learning rate."""
     monkeypatch.setattr(study, "_TRIAL_SEED", 0)
     assert Quality(tmp_path / "quality.json", **TINY, policies=("gaussian",)).run() == 0
-    found = records.read(tmp_path / "quality.json")
+    found = REPORT.read(tmp_path / "quality.json")
     (fit,) = (fit for fit in found.fits if fit.policy == "gaussian")
     assert fit.loss == min(trial.loss for trial in found.trials)
 
@@ -86,21 +88,21 @@ def test_an_interrupted_study_goes_on_to_the_same_results(tmp_path, monkeypatch,
     assert Quality(tmp_path / "other.json", **options, overwrite=True).run() == 130
     assert "the same command without --overwrite goes on" in capsys.readouterr().out
     monkeypatch.setattr(study, "train", interrupted)
-    first = records.read(out)
+    first = REPORT.read(out)
     assert (len(first.trials), first.fits) == (6, [])
     assert Quality(out, **options).run() == 0
     # The two trials and two trainings that were left, and the one that was interrupted: nothing twice.
     assert len(trained) == 7 + 4
-    second = records.read(out)
+    second = REPORT.read(out)
     assert second.latencies == first.latencies
     assert second.trials[:6] == first.trials
 
     def timeless(path):
-        return [replace(fit, training_cpu_s=0.0) for fit in records.read(path).fits]
+        return [replace(fit, training_cpu_s=0.0) for fit in REPORT.read(path).fits]
 
     assert timeless(out) == timeless(whole)
     assert Quality(out, **options).run() == 0
-    assert records.read(out) == second
+    assert REPORT.read(out) == second
 
 
 def test_a_policy_that_breaks_leaves_the_others_alone(tmp_path, monkeypatch, capsys):
@@ -113,14 +115,14 @@ def test_a_policy_that_breaks_leaves_the_others_alone(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(study, "score", broken)
     assert Quality(out, **TINY, policies=("gaussian", "flow_matching_1")).run() == 1
-    found = {fit.policy: fit.error for fit in records.read(out).fits}
+    found = {fit.policy: fit.error for fit in REPORT.read(out).fits}
     reason = "ValueError: actions: expected finite numbers, got NaN or infinity"
     assert found == {TRUTH: None, "gaussian": None, "flow_matching_1": reason}
     assert f"failed: flow_matching_1 on pinwheel, seed 0: {reason}" in capsys.readouterr().out
     monkeypatch.setattr(study, "score", score_all)
     assert Quality(out, **TINY, policies=("gaussian", "flow_matching_1")).run() == 1
     assert Quality(out, **TINY, policies=("gaussian", "flow_matching_1"), retry=True).run() == 0
-    again = {fit.policy: fit for fit in records.read(out).fits}
+    again = {fit.policy: fit for fit in REPORT.read(out).fits}
     assert again["flow_matching_1"].error is None
     assert again.keys() == found.keys()
 
@@ -128,7 +130,7 @@ def test_a_policy_that_breaks_leaves_the_others_alone(tmp_path, monkeypatch, cap
 def test_the_lowest_held_out_loss_chooses_the_learning_rate(tmp_path):
     out = tmp_path / "quality.json"
     Quality(out, **TINY, policies=("gaussian",)).run()
-    found = records.read(out)
+    found = REPORT.read(out)
     found.trials = [
         replace(row, loss={1e-3: None, 3e-3: 1.0, 1e-2: 2.0, 3e-2: 3.0}[row.learning_rate]) for row in found.trials
     ]
@@ -142,8 +144,8 @@ def test_policies_that_cannot_run_are_skipped_with_the_reason(tmp_path, monkeypa
     monkeypatch.setattr("nfkern.bench.studies.policies.find_spec", lambda name: None)
     out = tmp_path / "quality.json"
     assert Quality(out, **TINY, policies=("gaussian", "spline")).run() == 0
-    assert records.read(out).skipped == {"spline": "needs the module zuko"}
-    assert {fit.policy for fit in records.read(out).fits} == {TRUTH, "gaussian"}
+    assert REPORT.read(out).skipped == {"spline": "needs the module zuko"}
+    assert {fit.policy for fit in REPORT.read(out).fits} == {TRUTH, "gaussian"}
     assert "skipped: spline: needs the module zuko" in capsys.readouterr().out
 
 
@@ -154,13 +156,13 @@ def test_results_are_never_mixed_or_replaced_silently(tmp_path, monkeypatch):
     Quality(out, **options).run()
     with pytest.raises(UserError, match="made with other seeds: .*--overwrite"):
         Quality(out, **options, seeds=2).run()
-    found = records.read(out)
+    found = REPORT.read(out)
     records.write(out, replace(found, fits=[], environment=replace(found.environment, device_name="There")))
     with pytest.raises(UserError, match="measured elsewhere"):
         Quality(out, **options).run()
     assert Quality(out, **options, overwrite=True).run() == 0
     # A page of finished results may be written anywhere.
-    records.write(out, replace(records.read(out), environment=replace(found.environment, device_name="There")))
+    records.write(out, replace(REPORT.read(out), environment=replace(found.environment, device_name="There")))
     assert Quality(out, **options, html=tmp_path / "page.html").run() == 0
     assert "There" in (tmp_path / "page.html").read_text()
 
@@ -183,10 +185,10 @@ def test_wrong_options_are_named(tmp_path, options, message):
 
 
 def test_reports_that_cannot_be_written_are_refused_before_measuring(tmp_path, monkeypatch):
-    monkeypatch.setattr(commands, "timing_pieces", lambda results: pytest.fail("measured"))
+    monkeypatch.setattr(study, "pieces", lambda results: pytest.fail("measured"))
     with pytest.raises(UserError, match="missing.md: cannot be read"):
         Quality(tmp_path / "quality.json", tables=tmp_path / "missing.md").run()
-    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    monkeypatch.setattr(reports, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package matplotlib"):
         Quality(tmp_path / "quality.json", html=tmp_path / "page.html").run()
 
@@ -210,7 +212,7 @@ def test_the_command_of_all_policies_survives_control_c(tmp_path):
     command = [sys.executable, "-m", "nfkern", "bench", "quality", "--out", str(out), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
-    while not (out.exists() and records.read(out).trials):
+    while not (out.exists() and REPORT.read(out).trials):
         assert (process.poll(), time.monotonic() < deadline) == (None, True)
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
@@ -218,5 +220,5 @@ def test_the_command_of_all_policies_survives_control_c(tmp_path):
     assert (process.returncode, "the same command goes on" in printed) == (130, True), errors
     again = subprocess.run([*command, "--html", str(tmp_path / "q.html")], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert {fit.policy for fit in records.read(out).fits} == {TRUTH, *DEFAULT.policies}
+    assert {fit.policy for fit in REPORT.read(out).fits} == {TRUTH, *DEFAULT.policies}
     assert "data:image/png;base64," in (tmp_path / "q.html").read_text()

@@ -1,7 +1,6 @@
 """The policies of the study: of one size, with one recipe, and with the densities they claim."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,41 +9,46 @@ from nfkern.bench.core import sizes
 from nfkern.bench.core.sizes import PARAMETERS_WITHIN
 from nfkern.bench.studies import policies
 from nfkern.bench.studies.policies import acting_agent, count_parameters
-from nfkern.bench.studies.quality import building
-from nfkern.bench.studies.quality.building import build, log_density
-from nfkern.bench.studies.quality.commands import DEFAULT
 from nfkern.bench.studies.quality.heads import MixtureBC
-from nfkern.bench.studies.quality.policies import POLICIES, TRAININGS, Recipe
+from nfkern.bench.studies.quality.policies import (
+    POLICIES,
+    TRAININGS,
+    acting_networks,
+    build,
+    log_density,
+    recipe,
+)
+from nfkern.bench.studies.quality.report import DEFAULT
 from nfkern.bench.studies.quality.shapes import DENSITIES
 from nfkern.bench.studies.quality.study import batch_of, train
 
 pytestmark = pytest.mark.slow
 
-RECIPE = Recipe(steps=4, parameters=3000, batch_size=16)
+STEPS, ROWS = 4, 16
 
 
-def agent_of(training, density="gaussians_25", recipe=RECIPE, rate=1e-3):
+def agent_of(training, density="gaussians_25", parameters=3000, rate=1e-3):
     torch.manual_seed(0)
     for module in TRAININGS[training].requires:
         pytest.importorskip(module)
-    return build(TRAININGS[training], DENSITIES[density], recipe, rate)
+    return build(TRAININGS[training], DENSITIES[density], parameters, recipe(STEPS, ROWS, rate))
 
 
 def trained(training, density="gaussians_25"):
     agent = agent_of(training, density)
-    train(agent, DENSITIES[density], 0, lambda: None)
+    train(agent, DENSITIES[density], 0)
     return agent
 
 
 @pytest.mark.parametrize("density", ["pinwheel", "chunk"])
 @pytest.mark.parametrize("training", TRAININGS)
 def test_acting_networks_have_as_many_parameters_as_the_study_says(training, density):
-    agent = agent_of(training, density, replace(RECIPE, parameters=DEFAULT.parameters))
+    agent = agent_of(training, density, DEFAULT.parameters)
     acting, every = count_parameters(TRAININGS[training], agent)
     assert acting == pytest.approx(DEFAULT.parameters, rel=PARAMETERS_WITHIN)
     # What acts is what was counted: without the others, the agent acts as before.
     kept = {name for name, _ in agent.networks.named_children()} & set(TRAININGS[training].acting)
-    networks = building.acting_networks(agent)
+    networks = acting_networks(agent)
     for name in set(dict(networks.named_children())) - kept:
         for parameter in networks[name].parameters():
             parameter.data.fill_(math.nan)
@@ -61,7 +65,7 @@ def test_a_size_that_no_width_gives_is_refused():
 
 @pytest.mark.parametrize("training", TRAININGS)
 def test_every_training_has_the_same_recipe(training):
-    agent, shared = agent_of(training, rate=2e-3), RECIPE.settings(2e-3)
+    agent, shared = agent_of(training, rate=2e-3), recipe(STEPS, ROWS, 2e-3)
     assert {name: getattr(agent.config, name) for name in shared} == shared
     group = agent.optimizer.param_groups[0]
     assert (type(agent.optimizer), group["weight_decay"]) == (torch.optim.AdamW, 0)
@@ -82,10 +86,10 @@ def test_all_trainings_see_the_same_batches(monkeypatch):
             "update",
             lambda batch, noise, update=update, seen=batches: (seen.append(batch), update(batch, noise)),
         )
-        train(agent, DENSITIES["gaussians_25"], 3, lambda: None)
+        train(agent, DENSITIES["gaussians_25"], 3)
         seen[name] = torch.cat([torch.cat([batch["observations"], batch["actions"]], 1) for batch in batches])
     first, *others = seen.values()
-    assert len(first) == RECIPE.steps * RECIPE.batch_size
+    assert len(first) == STEPS * ROWS
     assert all(torch.equal(first, other) for other in others)
     other_seed = batch_of(DENSITIES["gaussians_25"], 16, torch.Generator().manual_seed(4))
     assert not torch.equal(other_seed["observations"], first[:16, :2])
@@ -131,7 +135,7 @@ def test_a_mixture_of_one_component_is_pytorchs_normal():
     agent = trained("gaussian")
     assert isinstance(agent, MixtureBC)
     x, contexts = torch.randn(5, 2), torch.randn(5, 2)
-    networks = building.acting_networks(agent)
+    networks = acting_networks(agent)
     _, means, raw = networks["policy"](contexts).split([1, 2, 2], 1)
     expected = torch.distributions.Normal(means, torch.nn.functional.softplus(raw) + 1e-3).log_prob(x).sum(1)
     torch.testing.assert_close(log_density(agent, x, contexts), expected.double())

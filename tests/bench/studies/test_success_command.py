@@ -15,11 +15,14 @@ from nfkern.algorithms.evaluation import evaluate as evaluation
 from nfkern.algorithms.runs.folder import checkpoints
 from nfkern.algorithms.training.learner import Learner
 from nfkern.bench.core.timing import SMOKE
-from nfkern.bench.studies.success import commands, records, study
-from nfkern.bench.studies.success.commands import DEFAULT, QUICK, Success
+from nfkern.bench.studies import records
+from nfkern.bench.studies.policies import count_parameters
+from nfkern.bench.studies.report import BEGIN, END
+from nfkern.bench.studies.success import commands, study
+from nfkern.bench.studies.success.commands import Success
 from nfkern.bench.studies.success.policies import POLICIES, TRAININGS, config_of, untrained
 from nfkern.bench.studies.success.records import Dataset
-from nfkern.bench.studies.tables import BEGIN, END
+from nfkern.bench.studies.success.report import DEFAULT, QUICK, REPORT
 from nfkern.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -43,7 +46,7 @@ def options(point_maze_dir):  # noqa: F811
 
 def timeless(path):
     """What must not depend on when a study was interrupted."""
-    found = records.read(path)
+    found = REPORT.read(path)
     return found.evaluations, [replace(row, steps_per_second=0.0, seconds=0.0) for row in found.trainings]
 
 
@@ -64,7 +67,7 @@ def interrupt_update(monkeypatch, number):
 def test_every_policy_is_trained_evaluated_and_timed(tmp_path, options, capsys):
     out, policies = tmp_path / "success.json", ("nf", "flow_matching_10", "flow_matching_1", "ddim_10", "ddpm_100")
     assert Success(out, **options, policies=policies).run() == 0
-    found = records.read(out)
+    found = REPORT.read(out)
     assert [row.training for row in found.trainings] == ["nf", "flow_matching", "diffusion"]
     for row in found.trainings:
         assert (row.error, row.parameters) == (None, pytest.approx(SIZE, rel=0.1))
@@ -93,7 +96,7 @@ def test_an_interrupted_study_goes_on_to_the_same_results(tmp_path, options, mon
     taken = interrupt_update(monkeypatch, 7)
     assert Success(out, **options).run() == 130
     assert "the same command goes on" in capsys.readouterr().out
-    first = records.read(out)
+    first = REPORT.read(out)
     assert [row.training for row in first.trainings] == ["gaussian"]
     evaluate = evaluation.evaluate
 
@@ -111,7 +114,7 @@ def test_an_interrupted_study_goes_on_to_the_same_results(tmp_path, options, mon
     # Four steps for each of two trainings: none is taken twice.
     assert len(taken) == 8
     assert timeless(out) == timeless(whole)
-    assert records.read(out).latencies == first.latencies
+    assert REPORT.read(out).latencies == first.latencies
     assert "data:image/png;base64," in (tmp_path / "page.html").read_text()
     assert page.read_text().count("| flow_matching_1 |") == 2
     second = out.read_text()
@@ -136,7 +139,7 @@ def test_what_breaks_leaves_the_others_alone(tmp_path, options, monkeypatch, cap
     monkeypatch.setattr(evaluation, "evaluate", broken_evaluation)
     out, options = tmp_path / "success.json", options | {"policies": ("nf", "gaussian", "flow_matching_10")}
     assert Success(out, **options).run() == 1
-    found = records.read(out)
+    found = REPORT.read(out)
     assert {row.training: row.error for row in found.trainings} == {
         "nf": "ValueError: no such luck",
         "gaussian": None,
@@ -151,9 +154,9 @@ def test_what_breaks_leaves_the_others_alone(tmp_path, options, monkeypatch, cap
     monkeypatch.setattr(study, "train", train)
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
     assert Success(out, **options).run() == 1
-    assert records.read(out) == found
+    assert REPORT.read(out) == found
     assert Success(out, **options, retry=True).run() == 0
-    again = records.read(out)
+    again = REPORT.read(out)
     assert [row for row in again.trainings if row.training != "nf"] == [
         row for row in found.trainings if row.training != "nf"
     ]
@@ -166,7 +169,7 @@ def test_the_trainings_own_last_evaluation_counts_where_it_is_as_large(tmp_path,
     monkeypatch.setattr(study, "load_policy", lambda *arguments: pytest.fail("evaluated again"))
     out = tmp_path / "success.json"
     assert Success(out, **options, policies=("gaussian",)).run() == 0
-    assert [(row.step, row.episodes) for row in records.read(out).evaluations] == [(2, 1), (4, 1)]
+    assert [(row.step, row.episodes) for row in REPORT.read(out).evaluations] == [(2, 1), (4, 1)]
 
 
 def test_missing_data_are_refused_with_the_command_that_makes_them(tmp_path):
@@ -186,7 +189,7 @@ def test_results_and_runs_are_never_mixed_or_replaced_silently(tmp_path, options
         Success(out, **options, seeds=2).run()
     # The target says what is told, not what is measured.
     assert Success(out, **options, target=0.3).run() == 0
-    found = records.read(out)
+    found = REPORT.read(out)
     unfinished = replace(found, evaluations=[])
     records.write(out, replace(unfinished, environment=replace(found.environment, device_name="There")))
     with pytest.raises(UserError, match="measured elsewhere"):
@@ -245,7 +248,7 @@ def test_trainings_share_a_recipe_and_are_of_their_own_or_one_size(name):
     kept = dict.fromkeys((*shared, *acting), 0)
     assert vars(config) | kept == vars(default) | kept
     sized = config_of(replace(DEFAULT, parameters=50_000), training, dataset)
-    parameters, every = study.count_parameters(training, untrained(training, sized, dataset))
+    parameters, every = count_parameters(training, untrained(training, sized, dataset))
     assert parameters == every == pytest.approx(50_000, rel=0.1)
     # Proportions are the algorithm's own: its own width gives its own size.
     assert vars(default) | training.sizes(default.hidden[0]) == vars(default)
@@ -276,5 +279,5 @@ def test_the_command_survives_control_c(tmp_path, point_maze_dir):  # noqa: F811
         assert "Traceback" not in errors
     again = subprocess.run([*command, "--html", str(tmp_path / "s.html")], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert [row.step for row in records.read(out).evaluations] == [1, 2]
+    assert [row.step for row in REPORT.read(out).evaluations] == [1, 2]
     assert "data:image/png;base64," in (tmp_path / "s.html").read_text()
