@@ -6,8 +6,10 @@ tails of five standard deviations. Everything is float64.
 
 import math
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
+from scipy import stats
 
 ON_MODE = 0.99
 """Share of a mode's own samples that count as being on it."""
@@ -38,33 +40,42 @@ class Density(ABC):
         return self.chunk * self.action_size
 
     def contexts(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Random contexts (count, C)."""
-        uniform = torch.rand(count, self.context_size, generator=generator, dtype=torch.float64)
-        return 2 * uniform - 1
+        """Draw contexts (count, C)."""
+        return 2 * torch.rand(count, self.context_size, generator=generator, dtype=torch.float64) - 1
+
+    def draw_modes(self, contexts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Draw a mode per context, (n,), by `log_weights`."""
+        return torch.multinomial(self.log_weights(contexts).exp(), 1, generator=generator).squeeze(1)
 
     @abstractmethod
     def log_weights(self, contexts: torch.Tensor) -> torch.Tensor:
-        """Log-probability of each mode, (n, modes), in nats, for contexts (n, C)."""
-
-    @abstractmethod
-    def positions(self, contexts: torch.Tensor) -> torch.Tensor:
-        """Centre of each mode, (n, modes, D), for contexts (n, C)."""
+        """Return the log-probability of each mode, (n, modes), in nats, for contexts (n, C)."""
 
     @abstractmethod
     def log_prob(self, x: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
-        """Log-density (n,), in nats, of x (n, D) given contexts (n, C)."""
+        """Return the log-density (n,), in nats, of x (n, D) given contexts (n, C)."""
 
     @abstractmethod
     def sample(self, contexts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """One x per context: (n, C) -> (n, D)."""
+        """Draw one x per context: (n, C) -> (n, D)."""
 
     @abstractmethod
     def mode_of(self, x: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
-        """Index of the mode that x (n, D) is on, (n,), or -1 where it is on none."""
+        """Return the index of the mode that x (n, D) is on, (n,), or -1 where it is on none."""
 
-    def draw_modes(self, contexts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """A random mode per context, (n,), by `log_weights`."""
-        return torch.multinomial(self.log_weights(contexts).exp(), 1, generator=generator).squeeze(1)
+
+class Components(NamedTuple):
+    """Gaussians of a mixture.
+
+    Attributes:
+        log_weights: (n or 1, modes), nats.
+        means: (n, modes, D).
+        cholesky: L with L L^T the covariance, (n or 1, modes or 1, D, D).
+    """
+
+    log_weights: torch.Tensor
+    means: torch.Tensor
+    cholesky: torch.Tensor
 
 
 class GaussianMixture(Density):
@@ -74,69 +85,48 @@ class GaussianMixture(Density):
     """
 
     @abstractmethod
-    def means(self, contexts: torch.Tensor) -> torch.Tensor:
-        """Of the components before the twist, (n, modes, D)."""
+    def components(self, contexts: torch.Tensor) -> Components:
+        """Return the Gaussians before the twist, for contexts (n, C)."""
 
-    @abstractmethod
-    def cholesky(self, contexts: torch.Tensor) -> torch.Tensor:
-        """Of the covariances before the twist: L with L L^T the covariance, (n or 1, modes or 1, D, D)."""
-
-    def twist(self, x: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
-        """What becomes of points (n, ..., D); its Jacobian's determinant is 1."""
+    def twist(self, x: torch.Tensor, contexts: torch.Tensor, sign: int = 1) -> torch.Tensor:
+        """Move points (n, ..., D) by a map whose Jacobian has determinant 1; `sign` -1 is its inverse."""
         return x
 
-    def untwist(self, x: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
-        """The inverse of `twist`."""
-        return x
-
-    def positions(self, contexts: torch.Tensor) -> torch.Tensor:
-        """The twisted means."""
-        return self.twist(self.means(contexts), contexts)
+    def log_weights(self, contexts: torch.Tensor) -> torch.Tensor:
+        """See `Density.log_weights`."""
+        return self.components(contexts).log_weights.expand(len(contexts), -1)
 
     def log_prob(self, x: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
-        """Of the mixture; see `Density.log_prob`."""
-        log_det = self.cholesky(contexts).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        """See `Density.log_prob`."""
+        log_weights, _, cholesky = self.components(contexts)
+        log_det = cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         exponent = -0.5 * self._squared_distances(x, contexts)
         of_each = exponent - log_det - 0.5 * self.size * math.log(2 * math.pi)
-        return torch.logsumexp(of_each + self.log_weights(contexts), 1)
+        return torch.logsumexp(of_each + log_weights, 1)
 
     def sample(self, contexts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """A mode, then its Gaussian; see `Density.sample`."""
+        """Draw a mode, then from its Gaussian; see `Density.sample`."""
         rows, modes = torch.arange(len(contexts)), self.draw_modes(contexts, generator)
-        factors = self.cholesky(contexts).expand(len(contexts), self.modes, -1, -1)[rows, modes]
+        _, means, cholesky = self.components(contexts)
+        factors = cholesky.expand(len(contexts), self.modes, -1, -1)[rows, modes]
         noise = torch.randn(len(contexts), self.size, 1, generator=generator, dtype=torch.float64)
-        return self.twist(self.means(contexts)[rows, modes] + (factors @ noise).squeeze(2), contexts)
+        return self.twist(means[rows, modes] + (factors @ noise).squeeze(2), contexts)
 
     def mode_of(self, x: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
         """See `Density.mode_of`."""
         nearest, index = self._squared_distances(x, contexts).min(1)
-        return torch.where(nearest <= chi_squared_quantile(ON_MODE, self.size), index, -1)
+        return torch.where(nearest <= stats.chi2.ppf(ON_MODE, self.size), index, -1)
 
     def _squared_distances(self, x: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
-        """Mahalanobis distances to each mode, squared, (n, modes)."""
-        residuals = self.untwist(x, contexts)[:, None] - self.means(contexts)
-        factors = self.cholesky(contexts)
-        whitened = torch.linalg.solve_triangular(factors, residuals[..., None], upper=False)
+        """Return squared Mahalanobis distances to each mode, (n, modes)."""
+        _, means, cholesky = self.components(contexts)
+        residuals = self.twist(x, contexts, -1)[:, None] - means
+        whitened = torch.linalg.solve_triangular(cholesky, residuals[..., None], upper=False)
         squared: torch.Tensor = whitened.squeeze(-1).square().sum(-1)
         return squared
 
 
-def chi_squared_quantile(share: float, degrees: int) -> float:
-    """The value below which a chi-squared variable of an even number of degrees lies with probability `share`.
-
-    By bisection of its distribution function, 1 - exp(-v/2) sum_{k < degrees/2} (v/2)^k / k!.
-    """
-    if degrees % 2:
-        raise ValueError(f"degrees: expected an even number, got {degrees}")
-    low, high = 0.0, 1e3
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        tail = math.exp(-middle / 2) * sum((middle / 2) ** k / math.factorial(k) for k in range(degrees // 2))
-        low, high = (middle, high) if 1 - tail < share else (low, middle)
-    return low
-
-
 def rotation(angles: torch.Tensor) -> torch.Tensor:
-    """Counter-clockwise rotations by angles (...,), in radians: (..., 2, 2)."""
+    """Return counter-clockwise rotations by angles (...,), in radians: (..., 2, 2)."""
     cos, sin = angles.cos(), angles.sin()
     return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from nfkern.bench.studies.quality.densities import Density, GaussianMixture, rotation
+from nfkern.bench.studies.quality.densities import Components, Density, GaussianMixture, rotation
 
 
 class Checkerboard(Density):
@@ -13,47 +13,34 @@ class Checkerboard(Density):
     name = "checkerboard"
     summary = "uniform on 8 of 4 x 4 cells; the context turns the board and weighs the cells"
     modes = 8
-    half_width = 0.7
-    """Of the board: turned by 45 degrees, its corners still lie in [-1, 1]^2."""
+    cell = 0.35
+    """Width: turned by 45 degrees, the board's corners still lie in [-1, 1]^2."""
 
     def __init__(self) -> None:
-        self._cell = self.half_width / 2
-        centres = [
-            [(column - 1.5) * self._cell, (row - 1.5) * self._cell]
-            for row in range(4)
-            for column in range(4)
-            if (row + column) % 2 == 0
-        ]
-        self._centres = torch.tensor(centres, dtype=torch.float64)
+        cells = [(column, row) for row in range(4) for column in range(4) if (row + column) % 2 == 0]
+        self._centres = (torch.tensor(cells, dtype=torch.float64) - 1.5) * self.cell
 
     def log_weights(self, contexts: torch.Tensor) -> torch.Tensor:
         """Heavier to the right, or to the left."""
-        return (contexts[:, 1:] * self._centres[:, 0] / self._cell).log_softmax(1)
-
-    def positions(self, contexts: torch.Tensor) -> torch.Tensor:
-        """Centres of the cells."""
-        return (self._turn(contexts)[:, None] @ self._centres[..., None]).squeeze(-1)
+        return (contexts[:, 1:] * self._centres[:, 0] / self.cell).log_softmax(1)
 
     def log_prob(self, x: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
         """A cell's weight over its area; -inf elsewhere."""
         mode = self.mode_of(x, contexts)
         weight = self.log_weights(contexts).gather(1, mode.clamp(min=0)[:, None]).squeeze(1)
-        return torch.where(mode < 0, -math.inf, weight - 2 * math.log(self._cell))
+        return torch.where(mode < 0, -math.inf, weight - 2 * math.log(self.cell))
 
     def sample(self, contexts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """A cell, then a point of it."""
+        """Draw a cell, then a point of it."""
         within = torch.rand(len(contexts), 2, generator=generator, dtype=torch.float64) - 0.5
-        board = self._centres[self.draw_modes(contexts, generator)] + self._cell * within
-        return (self._turn(contexts) @ board[..., None]).squeeze(-1)
+        board = self._centres[self.draw_modes(contexts, generator)] + self.cell * within
+        return (rotation(contexts[:, 0] * math.pi / 4) @ board[..., None]).squeeze(-1)
 
     def mode_of(self, x: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
-        """The dark cell around a point."""
-        board = (self._turn(contexts).mT @ x[..., None]).squeeze(-1)
+        """Return the dark cell around a point."""
+        board = (rotation(-contexts[:, 0] * math.pi / 4) @ x[..., None]).squeeze(-1)
         distance, index = (board[:, None] - self._centres).abs().amax(2).min(1)
-        return torch.where(distance <= self._cell / 2, index, -1)
-
-    def _turn(self, contexts: torch.Tensor) -> torch.Tensor:
-        return rotation(contexts[:, 0] * math.pi / 4)
+        return torch.where(distance <= self.cell / 2, index, -1)
 
 
 class Pinwheel(GaussianMixture):
@@ -63,36 +50,19 @@ class Pinwheel(GaussianMixture):
     summary = "five twisted arms; the context turns and twists them"
     modes = 5
 
-    def log_weights(self, contexts: torch.Tensor) -> torch.Tensor:
-        """All alike."""
-        return torch.full((len(contexts), self.modes), -math.log(self.modes), dtype=torch.float64)
+    def components(self, contexts: torch.Tensor) -> Components:
+        """Arms of equal weight on a circle, long along the radius."""
+        arms = torch.arange(self.modes, dtype=torch.float64) * 2 * math.pi / self.modes
+        # Radial and tangential direction of each arm, as columns.
+        frames = rotation(contexts[:, :1] * math.pi / self.modes + arms)
+        root = frames * torch.tensor([0.1, 0.025], dtype=torch.float64)
+        equal = torch.full((1, self.modes), -math.log(self.modes), dtype=torch.float64)
+        return Components(equal, 0.5 * frames[..., 0], torch.linalg.cholesky(root @ root.mT))
 
-    def means(self, contexts: torch.Tensor) -> torch.Tensor:
-        """On a circle."""
-        return 0.5 * self._frames(contexts)[..., 0]
-
-    def cholesky(self, contexts: torch.Tensor) -> torch.Tensor:
-        """Long along the radius."""
-        root = self._frames(contexts) * torch.tensor([0.1, 0.025], dtype=torch.float64)
-        factors: torch.Tensor = torch.linalg.cholesky(root @ root.mT)
-        return factors
-
-    def twist(self, x: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
+    def twist(self, x: torch.Tensor, contexts: torch.Tensor, sign: int = 1) -> torch.Tensor:
         """Turn each point by an angle of its radius, which keeps radii and areas."""
-        return self._turned(x, contexts, 1)
-
-    def untwist(self, x: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
-        """Turn back."""
-        return self._turned(x, contexts, -1)
-
-    def _turned(self, x: torch.Tensor, contexts: torch.Tensor, sign: int) -> torch.Tensor:
         rate = (3 + 2 * contexts[:, 1]).reshape(-1, *(1,) * (x.ndim - 2))
         return (rotation(sign * rate * (x.norm(dim=-1) - 0.5)) @ x[..., None]).squeeze(-1)
-
-    def _frames(self, contexts: torch.Tensor) -> torch.Tensor:
-        """Radial and tangential direction of each arm, as columns, (n, modes, 2, 2)."""
-        arms = torch.arange(self.modes, dtype=torch.float64) * 2 * math.pi / self.modes
-        return rotation(contexts[:, :1] * math.pi / self.modes + arms)
 
 
 class TwentyFiveGaussians(GaussianMixture):
@@ -103,23 +73,14 @@ class TwentyFiveGaussians(GaussianMixture):
     modes = 25
     scale = 0.03
 
-    def __init__(self) -> None:
+    def components(self, contexts: torch.Tensor) -> Components:
+        """Modes 0.36 apart from left to right, 0.27 to 0.41 from below to above; heavier to one side."""
         steps = torch.arange(-2.0, 3.0, dtype=torch.float64)
-        self._grid = torch.cartesian_prod(steps, steps)
-
-    def log_weights(self, contexts: torch.Tensor) -> torch.Tensor:
-        """Heavier to the right, or to the left."""
-        return (0.4 * contexts[:, 1:] * self._grid[:, 0]).log_softmax(1)
-
-    def means(self, contexts: torch.Tensor) -> torch.Tensor:
-        """0.36 apart from left to right, 0.27 to 0.41 from below to above."""
+        grid = torch.cartesian_prod(steps, steps)
         upwards = 0.34 + 0.07 * contexts[:, 0]
         spacing = torch.stack([torch.full_like(upwards, 0.36), upwards], 1)
-        return self._grid * spacing[:, None]
-
-    def cholesky(self, contexts: torch.Tensor) -> torch.Tensor:
-        """One scale for all."""
-        return self.scale * torch.eye(2, dtype=torch.float64)[None, None]
+        weights = (0.4 * contexts[:, 1:] * grid[:, 0]).log_softmax(1)
+        return Components(weights, grid * spacing[:, None], self.scale * torch.eye(2, dtype=torch.float64)[None, None])
 
 
 class Heteroscedastic(GaussianMixture):
@@ -129,23 +90,14 @@ class Heteroscedastic(GaussianMixture):
     summary = "one Gaussian; its mean, its scales (0.01 to 0.1) and its axes move with the context"
     modes = 1
 
-    def log_weights(self, contexts: torch.Tensor) -> torch.Tensor:
-        """There is one."""
-        return torch.zeros(len(contexts), 1, dtype=torch.float64)
-
-    def means(self, contexts: torch.Tensor) -> torch.Tensor:
-        """A curved surface."""
+    def components(self, contexts: torch.Tensor) -> Components:
+        """A mean on a curved surface; a shear after scales that are a factor of ten apart at most."""
         first, second = contexts[:, 0], contexts[:, 1]
         mean = 0.45 * torch.stack([(math.pi * first).sin(), (2 * second + first).cos()], 1)
-        return mean[:, None]
-
-    def cholesky(self, contexts: torch.Tensor) -> torch.Tensor:
-        """A shear after scales that are a factor of ten apart at most."""
-        first, second = contexts[:, 0], contexts[:, 1]
         scales = torch.stack([-0.5 * (1 + first), -0.5 * (1 - second)], 1)
         factors = torch.diag_embed(0.1 * 10**scales)
         factors[:, 1, 0] = 0.05 * (3 * second).sin()
-        return factors[:, None]
+        return Components(torch.zeros(1, 1, dtype=torch.float64), mean[:, None], factors[:, None])
 
 
 class Chunk(GaussianMixture):
@@ -160,30 +112,20 @@ class Chunk(GaussianMixture):
     correlation = 0.8
     """Of the noise of neighbouring actions."""
 
-    def __init__(self) -> None:
-        steps = torch.arange(self.chunk, dtype=torch.float64)
+    def components(self, contexts: torch.Tensor) -> Components:
+        """Paths from near the origin outwards, bent by the third context and as fast as the fourth says.
+
+        They are heavier towards the direction of the first two contexts, down to a few thousandths.
+        """
+        steps = torch.arange(1, self.chunk + 1, dtype=torch.float64)
+        directions = torch.arange(self.modes, dtype=torch.float64) * 2 * math.pi / self.modes
+        weights = (2 * contexts[:, :2] @ torch.stack([directions.cos(), directions.sin()])).log_softmax(1)
+        angles = directions[:, None] + contexts[:, 2, None, None] * steps / self.chunk
+        radii = (0.6 + 0.1 * contexts[:, 3, None, None]) * steps / self.chunk
+        means = torch.stack([radii * angles.cos(), radii * angles.sin()], -1).flatten(2)
         over_time = self.correlation ** (steps[:, None] - steps).abs()
         covariance = torch.kron(over_time, torch.eye(2, dtype=torch.float64)) * self.scale**2
-        self._cholesky: torch.Tensor = torch.linalg.cholesky(covariance)[None, None]
-
-    def log_weights(self, contexts: torch.Tensor) -> torch.Tensor:
-        """Heavier towards the direction of the first two contexts, down to a few thousandths."""
-        towards = torch.stack([self._directions().cos(), self._directions().sin()])
-        return (2 * contexts[:, :2] @ towards).log_softmax(1)
-
-    def means(self, contexts: torch.Tensor) -> torch.Tensor:
-        """Paths from near the origin outwards, bent by the third context and as fast as the fourth says."""
-        times = torch.arange(1, self.chunk + 1, dtype=torch.float64) / self.chunk
-        angles = self._directions()[:, None] + contexts[:, 2, None, None] * times
-        radii = (0.6 + 0.1 * contexts[:, 3, None, None]) * times
-        return torch.stack([radii * angles.cos(), radii * angles.sin()], -1).flatten(2)
-
-    def cholesky(self, contexts: torch.Tensor) -> torch.Tensor:
-        """One for all."""
-        return self._cholesky
-
-    def _directions(self) -> torch.Tensor:
-        return torch.arange(self.modes, dtype=torch.float64) * 2 * math.pi / self.modes
+        return Components(weights, means, torch.linalg.cholesky(covariance)[None, None])
 
 
 DENSITIES: dict[str, Density] = {

@@ -66,7 +66,7 @@ def test_distances_name_both_shapes(metric):
 def test_mode_shares_count_modes_with_half_their_due_and_samples_on_none():
     density = DENSITIES["gaussians_25"]
     context = torch.zeros(2, dtype=torch.float64)
-    modes = density.positions(context[None])[0]
+    modes = density.components(context[None]).means[0]
     # 20 samples due to each of 25: all, just enough, just too few, none; and the rest lies between modes.
     between = (modes[0] + modes[1]) / 2
     sample = torch.cat([modes[:20].repeat(20, 1), modes[20:22].repeat(11, 1), modes[22:23].repeat(9, 1)])
@@ -79,7 +79,7 @@ def test_modes_that_are_due_too_few_samples_are_not_judged():
     context = torch.tensor([0.0, 1.0], dtype=torch.float64)
     rare = density.log_weights(context[None])[0].exp() * 500 < metrics.LEAST_DUE
     assert 0 < rare.sum() < 25
-    common = density.positions(context[None])[0][~rare].repeat(50, 1)[:500]
+    common = density.components(context[None]).means[0][~rare].repeat(50, 1)[:500]
     assert metrics.mode_shares(density, common, context)[0] == 1
     with pytest.raises(ValueError, match="enough samples for some mode"):
         metrics.mode_shares(density, common[:20], context)
