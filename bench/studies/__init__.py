@@ -1,1 +1,1 @@
-"""What the studies of policies share: how policies are declared, results stored, checked, tabled and drawn."""
+"""Studies of policies: declarations, the runner, results on disk, reports; a folder for each study."""

@@ -1,8 +1,9 @@
 """The command of a study: pieces of work that its results lack, each written as soon as it is done."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -13,9 +14,10 @@ from nfkern.algorithms.training.offline import Interrupted
 from nfkern.bench.core.environment import Environment, current_environment
 from nfkern.bench.core.files import check_writable
 from nfkern.bench.studies import records
+from nfkern.bench.studies.policies import Training, skipped
 from nfkern.bench.studies.records import StudyResults
-from nfkern.bench.studies.report import Report, check_reports, differing, write_reports
-from nfkern.errors import UserError
+from nfkern.bench.studies.report import QUICK, Report, check_reports, differing, write_reports
+from nfkern.errors import UserError, check_least
 
 Results = TypeVar("Results", bound=StudyResults[Any])
 
@@ -33,6 +35,7 @@ class StudyCommand(ABC, Generic[Results]):
     """Options and course of every study."""
 
     report: ClassVar[Report[Any]]
+    trainings: ClassVar[Mapping[str, Training]]
     told_only: ClassVar[tuple[str, ...]] = ()
     """Settings that change what is told and not what is measured."""
 
@@ -42,6 +45,12 @@ class StudyCommand(ABC, Generic[Results]):
     """Also write the results as a page that opens without network."""
     tables: Path | None = None
     """Also put the results' tables into this Markdown file, between its two marks."""
+    quick: bool = False
+    """Two or three minutes: one seed and 100 steps, enough to try the study itself and for nothing else."""
+    steps: int | None = None
+    """Gradient steps of each training; trials of learning rates and intervals of evaluations follow from them."""
+    seeds: int | None = None
+    """Number of training seeds."""
     retry: bool = False
     """Do again what failed."""
     overwrite: bool = False
@@ -51,7 +60,7 @@ class StudyCommand(ABC, Generic[Results]):
         """Measure and write; 0, 1 if a policy failed, 130 if interrupted."""
         settings = self.settings()
         check_reports(self.html, self.tables)
-        results = self._earlier(settings) or self.empty(settings)
+        results = self._earlier(settings) or self._empty(settings)
         pending = list(self.pieces(results))
         if pending:
             check_writable(self.out)
@@ -61,8 +70,8 @@ class StudyCommand(ABC, Generic[Results]):
                     "choose another --out or --overwrite it"
                 )
             self.prepare(results)
-        skipped = [f"skipped: {name}: {reason}" for name, reason in results.skipped.items()]
-        for line in (*self.report.warnings(results), *skipped):
+        left_out = [f"skipped: {name}: {reason}" for name, reason in results.skipped.items()]
+        for line in (*self.report.warnings(results), *left_out):
             print(line)
         try:
             for number, piece in enumerate(pending, 1):
@@ -80,17 +89,24 @@ class StudyCommand(ABC, Generic[Results]):
         write_reports(self.out, self.html, self.tables, partial(self.report.to_markdown, results))
         return 1 if failures else 0
 
-    @abstractmethod
     def settings(self) -> Any:
         """Return the settings that the options ask for.
 
         Raises:
             UserError: an option is wrong.
         """
+        check_least({"steps": self.steps, "seeds": self.seeds})
+        preset: Any = self.report.presets[QUICK if self.quick else ()]
+        chosen = replace(preset, **self.changes(preset))
+        return chosen if self.seeds is None else replace(chosen, seeds=tuple(range(self.seeds)))
 
     @abstractmethod
-    def empty(self, settings: Any) -> Results:
-        """Return results without a measurement."""
+    def changes(self, preset: Any) -> dict[str, Any]:
+        """Return the settings by which the study's own options and `steps` differ from a preset, checked."""
+
+    def material(self, settings: Any) -> dict[str, Any]:
+        """Return what the results have from the beginning besides settings, machine and date."""
+        return {}
 
     @abstractmethod
     def pieces(self, results: Results) -> Iterator[Piece]:
@@ -107,6 +123,16 @@ class StudyCommand(ABC, Generic[Results]):
     def environment(self) -> Environment:
         """Return the machine, and the versions on which numbers depend."""
         return current_environment(torch.device("cpu"))
+
+    def _empty(self, settings: Any) -> Results:
+        results: Results = self.report.kind(
+            settings=settings,
+            environment=self.environment(),
+            started=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            skipped=skipped(self.report.policies, self.trainings, settings.policies),
+            **self.material(settings),
+        )
+        return results
 
     def _earlier(self, settings: Any) -> Results | None:
         if self.overwrite or not self.out.exists():

@@ -29,7 +29,7 @@ BANNER = "Made with --quick: a trial of the study itself. Its numbers mean nothi
 
 @dataclass(frozen=True)
 class Cost:
-    """What quality is drawn against: a quantity of the rows, or with `curves` their curves."""
+    """Quantity of the rows that quality is drawn against, or with `curves` the axis of their curves."""
 
     name: str
     label: str

@@ -9,9 +9,20 @@ from torch import nn
 
 from nfkern.algorithms.agents.flow_matching import draw_paths, flow_matching_loss, integrate
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning, BehavioralCloningConfig
-from nfkern.algorithms.agents.imitation.flow_matching_bc import FlowMatchingBC, FlowMatchingBCConfig
+from nfkern.algorithms.agents.imitation.flow_matching_bc import FlowMatchingBC
 from nfkern.algorithms.agents.networks import mlp
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
+
+
+class LikelihoodBC(BehavioralCloning):
+    """Maximum likelihood of a head that tells its log-density."""
+
+    def log_density(self, networks: nn.ModuleDict, actions: torch.Tensor, conditioning: torch.Tensor) -> torch.Tensor:
+        """Return the log-density (n,), in nats, of normalised actions (n, outputs)."""
+        raise NotImplementedError
+
+    def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor, *noise: torch.Tensor) -> LossAndInfo:
+        return -self.log_density(self.networks, actions, conditioning).mean(), {}
 
 
 @dataclass(frozen=True)
@@ -26,7 +37,7 @@ class MixtureBCConfig(BehavioralCloningConfig):
     """Added to all standard deviations, so that none collapses."""
 
 
-class MixtureBC(BehavioralCloning):
+class MixtureBC(LikelihoodBC):
     """Maximum likelihood of a mixture of diagonal Gaussians; acts with a sample.
 
     References:
@@ -40,11 +51,8 @@ class MixtureBC(BehavioralCloning):
         self._outputs = outputs
         return nn.ModuleDict({"policy": mlp(inputs, self.config.components * (1 + 2 * outputs), self.config.hidden)})
 
-    def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor, *noise: torch.Tensor) -> LossAndInfo:
-        return -self.log_density(self.networks, actions, conditioning).mean(), {}
-
     def log_density(self, networks: nn.ModuleDict, actions: torch.Tensor, conditioning: torch.Tensor) -> torch.Tensor:
-        """Log-density (n,), in nats, of normalised actions (n, outputs)."""
+        """Return the log-density (n,), in nats, of normalised actions (n, outputs)."""
         logits, means, stds = self._components(networks, conditioning)
         residuals = (actions[:, None] - means) / stds
         exponents = -0.5 * (residuals.square() + math.log(2 * math.pi)) - stds.log()
@@ -66,11 +74,6 @@ class MixtureBC(BehavioralCloning):
         return logits, means, nn.functional.softplus(raw) + self.config.least_std
 
 
-@dataclass(frozen=True)
-class DistilledBCConfig(FlowMatchingBCConfig):
-    """FQL's settings for its two policies."""
-
-
 class DistilledBC(FlowMatchingBC):
     """FQL without critics: flow matching, and a one-step policy that learns to do its Euler steps at once.
 
@@ -78,7 +81,6 @@ class DistilledBC(FlowMatchingBC):
     """
 
     name = "distilled_bc"
-    config_class = DistilledBCConfig
 
     def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:
         networks = super()._build(inputs, outputs)
@@ -121,7 +123,7 @@ class SplineBCConfig(BehavioralCloningConfig):
     """Passes through a network that inverting a transform takes; None is one for each number, 2 is a coupling."""
 
 
-class SplineBC(BehavioralCloning):
+class SplineBC(LikelihoodBC):
     """Maximum likelihood under zuko's spline flow: autoregressive, inverted number by number, or of couplings.
 
     References:
@@ -139,11 +141,8 @@ class SplineBC(BehavioralCloning):
         flow = NSF(outputs, inputs, hidden_features=config.hidden, **options)
         return nn.ModuleDict({"flow": flow})
 
-    def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor, *noise: torch.Tensor) -> LossAndInfo:
-        return -self.log_density(self.networks, actions, conditioning).mean(), {}
-
     def log_density(self, networks: nn.ModuleDict, actions: torch.Tensor, conditioning: torch.Tensor) -> torch.Tensor:
-        """Log-density (n,), in nats, of normalised actions (n, outputs)."""
+        """Return the log-density (n,), in nats, of normalised actions (n, outputs)."""
         log_prob: torch.Tensor = networks["flow"](conditioning).log_prob(actions)
         return log_prob
 

@@ -16,7 +16,7 @@ DIRECTIONS = 64
 """Lines that samples are projected on."""
 
 BANDWIDTHS = (0.05, 0.1, 0.2, 0.5)
-"""Of the kernels, in units of actions, which span [-1, 1]: from the width of a mode to the distance between modes."""
+"""Widths of the kernels, in units of actions: from the width of a mode to the distance between modes."""
 
 
 def directions(size: int, count: int = DIRECTIONS) -> torch.Tensor:
@@ -30,16 +30,9 @@ def directions(size: int, count: int = DIRECTIONS) -> torch.Tensor:
 
 
 def sliced_wasserstein(x: torch.Tensor, y: torch.Tensor) -> float:
-    r"""Mean over lines of the 1-Wasserstein distance between projections, in units of actions.
+    """Mean over lines of the 1-Wasserstein distance of projections, for samples (n, D) and (n, D), in their units.
 
-    On a line it is the mean distance between the sorted samples, :math:`\frac 1n \sum_i |x_{(i)} - y_{(i)}|`.
-
-    Args:
-        x: (n, D).
-        y: (n, D).
-
-    Raises:
-        ValueError: the shapes differ.
+    On a line it is the mean distance between the sorted samples.
 
     References:
         Bonneel et al., "Sliced and Radon Wasserstein Barycenters of Measures", 2015,
@@ -51,17 +44,11 @@ def sliced_wasserstein(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def mmd(x: torch.Tensor, y: torch.Tensor) -> float:
-    r"""Maximum mean discrepancy: the root of :math:`\overline{k(x, x')} - 2 \overline{k(x, y)} + \overline{k(y, y')}`.
+    r"""Maximum mean discrepancy of samples (n, D) and (n, D).
 
-    The kernel is the mean of Gaussians :math:`\exp(-|x - y|^2 / 2 h^2)` over the `BANDWIDTHS` h. All pairs count, also
-    of a point with itself, so that it is never negative, nor zero for two samples of one density.
-
-    Args:
-        x: (n, D).
-        y: (n, D).
-
-    Raises:
-        ValueError: the shapes differ.
+    It is the root of :math:`\overline{k(x, x')} - 2 \overline{k(x, y)} + \overline{k(y, y')}`, where the kernel is the
+    mean of Gaussians :math:`\exp(-|x - y|^2 / 2 h^2)` over the `BANDWIDTHS` h. All pairs count, also of a point with
+    itself, so that it is never negative, nor zero for two samples of one density.
 
     References:
         Gretton et al., "A Kernel Two-Sample Test", 2012, https://jmlr.org/papers/v13/gretton12a.html.

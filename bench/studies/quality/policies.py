@@ -20,7 +20,7 @@ from nfkern.algorithms.data import ColumnStatistics, DatasetStatistics
 from nfkern.bench.core.sizes import nearest_width
 from nfkern.bench.studies.policies import Policy, Training, count_parameters, layers
 from nfkern.bench.studies.quality.densities import Density
-from nfkern.bench.studies.quality.heads import DistilledBC, MixtureBC, SplineBC
+from nfkern.bench.studies.quality.heads import DistilledBC, LikelihoodBC, MixtureBC, SplineBC
 
 _STATISTICS_ROWS = 20_000
 
@@ -115,7 +115,7 @@ def log_density(agent: BehavioralCloning, actions: torch.Tensor, observations: t
     networks, observations = acting_networks(agent), observations.float()
     if isinstance(agent, NFBC) and not agent.config.denoise:
         found: torch.Tensor = networks["flow"](normalized, networks["encoder"](observations))
-    elif isinstance(agent, MixtureBC | SplineBC):
+    elif isinstance(agent, LikelihoodBC):
         found = agent.log_density(networks, normalized, observations)
     else:
         raise TypeError(f"agent: expected one whose actions have a density, got {type(agent).__name__}")

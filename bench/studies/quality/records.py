@@ -11,7 +11,7 @@ TRUTH = "truth"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and how thoroughly.
+    """Settings of a study: what is measured, and how thoroughly.
 
     Attributes:
         densities, policies: names, in the order of the tables.

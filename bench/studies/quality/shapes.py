@@ -110,7 +110,7 @@ class Chunk(GaussianMixture):
     modes = 6
     scale = 0.05
     correlation = 0.8
-    """Of the noise of neighbouring actions."""
+    """Correlation of the noise of neighbouring actions."""
 
     def components(self, contexts: torch.Tensor) -> Components:
         """Paths from near the origin outwards, bent by the third context and as fast as the fourth says.

@@ -1,1 +1,1 @@
-"""What policies of as many gradient steps reach in the simulator, what they cost to train, and what an action costs."""
+"""Success of policies in the simulator after equally many gradient steps, with the costs of training and acting."""

@@ -4,10 +4,10 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from nfkern.algorithms.data import DEFAULT_DATASET_DIR, TransitionDataset
 from nfkern.algorithms.data.manifest import DatasetFiles, Manifest
@@ -16,11 +16,10 @@ from nfkern.algorithms.envs import imitation
 from nfkern.bench.core.environment import Environment
 from nfkern.bench.studies import records
 from nfkern.bench.studies.command import Piece, StudyCommand, chosen_names
-from nfkern.bench.studies.policies import skipped
 from nfkern.bench.studies.success import study
 from nfkern.bench.studies.success.policies import POLICIES, TRAININGS, config_of
 from nfkern.bench.studies.success.records import Dataset, Results, Settings
-from nfkern.bench.studies.success.report import DEFAULT, QUICK, REPORT, TRANSITIONS
+from nfkern.bench.studies.success.report import DEFAULT, REPORT, TRANSITIONS
 from nfkern.checkpoint import write_json
 from nfkern.errors import UserError, check_least
 
@@ -39,18 +38,13 @@ class Success(StudyCommand[Results]):
     """
 
     report = REPORT
+    trainings = TRAININGS
     told_only = ("target",)
 
-    quick: bool = False
-    """About two minutes: 100 steps in one maze, without diffusion; enough to try the study and for nothing else."""
     envs: tuple[str, ...] = ()
     """Which of OGBench's datasets with goals; by default a point maze and cube-single."""
     policies: tuple[str, ...] = ()
     """Which policies; all by default."""
-    steps: int | None = None
-    """Gradient steps of each training, with five evaluations on the way and at the end."""
-    seeds: int | None = None
-    """Number of training seeds."""
     parameters: int | None = None
     """Numbers in the networks that act, the same for all; by default each algorithm's own size."""
     target: float | None = None
@@ -64,37 +58,22 @@ class Success(StudyCommand[Results]):
     run_dir: Path | None = None
     """Folder of the study's runs, some hundred megabytes; default beside the results, with their name and `.runs`."""
 
-    def settings(self) -> Settings:
-        """Return the settings that the options ask for."""
-        base = QUICK if self.quick else DEFAULT
-        policies = chosen_names("policies", self.policies or base.policies, POLICIES)
-        counts = {"steps": self.steps, "seeds": self.seeds, "parameters": self.parameters}
-        check_least({**counts, "threads": self.threads, "workers": self.workers})
+    def changes(self, preset: Settings) -> dict[str, Any]:
+        """Return the options that are settings; a number of steps brings five evaluations with it."""
+        policies = chosen_names("policies", self.policies or preset.policies, POLICIES)
+        check_least({"parameters": self.parameters, "threads": self.threads, "workers": self.workers})
         if self.target is not None and not 0 < self.target <= 1:
             raise UserError(f"--target: expected a share above 0 and up to 1, got {self.target:g}")
         for env in self.envs:
             _check_name(env)
-        chosen = replace(
-            base,
-            envs=tuple(dict.fromkeys(self.envs or base.envs)),
-            policies=policies,
-            parameters=self.parameters,
-            threads=self.threads,
-            target=self.target,
-        )
-        if self.steps is not None:
-            chosen = replace(chosen, steps=self.steps, eval_interval=max(1, self.steps // 5))
-        return chosen if self.seeds is None else replace(chosen, seeds=tuple(range(self.seeds)))
+        envs = tuple(dict.fromkeys(self.envs or preset.envs))
+        steps = {} if self.steps is None else {"steps": self.steps, "eval_interval": max(1, self.steps // 5)}
+        same = {name: getattr(self, name) for name in ("parameters", "threads", "target")}
+        return {"envs": envs, "policies": policies} | steps | same
 
-    def empty(self, settings: Settings) -> Results:
-        """Return results without a measurement."""
-        return Results(
-            settings=settings,
-            environment=self.environment(),
-            started=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            skipped=skipped(POLICIES, TRAININGS, settings.policies),
-            datasets={env: self._dataset(env) for env in settings.envs},
-        )
+    def material(self, settings: Settings) -> dict[str, Any]:
+        """Return the data that are learned from."""
+        return {"datasets": {env: self._dataset(env) for env in settings.envs}}
 
     def pieces(self, results: Results) -> Iterator[Piece]:
         """Yield the work that the results lack."""

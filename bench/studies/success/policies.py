@@ -50,7 +50,7 @@ POLICIES: dict[str, Policy] = {
 
 
 def of_training(settings: Settings, training: Training) -> list[Policy]:
-    """The wanted policies of one training, of which the first acts in the training's own evaluations."""
+    """Return the wanted policies of one training; it is trained as the first."""
     return [POLICIES[name] for name in settings.policies if POLICIES[name].training == training.name]
 
 

@@ -8,7 +8,7 @@ from nfkern.bench.studies.records import StudyResults
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and how thoroughly.
+    """Settings of a study: what is measured, and how thoroughly.
 
     Attributes:
         envs, policies: names, in the order of the tables.

@@ -16,8 +16,6 @@ import numpy as np
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning
 from nfkern.algorithms.agents.registry import load_agent
 from nfkern.algorithms.evaluation import evaluate as evaluation
-from nfkern.algorithms.evaluation.result import EvaluationResult
-from nfkern.algorithms.runs.evaluations import find_evaluation
 from nfkern.algorithms.runs.folder import checkpoint_label
 from nfkern.algorithms.runs.settings import RunSettings
 from nfkern.algorithms.training.offline import Interrupted, train
@@ -53,6 +51,7 @@ def pieces(results: Results, place: Place) -> Iterator[Piece]:
     for env in settings.envs:
         if not any(row.env == env for row in results.latencies):
             yield Piece(f"{env}: times of acting", partial(_time, results, env))
+    done = {(row.env, row.policy, row.seed, row.step) for row in results.evaluations}
     for seed in settings.seeds:
         for env in settings.envs:
             for training in trainings(results):
@@ -60,8 +59,15 @@ def pieces(results: Results, place: Place) -> Iterator[Piece]:
                 if row is None:
                     name = f"{env}: training {training.name}, seed {seed}"
                     yield Piece(name, partial(_train, results, place, env, training, seed))
-                if row is None or row.error is None:
-                    yield from _evaluations(results, place, env, training, seed)
+                if row is not None and row.error:
+                    continue
+                for policy in of_training(settings, training):
+                    at_the_end = policy.name in AT_THE_END
+                    for step in (settings.steps,) if at_the_end else (*settings.steps_on_the_way, settings.steps):
+                        if (env, policy.name, seed, step) not in done:
+                            name = f"{env}: evaluating {policy.name} after {step} steps, seed {seed}"
+                            run = partial(_evaluate, results, place, env, training, policy, seed, step)
+                            yield Piece(name, run)
 
 
 def trainings(results: Results) -> list[Training]:
@@ -98,9 +104,8 @@ def _time(results: Results, env: str) -> None:
 
 
 def _train(results: Results, place: Place, env: str, training: Training, seed: int) -> None:
-    """Train with the loop of `nfkern train`, and take from the run what its log and its evaluations say."""
+    """Train with the loop of `nfkern train`, which leaves its log and a checkpoint for each evaluation."""
     settings, run_dir = results.settings, place.run_dir(env, training, seed)
-    on_the_way = [policy for policy in of_training(settings, training) if policy.name not in AT_THE_END]
     try:
         config = config_of(settings, training, results.datasets[env])
         run = RunSettings(
@@ -112,49 +117,19 @@ def _train(results: Results, place: Place, env: str, training: Training, seed: i
             threads=settings.threads,
             log_interval=settings.log_interval,
             checkpoint_interval=settings.eval_interval,
-            # What other policies of the training are evaluated from.
-            keep_checkpoints=settings.steps // settings.eval_interval + 1 if len(on_the_way) > 1 else 1,
-            eval_interval=settings.eval_interval,
-            eval_episodes=settings.eval_episodes if on_the_way else 0,
+            keep_checkpoints=settings.steps // settings.eval_interval + 1,
+            eval_episodes=0,
             dataset_dir=place.data,
-            eval_workers=place.workers,
         )
         train(training.agent.name, config, run)
         agent = cast(BehavioralCloning, load_agent(_checkpoint(run_dir, settings.steps)))
         parameters, _ = count_parameters(training, agent)
-        found = _on_the_way(results, env, on_the_way[0], seed, run_dir) if on_the_way else []
         row = Trained(env, training.name, seed, parameters, *speed(run_dir / "train.csv"))
     except (Interrupted, UserError):
         raise
     except Exception as error:
-        row, found = Trained(env, training.name, seed, error=described_error(error)), []
+        row = Trained(env, training.name, seed, error=described_error(error))
     results.trainings.append(row)
-    results.evaluations += found
-
-
-def _on_the_way(results: Results, env: str, policy: Policy, seed: int, run_dir: Path) -> list[Evaluation]:
-    """The training loop's own evaluations; the last one too where it has as many episodes as the study wants."""
-    settings = results.settings
-    last = (settings.steps,) if settings.eval_episodes == settings.final_episodes else ()
-    steps = (*settings.steps_on_the_way, *last)
-    found = [find_evaluation(run_dir, step, seed=0, episodes_per_task=settings.eval_episodes) for step in steps]
-    return [_row(env, policy, seed, step, entry[1]) for step, entry in zip(steps, found, strict=True) if entry]
-
-
-def _evaluations(results: Results, place: Place, env: str, training: Training, seed: int) -> Iterator[Piece]:
-    """Yield the evaluations that the training loop does not make: other policies', and all last ones."""
-    settings = results.settings
-    done = {(row.policy, row.step) for row in results.evaluations if (row.env, row.seed) == (env, seed)}
-    for index, policy in enumerate(of_training(settings, training)):
-        at_the_end = policy.name in AT_THE_END
-        theirs = index == 0 and not at_the_end
-        steps = () if theirs or at_the_end else settings.steps_on_the_way
-        if not (theirs and settings.eval_episodes == settings.final_episodes):
-            steps = (*steps, settings.steps)
-        for step in steps:
-            if (policy.name, step) not in done:
-                name = f"{env}: evaluating {policy.name} after {step} steps, seed {seed}"
-                yield Piece(name, partial(_evaluate, results, place, env, training, policy, seed, step))
 
 
 def _evaluate(
@@ -183,13 +158,9 @@ def _evaluate(
     except Exception as error:
         results.evaluations.append(Evaluation(env, policy.name, seed, step, episodes, error=described_error(error)))
         return
-    results.evaluations.append(_row(env, policy, seed, step, result))
-    partial_file.unlink()
-
-
-def _row(env: str, policy: Policy, seed: int, step: int, result: EvaluationResult) -> Evaluation:
     successes = tuple(task.successes for task in result.by_task())
-    return Evaluation(env, policy.name, seed, step, result.settings.episodes_per_task, successes)
+    results.evaluations.append(Evaluation(env, policy.name, seed, step, episodes, successes))
+    partial_file.unlink()
 
 
 def _checkpoint(run_dir: Path, step: int) -> Path:

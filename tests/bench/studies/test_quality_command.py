@@ -13,7 +13,7 @@ import torch
 from nfkern.bench.core.timing import SMOKE
 from nfkern.bench.studies import records
 from nfkern.bench.studies import report as reports
-from nfkern.bench.studies.quality import commands, study
+from nfkern.bench.studies.quality import study
 from nfkern.bench.studies.quality.commands import Quality
 from nfkern.bench.studies.quality.metrics import HeldOut, score
 from nfkern.bench.studies.quality.records import TRUTH
@@ -27,9 +27,8 @@ TINY = {"quick": True, "densities": ("pinwheel",), "steps": 6, "parameters": 200
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(study, "ACTING", SMOKE)
-    monkeypatch.setattr(
-        commands, "QUICK", replace(QUICK, learning_rates=DEFAULT.learning_rates, contexts=2, samples=100, pairs=100)
-    )
+    tiny = replace(QUICK, learning_rates=DEFAULT.learning_rates, contexts=2, samples=100, pairs=100)
+    monkeypatch.setitem(REPORT.presets, ("--quick",), tiny)
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def test_verdicts_say_who_is_ahead_of_the_flow_and_what_nothing_beats():
 
 
 def test_two_ways_through_one_training_differ_in_every_record():
-    """Of a training that has collapsed all ways to sample are alike: such a record says nothing of the policies."""
+    """A training that has collapsed samples alike in all ways: such a record says nothing of the policies."""
     for path in (Path(__file__).parents[3] / "bench" / "results" / "quality").glob("*.json"):
         for found in rows(REPORT.read(path)).values():
             for fewer, more in (("flow_matching_1", "flow_matching_10"), ("ddim_10", "ddpm_100")):

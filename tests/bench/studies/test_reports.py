@@ -1,4 +1,4 @@
-"""What both studies share of their results: on disk, as tables between marks, verdicts, pictures and pages."""
+"""Results of both studies on disk, and as tables between marks, verdicts, pictures and pages."""
 
 import json
 import re

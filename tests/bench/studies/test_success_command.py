@@ -18,7 +18,7 @@ from nfkern.bench.core.timing import SMOKE
 from nfkern.bench.studies import records
 from nfkern.bench.studies.policies import count_parameters
 from nfkern.bench.studies.report import BEGIN, END
-from nfkern.bench.studies.success import commands, study
+from nfkern.bench.studies.success import study
 from nfkern.bench.studies.success.commands import Success
 from nfkern.bench.studies.success.policies import POLICIES, TRAININGS, config_of, untrained
 from nfkern.bench.studies.success.records import Dataset
@@ -36,7 +36,7 @@ def small(monkeypatch):
     cut_episodes(monkeypatch, 3)
     monkeypatch.setattr(study, "ACTING", SMOKE)
     tiny = replace(QUICK, steps=4, eval_interval=2, batch_size=8, eval_episodes=1, final_episodes=2)
-    monkeypatch.setattr(commands, "QUICK", tiny)
+    monkeypatch.setitem(REPORT.presets, ("--quick",), tiny)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def options(point_maze_dir):  # noqa: F811
 
 
 def timeless(path):
-    """What must not depend on when a study was interrupted."""
+    """Results without what may depend on when a study was interrupted."""
     found = REPORT.read(path)
     return found.evaluations, [replace(row, steps_per_second=0.0, seconds=0.0) for row in found.trainings]
 
@@ -83,9 +83,9 @@ def test_every_policy_is_trained_evaluated_and_timed(tmp_path, options, capsys):
     assert {(row.policy, row.batch) for row in found.latencies} == {(name, n) for name in policies for n in (1, 50)}
     assert found.datasets[POINT_MAZE].transitions == 1000
     runs = tmp_path / "success.runs" / POINT_MAZE
-    # What the other policy of a training is evaluated from is kept, and nothing else.
-    kept = {name: [path.name for path in checkpoints(runs / name / "seed-0")] for name in ("nf", "flow_matching")}
-    assert kept == {"nf": ["00000004"], "flow_matching": ["00000002", "00000004"]}
+    # Policies are evaluated from them.
+    for row in found.trainings:
+        assert [path.name for path in checkpoints(runs / row.training / "seed-0")] == ["00000002", "00000004"]
     assert f"3 trainings and 9 evaluations in {out}" in capsys.readouterr().out
 
 
@@ -146,7 +146,7 @@ def test_what_breaks_leaves_the_others_alone(tmp_path, options, monkeypatch, cap
         "flow_matching": None,
     }
     errors = [(row.policy, row.step) for row in found.evaluations if row.error == "ValueError: actions: NaN"]
-    assert errors == [("gaussian", 4)]
+    assert errors == [("gaussian", 2), ("gaussian", 4)]
     assert {row.policy for row in found.evaluations} == {"gaussian", "flow_matching_10"}
     printed = capsys.readouterr().out
     assert f"failed: {POINT_MAZE}: training nf, seed 0: ValueError: no such luck" in printed
@@ -162,14 +162,6 @@ def test_what_breaks_leaves_the_others_alone(tmp_path, options, monkeypatch, cap
     ]
     assert not any(row.error for row in (*again.trainings, *again.evaluations))
     assert {row.policy for row in again.evaluations if row.step == 4} == set(options["policies"])
-
-
-def test_the_trainings_own_last_evaluation_counts_where_it_is_as_large(tmp_path, options, monkeypatch):
-    monkeypatch.setattr(commands, "QUICK", replace(commands.QUICK, final_episodes=1))
-    monkeypatch.setattr(study, "load_policy", lambda *arguments: pytest.fail("evaluated again"))
-    out = tmp_path / "success.json"
-    assert Success(out, **options, policies=("gaussian",)).run() == 0
-    assert [(row.step, row.episodes) for row in REPORT.read(out).evaluations] == [(2, 1), (4, 1)]
 
 
 def test_missing_data_are_refused_with_the_command_that_makes_them(tmp_path):
@@ -266,8 +258,8 @@ def test_the_command_survives_control_c(tmp_path, point_maze_dir):  # noqa: F811
     options = ["--quick", "--steps", "2", "--policies", "gaussian", "--parameters", "3000"]
     command = [sys.executable, "-m", "nfkern", "bench", "success", "--out", str(out), *options]
     command += ["--dataset-dir", str(point_maze_dir)]
-    # Files of a training that has begun, and of its last evaluation; neither has come far then.
-    for begun in ("train.csv", "evaluations/00000002-0-*.partial.jsonl"):
+    # Files of a training that has begun, and of an evaluation; neither has come far then.
+    for begun in ("train.csv", "evaluations/*.partial.jsonl"):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         with process:
             deadline = time.monotonic() + 300
