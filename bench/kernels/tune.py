@@ -10,8 +10,8 @@ import torch
 from nfkern.acting.cuda_graphs import Tensors, capture_cuda
 from nfkern.bench.core.cases import CASES, FlowCase
 from nfkern.bench.kernels.binaries import TARGETS, usage
-from nfkern.bench.kernels.gpu_check.problems import COMPUTE_DTYPES, Problem, matmul_precision, ops
-from nfkern.bench.kernels.gpu_check.timing import graph_seconds
+from nfkern.bench.kernels.calls import COMPUTE_DTYPES, matmul_precision, ops, random_inputs
+from nfkern.bench.kernels.gpu_check import graph_seconds
 from nfkern.bench.kernels.kernel_launches import compilations
 from nfkern.bench.kernels.resources import BUDGETS, broken
 from nfkern.errors import UserError
@@ -140,8 +140,7 @@ def _timer(
     case: FlowCase, kernel: str, arithmetic: Arithmetic, rows: int, device: torch.device
 ) -> Callable[[Launch], float]:
     """Device seconds of what the kernel does: both maps; of the steps also the derivatives."""
-    problem, maps = Problem(case, rows, rows), ops()
-    i = problem.inputs(device)
+    maps, i = ops(), random_inputs(case, rows, rows, torch.Generator(device).manual_seed(0))
     settings = (i.parameters, case.norm_eps, None, COMPUTE_DTYPES["bf16" if arithmetic == "half" else "ieee"])
 
     def work(x: torch.Tensor) -> Tensors:

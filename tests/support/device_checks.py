@@ -22,17 +22,9 @@ import torch
 from nfkern.acting.cuda_graphs import Capture
 from nfkern.bench.core import gate
 from nfkern.bench.core.cases import CASES, CausalCase, FlowCase
-from nfkern.bench.kernels.gpu_check.causal_problems import CausalProblem
-from nfkern.bench.kernels.gpu_check.problems import (
-    ARITHMETICS,
-    AnyProblem,
-    Arithmetic,
-    Maps,
-    Problem,
-    Results,
-    Tensors,
-    matmul_precision,
-)
+from nfkern.bench.kernels.calls import ARITHMETICS, Arithmetic, Maps, Tensors, matmul_precision
+from support.causal_device_problems import CausalProblem
+from support.device_problems import Problem, Results
 
 EPSILON: dict[Arithmetic, float] = {
     "ieee": gate.EPSILON["fp32"],
@@ -57,7 +49,7 @@ def _causal_case(name: str) -> CausalCase:
     return case
 
 
-def problems() -> Iterator[tuple[AnyProblem, tuple[Arithmetic, ...]]]:
+def problems() -> Iterator[tuple[Problem | CausalProblem, tuple[Arithmetic, ...]]]:
     """What is checked, in which arithmetic, the most used first."""
     ogbench, chunked = _case("ogbench"), _case("chunked")
     for case in (ogbench, chunked):
@@ -78,7 +70,9 @@ def problems() -> Iterator[tuple[AnyProblem, tuple[Arithmetic, ...]]]:
         yield CausalProblem(_causal_case(name), 7, 7), ("ieee", "bf16")
 
 
-def check(problem: AnyProblem, arithmetics: tuple[Arithmetic, ...], maps: Any, device: torch.device) -> Iterator[str]:
+def check(
+    problem: Problem | CausalProblem, arithmetics: tuple[Arithmetic, ...], maps: Any, device: torch.device
+) -> Iterator[str]:
     """What is wrong with the results of `maps`, one line each."""
     inputs = problem.inputs(device)
     double = inputs.map(torch.Tensor.double)
@@ -98,7 +92,7 @@ def check(problem: AnyProblem, arithmetics: tuple[Arithmetic, ...], maps: Any, d
 
 
 def judge(
-    problem: AnyProblem, arithmetic: Arithmetic, results: Results, exact: Results, single: Results
+    problem: Problem | CausalProblem, arithmetic: Arithmetic, results: Results, exact: Results, single: Results
 ) -> Iterator[str]:
     """Which results are beyond their tolerance."""
     epsilon = EPSILON[arithmetic]
@@ -145,7 +139,11 @@ def nan_filled() -> Iterator[None]:
 
 
 def check_graphs(
-    problem: AnyProblem, arithmetics: tuple[Arithmetic, ...], maps: Any, device: torch.device, capture: Capture
+    problem: Problem | CausalProblem,
+    arithmetics: tuple[Arithmetic, ...],
+    maps: Any,
+    device: torch.device,
+    capture: Capture,
 ) -> Iterator[str]:
     """What differs when a captured graph is replayed on fresh inputs."""
     for arithmetic in arithmetics:
@@ -199,7 +197,7 @@ def check_addresses(rows: int, part: int, maps: Maps, device: torch.device) -> I
                     yield f"{rows} rows: {key}: rows {start} to {start + part} differ from the same rows alone"
 
 
-def graph_problems() -> Iterator[AnyProblem]:
+def graph_problems() -> Iterator[Problem | CausalProblem]:
     """Where graphs are checked: each regime of the launch table."""
     for rows in (1, 256, 5000):
         yield Problem(_case("ogbench"), rows, rows)

@@ -8,16 +8,10 @@ from typing import Any, NamedTuple
 import torch
 
 from nfkern.bench.core.cases import CausalCase
-from nfkern.bench.kernels.gpu_check.problems import (
-    COMPUTE_DTYPES,
-    Arithmetic,
-    Map,
-    Results,
-    Tensors,
-    matmul_precision,
-)
+from nfkern.bench.kernels.calls import COMPUTE_DTYPES, Arithmetic, Map, Tensors, matmul_precision
 from nfkern.bench.problems.causal_problem import random_causal_flow
 from nfkern.kernels import CausalParameters
+from support.device_problems import Results
 
 GUIDANCE = 0.5
 CALM = 0.25
