@@ -2,17 +2,19 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.networks import mlp
 from nfkern.algorithms.agents.offline.base import Offline, OfflineConfig
 from nfkern.algorithms.agents.offline.iql import ImplicitConfig
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, Tensors, sum_of_parts
 from nfkern.algorithms.data import GoalSampling
+from nfkern.algorithms.published import CONDITIONAL
 
 OBSERVATIONS = ("observations", "next_observations", "goals", "actor_goals", "subgoals", "actor_subgoals")
 
@@ -34,6 +36,28 @@ class OfflineGCRLConfig(OfflineConfig):
 
     def _least(self) -> dict[str, float]:
         return super()._least() | {"actor_random_goals": 0}
+
+
+def dataset_presets(
+    config: OfflineGCRLConfig, ogbench_name: str, by_family: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Preset]:
+    """Return presets for OGBench's datasets, from its hyperparameters that differ between them.
+
+    Args:
+        config: an agent's settings.
+        ogbench_name: the agent's name in OGBench.
+        by_family: what differs, by the first word of a dataset's name, such as antmaze, or "manipulation".
+    """
+    presets = {}
+    for name in (*CONDITIONAL, "pointmaze-medium-navigate", "pointmaze-large-navigate"):
+        family = "manipulation" if name.endswith("play") else name.split("-")[0]
+        changed = {"actor_random_goals": 0.5 if name.endswith("stitch") else 0.0, **by_family.get(family, {})}
+        presets[name] = Preset(
+            replace(config, observation_normalization="none", **changed),
+            f"OGBench's code and hyperparameters ({ogbench_name})",
+            f"{name}-v0",
+        )
+    return presets
 
 
 @dataclass(frozen=True)

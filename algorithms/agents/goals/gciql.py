@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
-from nfkern.algorithms.agents.goals.base import ImplicitGCRLConfig
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.goals.base import ImplicitGCRLConfig, dataset_presets
 from nfkern.algorithms.agents.networks import mlp
 from nfkern.algorithms.agents.offline.base import Transitions
 from nfkern.algorithms.agents.offline.iql import Implicit
@@ -24,13 +26,26 @@ class GCIQLConfig(ImplicitGCRLConfig):
         return super()._least() | {"alpha": 0}
 
 
+_BY_FAMILY: dict[str, dict[str, Any]] = {
+    "pointmaze": {"alpha": 0.003},
+    "antmaze": {"alpha": 0.3},
+    "humanoidmaze": {"alpha": 0.1, "gamma": 0.995},
+    "antsoccer": {"alpha": 0.1},
+    "manipulation": {"alpha": 1.0},
+}
+
+
+@register(
+    "gciql",
+    summary="goal-conditioned offline RL with an implicit value",
+    presets=dataset_presets(GCIQLConfig(), "GCIQL", _BY_FAMILY),
+)
 class GCIQL(Implicit):
     """IQL's value and critics for goals as rewards, and DDPG with behavioural cloning as the policy.
 
     Source: Park et al., "OGBench: Benchmarking Offline Goal-Conditioned RL", 2025, https://arxiv.org/abs/2410.20092.
     """
 
-    name = "gciql"
     config_class = GCIQLConfig
     goal_conditioned = True
     batch_keys = (*Implicit.batch_keys, "actor_goals")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from nfkern.algorithms.agents.goals.base import ImplicitGCRLConfig, OfflineGCRL
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.goals.base import ImplicitGCRLConfig, OfflineGCRL, dataset_presets
 from nfkern.algorithms.agents.networks import EnsembleMLP
 from nfkern.algorithms.agents.offline.base import CRITICS
 from nfkern.algorithms.agents.offline.iql import expectile_weight
@@ -25,13 +26,17 @@ class GCIVLConfig(ImplicitGCRLConfig):
         return super()._least() | {"alpha": 0}
 
 
+@register(
+    "gcivl",
+    summary="goal-conditioned offline RL with an implicit value and no critics",
+    presets=dataset_presets(GCIVLConfig(), "GCIVL", {"humanoidmaze": {"gamma": 0.995}}),
+)
 class GCIVL(OfflineGCRL):
     """Two values V(s, g), regressed without critics on the reward and on what their moving averages say of V(s', g).
 
     Source: Park et al., "OGBench: Benchmarking Offline Goal-Conditioned RL", 2025, https://arxiv.org/abs/2410.20092.
     """
 
-    name = "gcivl"
     config_class = GCIVLConfig
     batch_keys = (*OfflineGCRL.batch_keys, "next_observations", "rewards", "masks")
 

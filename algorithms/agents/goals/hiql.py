@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.goals.base import dataset_presets
 from nfkern.algorithms.agents.goals.gcivl import GCIVL, GCIVLConfig
 from nfkern.algorithms.agents.networks import EnsembleMLP, mlp
 from nfkern.algorithms.agents.offline.base import CRITICS
@@ -37,6 +39,17 @@ class HIQLConfig(GCIVLConfig):
         return super()._least() | {"high_alpha": 0, "subgoal_steps": 1, "representation": 1}
 
 
+_BY_FAMILY: dict[str, dict[str, Any]] = {
+    "humanoidmaze": {"gamma": 0.995, "subgoal_steps": 100},
+    "manipulation": {"subgoal_steps": 10},
+}
+
+
+@register(
+    "hiql",
+    summary="goal-conditioned offline RL with subgoals",
+    presets=dataset_presets(HIQLConfig(), "HIQL", _BY_FAMILY),
+)
 class HIQL(GCIVL):
     """GCIVL's values on representations of goals; one policy predicts those of subgoals, another acts for them.
 
@@ -47,7 +60,6 @@ class HIQL(GCIVL):
     https://arxiv.org/abs/2307.11949; losses and sizes are those of OGBench's code (https://arxiv.org/abs/2410.20092).
     """
 
-    name = "hiql"
     config_class = HIQLConfig
     batch_keys = (*GCIVL.batch_keys, "subgoals", "actor_subgoals")
 

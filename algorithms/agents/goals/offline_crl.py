@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from nfkern.algorithms.agents.goals.base import OfflineGCRL, OfflineGCRLConfig
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.goals.base import OfflineGCRL, OfflineGCRLConfig, dataset_presets
 from nfkern.algorithms.agents.networks import EnsembleMLP
 from nfkern.algorithms.agents.offline.base import CRITICS
 from nfkern.algorithms.agents.optimization import LossAndInfo, Tensors
@@ -35,6 +37,20 @@ class OfflineCRLConfig(OfflineGCRLConfig):
         return super()._least() | {"alpha": 0, "representation": 1}
 
 
+_BY_FAMILY: dict[str, dict[str, Any]] = {
+    "pointmaze": {"alpha": 0.03},
+    "antmaze": {"alpha": 0.1},
+    "humanoidmaze": {"alpha": 0.1, "gamma": 0.995},
+    "antsoccer": {"alpha": 0.3},
+    "manipulation": {"alpha": 3.0},
+}
+
+
+@register(
+    "offline_crl",
+    summary="goal-conditioned offline RL with contrastive critics",
+    presets=dataset_presets(OfflineCRLConfig(), "CRL", _BY_FAMILY),
+)
 class OfflineCRL(OfflineGCRL):
     """Critics, inner products of encodings, learned by telling a goal that was reached from those of other rows.
 
@@ -44,7 +60,6 @@ class OfflineCRL(OfflineGCRL):
     loss and sizes are those of OGBench's code (https://arxiv.org/abs/2410.20092).
     """
 
-    name = "offline_crl"
     config_class = OfflineCRLConfig
 
     def _build_values(self, observation_size: int, action_size: int) -> Mapping[str, nn.Module]:

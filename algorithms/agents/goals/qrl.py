@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from nfkern.algorithms.agents.goals.base import OfflineGCRL, OfflineGCRLConfig
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.goals.base import OfflineGCRL, OfflineGCRLConfig, dataset_presets
 from nfkern.algorithms.agents.goals.quasimetric import GROUP, IntervalDistance
 from nfkern.algorithms.agents.networks import PositiveNumber, frozen_call, mlp
 from nfkern.algorithms.agents.optimization import LossAndInfo, Tensors
@@ -48,6 +49,21 @@ class QRLConfig(OfflineGCRLConfig):
             raise ValueError(f"representation: expected a multiple of {GROUP}, got {self.representation}")
 
 
+# OGBench names a discount, too, which QRL's goals and losses do not use.
+_BY_FAMILY: dict[str, dict[str, Any]] = {
+    "pointmaze": {"alpha": 0.0003},
+    "antmaze": {"alpha": 0.003},
+    "humanoidmaze": {"alpha": 0.001},
+    "antsoccer": {"alpha": 0.003},
+    "manipulation": {"alpha": 0.3},
+}
+
+
+@register(
+    "qrl",
+    summary="goal-conditioned offline RL with quasimetric distances",
+    presets=dataset_presets(QRLConfig(), "QRL", _BY_FAMILY),
+)
 class QRL(OfflineGCRL):
     """Distances as large as can be while a step is at most 1 long; a model of latents says where an action leads.
 
@@ -58,7 +74,6 @@ class QRL(OfflineGCRL):
     (https://arxiv.org/abs/2410.20092).
     """
 
-    name = "qrl"
     config_class = QRLConfig
     batch_keys = (*OfflineGCRL.batch_keys, "next_observations")
 

@@ -7,7 +7,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from nfkern.algorithms.agents.base import Agent, AgentConfig
+from nfkern.algorithms.agents.base import Agent
+from nfkern.algorithms.agents.config import AgentConfig
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, Tensors
 from nfkern.algorithms.data import GoalSampling
 

@@ -6,6 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.diffusion import Diffusion, noise_predictor
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning, BehavioralCloningConfig
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
@@ -34,13 +36,24 @@ class DiffusionBCConfig(BehavioralCloningConfig):
         return super()._least() | {"diffusion_steps": 1, "sampling_steps": 1}
 
 
+@register(
+    "diffusion_bc",
+    summary="behavioural cloning with a diffusion model",
+    presets={
+        "diffusion_policy": Preset(
+            DiffusionBCConfig(
+                history=2, chunk=16, execute=8, observation_normalization="min_max", action_normalization="min_max"
+            ),
+            "Diffusion Policy's state-based settings, its network replaced by a multi-layer perceptron",
+        )
+    },
+)
 class DiffusionBC(BehavioralCloning):
     """Diffusion on actions.
 
     Source: Chi et al., "Diffusion Policy", 2023, https://arxiv.org/abs/2303.04137.
     """
 
-    name = "diffusion_bc"
     config_class = DiffusionBCConfig
     bounded = True
 

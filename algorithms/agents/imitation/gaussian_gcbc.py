@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.imitation.gaussian_bc import GaussianBC, GaussianBCConfig
 from nfkern.algorithms.data import GoalSampling
 
@@ -18,9 +20,13 @@ class GaussianGCBCConfig(GaussianBCConfig):
         return GoalSampling(gamma=self.gamma)
 
 
+@register(
+    "gaussian_gcbc",
+    summary="OGBench's goal-conditioned behavioural cloning",
+    presets={"ogbench": Preset(GaussianGCBCConfig(observation_normalization="none"), "OGBench's GCBC")},
+)
 class GaussianGCBC(GaussianBC):
     """Gaussian behavioural cloning that also sees a goal."""
 
-    name = "gaussian_gcbc"
     config_class = GaussianGCBCConfig
     goal_conditioned = True

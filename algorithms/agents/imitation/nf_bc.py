@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from nfkern import CausalFlow, CouplingFlow, Encoder, Flow
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning, BehavioralCloningConfig
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
 
@@ -50,6 +52,50 @@ class NFBCConfig(BehavioralCloningConfig):
         return least | {"causal_blocks": 1, "causal_layers": 1, "causal_width": 1}
 
 
+# Chunks keep a policy on the way that it has chosen.
+_SCRIPTED = NFBCConfig(
+    steps=5000,
+    learning_rate=1e-3,
+    history=5,
+    chunk=4,
+    execute=4,
+    blocks=4,
+    hidden=(128, 128),
+    representation=64,
+    encoder_width=256,
+)
+_PUSHT = NFBCConfig(
+    blocks=24,
+    history=2,
+    chunk=8,
+    execute=4,
+    learning_rate=1e-3,
+    observation_normalization="min_max",
+    action_normalization="min_max",
+)
+_ANT = NFBCConfig(history=100, chunk=8, execute=8, observation_normalization="min_max", action_normalization="min_max")
+_PRESETS = {
+    "pusht": Preset(
+        _PUSHT,
+        "paper's torch code, PushT command of its README (chunk 16 / 8 in the script's defaults)",
+        "pusht-human-v0",
+        {"train_episodes": 90},
+    ),
+    "ur3": Preset(NFBCConfig(history=10, observation_normalization="none"), "paper's torch code, UR3 BlockPush"),
+    "ant": Preset(_ANT, "paper's torch code, Multimodal Ant"),
+    "kitchen": Preset(
+        NFBCConfig(history=10, representation=1024, observation_normalization="none"),
+        "paper's torch code, Kitchen",
+        "kitchen-human-v0",
+    ),
+    **{
+        name: Preset(_SCRIPTED, "chosen here, for a minute or two on a CPU", f"{name}-scripted-v0")
+        for name in ("pointmass", "blockpush")
+    },
+}
+
+
+@register("nf_bc", summary="behavioural cloning with a normalizing flow", presets=_PRESETS)
 class NFBC(BehavioralCloning):
     """Maximum likelihood of noised actions under a flow conditioned on encoded observations.
 
@@ -57,7 +103,6 @@ class NFBC(BehavioralCloning):
     https://arxiv.org/abs/2505.23527.
     """
 
-    name = "nf_bc"
     config_class = NFBCConfig
 
     def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:

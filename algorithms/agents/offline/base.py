@@ -2,15 +2,17 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import nn
 
-from nfkern.algorithms.agents.base import Agent, AgentConfig
+from nfkern.algorithms.agents.base import Agent
+from nfkern.algorithms.agents.config import AgentConfig, Preset
 from nfkern.algorithms.agents.networks import EnsembleMLP
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, Tensors, sum_of_parts
+from nfkern.algorithms.published import OFFLINE_RL
 
 CRITICS = 2
 # The sources of the settings keep the data's actions so far from the bounds.
@@ -58,6 +60,20 @@ class OfflineRLConfig(OfflineConfig):
             raise ValueError(f"gamma: expected a number in [0, 1), got {self.gamma}")
         if not 0 < self.tau <= 1:
             raise ValueError(f"tau: expected a number in (0, 1], got {self.tau}")
+
+
+def task_presets(
+    config: OfflineRLConfig, source: str, by_environment: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Preset]:
+    """Return presets for the paper's offline RL environments, from the settings that differ between them."""
+    return {
+        name: Preset(
+            replace(config, observation_normalization="none", **by_environment.get(name, {})),
+            source,
+            f"{name}-singletask-v0",
+        )
+        for name in OFFLINE_RL
+    }
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.diffusion import Diffusion, noise_predictor
 from nfkern.algorithms.agents.offline.base import OfflineRL, PolicyValueConfig, Transitions
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
@@ -28,6 +30,16 @@ class DiffusionQLConfig(PolicyValueConfig):
         return super()._least() | {"value_weight": 0, "diffusion_steps": 1}
 
 
+@register(
+    "diffusion_ql",
+    summary="offline RL with a diffusion model",
+    presets={
+        "ogbench": Preset(
+            DiffusionQLConfig(observation_normalization="none"),
+            "Diffusion-QL's five steps, FQL's settings for all else",
+        )
+    },
+)
 class DiffusionQL(OfflineRL):
     """Gradients of the value flow through all steps of sampling, which are those of DDIM.
 
@@ -37,7 +49,6 @@ class DiffusionQL(OfflineRL):
     acts with the best of many samples.
     """
 
-    name = "diffusion_ql"
     config_class = DiffusionQLConfig
 
     def _build_policy(self, inputs: int, outputs: int) -> Mapping[str, nn.Module]:

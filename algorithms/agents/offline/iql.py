@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from nfkern.algorithms.agents.base import register
 from nfkern.algorithms.agents.networks import mlp
-from nfkern.algorithms.agents.offline.base import OfflineRL, OfflineRLConfig, Transitions
+from nfkern.algorithms.agents.offline.base import OfflineRL, OfflineRLConfig, Transitions, task_presets
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
 from nfkern.algorithms.agents.policy_losses import advantage_weighted
 
@@ -72,13 +74,26 @@ class Implicit(OfflineRL):
         return value
 
 
+_SOURCE = "FQL's code (IQL); its weight from a reprint of its paper's table"
+# From the README of FQL's code for humanoidmaze, from a reprint of its paper's table for the others.
+_BY_ENVIRONMENT: dict[str, dict[str, Any]] = {
+    "puzzle-3x3-play": {"alpha": 10.0},
+    "scene-play": {"alpha": 10.0},
+    "cube-single-play": {"alpha": 1.0},
+    "antmaze-large-navigate": {"alpha": 10.0},
+    "humanoidmaze-medium-navigate": {"alpha": 10.0, "gamma": 0.995},
+    "antsoccer-arena-navigate": {"alpha": 1.0, "gamma": 0.995},
+}
+_PRESETS = task_presets(IQLConfig(), _SOURCE, _BY_ENVIRONMENT)
+
+
+@register("iql", summary="offline RL with an implicit value and a Gaussian", presets=_PRESETS)
 class IQL(Implicit):
     """Regression on the data's actions, weighted by exp(alpha * advantage); acts with the mean.
 
     Source: Kostrikov, Nair and Levine, "Offline RL with Implicit Q-Learning", 2022, https://arxiv.org/abs/2110.06169.
     """
 
-    name = "iql"
     config_class = IQLConfig
 
     def _build_policy(self, inputs: int, outputs: int) -> Mapping[str, nn.Module]:

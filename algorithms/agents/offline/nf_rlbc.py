@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from nfkern import CouplingFlow, Encoder, Flow
-from nfkern.algorithms.agents.offline.base import OfflineRL, PolicyValueConfig, Transitions
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.offline.base import OfflineRL, PolicyValueConfig, Transitions, task_presets
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
 
 
@@ -41,6 +42,19 @@ class NFRLBCConfig(PolicyValueConfig):
         return super()._least() | least
 
 
+# From the README of the paper's code.
+_BY_ENVIRONMENT: dict[str, dict[str, Any]] = {
+    "puzzle-3x3-play": {"alpha": 10.0},
+    "scene-play": {"alpha": 10.0},
+    "cube-single-play": {"alpha": 10.0},
+    "antmaze-large-navigate": {"alpha": 1.0},
+    "humanoidmaze-medium-navigate": {"alpha": 1.0},
+    "antsoccer-arena-navigate": {"alpha": 1.0, "q_aggregation": "mean"},
+}
+_PRESETS = task_presets(NFRLBCConfig(), "paper's JAX code for offline RL, and its README", _BY_ENVIRONMENT)
+
+
+@register("nf_rlbc", summary="offline RL with a normalizing flow", presets=_PRESETS)
 class NFRLBC(OfflineRL):
     """A flow policy that maximises the critics' value of its samples, and the likelihood of the data's actions.
 
@@ -50,7 +64,6 @@ class NFRLBC(OfflineRL):
     https://arxiv.org/abs/2505.23527.
     """
 
-    name = "nf_rlbc"
     config_class = NFRLBCConfig
 
     def _build_policy(self, inputs: int, outputs: int) -> Mapping[str, nn.Module]:

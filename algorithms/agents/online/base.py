@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from nfkern import Encoder
-from nfkern.algorithms.agents.base import ActionMode, Agent, AgentConfig
+from nfkern.algorithms.agents.base import Agent
+from nfkern.algorithms.agents.config import ActionMode, AgentConfig
 from nfkern.algorithms.agents.networks import PositiveNumber
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, ParameterGroups, Tensors
 from nfkern.flows.normalizer import Mode

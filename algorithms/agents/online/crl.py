@@ -8,9 +8,12 @@ import torch
 from torch import nn
 
 from nfkern import Encoder
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.networks import frozen_call
 from nfkern.algorithms.agents.online.base import OnlineGCRL, OnlineGCRLConfig
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, Tensors
+from nfkern.algorithms.published import UNSUPERVISED
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,15 @@ class CRLConfig(OnlineGCRLConfig):
         return super()._least() | {"logsumexp_penalty": 0}
 
 
+@register(
+    "crl",
+    summary="contrastive goal-conditioned RL in a maze",
+    presets={
+        f"{name}-{exploration}": Preset(CRLConfig(exploration=exploration), "paper's JAX code (CRL baselines)", name)
+        for name in UNSUPERVISED
+        for exploration in ("oracle", "uniform", "min_max")
+    },
+)
 class CRL(OnlineGCRL):
     """An energy, minus the distance of the encodings of [state, action] and goal, learned by telling goals apart.
 
@@ -34,7 +46,6 @@ class CRL(OnlineGCRL):
     loss and sizes are those of JaxGCRL (https://arxiv.org/abs/2408.11052). The actor sees goals, not their encodings.
     """
 
-    name = "crl"
     config_class = CRLConfig
 
     def _build_critic(self, inputs: int, goal_size: int) -> Mapping[str, nn.Module]:

@@ -9,9 +9,12 @@ import torch
 from torch import nn
 
 from nfkern import CouplingFlow, Encoder
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.networks import frozen_call
 from nfkern.algorithms.agents.online.base import Exploration, OnlineGCRL, OnlineGCRLConfig
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, Tensors
+from nfkern.algorithms.published import UNSUPERVISED
 from nfkern.flows.plane import plane_log_prob
 
 # Goals from which on tables of the conditioners cost less than the conditioners.
@@ -46,6 +49,14 @@ class NFUGSConfig(OnlineGCRLConfig):
             raise ValueError(f"context_dropout: expected a number in [0, 1), got {self.context_dropout}")
 
 
+@register(
+    "nf_ugs",
+    summary="unsupervised goal-conditioned RL in a maze, with a normalizing flow over goals",
+    presets={
+        name: Preset(NFUGSConfig(), "paper's JAX code (NF-UGS); batch size from its README", name)
+        for name in UNSUPERVISED
+    },
+)
 class NFUGS(OnlineGCRL):
     """log p(goal | state, action) as the critic; goals of the lowest marginal p(goal) as what to practise next.
 
@@ -53,7 +64,6 @@ class NFUGS(OnlineGCRL):
     https://arxiv.org/abs/2505.23527.
     """
 
-    name = "nf_ugs"
     config_class = NFUGSConfig
     has_density = True
 

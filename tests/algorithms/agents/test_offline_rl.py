@@ -9,7 +9,7 @@ from support.critics import ROWS, Fixed, critics_at, expected_critic_loss, prepa
 from support.small_agents import OFFLINE, OFFLINE_RL, act, make_agent, make_batch
 
 from nfkern.algorithms.agents.networks import sinusoidal_embedding
-from nfkern.algorithms.agents.presets import PRESETS
+from nfkern.algorithms.agents.registry import AGENTS
 
 
 def linear_policy(agent, scale=0.7):
@@ -228,9 +228,9 @@ def test_every_published_environment_has_a_preset():
         *("humanoidmaze-medium-navigate", "antsoccer-arena-navigate"),
     }
     for name in ("nf_rlbc", "fql", "ifql", "iql", "rebrac"):
-        assert set(PRESETS[name]) == environments
-        assert all(preset.config.observation_normalization == "none" for preset in PRESETS[name].values())
-    flow = PRESETS["nf_rlbc"]["cube-single-play"].config
+        assert set(AGENTS[name].presets) == environments
+        assert all(preset.config.observation_normalization == "none" for preset in AGENTS[name].presets.values())
+    flow = AGENTS["nf_rlbc"].presets["cube-single-play"].config
     assert (flow.blocks, flow.hidden, flow.norm_eps, flow.inverted) == (6, (320, 256), 1e-6, True)
-    assert PRESETS["nf_rlbc"]["antsoccer-arena-navigate"].config.q_aggregation == "mean"
-    assert PRESETS["fql"]["humanoidmaze-medium-navigate"].config.gamma == 0.995
+    assert AGENTS["nf_rlbc"].presets["antsoccer-arena-navigate"].config.q_aggregation == "mean"
+    assert AGENTS["fql"].presets["humanoidmaze-medium-navigate"].config.gamma == 0.995
