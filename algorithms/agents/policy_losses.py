@@ -9,7 +9,7 @@ from nfkern.algorithms.agents.optimization import LossAndInfo
 MAX_WEIGHT = 100.0
 
 
-def advantage_weighted(mean: torch.Tensor, actions: torch.Tensor, advantage: torch.Tensor, alpha: float) -> LossAndInfo:
+def awr_loss(mean: torch.Tensor, actions: torch.Tensor, advantage: torch.Tensor, alpha: float) -> LossAndInfo:
     """Regression on actions, weighted by exp(alpha * advantage).
 
     Args:
@@ -23,7 +23,7 @@ def advantage_weighted(mean: torch.Tensor, actions: torch.Tensor, advantage: tor
     return -(weight * log_prob).mean(), {"advantage": advantage.mean(), "log_prob": log_prob.mean()}
 
 
-def value_climbing(mean: torch.Tensor, actions: torch.Tensor, q: torch.Tensor, alpha: float) -> LossAndInfo:
+def ddpg_bc_loss(mean: torch.Tensor, actions: torch.Tensor, q: torch.Tensor, alpha: float) -> LossAndInfo:
     """DDPG with behavioural cloning: the value of the policy's own actions, and imitation of the data's.
 
     Args:

@@ -12,7 +12,7 @@ from nfkern.algorithms.agents.networks import mlp
 from nfkern.algorithms.agents.offline.base import Transitions
 from nfkern.algorithms.agents.offline.iql import Implicit
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
-from nfkern.algorithms.agents.policy_losses import value_climbing
+from nfkern.algorithms.agents.policy_losses import ddpg_bc_loss
 
 
 @dataclass(frozen=True)
@@ -58,4 +58,4 @@ class GCIQL(Implicit):
         states, actions = transitions.actor_states, transitions.actions
         mean = self.networks["policy"](states)
         q = self._q(states, self._clip(mean), frozen=True).amin(0)
-        return value_climbing(mean, actions, q, self.config.alpha)
+        return ddpg_bc_loss(mean, actions, q, self.config.alpha)

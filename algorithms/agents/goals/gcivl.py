@@ -12,7 +12,7 @@ from nfkern.algorithms.agents.networks import EnsembleMLP
 from nfkern.algorithms.agents.offline.base import CRITICS
 from nfkern.algorithms.agents.offline.iql import expectile_weight
 from nfkern.algorithms.agents.optimization import LossAndInfo, Tensors
-from nfkern.algorithms.agents.policy_losses import advantage_weighted
+from nfkern.algorithms.agents.policy_losses import awr_loss
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class GCIVL(OfflineGCRL):
 
     def _losses(self, batch: Tensors) -> dict[str, LossAndInfo]:
         advantage = self._advantage(batch["observations"], batch["next_observations"], batch["actor_goals"])
-        actor = advantage_weighted(self._policy(batch), batch["actions"], advantage, self.config.alpha)
+        actor = awr_loss(self._policy(batch), batch["actions"], advantage, self.config.alpha)
         return {"value": self._value_loss(batch), "actor": actor}
 
     def _value_loss(self, batch: Tensors) -> LossAndInfo:

@@ -15,7 +15,7 @@ from nfkern.algorithms.agents.goals.gcivl import GCIVL, GCIVLConfig
 from nfkern.algorithms.agents.networks import EnsembleMLP, mlp
 from nfkern.algorithms.agents.offline.base import CRITICS
 from nfkern.algorithms.agents.optimization import LossAndInfo, Tensors
-from nfkern.algorithms.agents.policy_losses import advantage_weighted
+from nfkern.algorithms.agents.policy_losses import awr_loss
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class HIQL(GCIVL):
         advantage = self._advantage(here, batch["next_observations"], subgoals)
         with torch.no_grad():
             seen = self._pair(here, subgoals)
-        return advantage_weighted(self.networks["policy"](seen), batch["actions"], advantage, self.config.alpha)
+        return awr_loss(self.networks["policy"](seen), batch["actions"], advantage, self.config.alpha)
 
     def _high_actor_loss(self, batch: Tensors) -> LossAndInfo:
         """The data's subgoals, weighted by how much nearer to the goal they are."""
@@ -97,7 +97,7 @@ class HIQL(GCIVL):
         mean = self.networks["high_policy"](torch.cat([here, goals], 1))
         with torch.no_grad():
             representation = self._represent(here, subgoals)
-        return advantage_weighted(mean, representation, advantage, self.config.high_alpha)
+        return awr_loss(mean, representation, advantage, self.config.high_alpha)
 
     def _pair(self, observations: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
         return torch.cat([observations, self._represent(observations, goals)], 1)

@@ -14,7 +14,7 @@ from nfkern.algorithms.agents.goals.base import OfflineGCRL, OfflineGCRLConfig, 
 from nfkern.algorithms.agents.networks import EnsembleMLP
 from nfkern.algorithms.agents.offline.base import CRITICS
 from nfkern.algorithms.agents.optimization import LossAndInfo, Tensors
-from nfkern.algorithms.agents.policy_losses import value_climbing
+from nfkern.algorithms.agents.policy_losses import ddpg_bc_loss
 from nfkern.algorithms.data import GoalSampling
 
 
@@ -89,4 +89,4 @@ class OfflineCRL(OfflineGCRL):
         with torch.no_grad():
             goals = self.networks["goal_encoder"](batch["actor_goals"])
         q = (encoded * goals).sum(-1).amin(0) / math.sqrt(self.config.representation)
-        return value_climbing(mean, batch["actions"], q, self.config.alpha)
+        return ddpg_bc_loss(mean, batch["actions"], q, self.config.alpha)

@@ -13,7 +13,7 @@ from nfkern.algorithms.agents.goals.base import OfflineGCRL, OfflineGCRLConfig, 
 from nfkern.algorithms.agents.goals.quasimetric import GROUP, IntervalDistance
 from nfkern.algorithms.agents.networks import PositiveNumber, frozen_call, mlp
 from nfkern.algorithms.agents.optimization import LossAndInfo, Tensors
-from nfkern.algorithms.agents.policy_losses import value_climbing
+from nfkern.algorithms.agents.policy_losses import ddpg_bc_loss
 from nfkern.algorithms.data import GoalSampling
 
 # Distances count as large from about so many steps on: there the wish for more of them fades, at this rate a step.
@@ -117,4 +117,4 @@ class QRL(OfflineGCRL):
             goals = self.networks["encoder"](batch["actor_goals"])
         predicted = here + frozen_call(self.networks["dynamics"], torch.cat([here, self._clip(mean)], 1))
         q = -frozen_call(self.networks["distance"], predicted, goals)
-        return value_climbing(mean, batch["actions"], q, self.config.alpha)
+        return ddpg_bc_loss(mean, batch["actions"], q, self.config.alpha)

@@ -11,7 +11,7 @@ from nfkern.algorithms.agents.base import register
 from nfkern.algorithms.agents.networks import mlp
 from nfkern.algorithms.agents.offline.base import OfflineRL, OfflineRLConfig, Transitions, task_presets
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
-from nfkern.algorithms.agents.policy_losses import advantage_weighted
+from nfkern.algorithms.agents.policy_losses import awr_loss
 
 
 @dataclass(frozen=True)
@@ -105,4 +105,4 @@ class IQL(Implicit):
         with torch.no_grad():
             advantage = self._q(states, actions).amin(0) - self._value(states)
         # Of unit variance, as in the source of the settings.
-        return advantage_weighted(self.networks["policy"](states), actions, advantage, self.config.alpha)
+        return awr_loss(self.networks["policy"](states), actions, advantage, self.config.alpha)
