@@ -92,7 +92,7 @@ class Agent(nn.Module, ABC):
         Args:
             config: its settings.
             example_batch: `observations` (batch, history * observation_size), `actions` (batch, chunk * action_size),
-                and `goals` (batch, goal_size) where goals are no observations.
+                and `goals` (batch, goal_size) if goals are no observations.
             statistics: those of the training data; may be left out if nothing is normalised.
 
         Raises:

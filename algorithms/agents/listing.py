@@ -1,4 +1,4 @@
-"""Names and summaries of the agents, read from their files: importing those takes seconds, for they import torch."""
+"""Names and summaries of the agents, read from their files: importing the agents would load torch, which is slow."""
 
 import re
 from pathlib import Path

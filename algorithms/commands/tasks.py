@@ -15,19 +15,19 @@ NUMBERS = range(1, 6)
 
 @dataclass(frozen=True)
 class Task:
-    """One of the 82.
+    """One of the 82 tasks.
 
     Attributes:
-        name: unique.
-        setting: of the paper's experiments.
-        algorithm: the paper's.
-        environment: a name for `nfkern train --env-name`, or None where the environment is not part of the package.
-        goal: its number within a goal-conditioned environment, from 1.
-        command: trains it with the paper's settings.
+        name: unique name.
+        setting: part of the paper's experiments.
+        algorithm: the paper's algorithm for it.
+        environment: a name for `nfkern train --env-name`, or None if the package lacks the environment.
+        goal: number of the goal within a goal-conditioned environment, from 1.
+        command: command that trains the algorithm with the paper's settings.
         published: the algorithm's score in per cent.
-        published_alone: whether that is this task's own; else it is the mean over its environment's tasks.
-        rivals: published scores of others, means over the environment's tasks.
-        rival_commands: train those of them that the package has, with the settings of the scores' source.
+        published_alone: whether that score is for this task alone, rather than the mean over its environment's tasks.
+        rivals: published scores of other algorithms, means over the environment's tasks.
+        rival_commands: commands for the rivals that the package has, with the settings of the scores' source.
         source: of all scores.
     """
 
@@ -45,7 +45,7 @@ class Task:
 
 
 def tasks() -> list[Task]:
-    """All 82, setting by setting."""
+    """Return all 82 tasks, setting by setting."""
     found = []
     for name, scores in IMITATION.items():
         environment = find_preset("nf_bc", name).env_name
@@ -117,12 +117,12 @@ class Tasks:
     """List the paper's 82 tasks: how each is trained, and the published scores (per cent)."""
 
     setting: Setting | None = None
-    """Only those of one setting."""
+    """List only the tasks of one setting."""
     json: bool = False
-    """As JSON, one array of objects."""
+    """Print JSON, one array of objects."""
 
     def run(self) -> int:
-        """Print; 0."""
+        """Print the tasks; return 0."""
         chosen = [task for task in tasks() if self.setting in (None, task.setting)]
         if self.json:
             json.dump([asdict(task) for task in chosen], sys.stdout, indent=1)

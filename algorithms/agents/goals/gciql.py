@@ -1,4 +1,4 @@
-"""GCIQL: goal-conditioned implicit Q-learning, with a Gaussian policy that climbs the critics."""
+"""GCIQL: goal-conditioned implicit Q-learning, with a Gaussian policy that maximises the critics' value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class GCIQLConfig(ImplicitGCRLConfig):
     """OGBench's settings for GCIQL; `alpha` and `actor_random_goals` differ between datasets."""
 
     alpha: float = 0.3
-    """Weight of imitation (nats under a unit variance) beside the critics' value, divided by its size."""
+    """Weight of imitation (nats under a unit variance) against the critics' value, divided by its size."""
 
     def _least(self) -> dict[str, float]:
         return super()._least() | {"alpha": 0}

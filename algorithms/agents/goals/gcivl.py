@@ -20,7 +20,7 @@ class GCIVLConfig(ImplicitGCRLConfig):
     """OGBench's settings for GCIVL; `actor_random_goals` differs between datasets."""
 
     alpha: float = 10.0
-    """Inverse temperature of the advantages that weigh actions."""
+    """Inverse temperature of the advantages that weight actions."""
 
     def _least(self) -> dict[str, float]:
         return super()._least() | {"alpha": 0}
@@ -32,7 +32,7 @@ class GCIVLConfig(ImplicitGCRLConfig):
     presets=dataset_presets(GCIVLConfig(), "GCIVL", {"humanoidmaze": {"gamma": 0.995}}),
 )
 class GCIVL(OfflineGCRL):
-    """Two values V(s, g), regressed without critics on the reward and on what their moving averages say of V(s', g).
+    """Two values V(s, g), regressed without critics on the reward plus their moving averages' discounted V(s', g).
 
     Source: Park et al., "OGBench: Benchmarking Offline Goal-Conditioned RL", 2025, https://arxiv.org/abs/2410.20092.
     """
@@ -52,7 +52,7 @@ class GCIVL(OfflineGCRL):
         return {"value": self._value_loss(batch), "actor": actor}
 
     def _value_loss(self, batch: Tensors) -> LossAndInfo:
-        """Expectile regression: the targets alone say on which side of the value they lie, and how the two differ."""
+        """Return the loss of expectile regression; the moving averages alone decide which errors count more."""
         here = self._pair(batch["observations"], batch["goals"])
         with torch.no_grad():
             average = self._average("value")
@@ -64,11 +64,11 @@ class GCIVL(OfflineGCRL):
 
     @torch.no_grad()
     def _advantage(self, observations: torch.Tensor, reached: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
-        """(batch,): how much nearer to its goal the observation reached is, by the mean of both values."""
+        """Return how much nearer to its goal the reached observation is, (batch,), by the mean of both values."""
         after, before = (self.networks["value"](self._pair(each, goals)).mean(0) for each in (reached, observations))
         nearer: torch.Tensor = after - before
         return nearer
 
     def _pair(self, observations: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
-        """What values see."""
+        """Return the input of the values."""
         return torch.cat([observations, goals], 1)

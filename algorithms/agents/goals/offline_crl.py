@@ -1,4 +1,4 @@
-"""Contrastive RL from a dataset; `crl` is the online agent."""
+"""Contrastive RL from a dataset. The agent `crl` learns online."""
 
 import math
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ class OfflineCRLConfig(OfflineGCRLConfig):
     """OGBench's settings for CRL; `alpha` and `actor_random_goals` differ between datasets."""
 
     alpha: float = 0.1
-    """Weight of imitation (nats under a unit variance) beside the critics' value, divided by its size."""
+    """Weight of imitation (nats under a unit variance) against the critics' value, divided by its size."""
     gamma: float = 0.99
     """The critics' goals lie Geometric(1 - gamma) >= 1 steps ahead, clipped to the trajectory's end."""
     representation: int = 512
     """Size of the encodings of [state, action] and of goals."""
 
     def goal_sampling(self) -> GoalSampling:
-        """The critics' goals."""
+        """Return how the critics' goals are drawn."""
         return GoalSampling.geometric(self.gamma)
 
     def _least(self) -> dict[str, float]:
@@ -52,7 +52,7 @@ _BY_FAMILY: dict[str, dict[str, Any]] = {
     presets=dataset_presets(OfflineCRLConfig(), "CRL", _BY_FAMILY),
 )
 class OfflineCRL(OfflineGCRL):
-    """Critics, inner products of encodings, learned by telling a goal that was reached from those of other rows.
+    """Critics that tell the goal that a row reached from those of other rows, by inner products of encodings.
 
     The policy is DDPG with behavioural cloning.
 
@@ -74,13 +74,13 @@ class OfflineCRL(OfflineGCRL):
         return {"critic": self._critic_loss(batch), "actor": self._actor_loss(batch)}
 
     def _critic_loss(self, batch: Tensors) -> LossAndInfo:
-        """Which of the batch's goals was reached from which of its rows: a yes or no for each pair and critic."""
+        """Return the loss of classifying whether a row reached a goal, for all pairs of the batch and all critics."""
         encoded = self.networks["encoder"](torch.cat([batch["observations"], batch["actions"]], 1))
         goals = self.networks["goal_encoder"](batch["goals"])
         logits = encoded @ goals.mT / math.sqrt(self.config.representation)
         own = torch.eye(logits.shape[-1], dtype=logits.dtype, device=logits.device)
         loss = binary_cross_entropy_with_logits(logits, own.expand_as(logits))
-        # No share of right answers: two rows may have one goal, and rounding would decide.
+        # No accuracy: two rows may have the same goal, and rounding would decide which one is right.
         return loss, {"own_logit": logits.diagonal(dim1=1, dim2=2).mean(), "mean_logit": logits.mean()}
 
     def _actor_loss(self, batch: Tensors) -> LossAndInfo:

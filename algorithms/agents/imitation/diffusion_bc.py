@@ -22,13 +22,13 @@ class DiffusionBCConfig(BehavioralCloningConfig):
     warmup_steps: int = 500
     weight_decay: float = 1e-6
     ema_decay: float = 0.999
-    """Act with an exponential moving average of the weights; Diffusion Policy's decay reaches this at step 10,000."""
+    """Decay of the moving average of the weights, which acts; Diffusion Policy's decay reaches this at step 10,000."""
     hidden: tuple[int, ...] = (512, 512, 512, 512)
     """Widths of the noise predictor's hidden layers."""
     diffusion_steps: int = 100
-    """Levels of noise in training, on the squared-cosine schedule."""
+    """Number of noise levels in training, on the squared-cosine schedule."""
     sampler: Literal["ddpm", "ddim"] = "ddpm"
-    """How noise becomes an action: with fresh noise at each step, or without (needs fewer steps)."""
+    """How noise becomes an action: with fresh noise at each step (ddpm), or without (ddim), which needs fewer steps."""
     sampling_steps: int = 100
     """Evaluations of the noise predictor per action; at most diffusion_steps."""
 

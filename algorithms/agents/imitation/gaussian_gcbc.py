@@ -16,7 +16,7 @@ class GaussianGCBCConfig(GaussianBCConfig):
     """Goals at geometric offsets with this discount; None for OGBench's uniform choice over the trajectory's future."""
 
     def goal_sampling(self) -> GoalSampling:
-        """Later observations of the same trajectory."""
+        """Draw later observations of the same trajectory."""
         return GoalSampling(gamma=self.gamma)
 
 

@@ -21,9 +21,9 @@ class NFBCConfig(BehavioralCloningConfig):
     warmup_steps: int = 500
     weight_decay: float = 1e-6
     flow: Literal["coupling", "causal"] = "coupling"
-    """A coupling flow over all actions of a chunk at once, or a causal one over them in turn."""
+    """A coupling flow over all actions of a chunk at once, or a causal flow over one after the other."""
     causal_token: Literal["action", "number"] = "action"
-    """What a causal flow takes in turn: the actions of a chunk, or every number of every action."""
+    """Token of a causal flow: an action of the chunk, or a single number of an action."""
     blocks: int = 12
     """Coupling blocks."""
     hidden: tuple[int, int] = (512, 512)
@@ -31,19 +31,19 @@ class NFBCConfig(BehavioralCloningConfig):
     norm_eps: float = 1e-5
     """Epsilon of the conditioners' LayerNorm."""
     causal_blocks: int = 4
-    """Blocks of a causal flow."""
+    """Number of blocks of a causal flow."""
     causal_layers: int = 2
     """Transformer layers of each of its blocks."""
     causal_width: int = 256
     """Width of its transformers."""
     causal_context: Literal["prefix", "add"] = "prefix"
-    """Whether the encoding comes before its first action or is added to every one, as published for class labels."""
+    """How a causal flow sees the encoding: before its first token, or added to every token as published for labels."""
     representation: int = 256
     """Size of the encoding that conditions the flow."""
     encoder_width: int = 512
     """Hidden width of the encoder's four layers."""
     noise_std: float = 0.1
-    """Standard deviation of the noise added to (normalised) actions in training, and removed again when acting."""
+    """Standard deviation of the noise added to normalised actions in training; denoise removes it when acting."""
     denoise: bool = True
     """Act with one denoising step, action + noise_std^2 grad log p(action)."""
 
@@ -52,7 +52,7 @@ class NFBCConfig(BehavioralCloningConfig):
         return least | {"causal_blocks": 1, "causal_layers": 1, "causal_width": 1}
 
 
-# Chunks keep a policy on the way that it has chosen.
+# Chunks keep a policy on the path that it has chosen.
 _SCRIPTED = NFBCConfig(
     steps=5000,
     learning_rate=1e-3,

@@ -11,7 +11,7 @@ from nfkern.algorithms.published import CONDITIONAL
 
 @dataclass(frozen=True)
 class NFGCBCConfig(GeometricGoals, NFBCConfig):
-    """The paper's settings for NF-GCBC (its JAX code; gamma 0.97 as in its README, 0.99 in its Table 4 for two)."""
+    """The paper's settings for NF-GCBC: its JAX code, with gamma 0.97 as in its README (Table 4 has 0.99 for two)."""
 
     blocks: int = 6
     hidden: tuple[int, int] = (256, 256)

@@ -1,4 +1,4 @@
-"""Diffusion Q-learning: a diffusion policy that also maximises the critics' value of its samples."""
+"""Diffusion Q-learning: a diffusion policy that also maximises the value of its samples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class DiffusionQLConfig(PolicyValueConfig):
 
     q_aggregation: Literal["min", "mean"] = "min"
     value_weight: float = 1.0
-    """Weight of the critics' value, divided by its size, beside the diffusion's loss."""
+    """Weight of the critics' value, divided by its size, against the diffusion's loss."""
     diffusion_steps: int = 5
-    """Levels of noise, and steps from noise to an action."""
+    """Number of noise levels, and of steps from noise to an action."""
     hidden: tuple[int, ...] = (512, 512, 512, 512)
     """Widths of the noise predictor's hidden layers."""
 
@@ -41,10 +41,10 @@ class DiffusionQLConfig(PolicyValueConfig):
     },
 )
 class DiffusionQL(OfflineRL):
-    """Gradients of the value flow through all steps of sampling, which are those of DDIM.
+    """A diffusion policy; gradients of the value flow through all DDIM steps of sampling.
 
     Source: Wang, Hunt and Zhou, "Diffusion Policies as an Expressive Policy Class for Offline RL", 2023,
-    https://arxiv.org/abs/2208.06193, of which this is a lean form: the original samples with fresh noise on the
+    https://arxiv.org/abs/2208.06193. This is a lean form: the original samples with fresh noise on the
     variance-preserving schedule, takes the target's actions from averaged weights, maximises one critic at random, and
     acts with the best of many samples.
     """

@@ -1,4 +1,4 @@
-"""FQL: flow Q-learning, with a one-step policy distilled from a flow-matching one."""
+"""FQL: flow Q-learning, with a one-step policy distilled from a flow-matching policy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class FQLConfig(PolicyValueConfig):
     """FQL's settings; `alpha` differs between environments."""
 
     alpha: float = 10.0
-    """Weight of distillation beside the critics' value."""
+    """Weight of distillation against the critics' value."""
     hidden: tuple[int, ...] = (512, 512, 512, 512)
     """Widths of the hidden layers of the velocity field and of the one-step policy."""
     flow_steps: int = 10
-    """Euler steps of the policy that is distilled."""
+    """Euler steps of the distilled policy."""
 
     def _least(self) -> dict[str, float]:
         return super()._least() | {"alpha": 0, "flow_steps": 1}

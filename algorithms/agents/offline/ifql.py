@@ -21,7 +21,7 @@ class IFQLConfig(ImplicitConfig):
     flow_steps: int = 10
     """Euler steps from noise to an action."""
     candidates: int = 32
-    """Actions sampled for each decision, of which the critics choose."""
+    """Number of actions sampled for a decision; the critics choose one."""
 
     def _least(self) -> dict[str, float]:
         return super()._least() | {"flow_steps": 1, "candidates": 1}
@@ -42,7 +42,7 @@ _PRESETS = task_presets(IFQLConfig(), _SOURCE, _BY_ENVIRONMENT)
     presets=_PRESETS,
 )
 class IFQL(Implicit):
-    """A flow-matching policy of the data; acts with the sample that the critics value most.
+    """A flow-matching policy of the data that acts with the sample of the highest value.
 
     The flow's counterpart of IDQL (https://arxiv.org/abs/2304.10573), as in Park, Li and Levine, "Flow Q-Learning",
     2025, https://arxiv.org/abs/2502.02538.
