@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import nfkern
-from nfkern.algorithms.agents.base import AgentConfig
+from nfkern.algorithms.agents.config import AgentConfig
 from nfkern.algorithms.runs.folder import checkpoints, read_header
 from nfkern.algorithms.runs.settings import CommonSettings
 from nfkern.checkpoint import write_json

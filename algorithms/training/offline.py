@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from nfkern.algorithms.agents.base import Agent, AgentConfig
+from nfkern.algorithms.agents.base import Agent
+from nfkern.algorithms.agents.config import AgentConfig
 from nfkern.algorithms.agents.optimization import Info
 from nfkern.algorithms.agents.registry import AGENTS, load_agent
 from nfkern.algorithms.data import BatchSampler, DeviceBatchSampler, DeviceDataset, TransitionDataset

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nfkern.algorithms.agents.base import Agent
-from nfkern.algorithms.agents.presets import find_preset
-from nfkern.algorithms.agents.registry import load_agent
+from nfkern.algorithms.agents.registry import find_preset, load_agent
 from nfkern.algorithms.runs.folder import checkpoints, latest_checkpoint
 from nfkern.algorithms.runs.settings import CommonSettings, RunSettings
 from nfkern.errors import UserError

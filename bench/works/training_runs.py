@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nfkern.algorithms.agents.base import AgentConfig
+from nfkern.algorithms.agents.config import AgentConfig
 from nfkern.algorithms.agents.registry import AGENTS
 from nfkern.algorithms.data import TransitionDataset
 from nfkern.algorithms.runs.settings import RunSettings

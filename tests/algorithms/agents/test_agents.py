@@ -10,7 +10,6 @@ import pytest
 import torch
 from support.small_agents import IMITATORS, OFFLINE, SMALL, act, make_agent, make_batch
 
-from nfkern.algorithms.agents.presets import PRESETS
 from nfkern.algorithms.agents.registry import AGENTS, load_agent, save_agent
 from nfkern.algorithms.data import ColumnStatistics, DatasetStatistics, GoalSampling
 from nfkern.algorithms.runs.folder import load_checkpoint, save_checkpoint
@@ -261,16 +260,16 @@ def test_damaged_agents_are_named(tmp_path):
 
 
 def test_presets_are_the_papers():
-    paper = PRESETS["nf_gcbc"]["paper"].config
+    paper = AGENTS["nf_gcbc"].presets["paper"].config
     assert (paper.blocks, paper.hidden, paper.norm_eps) == (6, (320, 256), 1e-6)
     assert (paper.representation, paper.encoder_width, paper.noise_std, paper.gamma) == (64, 512, 0.1, 0.97)
     assert (paper.learning_rate, paper.final_learning_rate, paper.warmup_steps) == (3e-4, 1e-6, 500)
     assert (paper.weight_decay, paper.batch_size, paper.steps) == (1e-6, 256, 1_000_000)
     assert paper.observation_normalization == paper.action_normalization == "none"
-    assert PRESETS["gaussian_gcbc"]["ogbench"].config.batch_size == 1024
-    for algorithm, presets in PRESETS.items():
-        for preset in presets.values():
-            assert type(preset.config) is AGENTS[algorithm].config_class
+    assert AGENTS["gaussian_gcbc"].presets["ogbench"].config.batch_size == 1024
+    for agent in AGENTS.values():
+        for preset in agent.presets.values():
+            assert type(preset.config) is agent.config_class
             assert preset.source
 
 
