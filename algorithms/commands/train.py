@@ -10,10 +10,10 @@ import tyro
 from nfkern.algorithms.agents.base import Agent
 from nfkern.algorithms.agents.online.base import OnlineGCRL
 from nfkern.algorithms.agents.registry import AGENTS, find_preset
-from nfkern.algorithms.runs.metrics import newest_success
 from nfkern.algorithms.runs.settings import OnlineSettings, RunSettings
 from nfkern.algorithms.training.data_parallel import is_first
-from nfkern.algorithms.training.offline import Interrupted, train
+from nfkern.algorithms.training.loop import Interrupted
+from nfkern.algorithms.training.offline import train
 from nfkern.errors import UserError
 
 
@@ -60,10 +60,11 @@ class TrainCommand:
             print("interrupted. The same command with --resume continues from the newest checkpoint.", file=sys.stderr)
             return 130
         if is_first():
-            for path in self.settings.run_dirs(self.algorithm).values():
-                if (outcome := newest_success(path)) is not None:
-                    print(f"{path}: {outcome}", file=sys.stderr)
-            print(*self.settings.run_dirs(self.algorithm).values(), sep="\n")
+            runs = self.settings.runs(self.algorithm).values()
+            for run in runs:
+                if (outcome := run.newest_success()) is not None:
+                    print(f"{run.path}: {outcome}", file=sys.stderr)
+            print(*(run.path for run in runs), sep="\n")
         return 0
 
 

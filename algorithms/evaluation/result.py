@@ -1,4 +1,4 @@
-"""What an evaluation was asked for and what came out, as dataclasses that go to JSON, CSV and npz and back."""
+"""The settings and the result of an evaluation, as dataclasses with conversions from and to JSON, CSV and npz."""
 
 import csv
 import dataclasses
@@ -65,7 +65,7 @@ class EvaluationSettings:
 
     @property
     def starts(self) -> str:
-        """What decides which episodes are played, as text: equal for evaluations that can be compared one by one."""
+        """Return the settings that decide starts and goals, as text: equal where episodes can be compared singly."""
         return json.dumps(dataclasses.replace(self, label="", record=None, block_size=1).to_dict(), sort_keys=True)
 
     def blocks(self) -> list[Block]:
@@ -121,7 +121,7 @@ class TaskSummary:
     mean_return: float
     mean_length: float
     mean_score: float | None
-    """Of tasks with stages: the mean share that was done when the episode ended."""
+    """The mean share of a task with stages that was done when the episode ended; None without stages."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class EvaluationResult:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """From `to_dict`'s result; what is derived is derived again.
+        """From `to_dict`'s result; derived values are computed again.
 
         Raises:
             ValueError: not an evaluation, or one of another format.
@@ -217,7 +217,7 @@ class EvaluationResult:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             UserError: no such file, or not an evaluation.
@@ -259,7 +259,7 @@ class EvaluationResult:
 
 
 def stack_outcomes(results: Sequence[EvaluationResult]) -> np.ndarray:
-    """Successes of evaluations on the same starts, for `success_interval` and `paired_comparison`.
+    """Return the successes of evaluations on the same starts, for `success_interval` and `paired_comparison`.
 
     Args:
         results: of one algorithm's training seeds, for instance.

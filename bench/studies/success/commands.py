@@ -15,7 +15,7 @@ from nfkern.algorithms.data import DEFAULT_DATASET_DIR, TransitionDataset
 from nfkern.algorithms.data.manifest import DatasetFiles, Manifest
 from nfkern.algorithms.data.recipes import data_name
 from nfkern.algorithms.envs import imitation
-from nfkern.algorithms.training.offline import Interrupted
+from nfkern.algorithms.training.loop import Interrupted
 from nfkern.bench.core.environment import Environment, current_environment
 from nfkern.bench.core.files import check_writable
 from nfkern.bench.studies.checks import (

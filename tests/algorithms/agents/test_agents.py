@@ -12,7 +12,7 @@ from support.small_agents import IMITATORS, OFFLINE, SMALL, act, make_agent, mak
 
 from nfkern.algorithms.agents.registry import AGENTS, load_agent, save_agent
 from nfkern.algorithms.data import ColumnStatistics, DatasetStatistics, GoalSampling
-from nfkern.algorithms.runs.folder import load_checkpoint, save_checkpoint
+from nfkern.algorithms.runs.run import Run
 
 every_imitator = pytest.mark.parametrize("name", [*IMITATORS, "nf_bc_causal", "nf_gcbc_causal"])
 every_agent = pytest.mark.parametrize("name", [*IMITATORS, *OFFLINE, "nf_bc_causal", "nf_gcbc_causal"])
@@ -69,11 +69,12 @@ def test_a_checkpoint_continues_exactly(name, tmp_path):
     batches = [make_batch(agent.config, seed=i) for i in range(12)]
     for batch in batches[:6]:
         agent.update(batch)
-    save_checkpoint(tmp_path, 6, agent, {"train": {"at": 6}})
+    Run(tmp_path).save_checkpoint(6, agent, {"train": {"at": 6}})
     straight = [agent.update(batch)["actor/loss"].item() for batch in batches[6:]]
     torch.manual_seed(123)
-    restored, step, states = load_checkpoint(tmp_path / "checkpoints" / "00000006", torch.device("cpu"))
-    assert (step, states) == (6, {"train": {"at": 6}})
+    checkpoint = Run(tmp_path).checkpoints()[-1]
+    restored, states = checkpoint.restore(torch.device("cpu"))
+    assert (checkpoint.step, states) == (6, {"train": {"at": 6}})
     assert [restored.update(batch)["actor/loss"].item() for batch in batches[6:]] == straight
     for mine, theirs in zip(agent.state_dict().values(), restored.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)

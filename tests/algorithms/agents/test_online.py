@@ -12,7 +12,7 @@ from support.plane import EPISODE, Plane
 from nfkern.algorithms.agents.online.base import OnlineGCRL
 from nfkern.algorithms.agents.online.nf_ugs import TABLES_FROM
 from nfkern.algorithms.agents.registry import AGENTS, load_agent, save_agent
-from nfkern.algorithms.training.online import Rounds
+from nfkern.algorithms.training.collector import Collector
 
 SMALL = {"width": 16, "layers": 2, "representation": 4, "batch_size": 32, "unroll_length": 7, "prefill_length": 15}
 SMALL |= {"num_envs": 6, "updates_per_unroll": 5, "buffer_length": 200, "candidates": 12, "steps": 50}
@@ -187,7 +187,7 @@ def test_learning_rates_and_weight_decay_of_the_paper():
 @every_agent
 def test_rounds_keep_what_was_lived(name):
     agent, _ = make(name)
-    rounds = Rounds(agent, Plane(6), seed=3)
+    rounds = Collector(agent, Plane(6), seed=3)
     rounds.prefill()
     assert (rounds.env_steps, len(rounds.buffer)) == (15 * 6, 15)
     goals = rounds.unroll()
@@ -208,8 +208,8 @@ def test_rounds_keep_what_was_lived(name):
 @every_agent
 def test_acting_while_learning_is_a_copys_and_one_round_behind(name):
     agent, _ = make(name)
-    rounds = Rounds(agent, Plane(6), seed=3)
-    other = Rounds(make(name)[0], Plane(6), seed=3)
+    rounds = Collector(agent, Plane(6), seed=3)
+    other = Collector(make(name)[0], Plane(6), seed=3)
     for each in (rounds, other):
         each.prefill()
     with rounds.unrolling() as goals:
@@ -244,7 +244,7 @@ def test_the_wrapper_in_the_docs_can_be_learned_in():
     names = {}
     exec(compile(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], "nf-ugs.md", "exec"), names)
     wrapped = names["OnGPU"](Simulator(6), 6, 3, 2)
-    with Rounds(make("crl")[0], wrapped, seed=3) as rounds, Rounds(make("crl")[0], Plane(6), seed=3) as plain:
+    with Collector(make("crl")[0], wrapped, seed=3) as rounds, Collector(make("crl")[0], Plane(6), seed=3) as plain:
         for each in (rounds, plain):
             each.prefill()
             each.unroll()
@@ -255,7 +255,7 @@ def test_the_wrapper_in_the_docs_can_be_learned_in():
 def test_what_goes_wrong_while_acting_is_told():
     agent, _ = make("crl")
     plane = Plane(6)
-    rounds = Rounds(agent, plane, seed=3)
+    rounds = Collector(agent, plane, seed=3)
     rounds.prefill()
     plane.step = lambda actions: 1 / 0
     with pytest.raises(ZeroDivisionError), rounds.unrolling():
@@ -267,7 +267,7 @@ def test_rounds_repeat(name):
     states = []
     for _ in range(2):
         agent, _ = make(name)
-        rounds = Rounds(agent, Plane(6), seed=3)
+        rounds = Collector(agent, Plane(6), seed=3)
         rounds.prefill()
         for _ in range(3):
             rounds.unroll()
@@ -289,7 +289,7 @@ def test_saved_agents_act_alike(name, tmp_path):
 @pytest.mark.slow
 def test_nf_ugs_learns_to_reach_goals_on_a_plane():
     agent, _ = make("nf_ugs", width=64, steps=2000, learning_rate=1e-3, critic_learning_rate=1e-3, batch_size=128)
-    rounds = Rounds(agent, Plane(16), seed=0)
+    rounds = Collector(agent, Plane(16), seed=0)
     rounds.prefill()
     for _ in range(60):
         rounds.unroll()

@@ -12,7 +12,7 @@ from support.dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from support.evaluation_policies import cut_episodes
 
 from nfkern.algorithms.evaluation import evaluate as evaluation
-from nfkern.algorithms.runs.folder import checkpoints
+from nfkern.algorithms.runs.run import Run
 from nfkern.algorithms.training.learner import Learner
 from nfkern.bench.core.timing import SMOKE
 from nfkern.bench.studies.success import commands, records, study
@@ -81,7 +81,9 @@ def test_every_policy_is_trained_evaluated_and_timed(tmp_path, options, capsys):
     assert found.datasets[POINT_MAZE].transitions == 1000
     runs = tmp_path / "success.runs" / POINT_MAZE
     # What the other policy of a training is evaluated from is kept, and nothing else.
-    kept = {name: [path.name for path in checkpoints(runs / name / "seed-0")] for name in ("nf", "flow_matching")}
+    kept = {
+        name: [each.path.name for each in Run(runs / name / "seed-0").checkpoints()] for name in ("nf", "flow_matching")
+    }
     assert kept == {"nf": ["00000004"], "flow_matching": ["00000002", "00000004"]}
     assert f"3 trainings and 9 evaluations in {out}" in capsys.readouterr().out
 
@@ -252,9 +254,9 @@ def test_trainings_share_a_recipe_and_are_of_their_own_or_one_size(name):
 
 
 def test_speed_is_the_median_of_the_log_and_seconds_their_sum(tmp_path):
-    log = tmp_path / "train.csv"
-    log.write_text("step,time/steps_per_second,time/seconds\n10,5.0,2.0\n20,10.0,9.0\n25,10.0,9.5\n")
-    assert study.speed(log) == (10.0, pytest.approx(2 + 1 + 0.5))
+    rows = "10,5.0,2.0\n20,10.0,9.0\n25,10.0,9.5\n"
+    (tmp_path / "train.csv").write_text(f"step,time/steps_per_second,time/seconds\n{rows}")
+    assert study.speed(Run(tmp_path)) == (10.0, pytest.approx(2 + 1 + 0.5))
 
 
 @pytest.mark.exhaustive(part="commands")
@@ -264,7 +266,7 @@ def test_the_command_survives_control_c(tmp_path, point_maze_dir):  # noqa: F811
     command = [sys.executable, "-m", "nfkern", "bench", "success", "--out", str(out), *options]
     command += ["--dataset-dir", str(point_maze_dir)]
     # Files of a training that has begun, and of its last evaluation; neither has come far then.
-    for begun in ("train.csv", "evaluations/00000002-0-*.partial.jsonl"):
+    for begun in ("train.csv", "evaluations/00000002-0-*.progress.jsonl"):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         with process:
             deadline = time.monotonic() + 300

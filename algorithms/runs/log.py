@@ -1,4 +1,4 @@
-"""Where a run's numbers go: CSV files always, TensorBoard where it is installed, Weights & Biases on request."""
+"""The logs of a run: CSV files always, TensorBoard where it is installed, Weights & Biases on request."""
 
 import csv
 import hashlib
@@ -7,23 +7,27 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nfkern.checkpoint import read_json
+from nfkern.algorithms.runs.run import Run
+from nfkern.algorithms.runs.settings import CommonSettings
 
 if TYPE_CHECKING:
     from nfkern.algorithms.evaluation.result import EvaluationResult
-    from nfkern.algorithms.runs.settings import CommonSettings
 
 
 class MetricLog:
-    """The logs of one run: train.csv, eval.csv, tensorboard/."""
+    """The logs of one run: train.csv, eval.csv, tensorboard/.
 
-    def __init__(self, run_dir: Path, resume_step: int, settings: "CommonSettings") -> None:
+    Attributes:
+        run: the run.
+    """
+
+    def __init__(self, run: Run, resume_step: int, settings: CommonSettings) -> None:
         """Open the logs and drop what lies beyond the step resumed from."""
-        self._run_dir = run_dir
-        # First, for it may fail: no network, no account.
-        self._wandb = _wandb(run_dir, settings) if settings.track else None
-        self._csv = CsvLog(run_dir / "train.csv", resume_step)
-        self._tensorboard = _tensorboard(run_dir / "tensorboard", resume_step)
+        self.run = run
+        # Tracking comes first because it may fail: no network, no account.
+        self._wandb = _wandb(run, settings) if settings.track else None
+        self._csv = CsvLog(run.path / "train.csv", resume_step)
+        self._tensorboard = _tensorboard(run.path / "tensorboard", resume_step)
         self._settings = settings
         self._write_evaluations()
 
@@ -43,24 +47,23 @@ class MetricLog:
         self._elsewhere(step, {name: value for name, value in row.items() if name != "step"})
 
     def _write_evaluations(self) -> list[dict[str, Any]]:
-        """Write eval.csv anew from the evaluations' files: one row a step, and never another's numbers."""
+        """Write eval.csv anew from the evaluations' files, one row for each step; return the rows."""
         rows = [_evaluation_row(path, result) for path, result in self._own_evaluations()]
         if rows:
             fields = dict.fromkeys(name for row in rows for name in row)
-            write_rows(self._run_dir / "eval.csv", rows, list(fields))
+            write_rows(self.run.path / "eval.csv", rows, list(fields))
         return rows
 
     def _own_evaluations(self) -> "list[tuple[Path, EvaluationResult]]":
-        """Of each step, the evaluation that training asks for; where it asked for another number then, the largest."""
-        if not (self._run_dir / "evaluations").is_dir():
+        """Return each step's evaluation with the settings of training; of other numbers of episodes, the largest."""
+        if not (self.run.path / "evaluations").is_dir():
             return []
         # Only now, for training without evaluations needs no simulator.
         from nfkern.algorithms.evaluation.result import EvaluationResult
-        from nfkern.algorithms.runs.evaluations import evaluation_files
 
         settings = self._settings
         best: dict[int, tuple[tuple[bool, int], Path, EvaluationResult]] = {}
-        for path in evaluation_files(self._run_dir):
+        for path in self.run.evaluations.files():
             result = EvaluationResult.load(path)
             found, step = result.settings, int(path.name.split("-")[0])
             if found.seed != settings.eval_seed or found.max_episode_steps is not None:
@@ -121,22 +124,6 @@ class CsvLog:
             writer.writerow(row)
 
 
-def newest_success(run_dir: Path) -> str | None:
-    """The last row of eval.csv in words; None without one."""
-    path = run_dir / "eval.csv"
-    if not path.exists():
-        return None
-    with open(path, newline="") as file:
-        *_, row = csv.DictReader(file)
-    words = [
-        f"{name} {float(row[f'evaluation/{name}']):.1%}" for name in ("success", "score") if f"evaluation/{name}" in row
-    ]
-    # Of an environment that knows no success, the return says all.
-    if value := row.get("evaluation/return"):
-        words.append(f"return {float(value):.4g}")
-    return f"{', '.join(words)} at step {row['step']}"
-
-
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], fields: list[str]) -> None:
     """Write a CSV file in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -167,13 +154,12 @@ def _tensorboard(folder: Path, resume_step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
 
 
-def _wandb(run_dir: Path, settings: "CommonSettings") -> Any:
+def _wandb(run: Run, settings: CommonSettings) -> Any:
     import wandb
 
-    header = read_json(run_dir / "config.json")
-    name = f"{header['algorithm']} {header['env_name']} seed {header['seed']}"
+    name = f"{run.algorithm} {run.env_name} seed {run.seed}"
     # The same id whenever the run is resumed.
-    run_id = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:16]
+    run_id = hashlib.sha256(str(run.path.resolve()).encode()).hexdigest()[:16]
     return wandb.init(
-        project=settings.wandb_project, name=name, id=run_id, config=header, dir=str(run_dir), resume="allow"
+        project=settings.wandb_project, name=name, id=run_id, config=run.header, dir=str(run.path), resume="allow"
     )
