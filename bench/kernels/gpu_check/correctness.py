@@ -33,6 +33,7 @@ from nfkern.bench.kernels.gpu_check.problems import (
     Tensors,
     matmul_precision,
 )
+from nfkern.kernels.coupling.parameters import Settings
 
 EPSILON: dict[Arithmetic, float] = {
     "ieee": gate.EPSILON["fp32"],
@@ -178,7 +179,7 @@ def check_addresses(rows: int, part: int, maps: Maps, device: torch.device) -> I
     small = Problem(case, 1, 1).inputs(device)
     x, grad = torch.randn(2, rows, case.features, device=device)
     term = torch.randn(rows, case.blocks, 2, case.hidden[0], device=device)
-    grad_log_det, settings = torch.randn(rows, device=device), (small.parameters, case.norm_eps, None, None)
+    grad_log_det, settings = torch.randn(rows, device=device), (small.parameters, Settings(case.norm_eps, None, None))
 
     def run(chosen: slice) -> Iterator[tuple[str, torch.Tensor]]:
         args = (term[chosen], small.mixing, small.mixing_log_det)
