@@ -37,8 +37,8 @@ def ops(suffix: str = "") -> Maps:
         op = getattr(torch.ops.nfkern, f"coupling_{name}{suffix}").default
 
         def call(*args: Any) -> Tensors:
-            # A schema is flat: the parameters are spread out in their place.
-            flat = [part for arg in args for part in (arg if isinstance(arg, CouplingParameters) else (arg,))]
+            # A schema is flat: parameters and settings are spread out in their place.
+            flat = [part for arg in args for part in (arg if isinstance(arg, tuple) else (arg,))]
             results: Tensors = op(*flat)
             return results
 

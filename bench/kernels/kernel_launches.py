@@ -18,8 +18,9 @@ from nfkern.kernels import CausalParameters, CouplingParameters
 from nfkern.kernels.affine import triton_launch as causal_affine
 from nfkern.kernels.base import triton_launch as base
 from nfkern.kernels.causal import triton_launch as causal
-from nfkern.kernels.causal.reference import Settings
+from nfkern.kernels.causal.reference import Settings as CausalSettings
 from nfkern.kernels.coupling import triton_derivatives, triton_launch
+from nfkern.kernels.coupling.parameters import Settings
 from nfkern.kernels.coupling.triton_launch import Arithmetic
 from nfkern.kernels.dispatch.triton_backend import recording
 from nfkern.kernels.plu import triton_launch as plu
@@ -141,7 +142,7 @@ def _run_everything(case: FlowCase, arithmetic: Arithmetic, rows: int, bound: fl
         new(blocks, 2, width2), new(blocks, 2, width2), new(blocks, 2, width2), new(blocks, 2, moved, width2),
         new(blocks, 2, moved),
     )  # fmt: skip
-    settings = (parameters, case.norm_eps, bound, torch.bfloat16 if arithmetic == "half" else None)
+    settings = (parameters, Settings(case.norm_eps, bound, torch.bfloat16 if arithmetic == "half" else None))
     triton_launch.to_latent(x, term, matrices, one, *settings)
     triton_launch.to_data(x, term, matrices, one, *settings)
     triton_derivatives.to_data_with_score(x, term, matrices, matrices, one, *settings)
@@ -164,7 +165,7 @@ def _run_causal(case: CausalCase, arithmetic: Arithmetic, rows: int) -> None:
         torch.empty(shape, device="meta") for shape in ((rows, case.tokens, case.features), (rows, 2, case.width), rows)
     )
     for prefix, bound in ((False, None), (True, 2.0)):
-        settings = Settings(flow.heads, prefix, 1e-5, bound, torch.bfloat16 if arithmetic == "half" else None)
+        settings = CausalSettings(flow.heads, prefix, 1e-5, bound, torch.bfloat16 if arithmetic == "half" else None)
         causal.to_latent(x, term, parameters, settings)
         # All positions start the same; so many are as many keys as a program takes at once.
         short = x[:, :34]

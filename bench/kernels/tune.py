@@ -16,6 +16,7 @@ from nfkern.bench.kernels.kernel_launches import compilations
 from nfkern.bench.kernels.resources import BUDGETS, broken
 from nfkern.errors import UserError
 from nfkern.kernels.coupling import triton_launch
+from nfkern.kernels.coupling.parameters import Settings
 from nfkern.kernels.coupling.triton_launch import LAUNCHES, MANY, Arithmetic, Launch
 
 Table = dict[tuple[str, Arithmetic], tuple[tuple[int, Launch], ...]]
@@ -141,7 +142,7 @@ def _timer(
 ) -> Callable[[Launch], float]:
     """Device seconds of what the kernel does: both maps; of the steps also the derivatives."""
     maps, i = ops(), random_inputs(case, rows, rows, torch.Generator(device).manual_seed(0))
-    settings = (i.parameters, case.norm_eps, None, COMPUTE_DTYPES["bf16" if arithmetic == "half" else "ieee"])
+    settings = (i.parameters, Settings(case.norm_eps, None, COMPUTE_DTYPES["bf16" if arithmetic == "half" else "ieee"]))
 
     def work(x: torch.Tensor) -> Tensors:
         z, _, states, *_ = maps.to_latent(x, i.term, i.mixing, i.mixing_log_det, *settings)

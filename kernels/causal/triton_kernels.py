@@ -16,7 +16,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from nfkern.kernels.coupling.triton_kernels import bounded, groups_of
+from nfkern.kernels.affine import triton_transform as transform
+from nfkern.kernels.coupling.triton_kernels import groups_of
 
 # Argument lists stay together.
 # fmt: off
@@ -196,11 +197,10 @@ def token_kernel(
             )
             log_scale += guidance * (log_scale - log_scale_without)
             shift += guidance * (shift - shift_without)
-        if BOUNDED:
-            log_scale = bounded(log_scale, scale_bound)
-        token = token * tl.exp(log_scale) + shift
+        map = transform.affine_map(log_scale, shift, scale_bound, BOUNDED)
+        token = transform.inverse(map, token)
         before = tl.load(log_det + first + rows, mask=row_mask, other=0.0)
-        tl.store(log_det + first + rows, before + tl.sum(log_scale, 1), mask=row_mask)
+        tl.store(log_det + first + rows, before - tl.sum(transform.log_det(map), 1), mask=row_mask)
         # Every thread has read `hidden` before any writes there.
         tl.debug_barrier()
     if MOVE or not PREFIX:

@@ -12,7 +12,7 @@ import triton
 
 from nfkern.kernels.coupling import triton_backward_kernels, triton_step_kernels
 from nfkern.kernels.coupling.conditioner import parameter_gradients
-from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.coupling.parameters import CouplingParameters, Settings
 from nfkern.kernels.coupling.triton_launch import (
     ForwardChain,
     Hidden,
@@ -45,12 +45,10 @@ def to_data_with_score(
     inverse_mixing: torch.Tensor,
     inverse_log_det: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
 ) -> tuple[torch.Tensor, ...]:
     """Noise to data with the score; see the reference."""
-    p = problem(z, context_term, inverse_mixing, parameters, norm_eps, scale_bound, compute_dtype)
+    p = problem(z, context_term, inverse_mixing, parameters, settings)
     chain = ForwardChain(p, True, seeded(z, 2), seeded(inverse_log_det, 0), save=True)
     blocks, score = p.constants["BLOCKS"], torch.empty_like(chain.result)
     matrices, factors = seeded(mixing, 3), _Factors.none(p)
@@ -133,12 +131,10 @@ def _backward(
     context_term: torch.Tensor,
     mixing: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
     parameter_grads: bool,
 ) -> tuple[torch.Tensor, ...]:
-    p = problem(grad, context_term, mixing, parameters, norm_eps, scale_bound, compute_dtype)
+    p = problem(grad, context_term, mixing, parameters, settings)
     c, states, log_det_grad, flowing = p.constants, seeded(inputs, 3), seeded(grad_log_det, 1), seeded(grad, 2)
     mixed, collected = p.states(), list[tuple[torch.Tensor, ...]]()
     grad1 = p.new(p.seeds, p.rows, c["BLOCKS"], 2, c["WIDTH1"]) if parameter_grads else None

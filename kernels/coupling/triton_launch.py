@@ -10,7 +10,7 @@ import torch
 import triton
 
 from nfkern.kernels.coupling import triton_kernels, triton_step_kernels
-from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.coupling.parameters import CouplingParameters, Settings
 from nfkern.kernels.dispatch.triton_backend import dependent, padded, start
 
 Arithmetic = Literal["ieee", "tf32", "half"]
@@ -176,14 +176,12 @@ def problem(
     context_term: torch.Tensor,
     mixing: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
 ) -> Problem:
     """Sort a call's arguments; `x` is (rows, features), or has seeds in front as everything else then has."""
     term = seeded(context_term, 4)
     features, (width2, width1) = mixing.shape[-1], parameters.hidden_weight.shape[-2:]
-    hidden_dtype = torch.float32 if compute_dtype is None else compute_dtype
+    hidden_dtype, bound = settings.compute_dtype or torch.float32, settings.scale_bound
     single = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
     constants = {
         "BLOCKS": mixing.shape[-3],
@@ -192,7 +190,7 @@ def problem(
         "WIDTH2": width2,
         "KEPT": padded((features + 1) // 2),
         "TRANSFORMED": padded(features // 2),
-        "BOUNDED": scale_bound is not None,
+        "BOUNDED": bound is not None,
     }
     return Problem(
         seeds=term.shape[0],
@@ -203,7 +201,7 @@ def problem(
         folded=_fold(parameters, hidden_dtype),
         arithmetic="half" if hidden_dtype != torch.float32 else single,  # type: ignore[arg-type]
         constants=constants,
-        numbers=(norm_eps, 1.0 if scale_bound is None else scale_bound),
+        numbers=(settings.norm_eps, 1.0 if bound is None else bound),
     )
 
 

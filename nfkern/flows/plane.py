@@ -12,6 +12,7 @@ import torch
 from nfkern.arguments import number
 from nfkern.flows.coupling import CouplingFlow
 from nfkern.kernels import CouplingParameters, coupling
+from nfkern.kernels.affine.transform import AffineMap
 
 __all__ = ["plane_log_prob"]
 
@@ -62,9 +63,9 @@ def _by_tables(flow: CouplingFlow, x: torch.Tensor, context: torch.Tensor | None
             kept * matrix[0, 0] + transformed * matrix[1, 0],
             kept * matrix[0, 1] + transformed * matrix[1, 1],
         )
-        log_scale, shift = _Table(flow, index, term, kept, tolerance).at(kept)
-        log_det -= log_scale
-        transformed = (transformed - shift).mul_(torch.exp(log_scale.neg_()))
+        affine = _Table(flow, index, term, kept, tolerance).at(kept)
+        log_det += affine.log_det()
+        transformed = affine.forward(transformed)
     squares = kept.square_().addcmul_(transformed, transformed)
     return log_det.sub_(squares, alpha=0.5).sub_(math.log(2 * math.pi)).reshape(x.shape[:-1])
 
@@ -81,12 +82,13 @@ class _Table:
         identity = torch.eye(2, dtype=term.dtype, device=term.device).unsqueeze(0)
 
         def values(kept: torch.Tensor) -> torch.Tensor:
-            # A block that does not mix takes (kept, 0) to (kept, -shift e^-log_scale), and has the log-det -log_scale.
+            # A block that does not mix takes (kept, 0) to (kept, what its map makes of 0), and has that map's log-det.
             points = torch.stack([kept, torch.zeros_like(kept)], 1)
             latent, log_det = coupling.to_latent(
                 points, term[:, index : index + 1], identity, log_zero, parameters, **flow._settings
             )
-            return torch.stack([-log_det, -latent[:, 1] * torch.exp(-log_det)], 1)
+            affine = AffineMap.from_zero(latent[:, 1], log_det)
+            return torch.stack([affine.log_scale, affine.shift], 1)
 
         log_zero = term.new_zeros(())
         low, high = (bound.item() for bound in torch.aminmax(numbers))
@@ -111,8 +113,8 @@ class _Table:
         self.per_unit = (size - 1) / width
         self.steps = self.values.diff(dim=0)
 
-    def at(self, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-scale and shift at each number, (points,) each."""
+    def at(self, numbers: torch.Tensor) -> AffineMap:
+        """Return the block's map at each number, (points,)."""
         position = (numbers - self.low).mul_(self.per_unit)
         index = position.to(torch.int32).clamp_(0, len(self.steps) - 1)
         fraction = position.sub_(index)
@@ -120,7 +122,7 @@ class _Table:
             column.index_select(0, index).addcmul_(step.index_select(0, index), fraction)
             for column, step in zip(self.values.t().contiguous(), self.steps.t().contiguous(), strict=True)
         ]
-        return found[0], found[1]
+        return AffineMap(*found)
 
 
 def _check(flow: CouplingFlow, x: torch.Tensor, context: torch.Tensor | None) -> None:

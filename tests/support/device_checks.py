@@ -23,6 +23,7 @@ from nfkern.acting.cuda_graphs import Capture
 from nfkern.bench.core import gate
 from nfkern.bench.core.cases import CASES, CausalCase, FlowCase
 from nfkern.bench.kernels.calls import ARITHMETICS, Arithmetic, Maps, Tensors, matmul_precision
+from nfkern.kernels.coupling.parameters import Settings
 from support.causal_device_problems import CausalProblem
 from support.device_problems import Problem, Results
 
@@ -176,7 +177,7 @@ def check_addresses(rows: int, part: int, maps: Maps, device: torch.device) -> I
     small = Problem(case, 1, 1).inputs(device)
     x, grad = torch.randn(2, rows, case.features, device=device)
     term = torch.randn(rows, case.blocks, 2, case.hidden[0], device=device)
-    grad_log_det, settings = torch.randn(rows, device=device), (small.parameters, case.norm_eps, None, None)
+    grad_log_det, settings = torch.randn(rows, device=device), (small.parameters, Settings(case.norm_eps, None, None))
 
     def run(chosen: slice) -> Iterator[tuple[str, torch.Tensor]]:
         args = (term[chosen], small.mixing, small.mixing_log_det)

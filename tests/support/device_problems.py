@@ -10,6 +10,7 @@ from nfkern.bench.kernels.calls import COMPUTE_DTYPES, Arithmetic, Inputs, Maps,
 from nfkern.kernels import CouplingParameters
 from nfkern.kernels.coupling import reference
 from nfkern.kernels.coupling.conditioner import NEGATIVE_SLOPE, conditioner, expand_context
+from nfkern.kernels.coupling.parameters import Settings
 
 KINK_MARGIN = 2e-5
 """float32 preactivations are off by up to 7e-6 in twelve blocks of `chunked` (measured 2026-11, against float64)."""
@@ -56,7 +57,7 @@ class Problem:
 
     def run(self, maps: Maps, inputs: Inputs, arithmetic: Arithmetic, states: "States | None" = None) -> "Results":
         """All five ops on `inputs`; the backwards start from `states`, or from what the forward gave."""
-        i, settings = inputs, (inputs.parameters, self.case.norm_eps, self.bound, COMPUTE_DTYPES[arithmetic])
+        i, settings = inputs, (inputs.parameters, Settings(self.case.norm_eps, self.bound, COMPUTE_DTYPES[arithmetic]))
         with matmul_precision("tf32" if arithmetic == "tf32" else "ieee"):
             latent = maps.to_latent(i.x, i.term, i.mixing, i.mixing_log_det, *settings)
             data = maps.to_data(i.x, i.term, i.inverse, i.inverse_log_det, *settings)
@@ -82,14 +83,14 @@ class Problem:
         nearest = [torch.full(rows.shape, torch.inf, dtype=torch.float64, device=rows.device)]
         for i in every:
             x, term = i.x[rows], i.term[rows // (self.rows // self.groups)]
-            settings = (i.parameters, self.case.norm_eps, self.bound, None)
-            into = reference.to_latent(x, term, i.mixing, i.mixing_log_det, *settings)[2]
-            out = reference.to_data(x, term, i.inverse, i.inverse_log_det, *settings)[2]
+            settings = Settings(self.case.norm_eps, self.bound, None)
+            into = reference.to_latent(x, term, i.mixing, i.mixing_log_det, i.parameters, settings)[2]
+            out = reference.to_data(x, term, i.inverse, i.inverse_log_det, i.parameters, settings)[2]
             for states in (into @ i.mixing, out):
                 kept = states[..., : (self.case.features + 1) // 2]
                 terms = expand_context(term, len(x))
                 for k, block in enumerate(i.parameters.blocks()):
-                    _, layers = conditioner(kept[k], terms[k], block, self.case.norm_eps, None)
+                    _, layers = conditioner(kept[k], terms[k], block, settings)
                     for layer in layers:
                         activation = layer.activation
                         preactivation = torch.where(activation > 0, activation, activation / -NEGATIVE_SLOPE)

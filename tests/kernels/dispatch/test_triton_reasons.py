@@ -12,6 +12,7 @@ from nfkern.kernels import CausalParameters, CouplingParameters, backend_reasons
 from nfkern.kernels.causal.backends import triton_reasons as causal_reasons
 from nfkern.kernels.causal.reference import Settings
 from nfkern.kernels.coupling.backends import triton_reasons as coupling_reasons
+from nfkern.kernels.coupling.parameters import Settings as CouplingSettings
 from nfkern.kernels.dispatch import registry
 from nfkern.kernels.dispatch.triton_backend import recording, tensor_reasons
 
@@ -23,7 +24,9 @@ def launches(rows, call):
     x = torch.empty(rows, flow.features, device="meta")
     term = torch.empty(rows, flow.blocks, 2, flow.hidden[0], device="meta")
     with recording() as started:
-        call(x, term, mixing, torch.empty((), device="meta"), flow._parameters_tuple, 1e-5, None, None)
+        call(
+            x, term, mixing, torch.empty((), device="meta"), flow._parameters_tuple, CouplingSettings(1e-5, None, None)
+        )
     return [start.kernel.__name__ for start in started]
 
 
