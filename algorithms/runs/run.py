@@ -45,6 +45,9 @@ class Run:
         Raises:
             UserError: the folder is no run, or the file is damaged.
         """
+        return self._read_header()
+
+    def _read_header(self) -> dict[str, Any]:
         path = self.path / "config.json"
         try:
             header: dict[str, Any] = read_json(path)
@@ -241,9 +244,17 @@ class Run:
         )
 
     def release(self) -> None:
-        """Give the folder back: remove what a start writes before there are results."""
-        (self.path / "config.json").unlink(missing_ok=True)
-        for folder in ("checkpoints", "evaluations", "tensorboard", "wandb"):
+        """Give the folder back: remove what a start writes before there are results.
+
+        Raises:
+            UserError: config.json is no run's, but another program's.
+        """
+        if not self.claimed:
+            return
+        # A run has claimed only an empty folder, so that everything here is its own.
+        self._read_header()
+        (self.path / "config.json").unlink()
+        for folder in ("tensorboard", "wandb"):
             shutil.rmtree(self.path / folder, ignore_errors=True)
         self.__dict__.pop("header", None)
 
@@ -252,16 +263,21 @@ class Run:
 def released_on_error(runs: Sequence[Run]) -> Iterator[None]:
     """Give the folders of runs back that end by an error before any of them has results.
 
-    The same command, with a smaller batch for instance, can then be given for the same folders. Runs with results stay:
-    seeds that are trained together are resumed together.
+    The same command, with a smaller batch for instance, can then be given for the same folders. Seeds that are trained
+    together stay together: one of them with results keeps all.
     """
     try:
         yield
     except BaseException:
-        if not any(run.has_results for run in runs):
-            for run in runs:
-                run.release()
+        release_without_results(runs)
         raise
+
+
+def release_without_results(runs: Sequence[Run]) -> None:
+    """Give the folders of runs back, unless one of them has results."""
+    if not any(run.has_results for run in runs):
+        for run in runs:
+            run.release()
 
 
 def _holder(path: Path) -> str:

@@ -11,7 +11,7 @@ import torch
 
 import nfkern
 from nfkern.algorithms.agents.config import AgentConfig
-from nfkern.algorithms.runs.run import Run
+from nfkern.algorithms.runs.run import Run, release_without_results
 from nfkern.algorithms.runs.settings import CommonSettings
 from nfkern.errors import UserError
 
@@ -22,6 +22,8 @@ COMPARED = ("algorithm", "env_name", "seed", "dataset", "train_episodes", "confi
 def resume_or_start(runs: Mapping[int, Run], algorithm: str, config: AgentConfig, settings: CommonSettings) -> int:
     """Claim the folders of all seeds, or of none, and return the step from which they continue, 0 for the start.
 
+    A folder that holds a run without results, which needs no continuing, counts as empty.
+
     A run may be given more steps than it was begun with if its learning rate does not depend on their number, or if it
     has taken all that it was begun with.
 
@@ -30,6 +32,8 @@ def resume_or_start(runs: Mapping[int, Run], algorithm: str, config: AgentConfig
             seeds' checkpoints do not belong together.
     """
     headers = {seed: _header(seed, algorithm, config, settings) for seed in runs}
+    # A process that was killed, for want of memory for instance, may have left a claim and nothing else.
+    release_without_results(list(runs.values()))
     held = {seed: run for seed, run in runs.items() if run.claimed}
     if held and not settings.resume:
         first = next(iter(held.values())).path

@@ -101,9 +101,9 @@ def test_holds_never_overlap(begun, tmp_path):
     assert [code_of(child) for child in children] == [0] * 4
 
 
-def start(folder, resume=False):
+def start(folder, resume=False, batch_size=256):
     settings = RunSettings("x-v0", run_dir=folder, resume=resume)
-    return resume_or_start(settings.runs("nf_bc"), "nf_bc", NFBCConfig(), settings)
+    return resume_or_start(settings.runs("nf_bc"), "nf_bc", NFBCConfig(batch_size=batch_size), settings)
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -122,8 +122,38 @@ def test_what_a_start_leaves_behind_is_no_other_thing(tmp_path):
         (tmp_path / name).touch()
     assert start(tmp_path) == 0
     assert (tmp_path / "config.json").exists()
+    (tmp_path / "train.csv").write_text("step\n1\n")
     with pytest.raises(UserError, match="already holds a run: continue it with --resume"):
         start(tmp_path)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_killed_run_without_results_claims_nothing(resume, tmp_path):
+    assert start(tmp_path, batch_size=1024) == 0
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "events").touch()
+    assert start(tmp_path, resume) == 0
+    assert Run(tmp_path).header["config"]["batch_size"] == 256
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_another_programs_files_stay(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tensorboard").mkdir()
+    with pytest.raises(UserError, match="config.json is no run's: it lacks algorithm"):
+        start(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "tensorboard"]
+
+
+@pytest.mark.parametrize("result", ["checkpoints/00000010/agent.safetensors", "evaluations/00000010-0-0.json"])
+def test_a_killed_run_with_results_keeps_its_folder(result, tmp_path):
+    assert start(tmp_path, batch_size=1024) == 0
+    (tmp_path / result).parent.mkdir(parents=True)
+    (tmp_path / result).touch()
+    with pytest.raises(UserError, match="already holds a run: continue it with --resume"):
+        start(tmp_path)
+    with pytest.raises(UserError, match="holds another run: config.batch_size 1024 there, 256 now"):
+        start(tmp_path, resume=True)
 
 
 def test_a_sweeps_log_is_no_other_thing_to_what_it_starts(tmp_path):
