@@ -1,4 +1,4 @@
-"""What every flow that was frozen for acting shares: buffers instead of parameters, no autograd, numpy to numpy."""
+"""Base of frozen flows: buffers instead of parameters, no autograd, numpy to numpy."""
 
 import math
 from abc import abstractmethod
@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
@@ -17,20 +17,19 @@ from nfkern.acting.encoder import called, encoded, frozen_encoder, refuse_broken
 from nfkern.acting.native_calls import NativeCalls
 from nfkern.arguments import shape_of, whole
 from nfkern.flows.context import ProjectedContext, without_autocast
-from nfkern.flows.distribution import FlowDistribution
 from nfkern.flows.encoder import Encoder
-from nfkern.flows.flow import Context, Flow
+from nfkern.flows.flow import ActingFlow, Context, Flow, FlowDistribution, Map
 from nfkern.flows.transforms import differentiating, readable
 
 _NO_DERIVATIVES = "flow: a frozen one has no derivatives; use the flow that it came from"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-class Frozen(Flow):
-    """Base of frozen flows; beside it a subclass has the maps of the flow that it came from.
+class Frozen(ActingFlow):
+    """Base of frozen flows; a subclass also inherits the maps of the flow that it came from.
 
     Args:
-        flow: what is frozen; left as it is.
+        flow: the flow to freeze; left as it is.
         dtype: of the hidden weights and their products; with 16 bits, all else is float32. None for the flow's own.
         encoder: from observations (*batch, in_features) to contexts (*batch, context_features).
     """
@@ -84,14 +83,14 @@ class Frozen(Flow):
             ValueError: a batch size below 1, or an example that is missing or unwanted.
         """
         example = self._example(observation)
-        maps: list[tuple[Callable[..., Any], str]] = [(self._rows_log_prob, "x"), (self._rows_to_data, "z")]
+        maps: list[Map] = ["log_prob", "to_data"]
         if self.bounds is None:
-            maps.append((self._map_to_data_with_score, "z"))
+            maps.append("to_data_with_score")
         for rows in [whole("batch_sizes", rows, 1) for rows in batch_sizes]:
             events = self._like.new_zeros(rows, *self.event_shape)
             inputs = (events,) if example is None else (events, example.expand(rows, -1))
-            for rows_map, name in maps:
-                self._calls.add(rows_map.__name__, partial(super()._run, rows_map, name), inputs)
+            for which in maps:
+                self._calls.add(which, partial(super()._run, which), inputs)
         return self
 
     def act(
@@ -168,8 +167,8 @@ class Frozen(Flow):
         (term,) = self._constant(_NO_DERIVATIVES, (projected.term,), context)
         return FlowDistribution(self, ProjectedContext(term, projected.batch_shape))
 
-    def freeze(self, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> "Frozen":
-        """Refused: rounded weights have no way back, and no second way forth."""
+    def freeze(self, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> NoReturn:
+        """Refused: frozen weights cannot be frozen again."""
         raise TypeError(
             f"flow: expected a flow with parameters, got a {type(self).__name__}; freeze the flow it came from"
         )
@@ -192,23 +191,24 @@ class Frozen(Flow):
 
     def _run(
         self,
-        rows_map: Callable[..., tuple[torch.Tensor, ...]],
-        name: str,
+        which: Map,
         events: torch.Tensor,
         context: Context = None,
         dropout: bool = False,
+        **options: Any,
     ) -> tuple[torch.Tensor, ...]:
         if differentiating():
             with torch.no_grad():
-                results = super()._run(rows_map, name, events, context)
+                results = super()._run(which, events, context, **options)
             return self._constant(_NO_DERIVATIVES, results, events, context)
-        found = self._native.run(self, rows_map.__name__, events, context)
-        if found is None:
-            found = self._calls.replay(rows_map.__name__, events, context, len(self.event_shape))
-        if found is not None:
-            return found
+        if not options:
+            found = self._native.run(self, which, events, context)
+            if found is None:
+                found = self._calls.replay(which, events, context, len(self.event_shape))
+            if found is not None:
+                return found
         with torch.no_grad():
-            return super()._run(rows_map, name, events, context)
+            return super()._run(which, events, context, **options)
 
     def _explain_nan(self, results: tuple[torch.Tensor, ...]) -> None:
         if readable(results[0]) and not all(math.isfinite(result.sum().item()) for result in results):

@@ -6,6 +6,7 @@ from torch import nn
 from nfkern.acting.base import Frozen, rounded
 from nfkern.flows.causal import CausalFlow
 from nfkern.flows.causal_maps import CausalMaps
+from nfkern.flows.flow import frozen_copy
 from nfkern.kernels.causal.parameters import HIDDEN, CausalParameters
 
 
@@ -39,3 +40,6 @@ class FrozenCausalFlow(Frozen, CausalMaps):
     def _tensors(self, flow: CausalFlow) -> dict[str, torch.Tensor | None]:
         names = ("context_weight", "input_bias", *CausalParameters._fields)
         return rounded({name: getattr(flow, name) for name in names}, self.dtype, HIDDEN)
+
+
+frozen_copy.register(CausalFlow, FrozenCausalFlow)

@@ -6,6 +6,7 @@ from torch import nn
 from nfkern.acting.base import Frozen, rounded
 from nfkern.flows.coupling import CouplingFlow
 from nfkern.flows.coupling_maps import CouplingMaps
+from nfkern.flows.flow import frozen_copy
 from nfkern.kernels import CouplingParameters, compose, coupling
 
 
@@ -53,3 +54,6 @@ class FrozenFlow(Frozen, CouplingMaps):
         exact["mixing"], exact["mixing_log_det"] = compose(lu, permutation)
         exact["inverse_mixing"], exact["inverse_log_det"] = compose(lu, permutation, inverse=True)
         return rounded(exact, self.dtype, {"hidden_weight"})
+
+
+frozen_copy.register(CouplingFlow, FrozenFlow)

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from nfkern.flows.flow import Map
+
 Tensors = tuple[torch.Tensor, ...]
 Function = Callable[..., Tensors]
 Capture = Callable[[Function, Tensors], tuple[Callable[[], None], Tensors]]
@@ -79,25 +81,25 @@ class CapturedCall:
 
 
 class CapturedCalls:
-    """Captured calls by name and number of rows. A copy, or what comes back from a pickle, is empty."""
+    """Captured calls by map and number of rows. A copy, or what comes back from a pickle, is empty."""
 
     def __init__(self, capture: Capture = capture_cuda, device_type: str = "cuda") -> None:
         self._capture = capture
         self._device_type = device_type
-        self._calls: dict[tuple[str, int], CapturedCall] = {}
+        self._calls: dict[tuple[Map, int], CapturedCall] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (CapturedCalls, (self._capture, self._device_type))
 
-    def add(self, name: str, function: Function, inputs: Tensors) -> None:
+    def add(self, which: Map, function: Function, inputs: Tensors) -> None:
         """Capture `function` for inputs of these shapes, (rows, ...) each; elsewhere than on a GPU, call it once."""
         if inputs[0].device.type != self._device_type:
             function(*inputs)
             return
-        self._calls[name, inputs[0].shape[0]] = CapturedCall(function, inputs, self._capture)
+        self._calls[which, inputs[0].shape[0]] = CapturedCall(function, inputs, self._capture)
 
-    def replay(self, name: str, events: Any, context: Any, event_rank: int = 1) -> Tensors | None:
-        """Results of the captured call `name`, if there is one for such inputs, else None.
+    def replay(self, which: Map, events: Any, context: Any, event_rank: int = 1) -> Tensors | None:
+        """Results of the captured call of a map, if there is one for such inputs, else None.
 
         Any batch shape will do, as long as events (*batch, *event) and context (*batch, C) have the same.
         """
@@ -110,7 +112,7 @@ class CapturedCalls:
         pairs = list(zip(given, ranks, strict=True))
         if not all(isinstance(tensor, torch.Tensor) and tensor.shape[:-rank] == batch for tensor, rank in pairs):
             return None
-        call = self._calls.get((name, batch.numel()))
+        call = self._calls.get((which, batch.numel()))
         if call is None:
             return None
         rows = tuple(tensor.reshape(-1, *tensor.shape[-rank:]) for tensor, rank in pairs)

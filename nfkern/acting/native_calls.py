@@ -1,7 +1,7 @@
 """A frozen flow's calls on the CPU, from observations to results in one step of C++."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,19 +10,10 @@ from torch.nn.modules import module as torch_module
 
 from nfkern.flows.coupling_maps import CouplingMaps
 from nfkern.flows.encoder import Encoder, LoweredLinear
+from nfkern.flows.flow import ActingFlow, Map
 from nfkern.flows.transforms import readable
 from nfkern.kernels.dispatch.native_extension import device_reasons, load
 from nfkern.kernels.dispatch.registry import reference_forced
-
-if TYPE_CHECKING:
-    from nfkern.acting.base import Frozen
-
-_MAPS = {
-    "_rows_log_prob": "log_prob",
-    "_rows_to_latent": "to_latent",
-    "_rows_to_data": "to_data",
-    "_map_to_data_with_score": "to_data_with_score",
-}
 
 _FLOAT32 = np.dtype(np.float32)
 _GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
@@ -46,19 +37,18 @@ class NativeCalls:
     def __reduce__(self) -> tuple[Any, ...]:
         return (NativeCalls, ())
 
-    def run(self, flow: "Frozen", rows_map: str, events: Any, context: Any) -> tuple[torch.Tensor, ...] | None:
-        """Results of a map of rows, if its arguments are plain tensors with the same batch shape; else None."""
-        name = _MAPS.get(rows_map)
-        if name is None or type(events) is not torch.Tensor or not readable(events):
+    def run(self, flow: ActingFlow, which: Map, events: Any, context: Any) -> tuple[torch.Tensor, ...] | None:
+        """Results of a map, if its arguments are plain tensors with the same batch shape; else None."""
+        if which == "score" or type(events) is not torch.Tensor or not readable(events):
             return None
         if context is not None and type(context) is not torch.Tensor:
             return None
-        results = self._call("run", flow, name, events, context)
+        results = self._call("run", flow, which, events, context)
         return None if results is None else tuple(results)
 
     def act(
         self,
-        flow: "Frozen",
+        flow: ActingFlow,
         observations: np.ndarray,
         sigma: float,
         temperature: float,
@@ -72,7 +62,7 @@ class NativeCalls:
         actions: np.ndarray | None = self._call("act", flow, observations, sigma, temperature, generator)
         return actions
 
-    def _call(self, name: str, flow: "Frozen", *arguments: Any) -> Any:
+    def _call(self, name: str, flow: ActingFlow, *arguments: Any) -> Any:
         """What the native flow answers; None where this flow or machine has none, or `use_reference()` is in force.
 
         Raises:
@@ -91,12 +81,12 @@ class NativeCalls:
         return found
 
 
-def native_reasons(flow: "Frozen") -> list[str]:
+def native_reasons(flow: ActingFlow) -> list[str]:
     """Why the extension cannot run a frozen flow's calls as a whole; empty if it can."""
     return _lasting_reasons(flow) or _flow_reasons(flow) or _encoder_reasons(flow.encoder, flow.context_features)
 
 
-def _make(flow: "Frozen") -> Any:
+def _make(flow: ActingFlow) -> Any:
     """The native flow, None where the flow as it is now has none, `_NEVER` where it cannot have one."""
     if _lasting_reasons(flow):
         return _NEVER
@@ -110,7 +100,7 @@ def _make(flow: "Frozen") -> Any:
     return _gather(flow, *source)
 
 
-def _source(flow: "Frozen") -> tuple[Any, ...]:
+def _source(flow: ActingFlow) -> tuple[Any, ...]:
     """All that decides on the native flow, as the extension looks at it in every call.
 
     Settings by name; entries of dicts; dicts of tensors and layers with what they hold; dicts of attributes and hooks
@@ -134,7 +124,7 @@ def _source(flow: "Frozen") -> tuple[Any, ...]:
     )
 
 
-def _lasting_reasons(flow: "Frozen") -> list[str]:
+def _lasting_reasons(flow: ActingFlow) -> list[str]:
     """Reasons that last until the flow is moved, which makes a new `NativeCalls`."""
     if not isinstance(flow, CouplingMaps):
         return [f"{type(flow).__name__}: it takes coupling flows"]
@@ -219,7 +209,7 @@ def _plain(tensor: torch.Tensor | None) -> bool:
     return type(tensor) in (torch.Tensor, nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
-def _gather(flow: "Frozen", *source: Any) -> Any:
+def _gather(flow: ActingFlow, *source: Any) -> Any:
     assert isinstance(flow, CouplingMaps)
     return load().ActingFlow(
         *source,

@@ -2,18 +2,14 @@
 
 import math
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from nfkern.arguments import number, whole
-from nfkern.checkpoint import refuse_shards
 from nfkern.flows.causal_maps import CausalMaps
 from nfkern.kernels.causal.parameters import shapes
-
-if TYPE_CHECKING:
-    from nfkern.acting.causal import FrozenCausalFlow
 
 
 class CausalFlow(CausalMaps):
@@ -42,7 +38,7 @@ class CausalFlow(CausalMaps):
             is, so that one block is not enough and a single token cannot be modelled.
         norm_eps: LayerNorm's epsilon.
         scale_bound: smooth bound of |log_scale| per block, `bound * tanh(raw / bound)`; None for the published exp.
-        bounds: "tanh" for data in the box (-1, 1)^(T x D), with the exact density; data outside count as on its face.
+        bounds: "tanh" for data in (-1, 1)^(T x D), with the exact density; data outside count as lying on the bound.
         context_dropout: probability of dropping a context in training, so that the flow also learns the marginal, which
             guidance needs.
 
@@ -119,24 +115,6 @@ class CausalFlow(CausalMaps):
     def extra_repr(self) -> str:
         """The constructor's arguments."""
         return ", ".join(f"{name}={value!r}" for name, value in self.config.items())
-
-    def freeze(self, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> "FrozenCausalFlow":
-        """A `FrozenCausalFlow` for acting: the same calls without autograd.
-
-        Args:
-            dtype: of the layers' weights, float32, bfloat16, float16 or float64; None for the flow's own. With 16 bits
-                all else is float32.
-            encoder: a module from observations (*batch, in_features) to contexts; the frozen flow then takes
-                observations.
-
-        Raises:
-            ValueError: another dtype, an encoder that does not fit, or weights that are not finite in `dtype`.
-            TypeError: `encoder` is no module, or a weight is a shard.
-        """
-        from nfkern.acting.causal import FrozenCausalFlow
-
-        refuse_shards(self)
-        return FrozenCausalFlow(self, dtype, encoder)
 
     def _reset_parameters(self) -> None:
         """torch.nn.Linear's default; positions N(0, 0.01^2) and last layers zero, as published."""

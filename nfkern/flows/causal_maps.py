@@ -1,4 +1,4 @@
-"""What a causal flow and its frozen copy share: the maps of rows from stacked weights, and sequences of any length."""
+"""Maps of rows that a causal flow and its frozen copy share, from stacked weights, for sequences of any length."""
 
 from numbers import Integral
 from typing import Any, Literal
@@ -16,9 +16,9 @@ _DEFAULTS = {"method": "auto", "tolerance": None, "guidance": 0.0, "annealed": F
 
 
 class CausalMaps(Chunked):
-    """A flow that runs the causal ops; a subclass brings the tensors, as parameters or as buffers.
+    """A flow that runs the causal ops; a subclass adds the tensors, as parameters or as buffers.
 
-    Samples have no gradients: what differentiates them is an error.
+    Samples have no gradients: to differentiate them is an error.
     """
 
     reparameterized = False
@@ -62,9 +62,14 @@ class CausalMaps(Chunked):
         """
         guidance = number("guidance", guidance)
         tolerance = None if tolerance is None else number("tolerance", tolerance)
-        options = {"method": method, "tolerance": tolerance, "guidance": guidance, "annealed": bool(annealed)}
+        options: dict[str, Any] = {
+            "method": method,
+            "tolerance": tolerance,
+            "guidance": guidance,
+            "annealed": bool(annealed),
+        }
         if options == _DEFAULTS:
-            # What a frozen flow may have captured.
+            # A frozen flow may have captured this call.
             return super().to_data(z, context)
         unconditional = None
         if guidance > 0:
@@ -72,11 +77,7 @@ class CausalMaps(Chunked):
                 what = "no context" if context is None else "context_dropout=0"
                 raise ValueError(f"guidance: expected 0 for a flow with {what}, got {guidance!r}")
             unconditional = self._project_rows(None)
-
-        def rows_to_data(z: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return self._boxed(*self._map_to_data(z, term, unconditional_term=unconditional, **options))
-
-        x, log_det = self._run(rows_to_data, "z", z, context)
+        x, log_det = self._run("to_data", z, context, unconditional_term=unconditional, **options)
         return x, log_det
 
     @property

@@ -3,20 +3,16 @@
 import math
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import nn
 
 from nfkern.arguments import flag, number, whole
-from nfkern.checkpoint import refuse_shards
 from nfkern.flows.coupling_maps import CouplingMaps
 from nfkern.flows.transforms import readable
 from nfkern.kernels import compose
 from nfkern.kernels.dispatch.op_transforms import has_tangents
-
-if TYPE_CHECKING:
-    from nfkern.acting.coupling import FrozenFlow
 
 
 class CouplingFlow(CouplingMaps):
@@ -44,8 +40,8 @@ class CouplingFlow(CouplingMaps):
             changes: only for use inside another model).
         inverted: parameterise the map from noise to data instead, as the paper's offline-RL code does.
         scale_bound: smooth bound of |log_scale| per block, `bound * tanh(raw / bound)`; None for the paper's plain exp.
-        bounds: "tanh" for data in the box [-b, b]^D, b = 1 - 2^-24, with the exact density; data outside count as lying
-            on its face, and have the density and the derivatives there, in float32 as in float64.
+        bounds: "tanh" for data in [-b, b]^D, b = 1 - 2^-24, with the exact density; data outside count as lying on the
+            bound, and have the density and the derivatives there, in float32 as in float64.
         context_dropout: probability of dropping a context in training, so that the flow also learns the marginal.
 
     Raises:
@@ -125,24 +121,6 @@ class CouplingFlow(CouplingMaps):
     def extra_repr(self) -> str:
         """The constructor's arguments."""
         return ", ".join(f"{name}={value!r}" for name, value in self.config.items())
-
-    def freeze(self, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> "FrozenFlow":
-        """A `FrozenFlow` for acting: the same calls without autograd, folded and composed once, in float64.
-
-        Args:
-            dtype: of the hidden weights, float32, bfloat16, float16 or float64; None for the flow's own. With 16 bits
-                all else is float32.
-            encoder: a module from observations (*batch, in_features) to contexts; the frozen flow then takes
-                observations.
-
-        Raises:
-            ValueError: another dtype, an encoder that does not fit, or weights that are not finite in `dtype`.
-            TypeError: `encoder` is no module, or a weight is a shard.
-        """
-        from nfkern.acting.coupling import FrozenFlow
-
-        refuse_shards(self)
-        return FrozenFlow(self, dtype, encoder)
 
     def _reset_mixing(self) -> None:
         """PLU from random orthogonal matrices, L and U; without PLU, trivial factors."""
