@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from nfkern.flows.coupling_maps import CouplingMaps
+from nfkern.flows.derivatives import readable
 from nfkern.flows.encoder import Encoder, LoweredLinear
 from nfkern.flows.flow import ActingFlow, Map
-from nfkern.flows.transforms import readable
 from nfkern.kernels.dispatch.native_extension import device_reasons, load
 from nfkern.kernels.dispatch.registry import reference_forced
 

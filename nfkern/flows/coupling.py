@@ -10,7 +10,7 @@ from torch import nn
 
 from nfkern.arguments import flag, number, whole
 from nfkern.flows.coupling_maps import CouplingMaps
-from nfkern.flows.transforms import readable
+from nfkern.flows.derivatives import readable
 from nfkern.kernels import compose
 from nfkern.kernels.dispatch.op_transforms import has_tangents
 

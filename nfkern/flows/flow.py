@@ -17,8 +17,8 @@ from nfkern.arguments import number, shape_of, whole
 from nfkern.checkpoint import Pretrained, refuse_shards
 from nfkern.flows import bounds as tanh_bounds
 from nfkern.flows.context import Arrangement, ProjectedContext, autocast_on
+from nfkern.flows.derivatives import readable, without_derivatives
 from nfkern.flows.noise import given_or_drawn, sizes
-from nfkern.flows.transforms import readable, without_derivatives
 from nfkern.kernels import standard_normal_log_prob
 
 Context = torch.Tensor | ProjectedContext | None

@@ -1,4 +1,4 @@
-"""Log-densities of very many points of a plane under one context, by tables of the conditioners.
+"""Log-densities of very many points in two dimensions under one context, by tables of the conditioners.
 
 In two dimensions a coupling block keeps one number and transforms the other by a scale and a shift which, for a fixed
 context, depend on the number kept alone. From a table over its range they cost one interpolation a point and block, in
@@ -13,22 +13,22 @@ from nfkern.arguments import number
 from nfkern.flows.coupling import CouplingFlow
 from nfkern.kernels import CouplingParameters, coupling
 
-__all__ = ["plane_log_prob"]
+__all__ = ["tabulated_log_prob_2d"]
 
 FIRST_KNOTS = 2049
-# More would cost more than the flow itself at the numbers of points that this is for.
+# A larger table costs more than the flow itself at the usual numbers of points.
 MOST_KNOTS = 1 << 17
 
 
-def plane_log_prob(
+def tabulated_log_prob_2d(
     flow: CouplingFlow, x: torch.Tensor, context: torch.Tensor | None = None, *, tolerance: float = 1e-4
 ) -> torch.Tensor:
-    """`flow.log_prob(x, context)` of points that share one context, nearly, and without gradients.
+    """Approximate `flow.log_prob(x, context)` of points that share one context, without gradients.
 
     A table is refined until halfway between its knots neither the block's log-scale, in nats, nor its shift, in units
     of the scale, is off by more than `tolerance`; errors of all blocks add up, and later blocks can stretch them: for a
-    flow with random weights 3e-5 nats in the median and 0.01 at most, among points where log p is down to -160. Worth
-    its while for more than some ten thousand points.
+    flow with random weights 3e-5 nats in the median and 0.01 at most, among points where log p is down to -160. It
+    pays off from some ten thousand points.
 
     Args:
         flow: of two features, neither inverted nor with bounds.
@@ -46,7 +46,9 @@ def plane_log_prob(
     _check(flow, x, context)
     with torch.no_grad():
         result = _by_tables(flow, x, context, tolerance)
-    (result,) = flow._constant("plane_log_prob: it has no derivatives; use log_prob of the flow", (result,), x, context)
+    (result,) = flow._constant(
+        "tabulated_log_prob_2d: it has no derivatives; use log_prob of the flow", (result,), x, context
+    )
     return result
 
 
