@@ -1,17 +1,13 @@
 """Modules on disk: a folder with `config.json` and `model.safetensors`, written atomically, read strictly."""
 
-import contextlib
 import json
-import os
-import secrets
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import nn
 
+from nfkern.host.files import atomic_folder, read_json, write_json
 from nfkern.kernels.dispatch.checks import FLOATING
 
 FORMAT_VERSION = 1
@@ -162,55 +158,6 @@ def _settings(module: nn.Module) -> dict[str, Any]:
             if public and isinstance(value, bool | int | float | str | tuple | None):
                 found[f"{path}.{name}".lstrip(".")] = value
     return found
-
-
-@contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary sibling folder that takes the place of `path` when the block ends without an error."""
-    # Not by tempfile, whose folders are for their owner alone: the umask says who may read.
-    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-        for file in folder.iterdir():
-            # safetensors writes files for their owner alone.
-            file.chmod(folder.stat().st_mode & 0o666)
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
-        if path.exists():
-            # A folder cannot replace a full one in one step: move the old one aside first.
-            old = path.with_name(f"{folder.name}.old")
-            old.mkdir()
-            os.replace(path, old)
-            os.replace(folder, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(folder, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON through a temporary file, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected JSON, got {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

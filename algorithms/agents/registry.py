@@ -31,7 +31,8 @@ from nfkern.algorithms.agents.offline.nf_rlbc import NFRLBC
 from nfkern.algorithms.agents.offline.rebrac import ReBRAC
 from nfkern.algorithms.agents.online.crl import CRL
 from nfkern.algorithms.agents.online.nf_ugs import NFUGS
-from nfkern.checkpoint import FORMAT_VERSION, read_json, read_tensors, write_json
+from nfkern.checkpoint import FORMAT_VERSION, read_tensors
+from nfkern.host.files import read_json, write_json
 
 AGENTS: dict[str, type[Agent]] = {
     agent.name: agent

@@ -29,8 +29,8 @@ from nfkern.algorithms.runs.folder import (
     read_header,
     seed_group,
 )
-from nfkern.checkpoint import read_json
 from nfkern.errors import UserError, check_least
+from nfkern.host.files import read_json
 
 
 @dataclass(frozen=True)

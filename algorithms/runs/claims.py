@@ -15,8 +15,8 @@ import nfkern
 from nfkern.algorithms.agents.base import AgentConfig
 from nfkern.algorithms.runs.folder import checkpoints, read_header
 from nfkern.algorithms.runs.settings import CommonSettings
-from nfkern.checkpoint import write_json
 from nfkern.errors import UserError
+from nfkern.host.files import write_json
 
 # What two runs must have in common to be one; of `config`, all but the number of steps.
 COMPARED = ("algorithm", "env_name", "seed", "dataset", "train_episodes", "config")

@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from nfkern.algorithms.agents.base import Agent
 from nfkern.algorithms.agents.online.base import OnlineGCRL
 from nfkern.algorithms.agents.registry import AGENTS, load_agent, save_agent
-from nfkern.checkpoint import atomic_folder, read_json, read_tensors
+from nfkern.checkpoint import read_tensors
 from nfkern.errors import UserError
+from nfkern.host.files import atomic_folder, read_json
 
 
 def checkpoints(run_dir: Path) -> list[Path]:

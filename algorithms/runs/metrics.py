@@ -2,12 +2,11 @@
 
 import csv
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nfkern.checkpoint import read_json
+from nfkern.host.files import atomic_file, read_json
 
 if TYPE_CHECKING:
     from nfkern.algorithms.evaluation.result import EvaluationResult
@@ -139,12 +138,10 @@ def newest_success(run_dir: Path) -> str | None:
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], fields: list[str]) -> None:
     """Write a CSV file in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", newline="") as file:
+    with atomic_file(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, fields)
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, path)
 
 
 def _evaluation_row(path: Path, result: "EvaluationResult") -> dict[str, Any]:
