@@ -27,7 +27,7 @@ class Pretrained:
             TypeError: a weight is a shard.
         """
         assert isinstance(self, nn.Module)
-        # Only files need it: flows run where it is not installed.
+        # Imported here: flows run without safetensors.
         from safetensors.torch import save_file
 
         self._check_replaceable(Path(path))
@@ -42,7 +42,7 @@ class Pretrained:
             save_file(tensors, folder / "model.safetensors")
 
     def _check_replaceable(self, path: Path) -> None:
-        """Only an empty folder or an earlier save of this class may go."""
+        """Refuse to replace anything but an empty folder or an earlier save of this class."""
         if not path.exists():
             return
         found = {file.name for file in path.iterdir()} if path.is_dir() else {"a file"}
@@ -72,7 +72,7 @@ class Pretrained:
         try:
             module = cls(**header.get("config", {}))
         except (TypeError, RuntimeError) as error:
-            # A RuntimeError is a size that no memory holds.
+            # A RuntimeError means that a size does not fit in memory.
             raise ValueError(f"path: settings in {path} do not fit: {error}") from None
         assert isinstance(module, nn.Module)
         tensors = read_tensors(path / "model.safetensors")
@@ -89,7 +89,7 @@ class Pretrained:
 
 
 def refuse_shards(module: nn.Module, prefix: str = "") -> None:
-    """Refuse parameters that are spread over processes, as FSDP2 leaves them.
+    """Refuse parameters that are spread over processes, as FSDP2 does.
 
     Raises:
         TypeError: a parameter is a DTensor; the message says how to gather it.
@@ -103,10 +103,10 @@ def refuse_shards(module: nn.Module, prefix: str = "") -> None:
 
 
 def _check_weights(name: str, tensors: dict[str, torch.Tensor]) -> torch.dtype:
-    """The dtype of the weights; a permutation, which a flow may bring, is none of them.
+    """The dtype of the weights; a coupling flow's permutation is not a weight.
 
     Raises:
-        ValueError: they have several, one that is not of real numbers, or numbers that are not finite.
+        ValueError: weights of several dtypes, or not of a floating-point dtype, or not finite.
     """
     weights = {key: tensor for key, tensor in tensors.items() if key != "permutation"}
     dtypes = {tensor.dtype for tensor in weights.values()}
@@ -119,7 +119,7 @@ def _check_weights(name: str, tensors: dict[str, torch.Tensor]) -> torch.dtype:
 
 
 def _check_described(module: nn.Module, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    """Refuse a module that its class and config would not bring back, with these weights.
+    """Refuse a module that its class and config would not restore, with these weights.
 
     Raises:
         ValueError: the message says what differs.

@@ -43,7 +43,7 @@ class Frozen(ActingFlow):
         self.dtype = flow._like.dtype if dtype is None else dtype
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
-        # Out of inference mode, so that the buffers are ordinary tensors.
+        # Outside inference mode, so that the buffers are ordinary tensors.
         with torch.inference_mode(False), torch.no_grad():
             for name, tensor in self._tensors(flow).items():
                 self.register_buffer(name, tensor)
@@ -56,25 +56,25 @@ class Frozen(ActingFlow):
 
     @abstractmethod
     def _tensors(self, flow: Any) -> Mapping[str, torch.Tensor | None]:
-        """The buffers; nothing shared with the flow."""
+        """Tensors of the buffers, which share nothing with the flow."""
 
     def extra_repr(self) -> str:
         """Sizes and dtype."""
         return f"event_shape={self.event_shape}, context_features={self.context_features}, dtype={self.dtype}"
 
     def train(self, mode: bool = True) -> Self:
-        """Nothing: a frozen flow is always in evaluation mode."""
+        """Do nothing: a frozen flow is always in evaluation mode."""
         return super().train(False)
 
     def warmup(self, batch_sizes: Iterable[int], observation: torch.Tensor | None = None) -> Self:
-        """Get ready for calls with so many rows: once through each call, captured as a CUDA graph on a GPU.
+        """Prepare for calls with these numbers of rows: run each call once, and capture it as a CUDA graph on a GPU.
 
         Later calls of `log_prob`, `to_data`, `sample` and `sample_denoised` with one of these numbers of rows, and a
-        context or observation for each row, replay the graph. All others run as without warm-up.
+        context or observation for each row, replay the graph. Other calls run as without warm-up.
 
         Args:
             batch_sizes: numbers of rows.
-            observation: (in_features,), an example; only for an encoder that is no `nfkern.Encoder`.
+            observation: (in_features,), an example; only for an encoder that is not an `nfkern.Encoder`.
 
         Returns:
             The flow itself.
@@ -101,9 +101,9 @@ class Frozen(ActingFlow):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> np.ndarray:
-        """An action for each observation, numpy to numpy: `sample`, or `sample_denoised` where sigma is above 0.
+        """Return an action for each observation, numpy to numpy: `sample`, or `sample_denoised` if sigma is above 0.
 
-        On a CPU, encoder, coupling flow and denoising are one step of native code, which leaves the interpreter free.
+        On a CPU, encoder, coupling flow and denoising are one call of native code, which releases the interpreter lock.
 
         Args:
             observations: (*batch, in_features), or contexts (*batch, context_features) without an encoder.
@@ -117,7 +117,7 @@ class Frozen(ActingFlow):
         Raises:
             ValueError: a shape that does not fit, an observation or a weight that is not finite, a number out of range,
                 or a flow without context.
-            TypeError: observations are no array of numbers.
+            TypeError: observations are not an array of numbers.
         """
         if not isinstance(observations, np.ndarray) or observations.dtype.kind not in "fiu":
             kind = observations.dtype if isinstance(observations, np.ndarray) else type(observations).__name__
@@ -142,22 +142,22 @@ class Frozen(ActingFlow):
         return result.float().cpu().numpy()
 
     def refuse_broken(self) -> None:
-        """Nothing, if all weights are finite.
+        """Check that all weights are finite.
 
         Raises:
-            ValueError: one is not; the message names it.
+            ValueError: a weight is not; the message names it.
         """
         refuse_broken(self, "expected finite parameters")
 
     def rsample(self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any) -> torch.Tensor:
-        """As `sample`; only where no gradient is recorded, which would not come."""
+        """As `sample`. Refused while gradients are recorded: a frozen flow has none."""
         self._refuse_gradient("rsample")
         return super().rsample(sample_shape, context, **options)
 
     def rsample_and_log_prob(
         self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Samples and their log-probability in one pass; only where no gradient is recorded, which would not come."""
+        """Samples and their log-probability in one pass. Refused, as `rsample`, while gradients are recorded."""
         self._refuse_gradient("rsample_and_log_prob")
         return super().rsample_and_log_prob(sample_shape, context, **options)
 
@@ -186,7 +186,7 @@ class Frozen(ActingFlow):
 
     @property
     def _compute_dtype(self) -> torch.dtype | None:
-        # Chosen when the flow was frozen: autocast has no say.
+        # The dtype was chosen when the flow was frozen: autocast does not change it.
         return None if self.dtype == self._like.dtype else self.dtype
 
     def _run(
@@ -225,12 +225,12 @@ class Frozen(ActingFlow):
         return super()._project(encoded(self.encoder, context, self.context_features))
 
     def _project_rows(self, context: torch.Tensor | None) -> torch.Tensor:
-        # The maps, beside this class in every subclass, have what it calls here.
+        # Every subclass also inherits from the maps, which define it.
         with without_autocast(self._like.device):
             return super()._project_rows(context)  # type: ignore[safe-super]
 
     def _example(self, observation: torch.Tensor | None) -> torch.Tensor | None:
-        """One row of what the calls take as context."""
+        """One row of context or observations, as the calls take them."""
         if self.encoder is not None and not isinstance(self.encoder, Encoder):
             if observation is None or observation.ndim != 1:
                 got = None if observation is None else shape_of(observation)
@@ -242,7 +242,7 @@ class Frozen(ActingFlow):
         return self._like.new_zeros(features) if features else None
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """What `to`, `cuda` and `half` come down to: moving is fine, casting would undo what was chosen."""
+        """Move the tensors, for `to` and `cuda`; refuse casts such as `half`, which would undo the choice of dtype."""
         device = self._like.device
         for dtype in {t.dtype for t in chain(self.parameters(), self.buffers()) if t.is_floating_point()}:
             if (cast := fn(torch.empty(0, dtype=dtype, device=device)).dtype) != dtype:
@@ -261,17 +261,17 @@ class Frozen(ActingFlow):
 
 
 def other_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of everything but hidden weights."""
+    """Dtype of all tensors but the hidden weights."""
     return torch.float32 if dtype.itemsize == 2 else dtype
 
 
 def rounded(
     tensors: Mapping[str, torch.Tensor | None], dtype: torch.dtype, hidden: Collection[str]
 ) -> dict[str, torch.Tensor | None]:
-    """Copies of all tensors, those of `hidden` in `dtype` and the others as `other_dtype` says.
+    """Copies of all tensors: those of `hidden` in `dtype`, the others in `other_dtype(dtype)`.
 
     Raises:
-        ValueError: a tensor is not finite then.
+        ValueError: a copy is not finite.
     """
     found = {}
     for name, tensor in tensors.items():

@@ -24,11 +24,10 @@ _NEVER = object()
 
 
 class NativeCalls:
-    """A frozen flow in the extension, made at the first call. A copy, or what comes back from a pickle, is empty.
+    """A frozen flow in the extension, made at the first call. Copies are empty, also from a pickle.
 
-    It holds the flow's tensors and reads them anew in every call, so edits in place show. Where a tensor, a layer, a
-    hook or a setting has been assigned since, it is made anew. Threads may call at once: whichever sees it made, sees
-    all of it.
+    It holds the flow's tensors and reads them in every call, so edits in place show. It is made anew after a tensor, a
+    layer, a hook or a setting was assigned. Several threads may call at once: none sees a native flow half made.
     """
 
     def __init__(self) -> None:
@@ -54,16 +53,16 @@ class NativeCalls:
         temperature: float,
         generator: torch.Generator | None,
     ) -> np.ndarray | None:
-        """Actions for observations, or None where there is no native flow or an observation is not finite."""
+        """Actions for observations, or None if there is no native flow or an observation is not finite."""
         if observations.dtype is not _FLOAT32:
-            # A number that is too large for it becomes infinite, which is then refused.
+            # A number that is too large for float32 becomes infinite, and is refused then.
             with np.errstate(over="ignore"):
                 observations = observations.astype(np.float32)
         actions: np.ndarray | None = self._call("act", flow, observations, sigma, temperature, generator)
         return actions
 
     def _call(self, name: str, flow: ActingFlow, *arguments: Any) -> Any:
-        """What the native flow answers; None where this flow or machine has none, or `use_reference()` is in force.
+        """Call a method of the native flow; None if this flow or machine has none, or under `use_reference()`.
 
         Raises:
             ValueError: a weight is not finite.
@@ -73,7 +72,7 @@ class NativeCalls:
             return None
         found = False if native is None else getattr(native, name)(flow, *arguments)
         while found is False:
-            # Made of one look at the flow; if another thread assigns meanwhile, the next look shows it.
+            # If another thread assigns to the flow meanwhile, the next call notices that.
             native = self._native = _make(flow)
             if native is None or native is _NEVER:
                 return None
@@ -82,17 +81,17 @@ class NativeCalls:
 
 
 def native_reasons(flow: ActingFlow) -> list[str]:
-    """Why the extension cannot run a frozen flow's calls as a whole; empty if it can."""
+    """Reasons why the extension cannot run a frozen flow's calls as a whole; empty if it can."""
     return _lasting_reasons(flow) or _flow_reasons(flow) or _encoder_reasons(flow.encoder, flow.context_features)
 
 
 def _make(flow: ActingFlow) -> Any:
-    """The native flow, None where the flow as it is now has none, `_NEVER` where it cannot have one."""
+    """The native flow; None if the flow has none as it is now, `_NEVER` if it cannot have one."""
     if _lasting_reasons(flow):
         return _NEVER
     if _flow_reasons(flow):
         return None
-    # Looked at first: what is assigned while the rest goes on shows at the next call.
+    # First, so that the next call notices what is assigned from here on.
     source = _source(flow)
     if _flow_reasons(flow) or _encoder_reasons(flow.encoder, flow.context_features):
         return None
@@ -101,11 +100,11 @@ def _make(flow: ActingFlow) -> Any:
 
 
 def _source(flow: ActingFlow) -> tuple[Any, ...]:
-    """All that decides on the native flow, as the extension looks at it in every call.
+    """All that the native flow depends on, which the extension compares in every call.
 
-    Settings by name; entries of dicts; dicts of tensors and layers with what they hold; dicts of attributes and hooks
-    with how many they hold, for one more may be a `forward`; modules with their types. The flow's own attributes come
-    with each call, for they hold `NativeCalls`: it would never be free.
+    Settings by name; entries of dicts; dicts of tensors and layers with their values; dicts of attributes and hooks
+    with their lengths, because a new entry may be a `forward`; modules with their types. The flow itself is passed with
+    each call: it holds `NativeCalls`, and a reference back would keep both alive for ever.
     """
     modules = (
         [] if flow.encoder is None else [m for m in (flow.encoder, *flow.encoder._modules.values()) if m is not None]
@@ -154,7 +153,7 @@ def _flow_reasons(flow: Any) -> list[str]:
 
 
 def _encoder_reasons(encoder: nn.Module | None, context_features: int) -> list[str]:
-    """Why the extension cannot take an encoder, from its layers as they are: types, hooks, tensors and sizes."""
+    """Reasons why the extension cannot take an encoder: types, hooks, tensors and sizes of its layers."""
     if encoder is None:
         return []
     if type(encoder) is not Encoder:
@@ -175,7 +174,7 @@ def _encoder_reasons(encoder: nn.Module | None, context_features: int) -> list[s
 
 
 def _layer_reason(layer: Any, kind: type[nn.Module], width: int) -> str | None:
-    """What is another way than in an `Encoder` about a layer that takes `width` features."""
+    """Difference of a layer that takes `width` features from the same layer of an `Encoder`, or None."""
     found: type = type(layer)
     if found is not kind and not (kind is nn.Linear and found is LoweredLinear):
         return f"{found.__name__} in the place of {kind.__name__}"
@@ -203,7 +202,7 @@ def _hooked(module: nn.Module) -> bool:
 
 
 def _plain(tensor: torch.Tensor | None) -> bool:
-    """Whether it is in memory as it says, or not there."""
+    """Whether it is None, or a tensor or parameter without a subclass or a transform around it."""
     if tensor is None:
         return True
     return type(tensor) in (torch.Tensor, nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)

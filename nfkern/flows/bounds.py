@@ -27,7 +27,7 @@ def inverse(x: torch.Tensor) -> torch.Tensor:
 def squash(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows, *event) -> data x = tanh(u) within the bounds, and log|det dx/du| at x, (rows)."""
     u = _moved(u, _END_OF_U)
-    # The last step of tanh may round to 1.
+    # tanh may round to 1.
     return torch.tanh(u).clamp(-END, END), log_det(u)
 
 
@@ -42,6 +42,6 @@ def score(x: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
 
 
 def _moved(x: torch.Tensor, end: float) -> torch.Tensor:
-    """Numbers beyond `end` moved to it, with the derivative of those that are not; infinite ones have none."""
+    """Numbers, with those beyond `end` moved to it; the derivative stays 1, except of infinite numbers."""
     same = torch.nan_to_num(x - x.detach())
     return x.detach().clamp(-end, end) + same

@@ -50,15 +50,16 @@ class CausalMaps(Chunked):
         Args:
             z: (*batch, tokens, features).
             context: as in `log_prob`.
-            method: "cached" goes token by token with the keys and values of those before; "jacobi" guesses all tokens
-                at once and repeats until they stay; "auto" is "cached", which no iteration has been measured to beat.
-            tolerance: where "jacobi" stops: a row's largest change over its largest token, in every row; None for the
-                precision's.
-            guidance: how far to lean away from the flow without context, 0 for not at all; needs `context_dropout`.
+            method: "cached" goes token by token and keeps the keys and values of earlier tokens; "jacobi" guesses all
+                tokens at once and iterates until they no longer change; "auto" is "cached", which was faster than
+                "jacobi" in all measurements.
+            tolerance: "jacobi" stops when in every row the largest change, relative to the largest token, is below it;
+                None for a tolerance by dtype.
+            guidance: strength of classifier-free guidance, 0 for none; needs `context_dropout`.
             annealed: whether guidance grows linearly over the tokens, to its full value at the last.
 
         Raises:
-            ValueError: as `log_prob`; an unknown method; guidance without a context or of a flow that never dropped it.
+            ValueError: as `log_prob`; an unknown method; guidance without a context or without `context_dropout`.
         """
         guidance = number("guidance", guidance)
         tolerance = None if tolerance is None else number("tolerance", tolerance)
@@ -129,7 +130,7 @@ class CausalMaps(Chunked):
         noise: torch.Tensor | None = None,
         **options: Any,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """As every flow's; `tokens` is the samples' length, which `noise` has already."""
+        """Noise of `tokens` tokens; noise that is given has its own length."""
         if tokens is None:
             tokens = noise.shape[-2] if isinstance(noise, torch.Tensor) and noise.ndim > 1 else self.tokens
         elif not isinstance(tokens, Integral) or not self._least_tokens <= tokens <= self.tokens:

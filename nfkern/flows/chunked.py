@@ -38,7 +38,7 @@ class Chunked(Flow):
 
     @property
     def _contexts_at_a_time(self) -> int:
-        # The first layers' bias is as large as one projected context.
+        # The first layers' biases are as large as one projected context.
         return max(1, TERM_BYTES // self._like.nbytes)
 
     def _in_chunks(self, events: Any, context: torch.Tensor) -> bool:

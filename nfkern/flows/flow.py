@@ -176,7 +176,7 @@ class Flow(Pretrained, nn.Module, ABC):
 
         Raises:
             ValueError: another dtype, an encoder that does not fit, or weights that are not finite in `dtype`.
-            TypeError: `encoder` is no module, or a weight is a shard.
+            TypeError: `encoder` is not a module, or a weight is a shard.
         """
         refuse_shards(self)
         # By name: acting imports this module, and registers its classes in `frozen_copy`.

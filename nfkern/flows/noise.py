@@ -1,4 +1,4 @@
-"""Noise of samples: how many there are, and what they are drawn with."""
+"""Number and noise of samples."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ def sizes(sample_shape: Any) -> tuple[int, ...]:
     """The leading shape of samples, from a tuple or list of ints.
 
     Raises:
-        TypeError: it is neither.
-        ValueError: a size is no int, or negative.
+        TypeError: it is neither of them.
+        ValueError: a size is not an int, or negative.
     """
     if not isinstance(sample_shape, tuple | list):
         raise TypeError(f"sample_shape: expected a tuple of ints, got {type(sample_shape).__name__}")
@@ -34,11 +34,11 @@ def given_or_drawn(
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Noise of a shape, and the options that are not about noise.
 
-    The noise is what is given; or N(0, temperature^2), or zeros if deterministic, with the dtype and device of `like`.
+    Unless `noise` is given, it is N(0, temperature^2), or zeros if deterministic, with the dtype and device of `like`.
 
     Raises:
-        TypeError: the noise given is no tensor.
-        ValueError: it has another shape, or the temperature is no finite number, or negative.
+        TypeError: `noise` is not a tensor.
+        ValueError: `noise` has another shape, or the temperature is not a finite number >= 0.
     """
     if noise is not None:
         if not isinstance(noise, torch.Tensor):
@@ -49,6 +49,6 @@ def given_or_drawn(
     temperature = number("temperature", temperature)
     if deterministic:
         return torch.zeros(shape, dtype=like.dtype, device=like.device), options
-    # Even generator=None picks the overload that takes no symbolic shapes, which torch.compile needs.
+    # Even generator=None selects an overload without symbolic shapes, which torch.compile needs.
     source: dict[str, Any] = {} if generator is None else {"generator": generator}
     return temperature * torch.randn(shape, **source, dtype=like.dtype, device=like.device), options

@@ -59,7 +59,7 @@ def _by_tables(flow: CouplingFlow, x: torch.Tensor, context: torch.Tensor | None
     kept, transformed = points.unbind(1)
     log_det = log_det_sum.expand(len(points)).clone()
     for index, matrix in enumerate(matrices):
-        # Two products of columns: this runs over all points, and a matrix of two columns would go through memory twice.
+        # By columns: a product with the matrix would go through the memory of all points twice.
         kept, transformed = (
             kept * matrix[0, 0] + transformed * matrix[1, 0],
             kept * matrix[0, 1] + transformed * matrix[1, 1],
@@ -92,7 +92,7 @@ class _Table:
 
         log_zero = term.new_zeros(())
         low, high = (bound.item() for bound in torch.aminmax(numbers))
-        # All numbers may be the same.
+        # All numbers may be equal.
         self.low, width = low, max(high - low, 1e-6 * max(abs(low), 1.0))
 
         def knots(first: float, count: int) -> torch.Tensor:
@@ -107,7 +107,7 @@ class _Table:
             refined = self.values.new_empty(2 * size - 1, 2)
             refined[::2], refined[1::2] = self.values, between
             self.values, size = refined, 2 * size - 1
-            # Not yet halved by the knots just added: of those, the largest error is about a quarter.
+            # These are errors before the new knots, which divide them by about four.
             if errors.abs().amax() <= 4 * tolerance or size > MOST_KNOTS:
                 break
         self.per_unit = (size - 1) / width
