@@ -220,7 +220,7 @@ class Flow(Pretrained, nn.Module, ABC):
     def _map_score(self, x: torch.Tensor, term: torch.Tensor) -> torch.Tensor: ...
 
     def _rows(self, which: Map, events: torch.Tensor, term: torch.Tensor, **options: Any) -> tuple[torch.Tensor, ...]:
-        """Apply a map to rows; only a map that a subclass extends takes options."""
+        """Apply a map to rows; `options` are those of a causal flow's samples."""
         if which == "log_prob":
             z, log_det = self._rows_to_latent(events, term)
             return (standard_normal_log_prob(z.flatten(1)) + log_det,)
