@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from nfkern.algorithms.agents import listing
 from nfkern.algorithms.agents.base import REGISTERED, Agent
 from nfkern.algorithms.agents.config import Preset
-from nfkern.checkpoint import FORMAT_VERSION, read_json, read_tensors, write_json
+from nfkern.checkpoint import FORMAT_VERSION, read_tensors
 from nfkern.errors import UserError
+from nfkern.host.files import read_json, write_json
 
 for _room in listing.ROOMS:
     _folder = importlib.import_module(f"nfkern.algorithms.agents.{_room}")

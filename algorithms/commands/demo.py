@@ -12,8 +12,8 @@ from nfkern.algorithms.commands.data import Generate
 from nfkern.algorithms.commands.evaluate import Evaluate
 from nfkern.algorithms.reports.report import Report
 from nfkern.algorithms.runs.run import Run
-from nfkern.checkpoint import read_json, write_json
 from nfkern.errors import UserError, check_least
+from nfkern.host.files import read_json, write_json
 from nfkern.host.progress import progress_bar
 
 ENV_NAME = "pointmaze-medium-navigate-v0"

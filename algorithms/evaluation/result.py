@@ -4,11 +4,10 @@ import csv
 import dataclasses
 import io
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from nfkern.algorithms.envs.make import SuccessTiming
 from nfkern.algorithms.evaluation.rollout import EnvironmentPool, Episode
 from nfkern.algorithms.evaluation.statistics import Interval, success_interval, wilson_interval
 from nfkern.errors import UserError
+from nfkern.host.files import atomic_file, write_text
 
 FORMAT_VERSION = 1
 
@@ -213,7 +213,7 @@ class EvaluationResult:
     def save(self, path: Path) -> None:
         """Write the JSON, atomically."""
         text = json.dumps(self.to_dict(), indent=1)
-        _write_atomically(path, lambda file: file.write(text.encode()))
+        write_text(path, text)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -233,7 +233,7 @@ class EvaluationResult:
         writer = csv.DictWriter(lines, [column.name for column in dataclasses.fields(Episode)], lineterminator="\n")
         writer.writeheader()
         writer.writerows({**dataclasses.asdict(row), "success": int(row.success)} for row in self.episodes)
-        _write_atomically(path, lambda file: file.write(lines.getvalue().encode()))
+        write_text(path, lines.getvalue())
 
     def save_trajectories(self, path: Path) -> None:
         """Write the recorded paths as npz, atomically.
@@ -255,7 +255,8 @@ class EvaluationResult:
             "episodes": np.array([row.episode for row in self.episodes]),
             "successes": np.array([row.success for row in self.episodes]),
         }
-        _write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def stack_outcomes(results: Sequence[EvaluationResult]) -> np.ndarray:
@@ -282,17 +283,3 @@ def stack_outcomes(results: Sequence[EvaluationResult]) -> np.ndarray:
 def _mean_score(episodes: Sequence[Episode]) -> float | None:
     scores = [episode.score for episode in episodes if episode.score is not None]
     return float(np.mean(scores)) if scores else None
-
-
-def _write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write beside the file, then put it in place: a reader finds the old one or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from nfkern.algorithms.evaluation.blocks import Loader
 from nfkern.algorithms.evaluation.result import EvaluationSettings
 from nfkern.algorithms.evaluation.rollout import EnvironmentPool
 from nfkern.errors import UserError
+from nfkern.host.files import atomic_file
 
 PROBE = """
 import mujoco
@@ -263,15 +264,11 @@ def _writer(path: Path, fps: int) -> Iterator[Any]:
     """Yield a function that takes frames; the file is put in place when all went well."""
     import imageio.v2
 
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     options: dict[str, Any] = {"fps": fps} if path.suffix == ".mp4" else {"duration": 1000 / fps, "loop": 0}
-    try:
+    with atomic_file(path, path.suffix) as temporary:
         writer: Any = imageio.v2.get_writer(temporary, **options)
         try:
             yield writer.append_data
         finally:
             # Not by `with`: it would leave the encoder running after an exception.
             writer.close()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

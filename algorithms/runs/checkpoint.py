@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from nfkern.algorithms.agents.base import Agent
 from nfkern.algorithms.agents.registry import load_agent, save_agent
-from nfkern.checkpoint import atomic_folder, read_json, read_tensors
+from nfkern.checkpoint import read_tensors
+from nfkern.host.files import atomic_folder, read_json
 
 
 @dataclass(frozen=True)

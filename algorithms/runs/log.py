@@ -2,13 +2,13 @@
 
 import csv
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nfkern.algorithms.runs.run import Run
 from nfkern.algorithms.runs.settings import CommonSettings
+from nfkern.host.files import atomic_file
 
 if TYPE_CHECKING:
     from nfkern.algorithms.evaluation.result import EvaluationResult
@@ -126,12 +126,10 @@ class CsvLog:
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], fields: list[str]) -> None:
     """Write a CSV file in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", newline="") as file:
+    with atomic_file(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, fields)
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, path)
 
 
 def _evaluation_row(path: Path, result: "EvaluationResult") -> dict[str, Any]:

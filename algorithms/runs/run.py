@@ -20,8 +20,8 @@ from nfkern.algorithms.agents.base import Agent
 from nfkern.algorithms.agents.online.base import OnlineGCRL
 from nfkern.algorithms.agents.registry import AGENTS
 from nfkern.algorithms.runs.checkpoint import Checkpoint
-from nfkern.checkpoint import read_json, write_json
 from nfkern.errors import UserError
+from nfkern.host.files import read_json, write_json
 
 if TYPE_CHECKING:
     from nfkern.algorithms.runs.evaluations import Evaluations

@@ -16,9 +16,9 @@ import tyro
 from nfkern.algorithms.sweep.spec import Sweep as Spec
 from nfkern.algorithms.sweep.spec import SweepRun
 from nfkern.algorithms.sweep.summary import summarize, table
-from nfkern.checkpoint import read_json, write_json
 from nfkern.cli.parsing import parse
 from nfkern.errors import UserError
+from nfkern.host.files import read_json, write_json
 from nfkern.host.progress import progress_bar
 
 # After the loss of a machine, the run resumes elsewhere: it costs the steps since the last checkpoint.

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from nfkern.bench.core.environment import Environment
-from nfkern.bench.core.files import replace_text
 from nfkern.bench.core.timing import Quantiles
 from nfkern.errors import UserError
+from nfkern.host.files import write_text
 
 FORMAT_VERSION = 1
 
@@ -92,7 +92,7 @@ def from_json(data: dict[str, Any]) -> Record:
 
 def write(path: Path, records: Iterable[Record]) -> None:
     """Replace the file in one step, so that an interruption leaves the old or the new one."""
-    replace_text(path, "".join(json.dumps(to_json(record)) + "\n" for record in records))
+    write_text(path, "".join(json.dumps(to_json(record)) + "\n" for record in records))
 
 
 def read(path: Path) -> list[Record]:

@@ -6,8 +6,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nfkern.bench.core.files import replace_text
 from nfkern.errors import UserError
+from nfkern.host.files import write_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -21,7 +21,7 @@ def write_document(path: Path, header: dict[str, Any], results: "DataclassInstan
     Raises:
         ValueError: a number is not finite.
     """
-    replace_text(path, json.dumps(header | asdict(results), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(header | asdict(results), indent=1, allow_nan=False) + "\n")
 
 
 def read_document(path: Path, command: str, parse: Callable[[dict[str, Any]], Results]) -> Results:

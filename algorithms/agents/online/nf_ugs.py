@@ -15,7 +15,7 @@ from nfkern.algorithms.agents.networks import frozen_call
 from nfkern.algorithms.agents.online.base import Exploration, OnlineGCRL, OnlineGCRLConfig
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, Tensors
 from nfkern.algorithms.published import UNSUPERVISED
-from nfkern.flows.plane import plane_log_prob
+from nfkern.flows.tabulated import tabulated_log_prob_2d
 
 # From this number of goals on, tables of the conditioners cost less than the conditioners.
 TABLES_FROM = 20_000
@@ -102,7 +102,7 @@ class NFUGS(OnlineGCRL):
         flow, points = cast(CouplingFlow, self.networks["flow"]), self._tensor(goals)
         nothing = points.new_zeros(self.config.representation)
         if points.device.type == "cpu" and points.shape[-1] == 2 and points.numel() > 2 * TABLES_FROM:
-            log_prob = plane_log_prob(flow, points, nothing)
+            log_prob = tabulated_log_prob_2d(flow, points, nothing)
         else:
             log_prob = flow.log_prob(points, nothing.expand(1, 1, -1))
         found: np.ndarray = log_prob.cpu().numpy()

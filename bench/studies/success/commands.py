@@ -32,8 +32,8 @@ from nfkern.bench.studies.success.records import Dataset, Evaluation, Results, S
 from nfkern.bench.studies.success.study import Place, pieces, trainings
 from nfkern.bench.studies.success.tables import to_markdown
 from nfkern.bench.studies.tables import write_reports
-from nfkern.checkpoint import write_json
 from nfkern.errors import UserError, check_least
+from nfkern.host.files import write_json
 
 TRANSITIONS = {"pointmaze-medium-navigate-v0": 100_000, "cube-single-play-v0": 300_000}
 """Transitions that are enough for the default environments, far fewer than were published."""

@@ -26,7 +26,7 @@ def test_round_trip(tmp_path):
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "records.jsonl"
     storage.write(path, [record()])
-    monkeypatch.setattr("nfkern.bench.core.files.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         storage.write(path, [record("a"), record("b")])
     assert storage.read(path) == [record()]

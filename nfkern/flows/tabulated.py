@@ -1,4 +1,4 @@
-"""Log-densities of very many points of a plane under one context, by tables of the conditioners.
+"""Log-densities of very many points in two dimensions under one context, by tables of the conditioners.
 
 In two dimensions a coupling block keeps one number and transforms the other by a scale and a shift which, for a fixed
 context, depend on the number kept alone. From a table over its range they cost one interpolation a point and block, in
@@ -14,22 +14,22 @@ from nfkern.flows.coupling import CouplingFlow
 from nfkern.kernels import CouplingParameters, coupling
 from nfkern.kernels.affine.transform import AffineMap
 
-__all__ = ["plane_log_prob"]
+__all__ = ["tabulated_log_prob_2d"]
 
 FIRST_KNOTS = 2049
-# More would cost more than the flow itself at the numbers of points that this is for.
+# A larger table costs more than the flow itself at the usual numbers of points.
 MOST_KNOTS = 1 << 17
 
 
-def plane_log_prob(
+def tabulated_log_prob_2d(
     flow: CouplingFlow, x: torch.Tensor, context: torch.Tensor | None = None, *, tolerance: float = 1e-4
 ) -> torch.Tensor:
-    """`flow.log_prob(x, context)` of points that share one context, nearly, and without gradients.
+    """Approximate `flow.log_prob(x, context)` of points that share one context, without gradients.
 
     A table is refined until halfway between its knots neither the block's log-scale, in nats, nor its shift, in units
     of the scale, is off by more than `tolerance`; errors of all blocks add up, and later blocks can stretch them: for a
-    flow with random weights 3e-5 nats in the median and 0.01 at most, among points where log p is down to -160. Worth
-    its while for more than some ten thousand points.
+    flow with random weights 3e-5 nats in the median and 0.01 at most, among points where log p is down to -160. It
+    pays off from some ten thousand points.
 
     Args:
         flow: of two features, neither inverted nor with bounds.
@@ -47,7 +47,9 @@ def plane_log_prob(
     _check(flow, x, context)
     with torch.no_grad():
         result = _by_tables(flow, x, context, tolerance)
-    (result,) = flow._constant("plane_log_prob: it has no derivatives; use log_prob of the flow", (result,), x, context)
+    (result,) = flow._constant(
+        "tabulated_log_prob_2d: it has no derivatives; use log_prob of the flow", (result,), x, context
+    )
     return result
 
 
@@ -58,7 +60,7 @@ def _by_tables(flow: CouplingFlow, x: torch.Tensor, context: torch.Tensor | None
     kept, transformed = points.unbind(1)
     log_det = log_det_sum.expand(len(points)).clone()
     for index, matrix in enumerate(matrices):
-        # Two products of columns: this runs over all points, and a matrix of two columns would go through memory twice.
+        # By columns: a product with the matrix would go through the memory of all points twice.
         kept, transformed = (
             kept * matrix[0, 0] + transformed * matrix[1, 0],
             kept * matrix[0, 1] + transformed * matrix[1, 1],
@@ -92,7 +94,7 @@ class _Table:
 
         log_zero = term.new_zeros(())
         low, high = (bound.item() for bound in torch.aminmax(numbers))
-        # All numbers may be the same.
+        # All numbers may be equal.
         self.low, width = low, max(high - low, 1e-6 * max(abs(low), 1.0))
 
         def knots(first: float, count: int) -> torch.Tensor:
@@ -107,7 +109,7 @@ class _Table:
             refined = self.values.new_empty(2 * size - 1, 2)
             refined[::2], refined[1::2] = self.values, between
             self.values, size = refined, 2 * size - 1
-            # Not yet halved by the knots just added: of those, the largest error is about a quarter.
+            # These are errors before the new knots, which divide them by about four.
             if errors.abs().amax() <= 4 * tolerance or size > MOST_KNOTS:
                 break
         self.per_unit = (size - 1) / width

@@ -1,4 +1,4 @@
-"""Results without derivatives, inside transforms that would take a missing derivative for zero."""
+"""Results without derivatives: an error inside transforms, which would take a missing derivative for zero."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 
 
 def differentiating() -> bool:
-    """Whether `torch.func` (grad, vjp, jacrev, jvp, jacfwd, ...) or forward-mode AD is at work around this call."""
+    """Whether this call runs inside `torch.func` (grad, vjp, jacrev, jvp, jacfwd, ...) or forward-mode AD."""
     if forward_ad._current_level >= 0:
         return True
     if not torch._C._are_functorch_transforms_active():
@@ -19,7 +19,7 @@ def differentiating() -> bool:
 
 
 def readable(tensor: torch.Tensor) -> bool:
-    """Whether numbers may be looked at: not while compiling or under `torch.vmap`, nor where it would synchronise."""
+    """Whether a tensor's numbers can be read: not while compiling, under `torch.vmap`, or where that synchronises."""
     if torch.compiler.is_compiling() or tensor.device.type != "cpu":
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
@@ -28,14 +28,14 @@ def readable(tensor: torch.Tensor) -> bool:
 def without_derivatives(
     what: str, results: tuple[torch.Tensor, ...], inputs: Iterable[torch.Tensor | None]
 ) -> tuple[torch.Tensor, ...]:
-    """The results, such that a transform that differentiates them raises an error in place of giving zeros.
+    """Return the results, such that a transform that differentiates them raises an error in place of giving zeros.
 
     Plain autograd has its own error: such results have no `grad_fn`.
 
     Args:
-        what: the call, for the message, and what to do instead.
+        what: the call and the way out of it, for the message.
         results: computed without gradients.
-        inputs: what they depend on.
+        inputs: the tensors that they depend on.
     """
     if not differentiating():
         return results
@@ -45,7 +45,7 @@ def without_derivatives(
 
 
 class _Constant(torch.autograd.Function):
-    """The first of its tensors; their derivatives with respect to any are refused."""
+    """The identity of the first of its tensors; derivatives with respect to any of them are refused."""
 
     generate_vmap_rule = True
 
