@@ -9,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.bench_records import ENVIRONMENT, record, refused, spread
 
@@ -262,7 +263,7 @@ def test_suite_runs_on_pytest_benchmark(tmp_path):
     command += ["-p", "pytest_benchmark.plugin"]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    found = [storage.from_json(item["extra_info"]) for item in json.loads(out.read_text())["benchmarks"]]
+    found = [msgspec.convert(item["extra_info"], storage.Record) for item in json.loads(out.read_text())["benchmarks"]]
     variants = ("eager", "eager_plu_once", "nfkern", "nfkern_frozen", "nfkern_frozen_bf16")
     assert {(saved.work, saved.batch, saved.variant) for saved in found} == {
         ("inverse", batch, variant) for batch in (1, 4) for variant in variants
