@@ -291,7 +291,7 @@ def test_it_needs_nothing_but_torch_triton_and_numpy():
 import sys
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"tyro", "tqdm", "safetensors", "gymnasium", "ogbench", "pytest", "requests"}:
+        if name.split(".")[0] in {"tyro", "tqdm", "safetensors", "msgspec", "polars", "ogbench", "pytest"}:
             raise ModuleNotFoundError(name, name=name)
 sys.meta_path.insert(0, Missing())
 from nfkern.bench.kernels import binaries, kernel_launches
