@@ -2,8 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from nfkern.bench.core.environment import Environment
 from nfkern.bench.core.records import Record
@@ -23,31 +22,22 @@ _AXES = {"features": "features D", "hidden": "hidden width", "width": "hidden wi
 _NOT_SHARED = ("work", "device", "cores", "shape", "norm_eps")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a table.
-
-    Attributes:
-        text: what is shown.
-        value: what the column is sorted by; without one, it is what is shown.
-        note: a word behind the text.
-        kind: its class, if any.
-        link: an anchor of the page.
-        share: length of a bar below it, 0 to 1.
-        span: columns that it takes.
-    """
+class Cell(NamedTuple):
+    """One cell of a table."""
 
     text: object = ""
+    # The column is sorted by it, or without one by the text.
     value: float | None = None
     note: str = ""
     kind: str = ""
+    # An anchor of the page.
     link: str = ""
+    # The length of a bar below the text, 0 to 1.
     share: float | None = None
     span: int = 1
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """A line of a table; `row` is the anchor of the details that a filter shows with it, `words` what it looks for."""
 
     cells: Sequence[Cell]
@@ -56,8 +46,7 @@ class Line:
     words: str = ""
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table that a reader can sort."""
 
     head: Sequence[str]
@@ -165,8 +154,7 @@ def _incomplete(rows: Sequence[Timed]) -> str:
     return f"{count} rows lack variants of their suite, which may be faster: the command of each row names them."
 
 
-@dataclass(frozen=True)
-class _Quantity:
+class _Quantity(NamedTuple):
     """What curves are drawn of: how it is read off a record, what titles add, its unit, and a value in words."""
 
     of: Callable[[Record], float | None]

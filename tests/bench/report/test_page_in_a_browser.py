@@ -25,9 +25,10 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """The page of all recorded times and studies."""
+    """The page of two files of recorded times and of all studies."""
     page = tmp_path_factory.mktemp("page") / "page.html"
-    page.write_text(to_html(sorted(RESULTS.rglob("*.json"))), encoding="utf-8")
+    files = [path for pattern in ("scaling-*.json", "libraries-*.json", "*/*.json") for path in RESULTS.glob(pattern)]
+    page.write_text(to_html(files), encoding="utf-8")
     return page.as_uri()
 
 
