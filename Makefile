@@ -38,10 +38,7 @@ lint: $(BIN)/.nfkern-dev ## format and fix what can be fixed
 	$(BIN)/python -m ruff format .
 
 bench: $(BIN)/.nfkern-dev ## measure the quick benchmark suite, write bench-quick.json and its page, bench-quick.html
-	@# A refused number fails the target, but the page, which tells of it, is written first.
-	$(BIN)/nfkern bench run --suite quick --out bench-quick.json --overwrite || code=$$?; \
-	[ "$${code:-0}" -le 1 ] || exit "$$code"; \
-	$(BIN)/nfkern bench report bench-quick.json --html bench-quick.html && exit "$${code:-0}"
+	$(BIN)/nfkern bench run --suite quick --out bench-quick.json --overwrite
 
 # No set-up of its own, for a machine with a GPU may have no network: the first Python whose torch finds one.
 HAS_GPU := import sys, torch; sys.exit(sys.version_info < (3, 11) or not torch.cuda.is_available())

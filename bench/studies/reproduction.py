@@ -19,7 +19,7 @@ def again(
     presets: Mapping[tuple[str, ...], "DataclassInstance"],
     environment: Environment,
 ) -> str:
-    """A sentence in HTML with the command.
+    """Return a sentence in HTML with the command.
 
     Args:
         study: its command.
@@ -28,18 +28,10 @@ def again(
         presets: settings that the command has by itself, by the words which choose them.
         environment: of the results.
     """
-
-    def differing(preset: "DataclassInstance") -> list[str]:
-        names = (field.name for field in fields(settings))
-        return [name for name in names if getattr(settings, name) != getattr(preset, name)]
-
-    def without_option(words: tuple[str, ...]) -> int:
-        return len(set(differing(presets[words])) - set(options))
-
-    chosen = min(presets, key=without_option)
+    chosen = nearest(options, settings, presets)
     *_, name = study.split()
     words = [*study.split(), "--out", f"{name}.json", *chosen]
-    for name in differing(presets[chosen]):
+    for name in _differing(settings, presets[chosen]):
         if name in options:
             value = getattr(settings, name)
             # Seeds are counted from 0.
@@ -47,3 +39,15 @@ def again(
             words += ["--" + name.replace("_", "-"), *map(str, values)]
     commit = f", at commit {escape(environment.commit[:12])}" if environment.commit else ""
     return f"Measure it again{commit}: <code>{escape(shlex.join(words))}</code>"
+
+
+def nearest(
+    options: Collection[str], settings: "DataclassInstance", presets: Mapping[tuple[str, ...], "DataclassInstance"]
+) -> tuple[str, ...]:
+    """Return the words of the preset that differs from the settings in the fewest fields that no option sets."""
+    return min(presets, key=lambda words: len(set(_differing(settings, presets[words])) - set(options)))
+
+
+def _differing(settings: "DataclassInstance", preset: "DataclassInstance") -> list[str]:
+    names = (field.name for field in fields(settings))
+    return [name for name in names if getattr(settings, name) != getattr(preset, name)]

@@ -53,7 +53,7 @@ def write_reports(results: Path, html: Path | None, tables: Path | None, markdow
     """
     if html is not None:
         # Here, not above: pictures need matplotlib, and measuring does not.
-        from nfkern.bench.report.page.kinds import to_html
+        from nfkern.bench.report.page import to_html
 
         html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(to_html((results,)), encoding="utf-8")

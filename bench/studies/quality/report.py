@@ -10,8 +10,13 @@ from nfkern.bench.studies.quality.policies import POLICIES
 from nfkern.bench.studies.quality.records import COMMAND, Results
 from nfkern.bench.studies.quality.shapes import DENSITIES
 from nfkern.bench.studies.quality.summary import summaries
-from nfkern.bench.studies.reproduction import again
+from nfkern.bench.studies.reproduction import again, nearest
 from nfkern.page import table
+
+TITLE = "Quality beside speed"
+
+_OPTIONS = {field.name for field in fields(Quality)}
+_PRESETS = {(): DEFAULT, ("--quick",): QUICK}
 
 INTRODUCTION = (
     "Every policy learns the same conditional densities from the same batches, in as many steps, with the same "
@@ -48,6 +53,10 @@ def body(results: Results) -> str:
 {sections}"""
 
 
+def is_quick(results: Results) -> bool:
+    """Return whether the results are of `--quick`, which only tries the study out."""
+    return nearest(_OPTIONS, results.settings, _PRESETS) == ("--quick",)
+
+
 def _again(results: Results) -> str:
-    options = {field.name for field in fields(Quality)}
-    return again(COMMAND, options, results.settings, {(): DEFAULT, ("--quick",): QUICK}, results.environment)
+    return again(COMMAND, _OPTIONS, results.settings, _PRESETS, results.environment)

@@ -4,7 +4,7 @@ from dataclasses import fields
 from html import escape
 
 from nfkern.bench.studies.drawing import embedded
-from nfkern.bench.studies.reproduction import again
+from nfkern.bench.studies.reproduction import again, nearest
 from nfkern.bench.studies.success import picture, tables
 from nfkern.bench.studies.success.commands import DEFAULT, QUICK, Success
 from nfkern.bench.studies.success.policies import POLICIES
@@ -13,6 +13,9 @@ from nfkern.bench.studies.success.summary import summaries
 from nfkern.page import table
 
 TITLE = "Success beside cost"
+
+_OPTIONS = {field.name for field in fields(Success)}
+_PRESETS = {(): DEFAULT, ("--quick",): QUICK}
 
 INTRODUCTION = (
     "Every policy learns from the same data with the same goals, batch size, learning rate and schedule, in as many "
@@ -44,6 +47,10 @@ def body(results: Results) -> str:
 {environments}"""
 
 
+def is_quick(results: Results) -> bool:
+    """Return whether the results are of `--quick`, which only tries the study out."""
+    return nearest(_OPTIONS, results.settings, _PRESETS) == ("--quick",)
+
+
 def _again(results: Results) -> str:
-    options = {field.name for field in fields(Success)}
-    return again(COMMAND, options, results.settings, {(): DEFAULT, ("--quick",): QUICK}, results.environment)
+    return again(COMMAND, _OPTIONS, results.settings, _PRESETS, results.environment)

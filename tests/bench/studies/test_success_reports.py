@@ -11,7 +11,7 @@ import tyro
 from support.quality_results import results as quality_results
 from support.success_results import CUBE, MAZE, evaluation, results
 
-from nfkern.bench.report.page import kinds
+from nfkern.bench.report import page
 from nfkern.bench.studies.quality import records as quality
 from nfkern.bench.studies.success import picture, records, report, summary, tables
 from nfkern.bench.studies.success.commands import Success
@@ -30,7 +30,7 @@ def test_results_come_back_as_they_were_and_are_told_from_others(tmp_path):
     assert records.read(path) == results()
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
     quality.write(other, quality_results())
-    assert [kinds.kind_of(file).command for file in (path, other)] == ["nfkern bench success", "nfkern bench quality"]
+    assert [page.kind_of(file).command for file in (path, other)] == ["nfkern bench success", "nfkern bench quality"]
     with pytest.raises(UserError, match="quality.json: holds no results of `nfkern bench success`"):
         records.read(other)
 
@@ -188,7 +188,7 @@ def test_the_page_has_the_command_that_makes_the_results_again(chosen):
 def test_the_page_of_all_benchmarks_has_the_study(tmp_path):
     for name in ("a.json", "b.json"):
         records.write(tmp_path / name, results())
-    html = kinds.to_html([tmp_path / "a.json", tmp_path / "b.json"])
+    html = page.to_html([tmp_path / "a.json", tmp_path / "b.json"])
     assert '<h2 id="success-2">Success beside cost, b.json</h2>' in html
     assert report.body(results()) in html
 
@@ -196,7 +196,7 @@ def test_the_page_of_all_benchmarks_has_the_study(tmp_path):
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
     for folder in ("one", "two"):
         records.write(tmp_path / folder / "a.json", results())
-    html = kinds.to_html([tmp_path / "one" / "a.json", tmp_path / "two" / "a.json"])
+    html = page.to_html([tmp_path / "one" / "a.json", tmp_path / "two" / "a.json"])
     assert "made of one/a.json, two/a.json" in html
     assert str(tmp_path) not in html
 

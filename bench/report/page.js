@@ -72,14 +72,6 @@ for (const table of document.querySelectorAll("table.filtered")) {
   field.addEventListener("input", show);
 }
 
-// A line of fits shows its curve: the others fade.
-for (const line of document.querySelectorAll(".growth tr[data-curve]")) {
-  const curves = [...line.closest(".growth").querySelectorAll("g.curve")];
-  const fade = one => curves.forEach(curve => curve.classList.toggle("dim", one !== "" && curve.dataset.curve !== one));
-  line.addEventListener("pointerenter", () => fade(line.dataset.curve));
-  line.addEventListener("pointerleave", () => fade(""));
-}
-
 // A link to a row opens it, also the second time.
 function open() {
   const row = document.getElementById(decodeURIComponent(location.hash.slice(1)));

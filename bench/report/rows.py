@@ -1,5 +1,6 @@
 """Rows of one or several files, and who is ahead in each."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -126,6 +127,10 @@ class Timed:
             if self.ours and each.quantiles and _other(each) and _median(each) < _median(self.ours)
         ]
 
+    def seconds(self, record: Record) -> float:
+        """The median of a record that has a number."""
+        return _median(record)
+
     @property
     def refused(self) -> list[Record]:
         """Those that the gate, or an error, left without a number."""
@@ -145,6 +150,20 @@ def timed_rows(files: Mapping[str, Sequence[Record]]) -> list[Timed]:
     # Cases as they are declared; what is no longer known comes last.
     cases = list(dict.fromkeys([*CASES, *(row.first.case for row in found)]))
     return sorted(found, key=lambda row: _place(row.first, works, cases))
+
+
+def verdict(rows: Sequence[Timed]) -> str:
+    """Who is ahead in how many rows, in one sentence, and what is to be known beside it."""
+    words = Counter(row.word for row in rows)
+    compared = len(rows) - words["alone"]
+    if not compared:
+        return "None of these rows has both nfkern and a peer with its results: nobody is ahead or behind."
+    called = sum(row.called_behind is not None for row in rows)
+    unfrozen = f"; as a user calls it, not frozen, it is slower than that peer in {called} more" if called else ""
+    return (
+        f"nfkern at its fastest is ahead of the best peer in {words['ahead']} of {compared} rows, "
+        f"even in {words['even']} and behind in {words['behind']}{unfrozen}."
+    )
 
 
 def _place(record: Record, works: Sequence[str], cases: Sequence[str]) -> tuple[int, int, int, int]:
