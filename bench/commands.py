@@ -16,7 +16,7 @@ from nfkern.bench.core import records as storage
 from nfkern.bench.core import timing
 from nfkern.bench.core.declarations import Row, rows
 from nfkern.bench.core.environment import Environment, current_environment, others_cpu_s
-from nfkern.bench.core.files import check_writable, replace_text
+from nfkern.bench.core.files import check_writable
 from nfkern.bench.core.records import Record
 from nfkern.bench.core.units import duration
 from nfkern.bench.registry import VARIANTS, WORKS
@@ -179,7 +179,7 @@ def _write_page(files: Sequence[Path], html: Path) -> None:
     # Here, not above: the page needs packages that measuring does not.
     from nfkern.bench.report.page import to_html
 
-    replace_text(html, to_html(files))
+    write_text(html, to_html(files))
     print(f"wrote {html}")
 
 
