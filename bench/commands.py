@@ -25,6 +25,7 @@ from nfkern.bench.report.rows import Timed, timed_rows, verdict
 from nfkern.bench.runner import measure
 from nfkern.bench.suites import SUITES
 from nfkern.errors import UserError, check_least
+from nfkern.host.files import write_text
 
 Suite = Literal["smoke", "quick", "cpu", "causal", "control-loop", "scaling", "training", "full"]
 BUDGETS = {
