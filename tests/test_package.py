@@ -13,7 +13,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ["kernels", "nfkern", "algorithms", "bench"]
-WITHOUT_CIRCLES = ["kernels", "nfkern"]
 
 
 def sources(folder):
@@ -74,7 +73,7 @@ def import_graph(layer):
     return graph
 
 
-@pytest.mark.parametrize("layer", WITHOUT_CIRCLES)
+@pytest.mark.parametrize("layer", LAYERS)
 def test_no_modules_and_no_rooms_import_in_circles(layer):
     """A room is a folder of the layer, or a file beside its folders."""
 
