@@ -233,14 +233,14 @@ def _summary(row: Row, records: list[Record]) -> str:
 
 
 def _standing(row: Timed) -> str:
-    """Who is ahead in a row, e.g. `ahead  inverse-ogbench-1-threads_1: nfkern 155 us, jax_jit 197 us (1.27x)`."""
+    """Return a row's verdict, e.g. `ahead  inverse-ogbench-1-threads_1: nfkern 155 us, jax_jit 197 us (1.27x)`."""
     shown = [f"{each.variant} {duration(row.seconds(each))}" for each in (row.ours, row.peer) if each]
     ratio = f" ({row.ratio:.2f}x)" if row.ratio else ""
     return f"{row.word:6} {row.first.row}: {', '.join(shown) or 'no number'}{ratio}"
 
 
 def _busy(environment: Environment, seconds: float, before: float | None) -> list[str]:
-    """A line that names the machine, if others kept more than a tenth of its processors busy meanwhile."""
+    """Return a line that names the machine, if others kept more than a tenth of its processors busy meanwhile."""
     after = others_cpu_s()
     if before is None or after is None:
         return []

@@ -61,7 +61,7 @@ class Record:
 
     @property
     def key(self) -> str:
-        """What it is a measurement of: two files' records are compared where their keys are equal."""
+        """The name of the measurement: records of two files are compared where their keys are equal."""
         return f"{self.row}-{self.variant}"
 
 

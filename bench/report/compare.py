@@ -21,7 +21,7 @@ Verdict = Literal["slower", "faster", "within noise", "within bounds", "broken",
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one record.
+    """Change of one record between two files.
 
     Attributes:
         key: as `Record.key`.

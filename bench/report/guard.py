@@ -90,7 +90,7 @@ def recorded_leads(records: pl.DataFrame, device_name: str) -> tuple[dict[str, f
 
 
 def findings(measured: Sequence[Record], recorded: Mapping[str, float], kept: float) -> list[Finding]:
-    """What became of the leads of one row.
+    """Return what is left of the leads of one row.
 
     Args:
         measured: the row's records, eager PyTorch's among them.

@@ -95,7 +95,7 @@ def to_html(paths: Sequence[Path]) -> str:
 
 
 def kind_of(path: Path) -> Kind:
-    """By what the file holds.
+    """Return the kind of a file by its content.
 
     Raises:
         UserError: it cannot be read, is empty, or is of no kind.
@@ -116,7 +116,7 @@ def kind_of(path: Path) -> Kind:
 
 
 def _study(path: Path, kind: str, study: str, file: str) -> dict[str, Any]:
-    """What the template shows of a study's results."""
+    """Return the part of the template's data that one study's results make."""
     if find_spec("matplotlib") is None:
         raise UserError(f"{path}: a page of {kind} needs the package matplotlib: `pip install 'nfkern[log]'`")
     results = importlib.import_module(f"{study}.records").read(path)
@@ -130,7 +130,7 @@ def _study(path: Path, kind: str, study: str, file: str) -> dict[str, Any]:
 
 
 def _first_object(text: str) -> Mapping[str, Any]:
-    """Of a file of one JSON object, or of one a line."""
+    """Return the first object of a file of one JSON object, or of one a line; empty if it has none."""
     try:
         found, _ = json.JSONDecoder().raw_decode(text.lstrip())
     except ValueError:

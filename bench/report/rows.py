@@ -83,7 +83,7 @@ class Timed:
 
     @property
     def floor(self) -> Record | None:
-        """Of the floors of the precision of `ours`, the highest."""
+        """The highest of the floors in the precision of `ours`."""
         precision = self.ours.precision if self.ours else "fp32"
         floors = [each for each in self.records if _is(each, "floor") and each.precision == precision]
         return max((each for each in floors if each.quantiles), key=_median, default=None)
@@ -153,7 +153,7 @@ def timed_rows(files: Mapping[str, Sequence[Record]]) -> list[Timed]:
 
 
 def verdict(rows: Sequence[Timed]) -> str:
-    """Who is ahead in how many rows, in one sentence, and what is to be known beside it."""
+    """Return one sentence that counts the rows in which nfkern is ahead, even and behind."""
     words = Counter(row.word for row in rows)
     compared = len(rows) - words["alone"]
     if not compared:

@@ -54,7 +54,7 @@ class Table(NamedTuple):
 
 
 def timings(files: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
-    """What the template shows of all files."""
+    """Return the template's data of all files."""
     rows = timed_rows(files)
     records = [record for row in rows for record in row.records]
     environments = list(dict.fromkeys(str(row.first.environment) for row in rows))
@@ -141,13 +141,13 @@ def _beside_peer(found: Sequence[tuple[Timed, Record | None]]) -> Table:
 
 
 def _against_eager(rows: Sequence[Timed]) -> str:
-    """How many rows have no peer that anybody tuned."""
+    """Say how many rows have no peer that anybody tuned."""
     count = sum(bool(row.peers) and {each.variant for each in row.peers} <= UNTUNED for row in rows)
     return f"In {count} of them eager PyTorch is the only peer. " if count else ""
 
 
 def _incomplete(rows: Sequence[Timed]) -> str:
-    """How many rows lack variants, some of which might be ahead."""
+    """Say how many rows lack variants, some of which might be ahead."""
     count = sum(bool((found := reproduction(row.records)) and found.further) for row in rows)
     if not count:
         return "All rows have every variant of their suite, or the reason why they lack it."
@@ -155,7 +155,7 @@ def _incomplete(rows: Sequence[Timed]) -> str:
 
 
 class _Quantity(NamedTuple):
-    """What curves are drawn of: how it is read off a record, what titles add, its unit, and a value in words."""
+    """A quantity with curves: how to read it off a record, its words in titles, its unit, and a value in words."""
 
     of: Callable[[Record], float | None]
     title: str
@@ -193,7 +193,7 @@ def _fit_line(name: str, curve: Mapping[int, float], quantity: _Quantity) -> Lin
 
 
 def _shared(family: Family) -> Iterator[str]:
-    """What all records have in common, by the case's name where it is the same flow throughout."""
+    """Yield what all records have in common, by the case's name where it is the same flow throughout."""
     shared = {name: value for name, value in family.shared.items() if name not in _NOT_SHARED}
     if family.axis in ("batch", "threads"):
         # Several names may stand for one shape.
@@ -218,7 +218,7 @@ def _machine(number: int, name: str, rows: Sequence[Timed]) -> Line:
 
 
 def _backends(environment: Environment) -> str:
-    """What implements the ops: how many for the most common backend, by name for others."""
+    """Count the ops of the most common backend, and name those of others."""
     counts = Counter(environment.backends.values()).most_common()
     if not counts:
         return "none (0 ops)"

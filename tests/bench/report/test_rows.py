@@ -1,4 +1,4 @@
-"""Who is ahead in a row, and the sentence about all of them."""
+"""The verdict of a row, and the sentence about all of them."""
 
 import time
 from dataclasses import replace
