@@ -8,7 +8,7 @@ import torch
 from nfkern.acting.cuda_graphs import Capture
 from nfkern.bench.kernels.gpu_check.problems import matmul_precision
 from nfkern.bench.kernels.gpu_check.timing import graph_seconds
-from nfkern.kernels.dispatch.triton_backend import start
+from nfkern.kernels.dispatch.triton_backend import launch
 
 LAUNCHES, PROGRAMS = 200, 16
 _EDGES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -53,9 +53,9 @@ def _edges(device: torch.device, capture: Capture) -> Iterator[str]:
     dependent = torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 9
     for kind, options in _EDGES if dependent else _EDGES[:1]:
 
-        def launch(like: torch.Tensor, options: dict[str, Any] = options) -> None:
+        def work(like: torch.Tensor, options: dict[str, Any] = options) -> None:
             for _ in range(LAUNCHES):
-                start(empty_kernel, (PROGRAMS,), **options)
+                launch(empty_kernel, (PROGRAMS,), **options)
 
-        seconds = graph_seconds(launch, [(torch.empty(1, device=device),)], device, capture)
+        seconds = graph_seconds(work, [(torch.empty(1, device=device),)], device, capture)
         yield f"{LAUNCHES} empty kernels in a graph, {kind}: {seconds / LAUNCHES * 1e6:.3g} us each"
