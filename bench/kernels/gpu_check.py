@@ -35,7 +35,7 @@ from nfkern.bench.rivals.graphed import Graphed
 from nfkern.bench.runner import Candidate, admit, record_of
 from nfkern.bench.works.causal_works import CAUSAL_WORKS
 from nfkern.bench.works.flow_works import FLOW_WORKS
-from nfkern.kernels.dispatch.triton_backend import start
+from nfkern.kernels.dispatch.triton_backend import launch
 
 BUDGET_S = 300.0
 """Seconds of all timings."""
@@ -207,11 +207,11 @@ def _edges(device: torch.device, capture: Capture) -> Iterator[str]:
     dependent = torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 9
     for kind, options in _EDGES if dependent else _EDGES[:1]:
 
-        def launch(like: torch.Tensor, options: dict[str, Any] = options) -> None:
+        def many(like: torch.Tensor, options: dict[str, Any] = options) -> None:
             for _ in range(LAUNCHES):
-                start(empty_kernel, (PROGRAMS,), **options)
+                launch(empty_kernel, (PROGRAMS,), **options)
 
-        seconds = graph_seconds(launch, [(torch.empty(1, device=device),)], device, capture)
+        seconds = graph_seconds(many, [(torch.empty(1, device=device),)], device, capture)
         yield f"{LAUNCHES} empty kernels in a graph, {kind}: {seconds / LAUNCHES * 1e6:.3g} us each"
 
 

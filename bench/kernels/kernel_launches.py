@@ -112,19 +112,19 @@ def compilations(
     found: dict[tuple[Any, ...], Compilation] = {}
     for case in cases:
         for arithmetic in arithmetics:
-            with recording() as starts, _arithmetic(arithmetic):
+            with recording() as launches, _arithmetic(arithmetic):
                 for count in rows:
                     if isinstance(case, CausalCase):
                         _run_causal(case, arithmetic, count)
                         continue
                     for bound in (None, 2.0) if case is cases[0] else (None,):
                         _run_everything(case, arithmetic, count, bound)
-            for start in starts:
-                options = dict(start.options)
+            for launch in launches:
+                options = dict(launch.options)
                 if pdl and "PDL" in options:
                     # As `triton_backend.dependent` says on a GPU that has it.
                     options |= {"PDL": True, "launch_pdl": True}
-                each = _compilation(start.kernel, start.args, options, arithmetic, case.name)
+                each = _compilation(launch.kernel, launch.args, options, arithmetic, case.name)
                 found.setdefault(each.key, each)
     return list(found.values())
 
@@ -158,7 +158,7 @@ def _run_everything(case: FlowCase, arithmetic: Arithmetic, rows: int, bound: fl
 
 
 def _run_causal(case: CausalCase, arithmetic: Arithmetic, rows: int) -> None:
-    # Two blocks, one of them flipped, of one layer start what all blocks and layers start.
+    # Two blocks, one of them flipped, of one layer launch what all blocks and layers launch.
     flow = random_causal_flow(replace(case, blocks=2, layers=1)).to("meta")
     parameters = CausalParameters(*(getattr(flow, name).detach() for name in CausalParameters._fields))
     x, term, states = (
@@ -167,7 +167,7 @@ def _run_causal(case: CausalCase, arithmetic: Arithmetic, rows: int) -> None:
     for prefix, bound in ((False, None), (True, 2.0)):
         settings = CausalSettings(flow.heads, prefix, 1e-5, bound, torch.bfloat16 if arithmetic == "half" else None)
         causal.to_latent(x, term, parameters, settings)
-        # All positions start the same; so many are as many keys as a program takes at once.
+        # All positions launch the same kernels; so many are as many keys as a program takes at once.
         short = x[:, :34]
         causal.to_data(short, term, parameters, settings)
         causal.to_data(short, term, parameters, settings, term[:1], 1.5, True)

@@ -17,11 +17,12 @@ void over_tokens(const CausalAffine<T>& p, int64_t row, Step step) {
       const int count = static_cast<int>(p.features - d < L ? p.features - d : L);
       const int64_t at = (row * p.tokens + token) * p.features + d;
       const int64_t pair = given < 0 ? -1 : (row * p.given + given) * 2 * p.features + d;
-      Vec<T> log_scale = {}, shift = {};
-      if (given >= 0) {
-        log_scale = load_some(p.pairs + pair, count), shift = load_some(p.pairs + pair + p.features, count);
+      if (given < 0) {
+        step(at, AffineMap<Vec<T>>{{}, {}, broadcast(T(1))}, pair, count);
+        continue;
       }
-      step(at, affine_map(p.scale_bound, log_scale, shift, given < 0 ? 0 : count), pair, count);
+      const Vec<T> log_scale = load_some(p.pairs + pair, count), shift = load_some(p.pairs + pair + p.features, count);
+      step(at, affine_map(p.scale_bound, log_scale, shift, count), pair, count);
     }
   }
 }

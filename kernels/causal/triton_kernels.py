@@ -28,7 +28,7 @@ SIZES = ["count", "groups", "spread", "position", "length", "tokens", "place"]
 
 @triton.jit
 def gelu(x):
-    """The exact one, as PyTorch's."""
+    """GELU in its exact form, as PyTorch's."""
     return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
 
 
@@ -105,7 +105,7 @@ def attention_kernel(
     qkv, attended, position, length, WIDTH: tl.constexpr, HEADS: tl.constexpr, PADDED: tl.constexpr,
     KEYS: tl.constexpr, PDL: tl.constexpr,
 ):
-    """What the query at `position` sees of the positions up to it: a row (first grid axis), a head (second).
+    """Attention of the query at `position` to the positions up to it: a row (first grid axis), a head (second).
 
     qkv: (rows, length, 3 WIDTH), filled up to `position`; attended (rows, WIDTH). KEYS positions at a time, with the
     sums of before scaled down to the largest score so far.

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from nfkern.kernels.coupling import cpu_kernels
-from nfkern.kernels.coupling.parameters import CouplingParameters, Settings
+from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.coupling.schema import PARAMETER_COUNT, SETTINGS_END, unflattened
 from nfkern.kernels.dispatch import native_extension
 from nfkern.kernels.dispatch.registry import Native
@@ -20,7 +20,7 @@ def cpu(function: Callable[..., Any], tensors: int) -> Native:
     """Return a function of `cpu_kernels` as an op's kernel; parameters and settings follow the first `tensors`."""
 
     def reasons(*args: Any) -> list[str]:
-        return cpu_kernels.reasons(args[0], *_parameters_and_dtype(args, tensors))
+        return cpu_kernels.reasons(args[0], *_parameters_and_dtype(args[tensors:]))
 
     kernel = over_seeds(unflattened(function, tensors), 2)
     return Native(lambda: kernel, native_extension.device_reasons, reasons, safe=True)
@@ -32,7 +32,7 @@ def cuda(module: str, function: str, tensors: int) -> Native:
     known = tensors + SETTINGS_END + function.endswith("backward")
 
     def reasons(*args: Any) -> list[str]:
-        return triton_reasons(args[0], *_parameters_and_dtype(args, tensors))
+        return triton_reasons(args[0], *_parameters_and_dtype(args[tensors:]))
 
     def adapt(found: Callable[..., Any]) -> Callable[..., Any]:
         kernel = unflattened(found, tensors)
@@ -43,9 +43,8 @@ def cuda(module: str, function: str, tensors: int) -> Native:
     return triton_kernel(f"coupling.{module}", function, reasons, adapt)
 
 
-def _parameters_and_dtype(args: tuple[Any, ...], tensors: int) -> tuple[CouplingParameters, torch.dtype | None]:
-    after, end = tensors + PARAMETER_COUNT, tensors + SETTINGS_END
-    return CouplingParameters(*args[tensors:after]), Settings(*args[after:end]).compute_dtype
+def _parameters_and_dtype(rest: tuple[Any, ...]) -> tuple[CouplingParameters, torch.dtype | None]:
+    return CouplingParameters(*rest[:PARAMETER_COUNT]), rest[SETTINGS_END - 1]
 
 
 def triton_reasons(x: torch.Tensor, parameters: CouplingParameters, compute_dtype: torch.dtype | None) -> list[str]:

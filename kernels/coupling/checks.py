@@ -1,4 +1,4 @@
-"""What the coupling ops refuse: arguments that do not belong together, and settings out of range."""
+"""Checks of the coupling ops: arguments that do not belong together and settings out of range are refused."""
 
 import torch
 
@@ -24,7 +24,7 @@ def check_map(
     settings: Settings,
     keep_hidden: bool = False,
 ) -> None:
-    """Arguments of `to_latent` and `to_data`, whose events are called `name`."""
+    """Check the arguments of `to_latent` and `to_data`, whose events are called `name`."""
     _check(name, x, context_term, mixing, parameters, settings)
     check_tensor("mixing_log_det", mixing_log_det, ())
     check_like("mixing_log_det", mixing_log_det, x, name)
@@ -39,7 +39,7 @@ def check_score(
     parameters: CouplingParameters,
     settings: Settings,
 ) -> None:
-    """Arguments of `to_data_with_score`."""
+    """Check the arguments of `to_data_with_score`."""
     _check("z", z, context_term, mixing, parameters, settings)
     check_tensor("inverse_mixing", inverse_mixing, mixing.shape)
     check_tensor("inverse_log_det", inverse_log_det, ())
@@ -58,7 +58,7 @@ def check_backward(
     parameter_grads: bool,
     hidden: torch.Tensor | None = None,
 ) -> None:
-    """Arguments of the maps' derivatives."""
+    """Check the arguments of the maps' derivatives."""
     _check("grad", grad, context_term, mixing, parameters, settings)
     (rows, _), (blocks, _, width2, width1) = grad.shape, parameters.hidden_weight.shape
     check_tensor("grad_log_det", grad_log_det, (rows,))

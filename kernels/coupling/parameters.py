@@ -8,7 +8,7 @@ from nfkern.kernels.dispatch.checks import check_compute_dtype, check_like, chec
 
 
 class Settings(NamedTuple):
-    """What the maps need beside tensors."""
+    """Settings of the maps."""
 
     norm_eps: float
     scale_bound: float | None

@@ -18,7 +18,7 @@ SETTINGS = "float norm_eps, float? scale_bound, ScalarType? compute_dtype"
 
 def unflattened(function: Callable[..., Any], tensors: int) -> Callable[..., Any]:
     """Gather the parameters that follow the first `tensors` arguments, and the settings that follow them."""
-    return gathered(gathered(function, tensors + 1, Settings), tensors, CouplingParameters)
+    return gathered(function, tensors, CouplingParameters, Settings)
 
 
 def fake(x: torch.Tensor, context_term: torch.Tensor, mixing: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:

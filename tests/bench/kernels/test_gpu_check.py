@@ -107,7 +107,8 @@ def test_without_a_gpu_it_says_so():
 def test_it_needs_nothing_but_torch_triton_numpy_and_pytest():
     code = """
 import os, sys
-sys.modules.update(dict.fromkeys(("tyro", "tqdm", "safetensors", "msgspec", "polars", "ogbench", "hypothesis")))
+missing = ("tyro", "tqdm", "safetensors", "gymnasium", "ogbench", "requests", "hypothesis", "msgspec", "polars")
+sys.modules.update(dict.fromkeys(missing))
 os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 from nfkern.bench.kernels import binaries, gpu_check, kernel_launches
 import nfkern, pytest
