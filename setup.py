@@ -65,7 +65,7 @@ setup(
     package_data={
         "nfkern": ["py.typed"],
         "nfkern.bench": ["results/*.json"],
-        "nfkern.bench.report.page": ["page.css", "page.js"],
+        "nfkern.bench.report": ["page.html", "page.css", "page.js"],
     },
     include_package_data=False,
     **native_extension(),

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Published:
-    """Scores of one environment's tasks.
+    """Published scores for the tasks of one environment.
 
     Attributes:
-        ours: the paper's algorithm.
-        rivals: by the name that the source uses.
-        source: of both.
-        by_task: the paper's algorithm on each task alone, where the paper has it.
+        ours: score of the paper's algorithm.
+        rivals: scores of other algorithms, by their names in the source.
+        source: sources of all scores.
+        by_task: scores of the paper's algorithm on each task alone, if the paper has them.
     """
 
     ours: float
@@ -79,7 +79,7 @@ OFFLINE_RL: dict[str, Published] = {
     "humanoidmaze-medium-navigate": _offline(12, 2, 33, 22, 1, 60, 58, by_task=(3.6, 18.8, 14.8, 1.6, 20.8)),
     "antsoccer-arena-navigate": _offline(50, 1, 8, 0, 12, 33, 60),
 }
-# The task that a name with "singletask" and no number means, where it is not the first (FQL's README).
+# The task of a name with "singletask" and no number, unless it is the first (FQL's README).
 DEFAULT_TASKS = {"cube-single-play": 2, "scene-play": 2, "puzzle-3x3-play": 4, "antsoccer-arena-navigate": 4}
 UNSUPERVISED: dict[str, Published] = {
     "ant-u-maze": _unsupervised(96, 0, 0),

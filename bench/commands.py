@@ -1,6 +1,10 @@
 """`nfkern bench run | list | report`."""
 
+import os
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -11,16 +15,17 @@ from tqdm import tqdm
 from nfkern.bench.core import records as storage
 from nfkern.bench.core import timing
 from nfkern.bench.core.declarations import Row, rows
-from nfkern.bench.core.environment import Environment, current_environment
+from nfkern.bench.core.environment import Environment, current_environment, others_cpu_s
 from nfkern.bench.core.files import check_writable
 from nfkern.bench.core.records import Record
 from nfkern.bench.core.units import duration
 from nfkern.bench.registry import VARIANTS, WORKS
 from nfkern.bench.report.labels import described
-from nfkern.bench.report.page.kinds import to_html
+from nfkern.bench.report.rows import Timed, timed_rows, verdict
 from nfkern.bench.runner import measure
 from nfkern.bench.suites import SUITES
 from nfkern.errors import UserError, check_least
+from nfkern.host.files import write_text
 
 Suite = Literal["smoke", "quick", "cpu", "causal", "control-loop", "scaling", "training", "full"]
 BUDGETS = {
@@ -33,6 +38,8 @@ BUDGETS = {
     "training": timing.RUNS,
     "full": timing.FULL,
 }
+PAGE_NEEDS = ("msgspec", "jinja2", "vl_convert")
+_BUSY = 0.1
 # Without a bar: names, counts and what is being built fit into eighty columns.
 PROGRESS = "{desc}{n_fmt} of {total_fmt} rows [{elapsed}<{remaining}{postfix}]"
 
@@ -41,8 +48,9 @@ PROGRESS = "{desc}{n_fmt} of {total_fmt} rows [{elapsed}<{remaining}{postfix}]"
 class Run:
     """Measure a suite: variants side by side, each only if its results are right.
 
-    Rows are written to the file as they come; Ctrl-C keeps them, and --resume goes on. Exit code 1 if the correctness
-    gate refused a number. Close other programs first: the suite measures whatever the machine is doing.
+    Rows are written to the file as they come; Ctrl-C keeps them, and --resume goes on. At the end it prints who is
+    ahead in each row and writes a page beside the file. Exit code 1 if the correctness gate refused a number. Close
+    other programs first: the suite measures whatever the machine is doing.
     """
 
     out: Path
@@ -69,6 +77,8 @@ class Run:
     """Keep the rows that are already in the file."""
     overwrite: bool = False
     """Replace an existing file."""
+    page: bool = True
+    """Write the page of the file beside it: results.html of results.json."""
 
     def run(self) -> int:
         """Measure and write; 0, 1 if a number was refused, 130 if interrupted."""
@@ -81,6 +91,7 @@ class Run:
         pending = [wanted for row in chosen if (wanted := _unfinished(row, records))]
         if pending:
             check_writable(self.out)
+        start, others = time.perf_counter(), others_cpu_s()
         try:
             with tqdm(pending, bar_format=PROGRESS, disable=not pending) as progress:
                 for row in progress:
@@ -93,10 +104,18 @@ class Run:
         except KeyboardInterrupt:
             print(f"interrupted; {self.out} has the finished rows: the same command with --resume goes on")
             return 130
+        timed = timed_rows({self.out.name: records})
+        for each in timed:
+            print(_standing(each))
+        print(verdict(timed))
+        for line in _busy(environment, time.perf_counter() - start, others) if pending else ():
+            print(line)
+        print(f"{len(records)} records in {self.out}")
+        if self.page and (missing := [name for name in PAGE_NEEDS if find_spec(name) is None]):
+            print(f"no page: it needs the package {missing[0]}: `pip install 'nfkern[bench]'`")
+        elif self.page:
+            _write_page((self.out,), self.out.with_name(self.out.name.removesuffix(".json") + ".html"))
         refused = [record for record in records if record.error]
-        print(
-            f"{len(records)} records in {self.out}; see them with `nfkern bench report {self.out} --html report.html`"
-        )
         for record in refused:
             print(f"refused: {record.key}: {record.error}")
         return 1 if refused else 0
@@ -153,11 +172,16 @@ class Report:
         """Write; 0."""
         if not self.files:
             raise UserError("FILES: expected at least one file of results")
-        text = to_html(self.files)
-        self.html.parent.mkdir(parents=True, exist_ok=True)
-        self.html.write_text(text, encoding="utf-8")
-        print(f"wrote {self.html}")
+        _write_page(self.files, self.html)
         return 0
+
+
+def _write_page(files: Sequence[Path], html: Path) -> None:
+    # Here, not above: the page needs packages that measuring does not.
+    from nfkern.bench.report.page import to_html
+
+    write_text(html, to_html(files))
+    print(f"wrote {html}")
 
 
 def _device(name: str) -> torch.device:
@@ -206,3 +230,23 @@ def _summary(row: Row, records: list[Record]) -> str:
         for record in records
     ]
     return f"{row.name}: {', '.join(parts)}"
+
+
+def _standing(row: Timed) -> str:
+    """Return a row's verdict, e.g. `ahead  inverse-ogbench-1-threads_1: nfkern 155 us, jax_jit 197 us (1.27x)`."""
+    shown = [f"{each.variant} {duration(row.seconds(each))}" for each in (row.ours, row.peer) if each]
+    ratio = f" ({row.ratio:.2f}x)" if row.ratio else ""
+    return f"{row.word:6} {row.first.row}: {', '.join(shown) or 'no number'}{ratio}"
+
+
+def _busy(environment: Environment, seconds: float, before: float | None) -> list[str]:
+    """Return a line that names the machine, if others kept more than a tenth of its processors busy meanwhile."""
+    after = others_cpu_s()
+    if before is None or after is None:
+        return []
+    share = (after - before) / (seconds * (os.cpu_count() or 1))
+    if share <= _BUSY:
+        return []
+    return [
+        f"{environment.device_name} was busy: others took {share:.0%} of its processors. Measure again when it idles."
+    ]

@@ -4,7 +4,7 @@ Variants run one after the other here; `nfkern bench run` lets them take turns, 
 """
 
 import itertools
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -12,7 +12,6 @@ import torch
 
 from nfkern.bench.core.declarations import Row, Variant
 from nfkern.bench.core.environment import Environment, current_environment
-from nfkern.bench.core.records import to_json
 from nfkern.bench.core.timing import num_threads, quantiles
 from nfkern.bench.runner import admit, record_of
 
@@ -45,4 +44,4 @@ def test_variant(prepared: tuple[Row, Any], variant: Variant, environment: Envir
         benchmark(lambda: next(calls)())
     if benchmark.enabled:
         times = quantiles(benchmark.stats.stats.data)
-        benchmark.extra_info.update(to_json(record_of(row, problem, candidate, times, _DEVICE, environment)))
+        benchmark.extra_info.update(asdict(record_of(row, problem, candidate, times, _DEVICE, environment)))

@@ -9,9 +9,8 @@ if TYPE_CHECKING:
     from nfkern.acting.coupling import FrozenFlow
     from nfkern.flows.causal import CausalFlow
     from nfkern.flows.coupling import CouplingFlow
-    from nfkern.flows.distribution import FlowDistribution
     from nfkern.flows.encoder import Encoder
-    from nfkern.flows.flow import Flow
+    from nfkern.flows.flow import Flow, FlowDistribution
     from nfkern.flows.normalizer import Normalizer
     from nfkern.kernels import use_reference
 
@@ -36,7 +35,7 @@ _HOMES = {
     "CouplingFlow": "nfkern.flows.coupling",
     "Encoder": "nfkern.flows.encoder",
     "Flow": "nfkern.flows.flow",
-    "FlowDistribution": "nfkern.flows.distribution",
+    "FlowDistribution": "nfkern.flows.flow",
     "FrozenCausalFlow": "nfkern.acting.causal",
     "FrozenFlow": "nfkern.acting.coupling",
     "Normalizer": "nfkern.flows.normalizer",

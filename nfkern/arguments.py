@@ -1,4 +1,4 @@
-"""Numbers among arguments: Python's and NumPy's alike, checked and turned into Python's."""
+"""Checks of arguments: numbers of Python or NumPy, returned as Python's."""
 
 import math
 import numbers
@@ -10,7 +10,7 @@ import torch
 
 
 def whole(name: str, value: Any, least: int = 0) -> int:
-    """An argument that is a whole number, as an int.
+    """Return an argument that is a whole number as an int.
 
     Args:
         name: of the argument, for the message.
@@ -18,7 +18,7 @@ def whole(name: str, value: Any, least: int = 0) -> int:
         least: the smallest that is allowed.
 
     Raises:
-        ValueError: it is none, or too small.
+        ValueError: it is not a whole number, or too small.
     """
     if isinstance(value, torch.SymInt):
         return value  # type: ignore[return-value]
@@ -30,10 +30,10 @@ def whole(name: str, value: Any, least: int = 0) -> int:
 def number(
     name: str, value: Any, expected: str = "a finite number >= 0", high: float = math.inf, *, above: bool = False
 ) -> float:
-    """An argument that is a number from 0 (with `above`, above 0) to less than `high`, as a float.
+    """Return an argument that is a number >= 0 (with `above`, > 0) and less than `high` as a float.
 
     Raises:
-        ValueError: it is none, or out of range; the message says what was expected.
+        ValueError: it is not a number, or out of range; the message says what was expected.
     """
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real or not (value > 0 if above else value >= 0) or not value < high:
@@ -42,10 +42,10 @@ def number(
 
 
 def flag(name: str, value: Any) -> bool:
-    """An argument that is a truth value, Python's or NumPy's, as a bool.
+    """Return an argument that is a truth value of Python or NumPy as a bool.
 
     Raises:
-        ValueError: it is none: the text "false" would count as true.
+        ValueError: it is not a truth value; the text "false" would count as true.
     """
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name}: expected True or False, got {value!r}")
@@ -53,5 +53,5 @@ def flag(name: str, value: Any) -> bool:
 
 
 def shape_of(tensor: Any) -> tuple[int, ...]:
-    """Its shape, () where it has none: for messages about whatever was passed."""
+    """Shape of an object, () if it has none, for messages about arguments of any type."""
     return tuple(getattr(tensor, "shape", ()))

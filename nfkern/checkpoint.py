@@ -1,17 +1,13 @@
 """Modules on disk: a folder with `config.json` and `model.safetensors`, written atomically, read strictly."""
 
-import contextlib
 import json
-import os
-import secrets
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import nn
 
+from nfkern.host.files import atomic_folder, read_json, write_json
 from nfkern.kernels.dispatch.checks import FLOATING
 
 FORMAT_VERSION = 1
@@ -31,7 +27,7 @@ class Pretrained:
             TypeError: a weight is a shard.
         """
         assert isinstance(self, nn.Module)
-        # Only files need it: flows run where it is not installed.
+        # Imported here: flows run without safetensors.
         from safetensors.torch import save_file
 
         self._check_replaceable(Path(path))
@@ -46,7 +42,7 @@ class Pretrained:
             save_file(tensors, folder / "model.safetensors")
 
     def _check_replaceable(self, path: Path) -> None:
-        """Only an empty folder or an earlier save of this class may go."""
+        """Refuse to replace anything but an empty folder or an earlier save of this class."""
         if not path.exists():
             return
         found = {file.name for file in path.iterdir()} if path.is_dir() else {"a file"}
@@ -76,7 +72,7 @@ class Pretrained:
         try:
             module = cls(**header.get("config", {}))
         except (TypeError, RuntimeError) as error:
-            # A RuntimeError is a size that no memory holds.
+            # A RuntimeError means that a size does not fit in memory.
             raise ValueError(f"path: settings in {path} do not fit: {error}") from None
         assert isinstance(module, nn.Module)
         tensors = read_tensors(path / "model.safetensors")
@@ -93,7 +89,7 @@ class Pretrained:
 
 
 def refuse_shards(module: nn.Module, prefix: str = "") -> None:
-    """Refuse parameters that are spread over processes, as FSDP2 leaves them.
+    """Refuse parameters that are spread over processes, as FSDP2 does.
 
     Raises:
         TypeError: a parameter is a DTensor; the message says how to gather it.
@@ -107,10 +103,10 @@ def refuse_shards(module: nn.Module, prefix: str = "") -> None:
 
 
 def _check_weights(name: str, tensors: dict[str, torch.Tensor]) -> torch.dtype:
-    """The dtype of the weights; a permutation, which a flow may bring, is none of them.
+    """The dtype of the weights; a coupling flow's permutation is not a weight.
 
     Raises:
-        ValueError: they have several, one that is not of real numbers, or numbers that are not finite.
+        ValueError: weights of several dtypes, or not of a floating-point dtype, or not finite.
     """
     weights = {key: tensor for key, tensor in tensors.items() if key != "permutation"}
     dtypes = {tensor.dtype for tensor in weights.values()}
@@ -123,7 +119,7 @@ def _check_weights(name: str, tensors: dict[str, torch.Tensor]) -> torch.dtype:
 
 
 def _check_described(module: nn.Module, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
-    """Refuse a module that its class and config would not bring back, with these weights.
+    """Refuse a module that its class and config would not restore, with these weights.
 
     Raises:
         ValueError: the message says what differs.
@@ -162,55 +158,6 @@ def _settings(module: nn.Module) -> dict[str, Any]:
             if public and isinstance(value, bool | int | float | str | tuple | None):
                 found[f"{path}.{name}".lstrip(".")] = value
     return found
-
-
-@contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary sibling folder that takes the place of `path` when the block ends without an error."""
-    # Not by tempfile, whose folders are for their owner alone: the umask says who may read.
-    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-        for file in folder.iterdir():
-            # safetensors writes files for their owner alone.
-            file.chmod(folder.stat().st_mode & 0o666)
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
-        if path.exists():
-            # A folder cannot replace a full one in one step: move the old one aside first.
-            old = path.with_name(f"{folder.name}.old")
-            old.mkdir()
-            os.replace(path, old)
-            os.replace(folder, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(folder, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON through a temporary file, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected JSON, got {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The errors that a command shows to its user in one line, and what their messages are made of."""
+"""Errors that a command shows to its user in one line, and help for their messages."""
 
 import difflib
 import re
@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what was expected, what came, and what to do. Exit code 2."""
+    """Error that the user can mend: the message says what was expected, what came, and what to do. Exit code 2."""
 
 
 def closest(typed: str, names: Iterable[str]) -> str | None:
-    """The name that was probably meant: by its initials (lr for learning-rate), beginning, words, or letters."""
+    """The name that was probably meant, by initials (lr for learning-rate), beginning, words, or letters."""
     words = {name: re.split("[-_ .]", name) for name in names}
     initials = [name for name, parts in words.items() if len(parts) > 1 and "".join(p[:1] for p in parts) == typed]
     beginning = [name for name in words if typed and name.startswith(typed)]
@@ -22,10 +22,10 @@ def closest(typed: str, names: Iterable[str]) -> str | None:
 
 
 def check_least(options: Mapping[str, float | None], least: float = 1) -> None:
-    """Refuse numbers below the least that makes sense, and NaN; None is no number.
+    """Refuse numbers below `least`, and NaN; None passes.
 
     Raises:
-        UserError: one is.
+        UserError: a number is too small; the message names its option.
     """
     for option, value in options.items():
         if value is not None and not value >= least:

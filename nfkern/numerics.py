@@ -1,4 +1,4 @@
-"""How far rounding takes a flow from itself in float64: the table that `nfkern doctor --numerics` prints."""
+"""Rounding errors of flows against float64: the table that `nfkern doctor --numerics` prints."""
 
 import copy
 import math
@@ -18,7 +18,7 @@ SHAPES: dict[str, Callable[[], CouplingFlow | CausalFlow]] = {
     "D 42, context 256, hidden 512 x 512, 12 blocks": partial(CouplingFlow, 42, 256, hidden=(512, 512), blocks=12),
     "causal, T 16, D 7, context 256, width 256, 4 blocks": partial(CausalFlow, 16, 7, 256),
 }
-"""The paper's flow for one action and for chunks of actions, and the causal flow for these."""
+"""The paper's flow for one action and for chunks of actions, and the causal flow for chunks."""
 
 PRECISIONS: dict[str, torch.dtype | None] = {
     "training float32": None,
@@ -38,8 +38,8 @@ class Errors:
     Attributes:
         x: of samples, relative to the largest entry.
         log_prob: of log p, in nats.
-        score: of grad log p, relative to the largest entry; it jumps where a LeakyReLU's input changes sign, which
-            rounding decides in some rows.
+        score: of grad log p, relative to the largest entry; in some rows rounding changes the sign of a LeakyReLU's
+            input, where the score jumps.
     """
 
     x: float
@@ -49,7 +49,7 @@ class Errors:
 
 @torch.no_grad()
 def perturb(flow: FlowType, generator: torch.Generator) -> FlowType:
-    """Make every parameter of a new flow do something, in place, with log_scales of about 0.3; returns the flow."""
+    """Make every parameter of a new flow matter, in place, with log_scales of about 0.3; return the flow."""
     weight = flow.get_parameter("output_weight")
     # The last layer's inputs are of order one: 0.3 / sqrt(width) keeps log_scale near 0.3.
     weight.normal_(0, 0.3 / math.sqrt(weight.shape[-1]), generator=generator)
@@ -65,14 +65,14 @@ def errors(flow: CouplingFlow | CausalFlow, rows: int = 256, seed: int = 0) -> d
 
     Args:
         flow: a float32 flow; left as it is.
-        rows: how many samples.
+        rows: number of samples.
         seed: of contexts and noise.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(rows, *flow.event_shape, generator=generator)
     context = torch.randn(rows, flow.context_features, generator=generator) if flow.context_features else None
     exact = copy.deepcopy(flow).double().eval()
-    # The samples themselves are rounded first, so that all densities are asked for at the same points.
+    # Samples are rounded first, so that all densities are evaluated at the same points.
     x = exact.to_data(noise.double(), _double(context))[0].float()
     wanted = _results(exact, x.double(), noise.double(), _double(context))
     found = {}

@@ -1,4 +1,4 @@
-"""The optimiser of a flow and what is trained beside it."""
+"""Optimiser of a flow and of modules that are trained with it."""
 
 from collections.abc import Iterable
 
@@ -8,8 +8,8 @@ import torch
 class FlowAdamW(torch.optim.AdamW):
     """`torch.optim.AdamW` in its fused implementation, for a flow and any other parameters.
 
-    Every gradient is in `.grad`, so that clipping, hooks, accumulation, copies and `DistributedDataParallel` see what
-    the step takes.
+    Every gradient is in `.grad`, so that clipping, hooks, accumulation, copies and `DistributedDataParallel` work as
+    with any optimiser.
 
     Args:
         flow: the flow.

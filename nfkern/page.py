@@ -1,4 +1,4 @@
-"""The HTML page that reports are written on: one file that needs no network and no font, and reads on a phone too."""
+"""HTML page of reports: one file that needs no network and no font, and fits a phone."""
 
 from collections.abc import Sequence
 from html import escape
@@ -23,12 +23,12 @@ svg text { font-size: 12px; fill: var(--ink) } .bar { fill: var(--bar) } .ours {
 footer { margin-top: 3rem }
 """
 
-# Nothing may be fetched, whatever the body says.
+# Forbid fetching, whatever the body says.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def page(title: str, body: str, footer: str = "", style: str = "", script: str = "") -> str:
-    """A whole document; `body` is HTML, `title` and `footer` are text, `style` and `script` come to the common ones."""
+    """Return a document: `body` is HTML, `title` and `footer` are text, `style` and `script` extend the common ones."""
     run = f"<script>\n{script}</script>\n" if script else ""
     return f"""<!doctype html>
 <html lang="en">
@@ -45,7 +45,7 @@ def page(title: str, body: str, footer: str = "", style: str = "", script: str =
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of text that scrolls where it is too wide; the first column is aligned left, the others right.
+    """Return a table of text that scrolls if it is too wide; the first column is aligned left, the others right.
 
     A page's script may make it sortable.
     """

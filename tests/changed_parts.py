@@ -28,7 +28,7 @@ PARTS = {
     "learning": ("algorithms/agents/*", "algorithms/training/*", "nfkern/flows/*", "nfkern/optim.py"),
     "data": ("algorithms/data/*", "algorithms/envs/*"),
     "commands": (
-        *("algorithms/agents/presets.py", "algorithms/commands/*", "algorithms/evaluation/*", "algorithms/runs/*"),
+        *("algorithms/agents/*", "algorithms/commands/*", "algorithms/evaluation/*", "algorithms/runs/*"),
         *("algorithms/sweep/*", "algorithms/training/*", "bench/studies/*", "nfkern/cli/*", "README.md"),
     ),
 }

@@ -1,5 +1,6 @@
 """One thread and a quick hypothesis profile for every test: small tensors gain nothing from more."""
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -7,14 +8,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["support.suite_rules"]
 
-settings.register_profile(
-    "nfkern", deadline=None, max_examples=15, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("nfkern")
+# A machine with a GPU may have pytest and nothing else: enough for `tests/kernels/test_device.py --device cuda`.
+with contextlib.suppress(ModuleNotFoundError):
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile(
+        "nfkern", deadline=None, max_examples=15, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("nfkern")
+
+# Read when cuBLAS starts: without, its sums may differ from run to run.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the device."""
+    parser.addoption("--device", default="cpu", help="where tests/kernels/test_device.py runs the kernels: cpu, cuda")
+
 
 if not torch.cuda.is_available():
     # Triton chooses between its interpreter and a compiler when it is first imported, which any test may cause.

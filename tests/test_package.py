@@ -1,10 +1,12 @@
 """The package as installed: names, imports, directions and side effects."""
 
 import ast
+import graphlib
 import os
 import subprocess
 import sys
 import venv
+from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,47 @@ def test_arrows_point_one_way(layer):
         if path == ROOT / "nfkern" / "cli" / "commands.py":
             continue
         assert imported_layers(path) <= allowed, path
+
+
+def package_of(layer):
+    return "nfkern" if layer == "nfkern" else f"nfkern.{layer}"
+
+
+def import_graph(layer):
+    """The modules of a layer that each of its modules imports, also in functions and for types alone."""
+    paths = {}
+    for path in sources(layer):
+        parts = path.relative_to(ROOT / layer).with_suffix("").parts
+        paths[".".join([package_of(layer), *(part for part in parts if part != "__init__")])] = path
+    graph = {}
+    for module, path in paths.items():
+        graph[module] = found = set()
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                home = resolve_name("." * node.level + (node.module or ""), package)
+                names = {f"{home}.{alias.name}" for alias in node.names}
+                found |= {name if name in paths else home for name in names}
+        found &= {*paths} - {module}
+    return graph
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_no_modules_and_no_rooms_import_in_circles(layer):
+    """A room is a folder of the layer, or a file beside its folders."""
+
+    def room(module):
+        return module.removeprefix(package_of(layer)).lstrip(".").split(".")[0]
+
+    modules, rooms = import_graph(layer), {}
+    for module, imported in modules.items():
+        rooms.setdefault(room(module), set()).update({room(each) for each in imported} - {room(module)})
+    assert any(rooms.values())
+    for graph in (modules, rooms):
+        # Raises a CycleError that names the circle.
+        graphlib.TopologicalSorter(graph).prepare()
 
 
 def run(code, python=sys.executable, **options):

@@ -1,1 +1,1 @@
-"""The agents: networks, losses and how each acts."""
+"""Agents: their settings, networks and losses, and how they act."""

@@ -10,19 +10,19 @@ from nfkern.algorithms.agents.optimization import Noise
 
 
 def velocity_field(conditioning: int, features: int, hidden: tuple[int, ...]) -> nn.Sequential:
-    """A network from (conditioning, point, time) to a velocity; for the functions below."""
+    """Return a network from (conditioning, point, time) to a velocity, for the functions below."""
     return mlp(conditioning + features + 1, features, hidden)
 
 
 def draw_paths(rows: int, features: int, **options: Any) -> Noise:
-    """What `flow_matching_loss` needs at random: starts (rows, features) and times (rows, 1)."""
+    """Return random numbers for `flow_matching_loss`: starts (rows, features) and times (rows, 1)."""
     return torch.randn(rows, features, **options), torch.rand(rows, 1, **options)
 
 
 def flow_matching_loss(
     velocity: nn.Module, data: torch.Tensor, conditioning: torch.Tensor, start: torch.Tensor, time: torch.Tensor
 ) -> torch.Tensor:
-    """Mean squared error of the straight path's velocity, x_1 - x_0 at x_t = (1 - t) x_0 + t x_1.
+    """Return the mean squared error of the straight path's velocity, x_1 - x_0 at x_t = (1 - t) x_0 + t x_1.
 
     Source: Lipman et al., "Flow Matching for Generative Modeling", 2023, https://arxiv.org/abs/2210.02747.
 

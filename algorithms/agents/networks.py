@@ -1,4 +1,4 @@
-"""The networks of the baselines."""
+"""Networks of the baselines."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-# Flax's epsilon and GELU, with which the sources of the settings were run.
+# Flax's epsilon and GELU: the published codes use them.
 LAYER_NORM_EPS = 1e-6
 GELU = "tanh"
 
@@ -17,14 +17,14 @@ GELU = "tanh"
 def mlp(
     in_features: int, out_features: int, hidden: Sequence[int], *, layer_norm: bool = False, last_gain: float = 1.0
 ) -> nn.Sequential:
-    """Linear layers with GELU between them, initialised as in OGBench (Glorot uniform, zero bias).
+    """Return linear layers with GELU between them, initialised as in OGBench (Glorot uniform, zero bias).
 
     Args:
         in_features: size of the input.
         out_features: size of the output.
         hidden: widths of the hidden layers.
         layer_norm: follow each GELU by LayerNorm.
-        last_gain: makes the last layer's initial weights smaller.
+        last_gain: factor of the last layer's initial weights.
 
     Returns:
         (*batch, in_features) -> (*batch, out_features).
@@ -43,7 +43,7 @@ def mlp(
 
 
 def unit_gaussian_log_prob(mean: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Log-density (batch,), in nats, of x (batch, features) under N(mean, I)."""
+    """Return the log-density (batch,), in nats, of x (batch, features) under N(mean, I)."""
     return -0.5 * ((x - mean).square().sum(1) + x.shape[1] * math.log(2 * math.pi))
 
 
@@ -51,10 +51,10 @@ class EnsembleMLP(nn.Module):
     """Several `mlp`s with LayerNorm as one stacked network: each layer is one batched product.
 
     Args:
-        members: how many.
+        members: number of networks.
         in_features: size of the input, which all members share.
         hidden: widths of the hidden layers.
-        out_features: size of what a member says; None for one number by itself.
+        out_features: size of a member's output; None for a single number, without an axis of its own.
     """
 
     def __init__(self, members: int, in_features: int, hidden: Sequence[int], out_features: int | None = None) -> None:
@@ -70,11 +70,11 @@ class EnsembleMLP(nn.Module):
                 nn.init.xavier_uniform_(member)
 
     def forward(self, inputs: torch.Tensor, frozen: bool = False) -> torch.Tensor:
-        """What every member says.
+        """Return the outputs of all members.
 
         Args:
             inputs: (batch, in_features).
-            frozen: let gradients reach the inputs alone, as an actor's loss wants it of a critic.
+            frozen: let gradients reach the inputs alone, as an actor's loss needs it.
 
         Returns:
             (members, batch), or (members, batch, out_features).
@@ -94,19 +94,19 @@ class EnsembleMLP(nn.Module):
 
 
 class PositiveNumber(nn.Module):
-    """A learned weight, positive, 1 at first."""
+    """A learned positive number, which starts at 1."""
 
     def __init__(self) -> None:
         super().__init__()
         self.log_value = nn.Parameter(torch.zeros(()))
 
     def forward(self) -> torch.Tensor:
-        """The weight, ()."""
+        """Return the number, ()."""
         return self.log_value.exp()
 
 
 def frozen_call(module: nn.Module, *arguments: Any, frozen: bool = True) -> torch.Tensor:
-    """Call a module; if frozen, gradients reach its arguments and not its weights."""
+    """Call a module; if frozen, gradients reach its arguments but not its weights."""
     if not frozen:
         result: torch.Tensor = module(*arguments)
         return result
@@ -116,7 +116,7 @@ def frozen_call(module: nn.Module, *arguments: Any, frozen: bool = True) -> torc
 
 
 def sinusoidal_embedding(positions: torch.Tensor, width: int) -> torch.Tensor:
-    """Sines, then cosines, of positions at wavelengths from 2 pi to 20,000 pi (Vaswani et al., 2017).
+    """Return sines and then cosines of positions, at wavelengths from 2 pi to 20,000 pi (Vaswani et al., 2017).
 
     Args:
         positions: (*batch,), such as the step of a diffusion.

@@ -1,14 +1,13 @@
-"""A gradient step, the same for one agent and for several seeds of one: optimiser, schedule, moving average."""
+"""A gradient step for one agent or for several seeds of one: optimiser, schedule, moving average."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-if TYPE_CHECKING:
-    from nfkern.algorithms.agents.base import AgentConfig
+from nfkern.algorithms.agents.config import AgentConfig
 
 Tensors = dict[str, torch.Tensor]
 Noise = tuple[torch.Tensor, ...]
@@ -18,7 +17,7 @@ ParameterGroups = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
 
 
 def sum_of_parts(parts: Mapping[str, LossAndInfo]) -> LossAndInfo:
-    """The sum of a loss's parts; each part and its details, detached, with its name as a prefix."""
+    """Return the sum of a loss's parts, and each part and its details, detached, with its name as a prefix."""
     info = {
         f"{part}/{name}": value.detach()
         for part, (loss, details) in parts.items()
@@ -28,23 +27,23 @@ def sum_of_parts(parts: Mapping[str, LossAndInfo]) -> LossAndInfo:
 
 
 class Trainable(Protocol):
-    """What one gradient step needs: an agent, or several seeds of one."""
+    """An agent, or several seeds of one, as a gradient step needs it."""
 
     optimizer: torch.optim.AdamW
     scheduler: lr_scheduler.LRScheduler
 
     def __call__(self, batch: Tensors, noise: Noise, /) -> LossAndInfo:
-        """The loss, and its parts for the log."""
+        """Return the loss, and its parts for the log."""
 
     def average(self) -> None:
-        """Move the average of the weights, if there is one."""
+        """Move the average of the weights, if one is kept."""
 
 
 def gradient_step(model: Trainable, batch: Tensors, noise: Noise) -> Info:
-    """Loss, gradient, optimiser, average; without the schedule, which belongs to the host."""
+    """Compute loss and gradient, and move weights and average; the caller advances the schedule."""
     loss, info = model(batch, noise)
     model.optimizer.zero_grad()
-    # Of several seeds: the gradient of the sum is each seed's own.
+    # Several seeds have a loss each; the sum gives each seed its own gradient.
     loss.sum().backward()
     model.optimizer.step()
     model.average()
@@ -53,7 +52,7 @@ def gradient_step(model: Trainable, batch: Tensors, noise: Noise) -> Info:
 
 @torch.no_grad()
 def move_average(averages: Iterable[torch.Tensor], values: Iterable[torch.Tensor], decay: float, first: bool) -> None:
-    """PyTorch's moving average. `AveragedModel` would ask the device whether this is the first, and wait for it."""
+    """Move PyTorch's moving average; `AveragedModel` itself would wait for the device at each step."""
     if first:
         torch._foreach_copy_(list(averages), list(values))
     else:
@@ -61,7 +60,7 @@ def move_average(averages: Iterable[torch.Tensor], values: Iterable[torch.Tensor
 
 
 class _CosineThenConstant(lr_scheduler.CosineAnnealingLR):
-    """Cosine decay whose end lasts: PyTorch's would climb again where a run goes on for longer."""
+    """Cosine decay that stays at its end: PyTorch's rises again if a run goes on for longer."""
 
     def get_lr(self) -> list[float | torch.Tensor]:
         if self.last_epoch > self.T_max:
@@ -70,15 +69,15 @@ class _CosineThenConstant(lr_scheduler.CosineAnnealingLR):
 
 
 def optimization(
-    parameters: ParameterGroups, config: "AgentConfig"
+    parameters: ParameterGroups, config: AgentConfig
 ) -> tuple[torch.optim.AdamW, lr_scheduler.LRScheduler]:
-    """The optimiser of parameters, or of groups with settings of their own, and its schedule."""
+    """Return the optimiser of parameters, or of groups with settings of their own, and its schedule."""
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     return optimizer, _schedule(optimizer, config)
 
 
-def _schedule(optimizer: torch.optim.Optimizer, config: "AgentConfig") -> lr_scheduler.LRScheduler:
-    """Linear warm-up, then constant or cosine, from PyTorch's own schedules."""
+def _schedule(optimizer: torch.optim.Optimizer, config: AgentConfig) -> lr_scheduler.LRScheduler:
+    """Return linear warm-up followed by a constant rate or cosine decay, made of PyTorch's schedules."""
     after = max(1, config.steps - config.warmup_steps)
     main: lr_scheduler.LRScheduler
     if config.schedule == "cosine":

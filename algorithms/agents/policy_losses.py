@@ -1,21 +1,23 @@
-"""Losses of Gaussian policies of unit variance, which several agents share."""
+"""Losses of Gaussian policies with unit variance, shared by several agents."""
 
 import torch
 
 from nfkern.algorithms.agents.networks import unit_gaussian_log_prob
 from nfkern.algorithms.agents.optimization import LossAndInfo
 
-# IQL's bound on the weight of one action.
+# IQL's bound on the weight of an action.
 MAX_WEIGHT = 100.0
 
 
-def advantage_weighted(mean: torch.Tensor, actions: torch.Tensor, advantage: torch.Tensor, alpha: float) -> LossAndInfo:
-    """Regression on actions, weighted by exp(alpha * advantage).
+def awr_loss(mean: torch.Tensor, actions: torch.Tensor, advantage: torch.Tensor, alpha: float) -> LossAndInfo:
+    """Return the loss of advantage-weighted regression: actions count by exp(alpha * advantage).
+
+    Source: Peng et al., "Advantage-Weighted Regression", 2019, https://arxiv.org/abs/1910.00177.
 
     Args:
-        mean: the policy's, (batch, action_size).
-        actions: the data's, likewise.
-        advantage: of the data's actions, (batch,), without a gradient.
+        mean: the policy's mean, (batch, action_size).
+        actions: the data's actions, (batch, action_size).
+        advantage: advantage of the data's actions, (batch,), without a gradient.
         alpha: inverse temperature.
     """
     weight = (alpha * advantage).exp().clamp(max=MAX_WEIGHT)
@@ -23,14 +25,16 @@ def advantage_weighted(mean: torch.Tensor, actions: torch.Tensor, advantage: tor
     return -(weight * log_prob).mean(), {"advantage": advantage.mean(), "log_prob": log_prob.mean()}
 
 
-def value_climbing(mean: torch.Tensor, actions: torch.Tensor, q: torch.Tensor, alpha: float) -> LossAndInfo:
-    """DDPG with behavioural cloning: the value of the policy's own actions, and imitation of the data's.
+def ddpg_bc_loss(mean: torch.Tensor, actions: torch.Tensor, q: torch.Tensor, alpha: float) -> LossAndInfo:
+    """Return the loss of DDPG with behavioural cloning: the value of the policy's actions, and imitation of the data's.
+
+    Source: Fujimoto and Gu, "A Minimalist Approach to Offline RL", 2021, https://arxiv.org/abs/2106.06860.
 
     Args:
-        mean: the policy's, (batch, action_size).
-        actions: the data's, likewise.
-        q: value of the policy's mean, (batch,), with its gradient; divided by its size, so that one weight suits
-            values of any scale.
+        mean: the policy's mean, (batch, action_size).
+        actions: the data's actions, (batch, action_size).
+        q: value of the policy's mean, (batch,), with its gradient. The loss divides it by its mean absolute value, so
+            that one weight of imitation suits values of any scale.
         alpha: weight of imitation (nats).
     """
     log_prob = unit_gaussian_log_prob(mean, actions).mean()

@@ -1,6 +1,8 @@
-"""The agents by name, and one of them on disk."""
+"""All agents by name, their presets, and an agent on disk."""
 
+import importlib
 import math
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,39 +11,30 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from nfkern.algorithms.agents.base import Agent
-from nfkern.algorithms.agents.goals.gciql import GCIQL
-from nfkern.algorithms.agents.goals.gcivl import GCIVL
-from nfkern.algorithms.agents.goals.hiql import HIQL
-from nfkern.algorithms.agents.goals.offline_crl import OfflineCRL
-from nfkern.algorithms.agents.goals.qrl import QRL
-from nfkern.algorithms.agents.imitation.diffusion_bc import DiffusionBC
-from nfkern.algorithms.agents.imitation.diffusion_gcbc import DiffusionGCBC
-from nfkern.algorithms.agents.imitation.flow_matching_bc import FlowMatchingBC
-from nfkern.algorithms.agents.imitation.flow_matching_gcbc import FlowMatchingGCBC
-from nfkern.algorithms.agents.imitation.gaussian_bc import GaussianBC
-from nfkern.algorithms.agents.imitation.gaussian_gcbc import GaussianGCBC
-from nfkern.algorithms.agents.imitation.nf_bc import NFBC
-from nfkern.algorithms.agents.imitation.nf_gcbc import NFGCBC
-from nfkern.algorithms.agents.offline.diffusion_ql import DiffusionQL
-from nfkern.algorithms.agents.offline.fql import FQL
-from nfkern.algorithms.agents.offline.ifql import IFQL
-from nfkern.algorithms.agents.offline.iql import IQL
-from nfkern.algorithms.agents.offline.nf_rlbc import NFRLBC
-from nfkern.algorithms.agents.offline.rebrac import ReBRAC
-from nfkern.algorithms.agents.online.crl import CRL
-from nfkern.algorithms.agents.online.nf_ugs import NFUGS
-from nfkern.checkpoint import FORMAT_VERSION, read_json, read_tensors, write_json
+from nfkern.algorithms.agents import listing
+from nfkern.algorithms.agents.base import REGISTERED, Agent
+from nfkern.algorithms.agents.config import Preset
+from nfkern.checkpoint import FORMAT_VERSION, read_tensors
+from nfkern.errors import UserError
+from nfkern.host.files import read_json, write_json
 
-AGENTS: dict[str, type[Agent]] = {
-    agent.name: agent
-    for agent in (
-        *(NFBC, NFGCBC, GaussianBC, GaussianGCBC, FlowMatchingBC, FlowMatchingGCBC, DiffusionBC, DiffusionGCBC),
-        *(NFRLBC, FQL, IFQL, IQL, ReBRAC, DiffusionQL),
-        *(GCIQL, GCIVL, HIQL, QRL, OfflineCRL),
-        *(NFUGS, CRL),
-    )
-}
+for _room in listing.ROOMS:
+    _folder = importlib.import_module(f"nfkern.algorithms.agents.{_room}")
+    for _module in pkgutil.iter_modules(_folder.__path__, f"{_folder.__name__}."):
+        importlib.import_module(_module.name)
+AGENTS: dict[str, type[Agent]] = {name: REGISTERED[name] for name in listing.summaries()}
+
+
+def find_preset(algorithm: str, name: str) -> Preset:
+    """Return a preset of an agent.
+
+    Raises:
+        UserError: no such preset.
+    """
+    presets = AGENTS[algorithm].presets
+    if name not in presets:
+        raise UserError(f"--preset: {algorithm} has {', '.join(presets)}, got {name!r}")
+    return presets[name]
 
 
 def save_agent(agent: Agent, folder: Path) -> None:
@@ -91,7 +84,7 @@ def load_agent(folder: str | Path, device: torch.device | str = "cpu") -> Agent:
 
 
 def _former_bounds(tensors: Mapping[str, torch.Tensor], mode: str) -> dict[str, torch.Tensor]:
-    """The bounds of an agent from before these were kept: [-1, 1], normalised where that is the data's range."""
+    """Return the bounds of an agent that was saved without: [-1, 1], or the data's range if that was normalised."""
     center, scale = (tensors[f"action_normalizer.{name}"] for name in ("center", "scale"))
     reach = scale * (math.inf if mode == "standard" else 1.0)
     return {"action_low": center - reach, "action_high": center + reach}

@@ -1,6 +1,5 @@
 """`nfkern demo`: the main job from start to end, on real data, in minutes."""
 
-import csv
 import signal
 import subprocess
 import sys
@@ -12,9 +11,9 @@ from pathlib import Path
 from nfkern.algorithms.commands.data import Generate
 from nfkern.algorithms.commands.evaluate import Evaluate
 from nfkern.algorithms.reports.report import Report
-from nfkern.algorithms.runs.evaluations import find_evaluation
-from nfkern.checkpoint import read_json, write_json
+from nfkern.algorithms.runs.run import Run
 from nfkern.errors import UserError, check_least
+from nfkern.host.files import read_json, write_json
 from nfkern.host.progress import progress_bar
 
 ENV_NAME = "pointmaze-medium-navigate-v0"
@@ -76,16 +75,17 @@ class Demo:
         write_json(path, mine)
 
     def _parts(self, start: float) -> int:
-        data, runs = self.out / "data", {name: self.out / "runs" / name for name in ALGORITHMS}
+        data, runs = self.out / "data", {name: Run(self.out / "runs" / name) for name in ALGORITHMS}
         _say(1, f"generating {self.transitions:,} transitions of {ENV_NAME}: OGBench's scripted oracle in MuJoCo")
         code = Generate(ENV_NAME, transitions=self.transitions, seed=self.seed, workers=2, dataset_dir=data).run()
         if code:
             return code
         _say(2, f"training {', '.join(ALGORITHMS)}: {self.steps} steps each, in two processes of one thread")
-        _train({name: self._training(name, runs[name], data) for name in ALGORITHMS}, runs, self.steps)
+        _train({name: self._training(name, runs[name].path, data) for name in ALGORITHMS}, runs, self.steps)
         _say(3, f"evaluating in the simulator: 5 goals x {self.episodes_per_task} episodes, the same starts for all")
+        folders = tuple(run.path for run in runs.values())
         code = Evaluate(
-            tuple(runs.values()),
+            folders,
             episodes_per_task=self.episodes_per_task,
             seed=self.seed,
             workers=2,
@@ -96,7 +96,7 @@ class Demo:
             return code
         _say(4, "writing the report")
         report = self.out / "report.html"
-        Report(tuple(runs.values()), out=report, dataset_dir=data).run()
+        Report(folders, out=report, dataset_dir=data).run()
         self._summary(runs)
         print(f"\nReport: {report} (open it in a browser)\nTook {(time.monotonic() - start) / 60:.1f} minutes.")
         return 0
@@ -111,10 +111,10 @@ class Demo:
             *(*RECIPE, *ALGORITHMS[algorithm]),
         ]
 
-    def _summary(self, runs: Mapping[str, Path]) -> None:
+    def _summary(self, runs: Mapping[str, Run]) -> None:
         print(f"\n{'policy':<20}{'success':>9}{'95% interval':>16}")
         for name, run in runs.items():
-            found = find_evaluation(run, self.steps, seed=self.seed, episodes_per_task=self.episodes_per_task)
+            found = run.evaluations.find(self.steps, seed=self.seed, episodes_per_task=self.episodes_per_task)
             assert found is not None
             _, result = found
             low, high = result.interval
@@ -126,7 +126,7 @@ def _say(number: int, text: str) -> None:
     print(f"\n[{number}/4] {text}", flush=True)
 
 
-def _train(commands: Mapping[str, list[str]], runs: Mapping[str, Path], steps: int) -> None:
+def _train(commands: Mapping[str, list[str]], runs: Mapping[str, Run], steps: int) -> None:
     """Run the lanes side by side with a progress bar for each policy.
 
     Raises:
@@ -143,7 +143,7 @@ def _train(commands: Mapping[str, list[str]], runs: Mapping[str, Path], steps: i
                 if names and not set(lane) & set(running):
                     name = names.pop(0)
                     bars[name].unpause()
-                    running[name] = _start(commands[name], runs[name])
+                    running[name] = _start(commands[name], _log(runs[name]))
             time.sleep(0.5)
             for name, process in list(running.items()):
                 code = process.poll()
@@ -164,22 +164,18 @@ def _train(commands: Mapping[str, list[str]], runs: Mapping[str, Path], steps: i
             bar.close()
 
 
-def _start(command: Sequence[str], run_dir: Path) -> "subprocess.Popen[bytes]":
-    _log(run_dir).parent.mkdir(parents=True, exist_ok=True)
-    with open(_log(run_dir), "ab") as log:
+def _start(command: Sequence[str], path: Path) -> "subprocess.Popen[bytes]":
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as log:
         # In a session of its own: the terminal's Ctrl-C would reach it beside the demo's own signal, and a second
         # signal means "at once".
         return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
-def _log(run_dir: Path) -> Path:
-    return run_dir.with_suffix(".log")
+def _log(run: Run) -> Path:
+    return run.path.with_suffix(".log")
 
 
-def _last_step(run_dir: Path) -> int:
-    path = run_dir / "train.csv"
-    if not path.exists():
-        return 0
-    with open(path, newline="") as file:
-        steps = [row["step"] for row in csv.DictReader(file) if row["step"].isdigit()]
+def _last_step(run: Run) -> int:
+    steps = [row["step"] for row in run.rows("train.csv") if row["step"].isdigit()]
     return int(steps[-1]) if steps else 0

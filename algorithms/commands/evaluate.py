@@ -1,5 +1,6 @@
 """`nfkern eval`: success of trained runs in the simulator."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -14,22 +15,14 @@ import tyro
 from nfkern.algorithms.agents.registry import AGENTS, load_agent
 from nfkern.algorithms.envs.make import SuccessTiming, UnknownEnvironment, environment_id
 from nfkern.algorithms.evaluation.blocks import Loader
-from nfkern.algorithms.evaluation.evaluate import EnvironmentPool, evaluate, make_settings
+from nfkern.algorithms.evaluation.evaluate import EnvironmentPool, make_settings
 from nfkern.algorithms.evaluation.result import EvaluationResult, stack_outcomes
 from nfkern.algorithms.evaluation.rollout import check_fits
 from nfkern.algorithms.evaluation.statistics import Interval, PairedComparison, paired_comparison, success_interval
 from nfkern.algorithms.evaluation.video import check_drawable, check_recordable, record_video
-from nfkern.algorithms.runs.evaluations import evaluation_path, find_same, load_trajectories
-from nfkern.algorithms.runs.folder import (
-    check_on_dataset,
-    checkpoint_label,
-    checkpoints,
-    evaluated_in,
-    latest_checkpoint,
-    read_header,
-    seed_group,
-)
-from nfkern.checkpoint import read_json
+from nfkern.algorithms.runs.checkpoint import Checkpoint
+from nfkern.algorithms.runs.evaluations import load_trajectories
+from nfkern.algorithms.runs.run import Run
 from nfkern.errors import UserError, check_least
 
 
@@ -77,21 +70,22 @@ class Evaluate:
             raise UserError(f"--paired compares two runs or more, got {len(self.runs)}")
         if self.video and len(self.runs) != 1:
             raise UserError(f"--video shows a single run, got {len(self.runs)}")
-        runs = [_Run.open(path, self.checkpoint, self.eval_env) for path in self.runs]
-        groups = _groups(runs)
-        pairs = _pairs([[run] for run in runs] if len(runs) == 2 else groups) if self.paired else []
+        policies = [_Policy.open(path, self.checkpoint, self.eval_env) for path in self.runs]
+        groups = _groups(policies)
+        sides = [[policy] for policy in policies] if len(policies) == 2 else groups
+        pairs = _pairs(sides) if self.paired else []
         try:
             if self.video:
                 check_recordable(self.video)
-            results = {run.path: self._evaluate(run) for run in runs}
+            results = {policy.path: self._evaluate(policy) for policy in policies}
             pools = [_Pool.of(group, results) for group in groups if len(group) > 1]
             comparisons = [_Comparison.of(*pair, results) for pair in pairs]
             if self.json:
-                print(json.dumps(_as_json(runs, results, pools, comparisons), indent=1))
+                print(json.dumps(_as_json(policies, results, pools, comparisons), indent=1))
             else:
-                print(_as_text(runs, results, pools, comparisons))
+                print(_as_text(policies, results, pools, comparisons))
             if self.video:
-                record_video(runs[0].loader, results[runs[0].path].settings, self.video)
+                record_video(policies[0].loader, results[policies[0].path].settings, self.video)
                 print(f"video: {self.video}", file=sys.stderr)
         except ValueError as error:
             raise UserError(str(error)) from error
@@ -100,79 +94,77 @@ class Evaluate:
             return 130
         return 0
 
-    def _evaluate(self, run: "_Run") -> EvaluationResult:
-        """The stored result if it is of the same settings, else a new one, stored."""
+    def _evaluate(self, policy: "_Policy") -> EvaluationResult:
+        """Return the stored result if it is of the same settings, else a new one, stored."""
+        run, checkpoint = policy.run, policy.checkpoint
         limit, timing = self.max_episode_steps, self.success_timing
-        pool = EnvironmentPool(run.env_name, max_episode_steps=limit, success_timing=timing)
-        if self.video:
-            check_drawable(pool)
-        if sizes := read_json(run.checkpoint / "config.json").get("sizes"):
-            goal_conditioned = AGENTS[run.config["algorithm"]].goal_conditioned
-            check_fits(pool, sizes, goal_conditioned=goal_conditioned)
-        arguments: dict[str, Any] = {
-            "episodes_per_task": self.episodes_per_task,
-            "seed": self.seed,
-            "record": "xy" if self.trajectories else None,
-            "label": checkpoint_label(run.checkpoint),
-        }
-        settings = make_settings(pool, **arguments)
-        step = int(run.checkpoint.name)
-        stored = find_same(run.path, step, settings)
-        if stored and (settings.record is None or load_trajectories(*stored) is not None):
-            print(f"{run.path}: stored in {stored[0]}", file=sys.stderr)
-            pool.close()
-            return stored[1]
-        path = evaluation_path(run.path, step, settings)
-        # Unfinished blocks with recorded paths are no use to an evaluation without, and the other way round.
-        progress_file = path.with_suffix(f".{settings.record or 'plain'}.progress.jsonl")
-        print(f"{run.path}: evaluating the checkpoint of step {step}", file=sys.stderr)
-        result = evaluate(run.loader, pool, workers=self.workers, progress_file=progress_file, **arguments)
-        pool.close()
-        if self.trajectories:
-            result.save_trajectories(path.with_suffix(".npz"))
-        result.save(path)
-        progress_file.unlink(missing_ok=True)
-        return result
+        pool = EnvironmentPool(policy.env_name, max_episode_steps=limit, success_timing=timing)
+        with contextlib.closing(pool):
+            if self.video:
+                check_drawable(pool)
+            if sizes := checkpoint.description.get("sizes"):
+                check_fits(pool, sizes, goal_conditioned=AGENTS[run.algorithm].goal_conditioned)
+            settings = make_settings(
+                pool,
+                episodes_per_task=self.episodes_per_task,
+                seed=self.seed,
+                record="xy" if self.trajectories else None,
+                label=checkpoint.label,
+            )
+            stored = run.evaluations.find_same(checkpoint.step, settings)
+            if stored and (settings.record is None or load_trajectories(*stored) is not None):
+                print(f"{run.path}: stored in {stored[0]}", file=sys.stderr)
+                return stored[1]
+            print(f"{run.path}: evaluating the checkpoint of step {checkpoint.step}", file=sys.stderr)
+            return run.evaluations.evaluate(checkpoint.step, policy.loader, pool, settings, workers=self.workers)
 
 
 @dataclass(frozen=True)
-class _Run:
-    path: Path
-    config: dict[str, Any]
-    checkpoint: Path
-    loader: Loader
+class _Policy:
+    """A run's checkpoint and the environment to evaluate it in."""
+
+    run: Run
+    checkpoint: Checkpoint
     env_name: str
 
+    @property
+    def path(self) -> Path:
+        return self.run.path
+
+    @property
+    def loader(self) -> Loader:
+        return functools.partial(load_agent, self.checkpoint.path)
+
     @classmethod
-    def open(cls, path: Path, step: str, eval_env: str | None) -> "_Run":
-        config = read_header(path)
-        check_on_dataset(path, config["algorithm"])
+    def open(cls, path: Path, step: str, eval_env: str | None) -> "_Policy":
+        run = Run(path)
+        run.check_on_dataset()
         if step == "latest":
-            checkpoint = latest_checkpoint(path)
+            checkpoint = run.latest_checkpoint()
         else:
-            found = {str(int(folder.name)): folder for folder in checkpoints(path)}
+            found = {str(checkpoint.step): checkpoint for checkpoint in run.checkpoints()}
             if step.lstrip("0") not in found:
                 raise UserError(f"{path} has no checkpoint {step!r}; it has {', '.join(found) or 'none'}")
             checkpoint = found[step.lstrip("0")]
-        env_name = evaluated_in(config) if eval_env is None else eval_env
+        env_name = run.evaluated_in if eval_env is None else eval_env
         try:
-            # Of every run before the first is evaluated.
+            # Every run is checked before the first is evaluated.
             environment_id(env_name)
         except UnknownEnvironment as error:
             raise UserError(f"{path}: {error}; --eval-env names the environment to evaluate in") from error
-        return cls(path, config, checkpoint, functools.partial(load_agent, checkpoint), env_name)
+        return cls(run, checkpoint, env_name)
 
 
-def _groups(runs: list[_Run]) -> list[list[_Run]]:
-    """Runs that differ in nothing but the training seed, together, in the seeds' order."""
-    groups: dict[str, dict[int, _Run]] = {}
-    for run in runs:
-        groups.setdefault(seed_group(run.config, run.checkpoint), {})[run.config.get("seed", 0)] = run
+def _groups(policies: list[_Policy]) -> list[list[_Policy]]:
+    """Join policies that differ in nothing but the training seed, in the seeds' order."""
+    groups: dict[str, dict[int, _Policy]] = {}
+    for policy in policies:
+        groups.setdefault(policy.run.seed_group(policy.checkpoint), {})[policy.run.seed] = policy
     return [[members[seed] for seed in sorted(members)] for members in groups.values()]
 
 
-def _pairs(sides: list[list[_Run]]) -> list[tuple[list[_Run], list[_Run]]]:
-    """Each two of one environment; found out before anything is evaluated."""
+def _pairs(sides: list[list[_Policy]]) -> list[tuple[list[_Policy], list[_Policy]]]:
+    """Return each two sides of one environment; found out before anything is evaluated."""
     pairs = [(first, second) for first, second in combinations(sides, 2) if first[0].env_name == second[0].env_name]
     if not pairs:
         found = ", ".join(f"{_name(side)} on {side[0].env_name}" for side in sides)
@@ -185,55 +177,60 @@ def _pairs(sides: list[list[_Run]]) -> list[tuple[list[_Run], list[_Run]]]:
     return pairs
 
 
-def _name(side: list[_Run]) -> str:
+def _name(side: list[_Policy]) -> str:
     first = side[0]
-    return f"{first.config['algorithm']} ({first.path} to {side[-1].path})" if len(side) > 1 else str(first.path)
+    return f"{first.run.algorithm} ({first.path} to {side[-1].path})" if len(side) > 1 else str(first.path)
 
 
 @dataclass(frozen=True)
 class _Pool:
     """An algorithm's training seeds together."""
 
-    runs: list[_Run]
+    policies: list[_Policy]
     success_rate: float
     interval: Interval
     by_task: dict[int, float]
 
     @classmethod
-    def of(cls, runs: list[_Run], results: dict[Path, EvaluationResult]) -> "_Pool":
-        members = [results[run.path] for run in runs]
+    def of(cls, policies: list[_Policy], results: dict[Path, EvaluationResult]) -> "_Pool":
+        members = [results[policy.path] for policy in policies]
         outcomes = stack_outcomes(members)
         rates = dict(zip(members[0].settings.tasks, outcomes.mean((0, 2)).tolist(), strict=True))
-        return cls(runs, float(outcomes.mean()), success_interval(outcomes), rates)
+        return cls(policies, float(outcomes.mean()), success_interval(outcomes), rates)
 
 
 @dataclass(frozen=True)
 class _Comparison:
     """Two runs, or the training seeds of two algorithms, on the same starts."""
 
-    first: list[_Run]
-    second: list[_Run]
+    first: list[_Policy]
+    second: list[_Policy]
     result: PairedComparison
 
     @classmethod
-    def of(cls, first: list[_Run], second: list[_Run], results: dict[Path, EvaluationResult]) -> "_Comparison":
-        outcomes = stack_outcomes([results[run.path] for run in (*first, *second)])
+    def of(cls, first: list[_Policy], second: list[_Policy], results: dict[Path, EvaluationResult]) -> "_Comparison":
+        outcomes = stack_outcomes([results[policy.path] for policy in (*first, *second)])
         return cls(first, second, paired_comparison(outcomes[: len(first)], outcomes[len(first) :]))
 
 
 def _as_json(
-    runs: list[_Run], results: dict[Path, EvaluationResult], pools: list[_Pool], comparisons: list[_Comparison]
+    policies: list[_Policy], results: dict[Path, EvaluationResult], pools: list[_Pool], comparisons: list[_Comparison]
 ) -> dict[str, Any]:
-    def paths(side: list[_Run]) -> list[str]:
-        return [str(run.path) for run in side]
+    def paths(side: list[_Policy]) -> list[str]:
+        return [str(policy.path) for policy in side]
 
     return {
         "runs": [
-            {"run": str(run.path), "checkpoint": str(run.checkpoint), **results[run.path].to_dict()} for run in runs
+            {
+                "run": str(policy.path),
+                "checkpoint": str(policy.checkpoint.path),
+                **results[policy.path].to_dict(),
+            }
+            for policy in policies
         ],
         "training_seeds": [
             {
-                "runs": paths(pool.runs),
+                "runs": paths(pool.policies),
                 "success_rate": pool.success_rate,
                 "interval": pool.interval._asdict(),
                 "by_task": pool.by_task,
@@ -253,14 +250,14 @@ def _as_json(
 
 
 def _as_text(
-    runs: list[_Run], results: dict[Path, EvaluationResult], pools: list[_Pool], comparisons: list[_Comparison]
+    policies: list[_Policy], results: dict[Path, EvaluationResult], pools: list[_Pool], comparisons: list[_Comparison]
 ) -> str:
-    parts = [_table(run, results[run.path]) for run in runs]
+    parts = [_table(policy, results[policy.path]) for policy in policies]
     for pool in pools:
-        run, (low, high) = pool.runs[0], pool.interval
+        policy, (low, high) = pool.policies[0], pool.interval
         rates = ", ".join(f"goal {task} {rate:.1%}" for task, rate in pool.by_task.items())
         parts.append(
-            f"{run.config['algorithm']} on {run.env_name}, {len(pool.runs)} training seeds: "
+            f"{policy.run.algorithm} on {policy.env_name}, {len(pool.policies)} training seeds: "
             f"success {pool.success_rate:.1%}, 95% interval {low:.1%} to {high:.1%} (seeds and goals resampled)\n"
             f"{rates}"
         )
@@ -279,10 +276,10 @@ def _as_text(
     return "\n\n".join(parts)
 
 
-def _table(run: _Run, result: EvaluationResult) -> str:
+def _table(policy: _Policy, result: EvaluationResult) -> str:
     settings = result.settings
     lines = [
-        f"{run.path}, step {run.checkpoint.name}: {settings.env_name}, "
+        f"{policy.path}, step {policy.checkpoint.path.name}: {settings.env_name}, "
         f"{settings.episodes_per_task} episodes per goal, seed {settings.seed}",
         f"{'goal':<28}{'success':>9}{'':>9}{'95% interval':>18}{'steps':>8}{'return':>10}",
     ]

@@ -6,33 +6,28 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from nfkern.algorithms.agents.presets import PRESETS
+from nfkern.algorithms.agents.registry import AGENTS, find_preset
 from nfkern.algorithms.published import CONDITIONAL, IMITATION, OFFLINE_RL, UNSUPERVISED, Published
 
 Setting = Literal["imitation", "conditional", "offline-rl", "unsupervised"]
 NUMBERS = range(1, 6)
-# The package's agents by the names that the sources of the scores use.
-_RIVALS: dict[Setting, dict[str, str]] = {
-    "conditional": {"GCIVL": "gcivl", "GCIQL": "gciql", "QRL": "qrl", "CRL": "offline_crl", "HIQL": "hiql"},
-    "offline-rl": {"IQL": "iql", "ReBRAC": "rebrac", "IFQL": "ifql", "FQL": "fql"},
-}
 
 
 @dataclass(frozen=True)
 class Task:
-    """One of the 82.
+    """One of the 82 tasks.
 
     Attributes:
-        name: unique.
-        setting: of the paper's experiments.
-        algorithm: the paper's.
-        environment: a name for `nfkern train --env-name`, or None where the environment is not part of the package.
-        goal: its number within a goal-conditioned environment, from 1.
-        command: trains it with the paper's settings.
+        name: unique name.
+        setting: part of the paper's experiments.
+        algorithm: the paper's algorithm for it.
+        environment: a name for `nfkern train --env-name`, or None if the package lacks the environment.
+        goal: number of the goal within a goal-conditioned environment, from 1.
+        command: command that trains the algorithm with the paper's settings.
         published: the algorithm's score in per cent.
-        published_alone: whether that is this task's own; else it is the mean over its environment's tasks.
-        rivals: published scores of others, means over the environment's tasks.
-        rival_commands: train those of them that the package has, with the settings of the scores' source.
+        published_alone: whether that score is for this task alone, rather than the mean over its environment's tasks.
+        rivals: published scores of other algorithms, means over the environment's tasks.
+        rival_commands: commands for the rivals that the package has, with the settings of the scores' source.
         source: of all scores.
     """
 
@@ -50,10 +45,10 @@ class Task:
 
 
 def tasks() -> list[Task]:
-    """All 82, setting by setting."""
+    """Return all 82 tasks, setting by setting."""
     found = []
     for name, scores in IMITATION.items():
-        environment = PRESETS["nf_bc"][name].env_name
+        environment = find_preset("nf_bc", name).env_name
         command = f"nfkern train nf_bc --preset {name}" + ("" if environment else " --env-name DATA.npz")
         where: dict[str, Any] = {"environment": environment, "command": command, "alone": scores.ours}
         found.append(_task(name, "imitation", "nf_bc", scores, **where))
@@ -63,17 +58,17 @@ def tasks() -> list[Task]:
                 "environment": f"{data}-v0",
                 "goal": goal,
                 "command": f"nfkern train nf_gcbc --preset {data}",
-                "rival_commands": _rival_commands("conditional", f"--preset {data}")
+                "rival_commands": _rival_commands(scores, data)
                 | {"GCBC": f"nfkern train gaussian_gcbc --preset ogbench --env-name {data}-v0"},
             }
             found.append(_task(f"{data}-goal{goal}", "conditional", "nf_gcbc", scores, **where))
     for data, scores in OFFLINE_RL.items():
         for number in NUMBERS:
             environment = f"{data}-singletask-task{number}-v0"
-            options = f"--preset {data} --env-name {environment}"
             alone = scores.by_task[number - 1] if scores.by_task else None
-            where = {"environment": environment, "command": f"nfkern train nf_rlbc {options}", "alone": alone}
-            where["rival_commands"] = _rival_commands("offline-rl", options)
+            command = f"nfkern train nf_rlbc --preset {data} --env-name {environment}"
+            where = {"environment": environment, "command": command, "alone": alone}
+            where["rival_commands"] = _rival_commands(scores, data, f" --env-name {environment}")
             found.append(_task(f"{data}-task{number}", "offline-rl", "nf_rlbc", scores, **where))
     for name, scores in UNSUPERVISED.items():
         where = {"environment": name, "command": f"nfkern train nf_ugs --preset {name}", "alone": scores.ours}
@@ -83,8 +78,11 @@ def tasks() -> list[Task]:
     return found
 
 
-def _rival_commands(setting: Setting, options: str) -> dict[str, str]:
-    return {rival: f"nfkern train {algorithm} {options}" for rival, algorithm in _RIVALS[setting].items()}
+def _rival_commands(scores: Published, data: str, options: str = "") -> dict[str, str]:
+    """Return commands for the rivals that the package has: agents of that name with a preset for the dataset."""
+    agents = {name.removeprefix("offline_"): name for name, agent in AGENTS.items() if data in agent.presets}
+    own = {rival: agents[rival.lower()] for rival in scores.rivals if rival.lower() in agents}
+    return {rival: f"nfkern train {name} --preset {data}{options}" for rival, name in own.items()}
 
 
 def _task(
@@ -119,12 +117,12 @@ class Tasks:
     """List the paper's 82 tasks: how each is trained, and the published scores (per cent)."""
 
     setting: Setting | None = None
-    """Only those of one setting."""
+    """List only the tasks of one setting."""
     json: bool = False
-    """As JSON, one array of objects."""
+    """Print JSON, one array of objects."""
 
     def run(self) -> int:
-        """Print; 0."""
+        """Print the tasks; return 0."""
         chosen = [task for task in tasks() if self.setting in (None, task.setting)]
         if self.json:
             json.dump([asdict(task) for task in chosen], sys.stdout, indent=1)

@@ -9,18 +9,17 @@ import tyro
 
 from nfkern.algorithms.agents.base import Agent
 from nfkern.algorithms.agents.online.base import OnlineGCRL
-from nfkern.algorithms.agents.presets import PRESETS, find_preset
-from nfkern.algorithms.agents.registry import AGENTS
-from nfkern.algorithms.runs.metrics import newest_success
+from nfkern.algorithms.agents.registry import AGENTS, find_preset
 from nfkern.algorithms.runs.settings import OnlineSettings, RunSettings
 from nfkern.algorithms.training.data_parallel import is_first
-from nfkern.algorithms.training.offline import Interrupted, train
+from nfkern.algorithms.training.loop import Interrupted
+from nfkern.algorithms.training.offline import train
 from nfkern.errors import UserError
 
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """Base of the training commands; `settings` and `config` are flattened on the command line."""
+    """Base of the training commands; the command line has one option per field of `settings` and of `config`."""
 
     algorithm: ClassVar[str]
 
@@ -29,7 +28,7 @@ class TrainCommand:
 
     @classmethod
     def default(cls, args: Sequence[str]) -> "TrainCommand | None":
-        """The command with a preset's values, if `args` name one."""
+        """Return the command with the values of the preset that `args` name, or None if they name none."""
         for position, arg in enumerate(args):
             name = arg.removeprefix("--preset=") if arg.startswith("--preset=") else None
             if arg == "--preset" and position + 1 < len(args):
@@ -43,7 +42,7 @@ class TrainCommand:
         return None
 
     def run(self) -> int:
-        """Train; the exit code."""
+        """Train; return the exit code."""
         try:
             if isinstance(self.settings, OnlineSettings):
                 from nfkern.algorithms.training.online import train_online
@@ -61,10 +60,11 @@ class TrainCommand:
             print("interrupted. The same command with --resume continues from the newest checkpoint.", file=sys.stderr)
             return 130
         if is_first():
-            for path in self.settings.run_dirs(self.algorithm).values():
-                if (outcome := newest_success(path)) is not None:
-                    print(f"{path}: {outcome}", file=sys.stderr)
-            print(*self.settings.run_dirs(self.algorithm).values(), sep="\n")
+            runs = self.settings.runs(self.algorithm).values()
+            for run in runs:
+                if (outcome := run.newest_success()) is not None:
+                    print(f"{run.path}: {outcome}", file=sys.stderr)
+            print(*(run.path for run in runs), sep="\n")
         return 0
 
 
@@ -72,20 +72,16 @@ def _command(name: str) -> type[TrainCommand]:
     agent = AGENTS[name]
     flattened = {"settings": _settings_class(agent), "config": agent.config_class}
     fields = [(field, Annotated[kind, tyro.conf.arg(name="")]) for field, kind in flattened.items()]
-    summary = (agent.__doc__ or "").strip().splitlines()[0]
+    description = (agent.__doc__ or "").strip().splitlines()[0]
     namespace = {
         "algorithm": name,
-        "__doc__": f"Train {name} {_place(agent)}. {summary} Presets: {', '.join(PRESETS[name])}.",
+        "__doc__": f"Train {name}: {agent.summary}. {description} Presets: {', '.join(agent.presets)}.",
     }
     return make_dataclass(f"Train{agent.__name__}", fields, bases=(TrainCommand,), namespace=namespace, frozen=True)
 
 
 def _settings_class(agent: type[Agent]) -> type[RunSettings] | type[OnlineSettings]:
     return OnlineSettings if issubclass(agent, OnlineGCRL) else RunSettings
-
-
-def _place(agent: type[Agent]) -> str:
-    return "in a maze" if issubclass(agent, OnlineGCRL) else "on an OGBench dataset"
 
 
 COMMANDS = {algorithm: _command(algorithm) for algorithm in AGENTS}

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from nfkern.errors import UserError
+from nfkern.host.files import write_json
 
 from .remembered import once
 
@@ -128,10 +128,3 @@ def recorded_sha256(path: Path) -> str | None:
         if manifest is not None and path.name in manifest.sha256:
             return manifest.sha256[path.name]
     return None
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON to a file, which is never seen half-written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)

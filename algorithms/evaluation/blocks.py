@@ -29,7 +29,7 @@ Results = Generator[tuple[Block, BlockResult], None, None]
 
 
 def load_policy(policy: Policy | Loader) -> Policy:
-    """The policy itself, or what the loader loads."""
+    """Return the policy itself, or the one that the loader loads."""
     return cast(Policy, policy) if hasattr(policy, "act") else policy()
 
 
@@ -85,7 +85,7 @@ def run_in_workers(
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while processes start: half started, they would end in a traceback, and leave a broken pool."""
+    """Hold Ctrl-C back while processes start: it would end half-started ones in a traceback and break the pool."""
     # Starting the tracker would unblock signals.
     resource_tracker.ensure_running()
     with uninterrupted(signal.SIGINT):
@@ -142,7 +142,7 @@ def run_isolated(
         goals[episode] = environment.goal
 
     threads = torch.get_num_threads()
-    # The wrapper's exchange of generators drops a cached Gaussian: what is kept here is everything.
+    # The whole state: the wrapper's exchange of generators drops a cached Gaussian.
     state = np.random.get_state(legacy=False)  # noqa: NPY002
     torch.set_num_threads(1)
     try:

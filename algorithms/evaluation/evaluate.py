@@ -18,7 +18,7 @@ from nfkern.algorithms.evaluation.rollout import EnvironmentPool, Episode, Polic
 
 __all__ = ["EnvironmentPool", "EvaluationResult", "EvaluationSettings", "Loader", "Policy", "evaluate", "make_settings"]
 
-# What policies and simulations are computed with, and the simulators of OGBench.
+# Libraries that policies and simulations are computed with, and the simulators of OGBench.
 LIBRARIES = ("torch", "numpy", "gymnasium")
 SIMULATORS = ("ogbench", "mujoco")
 
@@ -115,7 +115,7 @@ def make_settings(
     record: str | None = None,
     label: str = "",
 ) -> EvaluationSettings:
-    """What `evaluate` stores beside the episodes, for the same arguments and the libraries installed now.
+    """Return the settings that `evaluate` stores for the same arguments and the libraries installed now.
 
     Raises:
         ValueError: an argument that does not fit; the message names it.
@@ -158,7 +158,7 @@ def _assemble(settings: EvaluationSettings, pool: EnvironmentPool, done: dict[Bl
 def _pool(
     env: str | EnvironmentPool, max_episode_steps: int | None, success_timing: SuccessTiming | None
 ) -> Iterator[EnvironmentPool]:
-    """The caller's pool, left open, or a new one, closed afterwards."""
+    """Yield the caller's pool, left open, or a new one, closed afterwards."""
     if isinstance(env, EnvironmentPool):
         if max_episode_steps not in (None, env.max_episode_steps):
             raise ValueError(f"max_episode_steps: the pool has {env.max_episode_steps}, got {max_episode_steps}")

@@ -1,4 +1,4 @@
-"""How often an online agent reaches the goals of a maze."""
+"""Evaluation of online agents: the share of a maze's goals that they reach."""
 
 import contextlib
 from typing import Any, Literal

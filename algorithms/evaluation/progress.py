@@ -17,7 +17,7 @@ from nfkern.errors import UserError
 
 @dataclass(frozen=True)
 class BlockResult:
-    """What a block gave: its episodes, and their trajectories where these are recorded."""
+    """The result of a block: its episodes, and their trajectories where these are recorded."""
 
     episodes: list[Episode]
     trajectories: list[Trajectory] = field(default_factory=list)

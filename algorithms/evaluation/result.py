@@ -1,14 +1,13 @@
-"""What an evaluation was asked for and what came out, as dataclasses that go to JSON, CSV and npz and back."""
+"""The settings and the result of an evaluation, as dataclasses with conversions from and to JSON, CSV and npz."""
 
 import csv
 import dataclasses
 import io
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from nfkern.algorithms.envs.make import SuccessTiming
 from nfkern.algorithms.evaluation.rollout import EnvironmentPool, Episode
 from nfkern.algorithms.evaluation.statistics import Interval, success_interval, wilson_interval
 from nfkern.errors import UserError
+from nfkern.host.files import atomic_file, write_text
 
 FORMAT_VERSION = 1
 
@@ -65,7 +65,7 @@ class EvaluationSettings:
 
     @property
     def starts(self) -> str:
-        """What decides which episodes are played, as text: equal for evaluations that can be compared one by one."""
+        """Return the settings that decide starts and goals, as text: equal where episodes can be compared singly."""
         return json.dumps(dataclasses.replace(self, label="", record=None, block_size=1).to_dict(), sort_keys=True)
 
     def blocks(self) -> list[Block]:
@@ -121,7 +121,7 @@ class TaskSummary:
     mean_return: float
     mean_length: float
     mean_score: float | None
-    """Of tasks with stages: the mean share that was done when the episode ended."""
+    """The mean share of a task with stages that was done when the episode ended; None without stages."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class EvaluationResult:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """From `to_dict`'s result; what is derived is derived again.
+        """From `to_dict`'s result; derived values are computed again.
 
         Raises:
             ValueError: not an evaluation, or one of another format.
@@ -213,11 +213,11 @@ class EvaluationResult:
     def save(self, path: Path) -> None:
         """Write the JSON, atomically."""
         text = json.dumps(self.to_dict(), indent=1)
-        _write_atomically(path, lambda file: file.write(text.encode()))
+        write_text(path, text)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             UserError: no such file, or not an evaluation.
@@ -233,7 +233,7 @@ class EvaluationResult:
         writer = csv.DictWriter(lines, [column.name for column in dataclasses.fields(Episode)], lineterminator="\n")
         writer.writeheader()
         writer.writerows({**dataclasses.asdict(row), "success": int(row.success)} for row in self.episodes)
-        _write_atomically(path, lambda file: file.write(lines.getvalue().encode()))
+        write_text(path, lines.getvalue())
 
     def save_trajectories(self, path: Path) -> None:
         """Write the recorded paths as npz, atomically.
@@ -255,11 +255,12 @@ class EvaluationResult:
             "episodes": np.array([row.episode for row in self.episodes]),
             "successes": np.array([row.success for row in self.episodes]),
         }
-        _write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def stack_outcomes(results: Sequence[EvaluationResult]) -> np.ndarray:
-    """Successes of evaluations on the same starts, for `success_interval` and `paired_comparison`.
+    """Return the successes of evaluations on the same starts, for `success_interval` and `paired_comparison`.
 
     Args:
         results: of one algorithm's training seeds, for instance.
@@ -282,17 +283,3 @@ def stack_outcomes(results: Sequence[EvaluationResult]) -> np.ndarray:
 def _mean_score(episodes: Sequence[Episode]) -> float | None:
     scores = [episode.score for episode in episodes if episode.score is not None]
     return float(np.mean(scores)) if scores else None
-
-
-def _write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write beside the file, then put it in place: a reader finds the old one or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

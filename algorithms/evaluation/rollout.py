@@ -13,23 +13,23 @@ from nfkern.algorithms.envs.make import PinnedTask, SuccessTiming, make_environm
 
 
 class Policy(Protocol):
-    """What the evaluator asks of an agent; plain attributes will do."""
+    """The interface that the evaluator needs of an agent; plain attributes will do."""
 
     @property
     def history(self) -> int:
-        """How many observations a decision sees, the current one included."""
+        """The number of observations that a decision sees, the current one included."""
 
     @property
     def chunk(self) -> int:
-        """How many actions one decision returns."""
+        """The number of actions that one decision returns."""
 
     @property
     def execute(self) -> int:
-        """How many of these are executed before the next decision, 1 to `chunk`."""
+        """The number of these that are executed before the next decision, 1 to `chunk`."""
 
     @property
     def goal_conditioned(self) -> bool:
-        """Whether `act` wants goals."""
+        """Whether `act` needs goals."""
 
     def act(
         self, observations: np.ndarray, goals: np.ndarray | None = None, generator: torch.Generator | None = None
@@ -49,7 +49,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, order=True)
 class Episode:
-    """How one episode went.
+    """The outcome of one episode.
 
     Attributes:
         task_id: the task, from 1.
@@ -93,11 +93,11 @@ class EnvironmentPool:
             raise ValueError(f"{name} has actions in {space}; only boxes of floats can be evaluated")
 
     def take(self, count: int) -> list[PinnedTask]:
-        """The first `count` environments; the same objects at every call."""
+        """Return the first `count` environments; the same objects at every call."""
         while len(self._environments) < count:
             with warnings.catch_warnings():
                 if self._environments:
-                    # What the first one has said already.
+                    # The first environment has given these warnings already.
                     warnings.simplefilter("ignore")
                 environment = make_environment(
                     self.name, max_episode_steps=self.max_episode_steps, success_timing=self.success_timing
@@ -113,16 +113,16 @@ class EnvironmentPool:
 
 
 def check_fits(pool: EnvironmentPool, sizes: Mapping[str, int], *, goal_conditioned: bool) -> None:
-    """See that a policy can act in an environment, before anything long starts.
+    """Check that a policy can act in an environment, before anything long starts.
 
     Args:
         pool: of the environment.
-        sizes: what the policy was made for: observation_size, action_size, and goal_size where goals are no
+        sizes: of the policy: observation_size, action_size, and goal_size where goals are no
             observations.
-        goal_conditioned: whether it wants goals.
+        goal_conditioned: whether the policy needs goals.
 
     Raises:
-        ValueError: observations, actions or goals are of another shape, or there are none of the goals wanted.
+        ValueError: observations, actions or goals are of another shape, or the goals that the policy needs are missing.
     """
     environment = pool.take(1)[0]
     observation, _ = environment.reset(seed=0)
@@ -139,12 +139,12 @@ def check_fits(pool: EnvironmentPool, sizes: Mapping[str, int], *, goal_conditio
 
 
 def derive_seed(*words: int) -> int:
-    """A seed below 2^53 (exact in JSON) that depends on every word, in order."""
+    """Return a seed below 2^53 (exact in JSON) that depends on every word, in order."""
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(11))
 
 
 def episode_seed(seed: int, task_id: int, episode: int) -> int:
-    """The seed of an episode's start and goal: the same for every policy that is evaluated with `seed`."""
+    """Return the seed of an episode's start and goal: the same for every policy that is evaluated with `seed`."""
     return derive_seed(seed, task_id, episode)
 
 
@@ -261,6 +261,6 @@ class _Batch:
 
 
 def _aligned(*shape: int) -> np.ndarray:
-    """Zeros at an address that torch chooses: matrix products may round differently at numpy's, which vary more."""
+    """Return zeros in torch's memory: numpy's alignment varies, and matrix products may round differently with it."""
     zeros: np.ndarray = torch.zeros(shape).numpy()
     return zeros

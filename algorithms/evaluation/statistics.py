@@ -1,4 +1,4 @@
-"""Intervals and comparisons for success rates, with what each of them does and does not cover.
+"""Intervals and comparisons for success rates, and what each of them covers.
 
 Success in a goal-conditioned benchmark has three layers: training seeds, goals, and episodes. Within one goal the
 outcomes are nearly all-or-nothing, so 250 episodes on 5 goals carry little more information than 5 numbers.
@@ -38,7 +38,7 @@ class PairedComparison:
 
     @property
     def decided(self) -> bool:
-        """Whether interval and test agree that the two differ; the interval alone has no width if goals agree."""
+        """Return whether interval and test agree that the two differ; the interval has no width if all goals agree."""
         return self.p_value < 0.05 and not self.interval.low <= 0 <= self.interval.high
 
 

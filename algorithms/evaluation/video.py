@@ -19,6 +19,7 @@ from nfkern.algorithms.evaluation.blocks import Loader
 from nfkern.algorithms.evaluation.result import EvaluationSettings
 from nfkern.algorithms.evaluation.rollout import EnvironmentPool
 from nfkern.errors import UserError
+from nfkern.host.files import atomic_file
 
 PROBE = """
 import mujoco
@@ -29,7 +30,7 @@ renderer.render()
 
 
 def rendering_backends() -> dict[str, str | None]:
-    """The values of MUJOCO_GL that could render here, each tried in a process of its own (about a second).
+    """Return the values of MUJOCO_GL that could render here, each tried in a process of its own (about a second).
 
     Returns:
         For each, why it does not work, or None where it does. Only the user's own where MUJOCO_GL is set.
@@ -123,10 +124,10 @@ def check_recordable(path: Path) -> str:
 
 
 def check_drawable(pool: EnvironmentPool) -> None:
-    """Check that there is a picture of an environment to be had.
+    """Check that an environment can be drawn.
 
     Raises:
-        UserError: it is no MuJoCo model, and draws itself by no `picture`.
+        UserError: it has neither a MuJoCo model nor a method `picture`.
     """
     environment = pool.take(1)[0]
     if not environment.has_wrapper_attr("picture") and not hasattr(environment.unwrapped, "model"):
@@ -166,7 +167,7 @@ def _record(
     every: int,
     fps: int,
 ) -> None:
-    """What the process does that has a rendering backend."""
+    """Record a video in the process that has a rendering backend."""
     import torch
 
     from nfkern.algorithms.evaluation.rollout import run_block
@@ -219,7 +220,7 @@ class _Film:
         self.steps += 1
 
     def finish(self) -> list[np.ndarray]:
-        """All frames, the final state's included: the environment rests in it."""
+        """Return all frames, with the final state's, in which the environment rests."""
         self._shoot()
         if self.renderer is not None:
             self.renderer.close()
@@ -233,7 +234,7 @@ class _Film:
             return
         unwrapped: Any = environment.unwrapped
         # OGBench's mazes have a camera of their own from above, its manipulation a fixed one in front; others may have
-        # none, and are seen as MuJoCo sees them.
+        # none, and are drawn from MuJoCo's default view.
         camera = getattr(unwrapped, "custom_camera", "front" if _has_camera(unwrapped.model, "front") else -1)
         if environment.has_wrapper_attr("video_camera"):
             camera = environment.get_wrapper_attr("video_camera")
@@ -260,18 +261,14 @@ def _renderer(environment: PinnedTask, size: int) -> Any:
 
 @contextlib.contextmanager
 def _writer(path: Path, fps: int) -> Iterator[Any]:
-    """A function that takes frames; the file is put in place when all went well."""
+    """Yield a function that takes frames; the file is put in place when all went well."""
     import imageio.v2
 
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     options: dict[str, Any] = {"fps": fps} if path.suffix == ".mp4" else {"duration": 1000 / fps, "loop": 0}
-    try:
+    with atomic_file(path, path.suffix) as temporary:
         writer: Any = imageio.v2.get_writer(temporary, **options)
         try:
             yield writer.append_data
         finally:
             # Not by `with`: it would leave the encoder running after an exception.
             writer.close()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

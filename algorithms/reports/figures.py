@@ -1,11 +1,10 @@
 """The pictures of `nfkern report`, as PNG bytes. Needs matplotlib, and the simulator for maze walls."""
 
-import csv
 import functools
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +14,8 @@ from matplotlib.figure import Figure
 from nfkern.algorithms.agents.base import Agent
 from nfkern.algorithms.agents.registry import load_agent
 from nfkern.algorithms.data import BatchSampler, TransitionDataset
+from nfkern.algorithms.reports.groups import Group
 from nfkern.algorithms.runs.evaluations import load_trajectories
-from nfkern.algorithms.runs.folder import evaluated_in
-
-if TYPE_CHECKING:
-    from nfkern.algorithms.reports.report import Group
 
 ACTIONS_CAPTION = (
     "Sampled actions (first two dimensions) at states and goals of the validation data: of 512 random ones, the four "
@@ -28,19 +24,19 @@ ACTIONS_CAPTION = (
 CANDIDATES, PROBES, STATES, SAMPLES = 512, 48, 4, 400
 
 
-def learning_curves(groups: "Sequence[Group]") -> bytes | None:
+def learning_curves(groups: Sequence[Group]) -> bytes | None:
     """Loss over steps for each group, and success where there was more than one evaluation."""
     figure = Figure(figsize=(4 * len(groups) + 1, 3), layout="constrained")
     axes = figure.subplots(1, len(groups), squeeze=False)[0]
     for axis, group in zip(axes, groups, strict=True):
-        for run in group.runs:
-            rows = _csv(run.path / "train.csv")
+        for run in (member.run for member in group.members):
+            rows = run.rows("train.csv")
             for split, color in (("training", "tab:blue"), ("validation", "tab:orange")):
                 key = f"{split}/actor/loss"
                 points = [(int(row["step"]), float(row[key])) for row in rows if row.get(key)]
-                label = split if run is group.runs[0] else None
+                label = split if run is group.first else None
                 axis.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1)
-            evaluations = _csv(run.path / "eval.csv")
+            evaluations = run.rows("eval.csv")
             if len(evaluations) > 1:
                 twin = axis.twinx()
                 steps = [int(row["step"]) for row in evaluations]
@@ -51,9 +47,9 @@ def learning_curves(groups: "Sequence[Group]") -> bytes | None:
     return _png(figure)
 
 
-def action_distributions(groups: "Sequence[Group]", dataset_dir: Path) -> bytes | None:
+def action_distributions(groups: Sequence[Group], dataset_dir: Path) -> bytes | None:
     """Samples of each group's first run at a few states; None for actions of one dimension."""
-    agents = [load_agent(group.runs[0].checkpoint) for group in groups]
+    agents = [load_agent(group.members[0].checkpoint.path) for group in groups]
     agents = [agent for agent in agents if agent.sizes["action_size"] >= 2]
     if not agents:
         return None
@@ -87,7 +83,7 @@ def _two_sidedness(actions: np.ndarray) -> np.ndarray:
     return np.asarray(second - first)
 
 
-def paths(groups: "Sequence[Group]", episodes: int = 10) -> bytes | None:
+def paths(groups: Sequence[Group], episodes: int = 10) -> bytes | None:
     """Recorded paths, a row for each group and a column for each goal; None without recordings.
 
     Where there is one goal alone, the groups lie side by side.
@@ -96,11 +92,11 @@ def paths(groups: "Sequence[Group]", episodes: int = 10) -> bytes | None:
     for group in groups:
         if group.starts is None:
             continue
-        result, file = group.runs[0].evaluations[group.starts]
+        result, file = group.members[0].evaluations[group.starts]
         arrays = load_trajectories(file, result)
         if arrays is not None:
             recorded.append((group, arrays))
-    draw = _background(evaluated_in(groups[0].runs[0].header)) if recorded else None
+    draw = _background(groups[0].first.evaluated_in) if recorded else None
     if draw is None:
         return None
     tasks = np.unique(recorded[0][1]["task_ids"])
@@ -141,7 +137,7 @@ def _act(agent: Agent, batch: dict[str, np.ndarray], rows: np.ndarray, samples: 
 
 
 def _background(env_name: str) -> Callable[[Any], None] | None:
-    """Draws the maze or the table that positions lie in; None where the first two numbers observed are none."""
+    """Return a function that draws the maze or the table; None where the first two numbers observed are no position."""
     from nfkern.algorithms.envs.make import make_environment
 
     env = make_environment(env_name)
@@ -165,13 +161,6 @@ def _draw_walls(axis: Any, maze: np.ndarray, unit: float, origin: tuple[float, f
     left, bottom = origin[0] - unit / 2, origin[1] - unit / 2
     extent = (left, left + unit * maze.shape[1], bottom, bottom + unit * maze.shape[0])
     axis.imshow(maze == 1, origin="lower", extent=extent, cmap="Greys", vmin=0, vmax=2)
-
-
-def _csv(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _png(figure: Figure) -> bytes:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from html import escape
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
@@ -16,10 +15,9 @@ import nfkern
 from nfkern.algorithms.data import DEFAULT_DATASET_DIR
 from nfkern.algorithms.data.files import dataset_file
 from nfkern.algorithms.data.manifest import Manifest, sha256_of
-from nfkern.algorithms.evaluation.result import EvaluationResult, stack_outcomes
+from nfkern.algorithms.evaluation.result import stack_outcomes
 from nfkern.algorithms.evaluation.statistics import paired_comparison, success_interval
-from nfkern.algorithms.runs.evaluations import evaluation_files
-from nfkern.algorithms.runs.folder import check_on_dataset, latest_checkpoint, read_header, seed_group
+from nfkern.algorithms.reports.groups import EvaluatedRun, Group, group_runs
 from nfkern.errors import UserError
 from nfkern.page import page, table
 
@@ -37,7 +35,7 @@ class Report:
     out: Path = Path("report.html")
     """The page."""
     dataset_dir: Path = DEFAULT_DATASET_DIR
-    """Where the dataset lies, for the states at which actions are drawn."""
+    """The folder of the dataset, for the states at which actions are drawn."""
 
     def run(self) -> int:
         """Write the page; the exit code."""
@@ -45,80 +43,11 @@ class Report:
             raise UserError("expected at least one run directory")
         if self.out.is_dir():
             raise UserError(f"--out: expected a file, got the folder {self.out}")
-        groups = group_runs([TrainedRun.open(path) for path in self.runs])
+        groups = group_runs([EvaluatedRun.open(path) for path in self.runs])
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self.out.write_text(to_html(groups, self.dataset_dir))
         print(self.out)
         return 0
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """A run's folder, its settings, its newest checkpoint, and that checkpoint's evaluations by what they asked for."""
-
-    path: Path
-    header: dict[str, Any]
-    checkpoint: Path
-    evaluations: dict[str, tuple[EvaluationResult, Path]]
-
-    @classmethod
-    def open(cls, path: Path) -> "TrainedRun":
-        """Read a run.
-
-        Raises:
-            UserError: the folder is no run, or has no checkpoint.
-        """
-        header, checkpoint = read_header(path), latest_checkpoint(path)
-        check_on_dataset(path, header["algorithm"])
-        evaluations = {}
-        for file in evaluation_files(path, int(checkpoint.name)):
-            result = EvaluationResult.load(file)
-            evaluations[result.settings.starts] = (result, file)
-        return cls(path, header, checkpoint, evaluations)
-
-    @property
-    def group(self) -> str:
-        """Everything but the seed: runs that agree in it are training seeds of one algorithm."""
-        return seed_group(self.header, self.checkpoint)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs of one algorithm on one environment that differ only in their seed, and their common evaluation."""
-
-    env_name: str
-    label: str
-    runs: list[TrainedRun]
-    starts: str | None
-
-    @property
-    def evaluations(self) -> list[EvaluationResult]:
-        """One for each run, on the same starts; empty if the report's runs have none in common."""
-        return [] if self.starts is None else [run.evaluations[self.starts][0] for run in self.runs]
-
-
-def group_runs(runs: list[TrainedRun]) -> list[Group]:
-    """Group by everything but the seed, in the order given; equal names are told apart by their folders."""
-    members: dict[str, dict[int, TrainedRun]] = {}
-    for run in runs:
-        members.setdefault(run.group, {})[run.header["seed"]] = run
-    firsts = [next(iter(group.values())) for group in members.values()]
-    names = [(run.header["env_name"], run.header["algorithm"]) for run in firsts]
-    groups = []
-    for (env_name, algorithm), group in zip(names, members.values(), strict=True):
-        here = list(group.values())
-        label = algorithm if names.count((env_name, algorithm)) == 1 else f"{algorithm} ({here[0].path})"
-        groups.append(
-            Group(env_name, label, here, _common_starts([r for r in runs if r.header["env_name"] == env_name]))
-        )
-    return groups
-
-
-def _common_starts(runs: list[TrainedRun]) -> str | None:
-    """Of the evaluations that all runs have, the one with the most episodes."""
-    common = set.intersection(*(set(run.evaluations) for run in runs))
-    results = runs[0].evaluations
-    return max(common, key=lambda key: (results[key][0].settings.episodes_per_task, key), default=None)
 
 
 def to_html(groups: list[Group], dataset_dir: Path) -> str:
@@ -135,7 +64,7 @@ def to_html(groups: list[Group], dataset_dir: Path) -> str:
 
 def _success(groups: list[Group]) -> str:
     if not groups[0].evaluations:
-        missing = ", ".join(str(run.path) for group in groups for run in group.runs)
+        missing = ", ".join(str(each.run.path) for group in groups for each in group.members)
         text = f"The newest checkpoints of these runs have no evaluation in common: nfkern eval {missing}"
         return f"<p>{escape(text)}</p>"
     first = groups[0].evaluations[0]
@@ -162,7 +91,7 @@ def _success(groups: list[Group]) -> str:
 
 
 def _verdicts(groups: list[Group]) -> str:
-    """What the data support, pair by pair; an order only where the interval and McNemar's test agree."""
+    """Return a sentence for each pair; it names an order only where the interval and McNemar's test agree."""
     sentences = []
     for first, second in combinations(groups, 2):
         outcomes = [stack_outcomes(group.evaluations) for group in (first, second)]
@@ -173,7 +102,7 @@ def _verdicts(groups: list[Group]) -> str:
         verdict = "these data do not tell which is better"
         if result.decided:
             verdict = f"{(first if result.difference > 0 else second).label} is ahead"
-        if len(first.runs) == 1:
+        if len(first.members) == 1:
             verdict += " (one training seed each: two policies are compared, not two algorithms)"
         sentences.append(
             f"<li>{escape(first.label)} minus {escape(second.label)}: {result.difference:+.1%}, interval {low:+.0%} to "
@@ -185,8 +114,8 @@ def _verdicts(groups: list[Group]) -> str:
 def _provenance(groups: list[Group], dataset_dir: Path) -> str:
     file = dataset_file(groups[0].env_name, dataset_dir)
     manifest = Manifest.read(file.with_suffix(".json"))
-    digests = {group.runs[0].header.get("dataset") for group in groups}
-    # Runs from before the file itself was hashed have no digest of data without a manifest.
+    digests = {group.first.header.get("dataset") for group in groups}
+    # In older runs, data without a manifest have no digest.
     if digests != {sha256_of(file) if file.exists() else None} and digests != {None}:
         return "<p>The data that these runs were trained on are not those in the dataset folder.</p>"
     if manifest is None:
@@ -228,8 +157,8 @@ def _pictures(groups: list[Group], dataset_dir: Path) -> list[str]:
 
 
 def _settings(groups: list[Group]) -> str:
-    keys = list(dict.fromkeys(key for group in groups for key in group.runs[0].header["config"]))
-    rows = [[key, *(str(group.runs[0].header["config"].get(key, "")) for group in groups)] for key in keys]
+    keys = list(dict.fromkeys(key for group in groups for key in group.first.header["config"]))
+    rows = [[key, *(str(group.first.header["config"].get(key, "")) for group in groups)] for key in keys]
     several = len({group.env_name for group in groups}) > 1
     return table(["setting", *(f"{g.label} on {g.env_name}" if several else g.label for g in groups)], rows)
 
@@ -237,7 +166,7 @@ def _settings(groups: list[Group]) -> str:
 def _runs(groups: list[Group]) -> str:
     rows = []
     for group in groups:
-        for run in group.runs:
-            versions = ", ".join(f"{name} {version}" for name, version in run.header["versions"].items())
-            rows.append([str(run.path), str(run.header["seed"]), str(int(run.checkpoint.name)), versions])
+        for each in group.members:
+            versions = ", ".join(f"{name} {version}" for name, version in each.run.header["versions"].items())
+            rows.append([str(each.run.path), str(each.run.seed), str(each.checkpoint.step), versions])
     return table(["run", "seed", "step", "versions"], rows)

@@ -1,4 +1,4 @@
-"""Where and how runs are trained, as the command line has it."""
+"""The settings of a training besides the agent's own, as flags of the command line."""
 
 import re
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ import tyro
 from nfkern.algorithms.data import DEFAULT_DATASET_DIR
 from nfkern.algorithms.data.files import dataset_file
 from nfkern.algorithms.data.manifest import sha256_of
+from nfkern.algorithms.runs.run import Run
 from nfkern.errors import UserError
 
-# More than any machine has cores; from some number on, OpenMP ends the process.
+# No machine has more cores; with too many threads, OpenMP ends the process.
 MOST_THREADS = 4096
 
 _SEEDS = tyro.conf.create_mutex_group(required=False, title="seeds")
@@ -22,10 +23,10 @@ _CUDA_GRAPH = tyro.conf.create_mutex_group(required=False, title="CUDA graph")
 
 @dataclass(frozen=True)
 class CommonSettings:
-    """Where and how any agent is trained."""
+    """Settings of any agent's training."""
 
     env_name: str
-    """What to learn in."""
+    """The environment or dataset to learn from."""
     preset: str | None = None
     """Start from settings by name; flags given beside it win. Write it before --help to see its values."""
     seed: int = 0
@@ -70,11 +71,11 @@ class CommonSettings:
             raise ValueError(f"threads: expected at most {MOST_THREADS}, got {self.threads}")
 
     def log_every(self, steps: int) -> int:
-        """Gradient steps between rows of train.csv, of so many in all."""
+        """Return the gradient steps between rows of train.csv, for a number of steps in all."""
         return min(1000, max(1, steps // 100)) if self.log_interval is None else self.log_interval
 
     def check_tracking(self) -> None:
-        """See that runs can be tracked, if they are to be.
+        """Check that runs can be tracked, if tracking is on.
 
         Raises:
             UserError: Weights & Biases is not installed.
@@ -86,26 +87,26 @@ class CommonSettings:
                 raise UserError("--track needs Weights & Biases: `pip install wandb`, or leave --track out") from None
 
     def header(self) -> dict[str, Any]:
-        """What a run's config.json keeps of these settings besides its name and seed."""
+        """Return the settings that a run's config.json keeps besides its name and seed."""
         return {}
 
-    def run_dirs(self, algorithm: str) -> dict[int, Path]:
-        """The folder of each seed's run."""
-        return {self.seed: self.run_dir or self._default_dir(algorithm) / f"seed-{self.seed}"}
+    def runs(self, algorithm: str) -> dict[int, Run]:
+        """Return each seed's run."""
+        return {self.seed: Run(self.run_dir or self._default_dir(algorithm) / f"seed-{self.seed}")}
 
     def data_name(self) -> str:
-        """The name of what is learned in or from, which may be given by its file."""
+        """Return the name of the environment or dataset, which may be given by its file."""
         return Path(self.env_name).stem if self.env_name.endswith(".npz") else self.env_name
 
     def _default_dir(self, algorithm: str) -> Path:
         return Path("runs") / algorithm / self.data_name()
 
     def dataset_digest(self) -> str | None:
-        """The training file's sha256; None where nothing is read from one."""
+        """Return the training file's sha256; None where no file is read."""
         return None
 
     def torch_device(self) -> torch.device:
-        """The device.
+        """Return the device.
 
         Raises:
             UserError: there is no such device.
@@ -113,7 +114,7 @@ class CommonSettings:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         expected = f"--device: expected auto, cpu, cuda or cuda:N, got {self.device!r}"
-        # Others that torch knows hold no numbers (meta), or are not known to compute this.
+        # Other devices of torch hold no numbers (meta), or have not been tried with this package.
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise UserError(expected)
         try:
@@ -126,7 +127,7 @@ class CommonSettings:
 
 @dataclass(frozen=True)
 class OnlineSettings(CommonSettings):
-    """Where and how an agent is trained that acts in environments while it learns."""
+    """Settings for agents that act in environments while they learn."""
 
     env_name: str
     """A maze: {point,ant}-{u,big,hardest}-maze."""
@@ -136,7 +137,7 @@ class OnlineSettings(CommonSettings):
 
 @dataclass(frozen=True)
 class RunSettings(CommonSettings):
-    """Where and how an agent is trained on a dataset; what it is lies in its own settings."""
+    """Settings for agents that learn from a dataset; the agent's own settings are its config."""
 
     env_name: str
     """Name of a dataset, such as pointmaze-medium-navigate-v0 or pusht-human-v0, or a path to an .npz file."""
@@ -147,7 +148,7 @@ class RunSettings(CommonSettings):
     run_dir: Path | None = None
     """The run's folder; default runs/<algorithm>/<env-name>/seed-<seed>. With --seeds: the folder of their folders."""
     dataset_dir: Path = DEFAULT_DATASET_DIR
-    """Where datasets lie."""
+    """The folder of the datasets."""
     train_episodes: int | None = None
     """Train on at most so many of the dataset's training episodes, drawn alike for all seeds; default all."""
     eval_env: str | None = None
@@ -178,7 +179,7 @@ class RunSettings(CommonSettings):
         self.all_seeds()
 
     def all_seeds(self) -> tuple[int, ...]:
-        """The seeds to train, in the order given.
+        """Return the seeds to train, in the order given.
 
         Raises:
             ValueError: `seeds` is neither FIRST..LAST nor a list with commas, or names a seed twice.
@@ -195,25 +196,25 @@ class RunSettings(CommonSettings):
             raise ValueError(f"seeds: expected FIRST..LAST or different seeds with commas, got {self.seeds!r}")
         return found
 
-    def run_dirs(self, algorithm: str) -> dict[int, Path]:
-        """The folder of each seed's run."""
+    def runs(self, algorithm: str) -> dict[int, Run]:
+        """Return each seed's run."""
         if self.seeds is None:
-            return super().run_dirs(algorithm)
+            return super().runs(algorithm)
         parent = self.run_dir or self._default_dir(algorithm)
-        return {seed: parent / f"seed-{seed}" for seed in self.all_seeds()}
+        return {seed: Run(parent / f"seed-{seed}") for seed in self.all_seeds()}
 
     def header(self) -> dict[str, Any]:
-        """The training episodes and the environment, where they are not the default ones."""
+        """Return the training episodes and the environment, where they are not the default ones."""
         chosen = {"train_episodes": self.train_episodes, "eval_env": self.eval_env}
         return {name: value for name, value in chosen.items() if value is not None}
 
     def dataset_digest(self) -> str | None:
-        """The training file's sha256; None without a file."""
+        """Return the training file's sha256; None without a file."""
         path = dataset_file(self.env_name, self.dataset_dir)
         return sha256_of(path) if path.exists() else None
 
     def captures(self, device: torch.device, capturable: bool) -> bool:
-        """Whether steps run as CUDA graphs on a device, for an agent that can or cannot be captured.
+        """Return whether steps run as CUDA graphs on a device, for an agent that can or cannot be captured.
 
         Raises:
             UserError: it was asked for and cannot be.

@@ -1,4 +1,4 @@
-"""The file that describes a sweep: which algorithms, on which tasks, with which seeds and settings."""
+"""The file that describes a sweep: algorithms, tasks, seeds and settings."""
 
 import itertools
 import json
@@ -34,13 +34,13 @@ class SweepRun:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Of `nfkern train`, the folder and --resume left out."""
+        """The arguments of `nfkern train` without the folder and --resume."""
         return (self.algorithm, "--env-name", self.env_name, "--seed", str(self.seed), *self.settings)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """All runs, and what each of them may use.
+    """All runs, and the cores and GPUs of each.
 
     Attributes:
         runs: in the order in which they start.
@@ -81,7 +81,7 @@ class Sweep:
 
 def _expand(path: Path, common: dict[str, Any], entry: dict[str, Any], seeds: list[int]) -> list[SweepRun]:
     """The runs of one [[runs]] entry: each task with each seed."""
-    # Both spellings are flags.
+    # Keys may be spelt with _ or -, as flags may.
     settings = {key.replace("_", "-"): value for table in (common, entry) for key, value in table.items()}
     algorithm, label = settings.pop("algorithm", None), settings.pop("label", None)
     if algorithm not in AGENTS:

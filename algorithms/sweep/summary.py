@@ -1,6 +1,5 @@
-"""What the runs of a sweep came to: a table over training seeds, beside the published numbers."""
+"""The results of a sweep: a table over training seeds, beside the published numbers."""
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from nfkern.algorithms.evaluation.result import EvaluationResult, TaskSummary, stack_outcomes
 from nfkern.algorithms.evaluation.statistics import Interval, cluster_interval, interquartile_mean, success_interval
 from nfkern.algorithms.published import CONDITIONAL, DEFAULT_TASKS, IMITATION, OFFLINE_RL, UNSUPERVISED
-from nfkern.algorithms.runs.evaluations import evaluation_files, find_evaluation
+from nfkern.algorithms.runs.run import Run
 from nfkern.algorithms.sweep.spec import SweepRun
 
 NONE = float("nan")
@@ -45,7 +44,7 @@ class Row:
 
 
 def summarize(runs: Iterable[SweepRun], folder: Path, states: Mapping[str, str]) -> list[Row]:
-    """A row for each label and task, in the order of the spec.
+    """Return a row for each label and task, in the order of the spec.
 
     Args:
         runs: of the sweep.
@@ -59,16 +58,16 @@ def summarize(runs: Iterable[SweepRun], folder: Path, states: Mapping[str, str])
 
 
 def _row(label: str, env_name: str, members: list[SweepRun], folder: Path, states: Mapping[str, str]) -> Row:
-    finished = [folder / run.name for run in members if states.get(run.name) == "finished"]
+    finished = [Run(folder / run.name) for run in members if states.get(run.name) == "finished"]
     failed = sum(states.get(run.name) == "failed" for run in members)
-    stored = [path for run_dir in finished if (path := _last_evaluation(run_dir)) is not None]
+    stored = [path for run in finished if (path := _last_evaluation(run)) is not None]
     if stored:
         results = [EvaluationResult.load(path) for path in stored]
         scores = [np.array([_number_of(task) for task in result.by_task()]) for result in results]
         alike = len({result.settings.starts for result in results}) == 1 and results[0].score is None
         interval = success_interval(stack_outcomes(results)) if alike else _over_seeds(scores)
     else:
-        scores = [score for run_dir in finished if (score := _last_row(run_dir)) is not None]
+        scores = [score for run in finished if (score := _last_row(run)) is not None]
         interval = _over_seeds(scores)
     means = np.array([tasks.mean() for tasks in scores])
     published, alone = _published(members[0].arguments[0], env_name)
@@ -88,47 +87,39 @@ def _row(label: str, env_name: str, members: list[SweepRun], folder: Path, state
 
 
 def _number_of(task: TaskSummary) -> float:
-    """What the published tables count: the score of a task with stages, else success."""
+    """Return the number that published tables have: the score of a task with stages, else success."""
     return task.success_rate if task.mean_score is None else task.mean_score
 
 
-def _last_evaluation(run_dir: Path) -> Path | None:
-    """The evaluation that the training itself made last: the one that eval.csv ends with."""
-    rows = _rows(run_dir)
+def _last_evaluation(run: Run) -> Path | None:
+    """Return the evaluation that the training itself made last: the one that eval.csv ends with."""
+    rows = run.rows("eval.csv")
     if not rows:
         return None
     row, step = rows[-1], int(rows[-1]["step"])
     if "evaluation/seed" not in row:
-        # Of a run from before eval.csv had it: another with a higher seed may have been asked for since.
-        return next(iter(evaluation_files(run_dir, step)), None)
+        # A run from before eval.csv had it: another evaluation with a higher seed may have been asked for since.
+        return next(iter(run.evaluations.files(step)), None)
     asked = {name: int(row[f"evaluation/{name}"]) for name in ("seed", "episodes_per_task")}
-    found = find_evaluation(run_dir, step, **asked, max_episode_steps=None)
+    found = run.evaluations.find(step, **asked, max_episode_steps=None)
     return None if found is None else found[0]
 
 
-def _last_row(run_dir: Path) -> np.ndarray | None:
-    """The success that eval.csv ends with, for runs that store no episodes; None without one."""
-    rows = _rows(run_dir)
+def _last_row(run: Run) -> np.ndarray | None:
+    """Return the success that eval.csv ends with, for runs that store no episodes; None without one."""
+    rows = run.rows("eval.csv")
     return np.array([float(rows[-1]["evaluation/success"])]) if rows else None
 
 
-def _rows(run_dir: Path) -> list[dict[str, str]]:
-    path = run_dir / "eval.csv"
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def _over_seeds(scores: list[np.ndarray]) -> Interval:
-    """By the seeds alone, where episodes are not stored or were not the same."""
+    """Return the interval from the seeds alone, where episodes are not stored or were not the same."""
     if len(scores) < 2:
         return Interval(NONE, NONE)
     return cluster_interval(np.array([tasks.mean() for tasks in scores])[:, None, None])
 
 
 def _published(algorithm: str, env_name: str) -> tuple[float | None, bool]:
-    """The paper's number where the run is of the paper's algorithm, and whether it is of that very task."""
+    """Return the paper's number where the run has the paper's algorithm, and whether it is of this very task."""
     data = env_name.removesuffix("-v0")
     base, marked, task = data.partition("-singletask")
     if algorithm == "nf_rlbc" and marked and base in OFFLINE_RL:
@@ -140,7 +131,7 @@ def _published(algorithm: str, env_name: str) -> tuple[float | None, bool]:
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """The rows as lines of text."""
+    """Yield the rows as lines of text."""
     yield f"{'label':<22} {'task':<46} {'seeds':>5} {'mean':>6} {'std':>5} {'IQM':>6} {'95% interval':>14} {'paper':>6}"
     for row in rows:
         mark = " " if row.published_alone else "*"

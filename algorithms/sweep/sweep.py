@@ -16,12 +16,12 @@ import tyro
 from nfkern.algorithms.sweep.spec import Sweep as Spec
 from nfkern.algorithms.sweep.spec import SweepRun
 from nfkern.algorithms.sweep.summary import summarize, table
-from nfkern.checkpoint import read_json, write_json
 from nfkern.cli.parsing import parse
 from nfkern.errors import UserError
+from nfkern.host.files import read_json, write_json
 from nfkern.host.progress import progress_bar
 
-# What a lost machine costs is the steps since the last checkpoint: the run starts again elsewhere and resumes.
+# After the loss of a machine, the run resumes elsewhere: it costs the steps since the last checkpoint.
 RETRIES = 3
 # A run that is told to stop saves a checkpoint first.
 PATIENCE_S = 120
@@ -42,7 +42,7 @@ class Sweep:
     out: Path | None = None
     """The sweep's folder, which all machines share; default runs/<the file's name>."""
     address: str | None = None
-    """Of a Ray cluster, such as auto or ray://head:10001; default a local one, for as long as the sweep lasts."""
+    """Address of a Ray cluster, such as auto or ray://head:10001; default a local one for this sweep alone."""
     dry_run: bool = False
     """Check the file and print the commands."""
     summary: bool = False
@@ -53,7 +53,7 @@ class Sweep:
     def run(self) -> int:
         """Run what is left; 1 if a run failed."""
         spec = Spec.load(self.spec)
-        # Seeds and tasks cannot be wrong where others are right.
+        # Runs that differ in seed and task alone have the same settings: one check is enough.
         for run in {(run.label, run.settings): run for run in spec.runs}.values():
             _check(run)
         folder = self.out or Path("runs") / self.spec.stem
@@ -62,7 +62,7 @@ class Sweep:
             return 0
         state = folder / "sweep.json"
         kept = read_json(state) if state.exists() else {}
-        # What was run with other settings is another run; `nfkern train` will say so.
+        # A run with other settings is another run; `nfkern train` will say so.
         states = {run.name: kept[run.name][0] for run in spec.runs if kept.get(run.name, [0, 0])[1] == [*run.arguments]}
         code = 0 if self.summary else self._execute(spec, folder, states)
         rows = summarize(spec.runs, folder, states)
@@ -169,7 +169,7 @@ def _start_ray(address: str | None) -> Any:
 
 
 def _outcome(ray: Any, reference: Any) -> str:
-    """How a run ended."""
+    """Return "finished" or "failed"."""
     try:
         code = ray.get(reference)
     except ray.exceptions.RayError:

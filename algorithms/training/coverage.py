@@ -1,4 +1,4 @@
-"""Where an online agent has been in its maze, and where its density expects goals: one picture."""
+"""A picture of the states that an online agent has visited in its maze, and of its density of goals."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nfkern.algorithms.agents.online.base import OnlineGCRL
     from nfkern.algorithms.envs.mazes import MazeLayout
 
-# Of one side of a cell, in both pictures.
+# Pixels along one side of a cell, in both pictures.
 RESOLUTION = 16
 
 
@@ -44,7 +44,7 @@ def save_coverage(path: Path, agent: "OnlineGCRL", maze: "MazeLayout", visited: 
 
 
 def _density(agent: "OnlineGCRL", maze: "MazeLayout") -> np.ndarray | None:
-    """Log-density at the pixels' centres, the first row lowest; None for an agent without one."""
+    """Return the log-density at the pixels' centres, lowest row first; None for an agent without one."""
     if not agent.has_density:
         return None
     x_min, x_max, y_min, y_max = maze.extent
@@ -54,7 +54,7 @@ def _density(agent: "OnlineGCRL", maze: "MazeLayout") -> np.ndarray | None:
     points = np.stack(np.meshgrid(x, y), -1).astype(np.float32)
     with torch.inference_mode():
         density: np.ndarray = agent.log_density(points)
-    # Far below the top, differences mean nothing and would take all the colours.
+    # Differences far below the maximum mean nothing and would use up the colours.
     shown: np.ndarray = np.maximum(density, density.max() - 12)
     return shown
 

@@ -31,7 +31,7 @@ PATIENCE = datetime.timedelta(days=2)
 STOP_INTERVAL = 20
 
 
-class World:
+class ProcessGroup:
     """The processes of a run, seen from one of them; a single one needs no communication.
 
     Attributes:
@@ -44,14 +44,14 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that logs, saves and evaluates."""
+        """Return whether this is the process that logs, saves and evaluates."""
         return self.rank == 0
 
     def agree(self, decide: Callable[[], int]) -> int:
-        """What the first process decides.
+        """Return the first process's decision.
 
         Raises:
-            UserError: what `decide` raised there.
+            UserError: `decide` raised it there.
         """
         if self.size == 1:
             return decide()
@@ -71,7 +71,7 @@ class World:
         return int(answer)
 
     def stops(self, received: bool, step: int) -> bool:
-        """Whether a process was told to stop, asked at every step and answered alike in all; now and then, if many."""
+        """Return whether a process was told to stop, alike in all; several exchange it every `STOP_INTERVAL` steps."""
         if self.size == 1:
             return received
         if step % STOP_INTERVAL:
@@ -81,7 +81,7 @@ class World:
         return bool(flag)
 
     def mean(self, info: Info) -> Info:
-        """The metrics of the whole batch."""
+        """Return the metrics of the whole batch."""
         if self.size == 1:
             return info
         stacked = torch.stack(list(info.values()))
@@ -89,38 +89,38 @@ class World:
         return dict(zip(info, stacked / self.size, strict=True))
 
     def _on_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        """NCCL speaks to GPUs alone."""
+        """Return a tensor where the processes can exchange it: NCCL knows GPUs alone."""
         return tensor.cuda() if distributed.get_backend() == "nccl" else tensor
 
 
 def started_processes() -> int:
-    """How many processes `torchrun` has started; 1 without it."""
+    """Return the number of processes that `torchrun` has started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextlib.contextmanager
-def world(device: torch.device) -> Iterator[World]:
-    """The processes that `torchrun` started, connected for as long as the context lasts; a single one without it."""
+def process_group(device: torch.device) -> Iterator[ProcessGroup]:
+    """Connect the processes that `torchrun` started for as long as the context lasts; a single one without it."""
     size = started_processes()
     if size == 1:
-        yield World()
+        yield ProcessGroup()
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
-        yield World(distributed.get_rank(), size)
+        yield ProcessGroup(distributed.get_rank(), size)
     finally:
         distributed.destroy_process_group()
 
 
 def is_first() -> bool:
-    """Whether this process is the first of those that `torchrun` started, or the only one."""
+    """Return whether this process is the first of those that `torchrun` started, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Each process's own GPU, where CUDA was asked for without a number."""
+    """Return the process's own GPU, where CUDA was asked for without a number; else the device."""
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device
@@ -131,12 +131,12 @@ class DataParallel:
 
     Args:
         agent: with the same weights in every process.
-        world: of more than one process; their number divides the batch size.
+        processes: more than one; their number divides the batch size.
     """
 
-    def __init__(self, agent: Agent, world: World) -> None:
-        self._agent, share = agent, agent.config.batch_size // world.size
-        self._rows = slice(world.rank * share, (world.rank + 1) * share)
+    def __init__(self, agent: Agent, processes: ProcessGroup) -> None:
+        self._agent, share = agent, agent.config.batch_size // processes.size
+        self._rows = slice(processes.rank * share, (processes.rank + 1) * share)
         if agent.ema is not None:
             # Moved by `average`, never by a gradient.
             agent.ema.requires_grad_(False)

@@ -11,7 +11,7 @@ from nfkern.algorithms.agents.base import Agent, Batch
 from nfkern.algorithms.agents.optimization import Info, Noise, Tensors, gradient_step
 from nfkern.algorithms.data import BatchSampler, DeviceBatchSampler
 from nfkern.algorithms.training.cuda_graph import Capture, CapturedStep
-from nfkern.algorithms.training.data_parallel import DataParallel, World
+from nfkern.algorithms.training.data_parallel import DataParallel, ProcessGroup
 from nfkern.algorithms.training.seed_stack import SeedStack
 
 Sampler = BatchSampler | DeviceBatchSampler
@@ -19,12 +19,12 @@ Sampler = BatchSampler | DeviceBatchSampler
 
 @dataclass(frozen=True)
 class Streams:
-    """What is random in the training of one seed."""
+    """The random numbers in the training of one seed."""
 
     samplers: dict[str, Sampler]
-    """Of the splits `train` and `val`."""
+    """One for each of the splits `train` and `val`."""
     generator: torch.Generator
-    """Of the loss's own randomness, on the agent's device."""
+    """For the loss's own randomness, on the agent's device."""
 
 
 class Learner:
@@ -35,7 +35,7 @@ class Learner:
         streams: one per seed.
         captured: run steps through `CapturedStep`; the samplers then are `DeviceBatchSampler`s.
         capture: for `CapturedStep`.
-        world: the processes that share a single seed's batches.
+        processes: those that share a single seed's batches.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class Learner:
         *,
         captured: bool = False,
         capture: Capture | None = None,
-        world: World | None = None,
+        processes: ProcessGroup | None = None,
     ) -> None:
         self.agents, self.streams = agents, streams
-        self.world = world or World()
+        self.processes = processes or ProcessGroup()
         self._model = self._trainable(agents)
         self._step = self._eager_step
         if captured:
@@ -60,24 +60,24 @@ class Learner:
     def _trainable(self, agents: Sequence[Agent]) -> Agent | SeedStack | DataParallel:
         if len(agents) > 1:
             return SeedStack(agents)
-        return DataParallel(agents[0], self.world) if self.world.size > 1 else agents[0]
+        return DataParallel(agents[0], self.processes) if self.processes.size > 1 else agents[0]
 
     @property
     def learning_rate(self) -> float:
-        """That of the next step."""
+        """The learning rate of the next step."""
         return float(self._model.scheduler.get_last_lr()[0])
 
     def update(self) -> Info:
-        """Take one step; the metrics of each seed, (seeds,) or (), on the device until the next step."""
+        """Take one step; return the metrics of each seed, (seeds,) or (), which the next step may overwrite."""
         info = self._step()
         self._model.scheduler.step()
         return info
 
     @torch.no_grad()
     def validate(self) -> Info:
-        """The metrics of a validation batch; its noise leaves the training's random stream alone."""
+        """Return the metrics of a validation batch; its noise leaves the training's random stream alone."""
         _, info = self._model(*self._inputs("val", [_copy(each.generator) for each in self.streams]))
-        return self.world.mean(info)
+        return self.processes.mean(info)
 
     def synchronise(self) -> None:
         """Bring the agents to the state after the last step."""
@@ -96,7 +96,7 @@ class Learner:
 
 
 def _stacked_batch(samplers: Sequence[Any]) -> Batch:
-    """One batch from each sampler, (seeds, batch, ...)."""
+    """Return one batch from each sampler, (seeds, batch, ...)."""
     if isinstance(samplers[0], DeviceBatchSampler):
         return samplers[0].batch(torch.stack([sampler.draw() for sampler in samplers]))
     batches = [sampler.sample() for sampler in samplers]

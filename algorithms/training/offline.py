@@ -1,60 +1,35 @@
-"""The one training loop of the offline agents."""
+"""Training of the agents that learn from a dataset, with one seed or several."""
 
 import contextlib
 import functools
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from nfkern.algorithms.agents.base import Agent, AgentConfig
+from nfkern.algorithms.agents.base import Agent
+from nfkern.algorithms.agents.config import AgentConfig
 from nfkern.algorithms.agents.optimization import Info
 from nfkern.algorithms.agents.registry import AGENTS, load_agent
 from nfkern.algorithms.data import BatchSampler, DeviceBatchSampler, DeviceDataset, TransitionDataset
 from nfkern.algorithms.data.task_rewards import RELABEL_COLUMNS, with_task_rewards
-from nfkern.algorithms.runs.claims import claim, release
-from nfkern.algorithms.runs.folder import (
-    checkpoint_label,
-    drop_old_checkpoints,
-    load_checkpoint,
-    locked,
-    save_checkpoint,
-)
-from nfkern.algorithms.runs.metrics import MetricLog
+from nfkern.algorithms.runs.checkpoint import Checkpoint
+from nfkern.algorithms.runs.log import MetricLog
+from nfkern.algorithms.runs.run import Run, released_on_error
 from nfkern.algorithms.runs.settings import RunSettings
-from nfkern.algorithms.training.data_parallel import World, local_device, world
+from nfkern.algorithms.runs.start import resume_or_start
+from nfkern.algorithms.training.data_parallel import ProcessGroup, local_device, process_group
 from nfkern.algorithms.training.learner import Learner, Sampler, Streams
-from nfkern.algorithms.training.preparation import (
-    check_finite,
-    check_fits,
-    check_weights,
-    evaluation_pool,
-    introduction,
-    start_from,
-)
+from nfkern.algorithms.training.loop import Training, take_steps
+from nfkern.algorithms.training.preparation import check_fits, evaluation_pool, introduction, start_from
 from nfkern.errors import UserError
-from nfkern.host.interrupts import deferred_signals
-from nfkern.host.progress import leave_out, progress_bar
+from nfkern.host.interrupts import Signals
 
 if TYPE_CHECKING:
     from nfkern.algorithms.evaluation.rollout import EnvironmentPool
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error
-    """Training stopped on request, with its state saved."""
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One seed's folder and log."""
-
-    path: Path
-    log: MetricLog
 
 
 def train(algorithm: str, config: AgentConfig, settings: RunSettings) -> Path:
@@ -74,30 +49,31 @@ def train(algorithm: str, config: AgentConfig, settings: RunSettings) -> Path:
             or weights are no longer finite.
         Interrupted: SIGINT or SIGTERM came; the newest checkpoint continues the run exactly.
     """
-    run_dirs = settings.run_dirs(algorithm)
+    runs = settings.runs(algorithm)
     settings.check_tracking()
     device = local_device(settings.torch_device())
-    # Goals bring rewards of their own.
+    # A goal-conditioned agent gets its rewards from the goals.
     needs_rewards = "rewards" in AGENTS[algorithm].batch_keys and not AGENTS[algorithm].goal_conditioned
     splits = {name: _load(settings, name, needs_rewards) for name in ("train", "val")}
-    with world(device) as processes, contextlib.ExitStack() as locks:
-        if processes.size > 1 and len(run_dirs) > 1:
+    with process_group(device) as processes, contextlib.ExitStack() as locks:
+        if processes.size > 1 and len(runs) > 1:
             raise UserError("--seeds trains in one process; with torchrun, train seed by seed")
         if config.batch_size % processes.size:
             raise UserError(
                 f"--batch-size: expected a multiple of the {processes.size} processes, got {config.batch_size}"
             )
         if processes.first:
-            for run_dir in run_dirs.values():
-                locks.enter_context(locked(run_dir))
+            for run in runs.values():
+                locks.enter_context(run.locked())
         pool = locks.enter_context(evaluation_pool(settings)) if processes.first else None
-        _train(run_dirs, algorithm, config, settings, splits, device, processes, pool)
-    return next(iter(run_dirs.values())) if settings.seeds is None else next(iter(run_dirs.values())).parent
+        _train(runs, algorithm, config, settings, splits, device, processes, pool)
+    first = next(iter(runs.values())).path
+    return first if settings.seeds is None else first.parent
 
 
 def _load(settings: RunSettings, split: str, needs_rewards: bool) -> TransitionDataset:
     where = settings.env_name, settings.dataset_dir
-    # Of a file's columns only those are read that the algorithm learns from: others may hold anything.
+    # Only the columns that the algorithm learns from are read: others may hold anything.
     dataset = TransitionDataset.load(*where, split=split, rewards=needs_rewards)
     if needs_rewards and dataset.rewards is None:
         dataset = TransitionDataset.load(*where, split=split, rewards=False, extras=RELABEL_COLUMNS)
@@ -108,13 +84,13 @@ def _load(settings: RunSettings, split: str, needs_rewards: bool) -> TransitionD
 
 
 def _train(
-    run_dirs: Mapping[int, Path],
+    runs: Mapping[int, Run],
     algorithm: str,
     config: AgentConfig,
     settings: RunSettings,
     splits: Mapping[str, TransitionDataset],
     device: torch.device,
-    processes: World,
+    processes: ProcessGroup,
     pool: "EnvironmentPool | None",
 ) -> None:
     """Start or continue the run of each seed."""
@@ -129,7 +105,7 @@ def _train(
     example = BatchSampler(splits["train"], **config.batches() | {"batch_size": 1}).sample()
     make_sampler = _sampler_maker(config, splits, device if captured else None)
     agents, streams = [], []
-    for seed in run_dirs:
+    for seed in runs:
         torch.manual_seed(seed)
         agents.append(AGENTS[algorithm].create(config, example, statistics).to(device))
         if settings.init_from is not None:
@@ -138,36 +114,33 @@ def _train(
         streams.append(Streams(samplers, _generator_after_creation(seed, device)))
     if pool is not None:
         check_fits(agents[0], pool)
-    # Only now, when nothing in the settings can be wrong any more, are the folders claimed.
-    start = processes.agree(lambda: claim(run_dirs, algorithm, config, settings))
-    if start:
-        for index, path in enumerate(run_dirs.values()):
-            agents[index] = _restore(path / "checkpoints" / f"{start:08d}", device, streams[index])
-            agents[index].config = config
-    learner = Learner(agents, streams, captured=captured, world=processes)
-    with contextlib.ExitStack() as logs:
-        runs = []
-        try:
-            for path in run_dirs.values() if processes.first else ():
-                runs.append(_Run(path, MetricLog(path, start, settings)))
-                logs.callback(runs[-1].log.close)
-        except BaseException:
-            # A tracker may have no network, or no account: the folder is left as if nothing had been asked for.
-            release(run_dirs.values())
-            raise
+    # The folders are claimed only now, when all settings have been checked.
+    start = processes.agree(lambda: resume_or_start(runs, algorithm, config, settings))
+    # With several processes, only the first has runs to write to.
+    written = list(runs.values()) if processes.first else []
+    with released_on_error(written), contextlib.ExitStack() as stack:
+        if start:
+            for index, run in enumerate(runs.values()):
+                agents[index] = _restore(run.checkpoint(start), device, streams[index])
+                agents[index].config = config
+        learner = Learner(agents, streams, captured=captured, processes=processes)
+        logs = [stack.enter_context(contextlib.closing(MetricLog(run, start, settings))) for run in written]
         if processes.first:
             data = splits["train"]
             source = f"data: {data.name}, {len(data):,} transitions in {data.episodes:,} episodes"
             place = (None, 1) if pool is None else (pool.name, len(pool.tasks))
-            for line in introduction(agents[0], run_dirs, source, settings, *place):
+            for line in introduction(agents[0], written, source, settings, *place):
                 print(line, file=sys.stderr)
-        _loop(learner, runs, start, settings, pool)
+        take_steps(OfflineTraining(learner, logs, settings, pool, start), start)
 
 
 def _sampler_maker(
     config: AgentConfig, splits: Mapping[str, TransitionDataset], device: torch.device | None
 ) -> Callable[[str, tuple[int, int]], Sampler]:
-    """Makes a sampler of a split from its seed: on the host, or on a device where all of them share the data."""
+    """Return a function that makes a sampler of a split from its seed, on the host or on a device.
+
+    On a device, all samplers share the data.
+    """
     batches = config.batches()
     if device is None:
         return lambda split, seed: BatchSampler(splits[split], **batches, seed=seed)
@@ -176,133 +149,112 @@ def _sampler_maker(
 
 
 def _generator_after_creation(seed: int, device: torch.device) -> torch.Generator:
-    """The generator of a seed's noise; on the CPU it goes on where the agent's initialisation has stopped."""
+    """Return the generator of a seed's noise; on the CPU it continues from the agent's initialisation."""
     generator = torch.Generator(device)
     if device.type == "cpu":
         return generator.set_state(torch.get_rng_state())
     return generator.manual_seed(seed)
 
 
-def _restore(checkpoint: Path, device: torch.device, streams: Streams) -> Agent:
-    agent, _, states = load_checkpoint(checkpoint, device, streams.generator)
+def _restore(checkpoint: Checkpoint, device: torch.device, streams: Streams) -> Agent:
+    agent, states = checkpoint.restore(device, streams.generator)
     for name, state in states.items():
         try:
             streams.samplers[name].load_state_dict(state)
         except ValueError:
             raise UserError(
-                f"{checkpoint} drew its batches elsewhere (on the host, or on a GPU): continue it with the same "
+                f"{checkpoint.path} drew its batches elsewhere (on the host, or on a GPU): continue it with the same "
                 "--device and --cuda-graph as before"
             ) from None
     return agent
 
 
-def _loop(
-    learner: Learner, runs: Sequence[_Run], step: int, settings: RunSettings, pool: "EnvironmentPool | None"
-) -> None:
-    log_interval = settings.log_every(learner.agents[0].config.steps)
-    config, clock = learner.agents[0].config, time.perf_counter()
-    name = learner.agents[0].name + (f" x {len(runs)} seeds" if len(runs) > 1 else "")
-    hidden = settings.quiet or not learner.world.first
-    bar = progress_bar(total=config.steps, initial=step, desc=name, unit="step", disable=hidden)
-    with bar, deferred_signals() as signals:
-        since, since_step = clock, step
-        while True:
-            # Of several processes, the first alone has runs to write to.
-            for run, agent in zip(runs, learner.agents, strict=False):
-                if pool is not None and _evaluation_due(step, settings, config.steps):
-                    learner.synchronise()
-                    # Its finished episodes are kept on the way, so an interruption may come through at once.
-                    began = time.perf_counter()
-                    with signals.immediate():
-                        _evaluate(agent, step, run, settings, pool)
-                    # The speeds of log and bar are those of training.
-                    took = time.perf_counter() - began
-                    since += took
-                    leave_out(bar, took)
-            if step >= config.steps:
-                break
-            info = _finite(learner.update, learner, step, runs)
-            step += 1
-            bar.update()
-            if step % log_interval == 0 or step == config.steps:
-                metrics = _by_seed("training", learner.world.mean(info))
-                # After the metrics: fetching them waits for the device.
-                now = time.perf_counter()
-                speed = (step - since_step) / (now - since)
-                times = {"time/steps_per_second": speed, "time/seconds": now - clock}
-                rate = {"training/learning_rate": learner.learning_rate}
-                checked = _by_seed("validation", _finite(learner.validate, learner, step, runs))
-                for run, mine, validation in zip(runs, metrics, checked, strict=False):
-                    check_finite(mine | validation, step, run.path)
-                    run.log.train(step, mine | validation | rate | times)
-                bar.set_postfix(loss=f"{np.mean([mine['training/actor/loss'] for mine in metrics]):.3f}", refresh=False)
-                since, since_step = now, step
-            intervals = (settings.checkpoint_interval, settings.eval_interval)
-            stopped = learner.world.stops(signals.received, step)
-            if step == config.steps or stopped or any(step % interval == 0 for interval in intervals):
-                _save(learner, runs, step, settings.keep_checkpoints)
-            if stopped:
-                raise Interrupted(f"stopped at step {step} of {config.steps}; its checkpoint is saved")
+class OfflineTraining(Training):
+    """The training of one or several seeds on a dataset, as `take_steps` takes it.
 
+    Args:
+        learner: of all seeds.
+        logs: of each seed's run; none in any process but the first.
+        settings: of the runs.
+        pool: the environments of the evaluations; None without these.
+        start: the step from which the runs continue.
+    """
 
-def _finite(call: Callable[[], Info], learner: Learner, step: int, runs: Sequence[_Run]) -> Info:
-    """What a call returns. A flow refuses weights that are not finite: the run then says so in its own words."""
-    try:
-        return call()
-    except ValueError:
-        learner.synchronise()
-        for run, agent in zip(runs, learner.agents, strict=False):
-            check_weights(agent, step, run.path)
-        raise
+    def __init__(
+        self,
+        learner: Learner,
+        logs: Sequence[MetricLog],
+        settings: RunSettings,
+        pool: "EnvironmentPool | None",
+        start: int,
+    ) -> None:
+        # The evaluation of the step resumed from may have been interrupted; it is not repeated if it is stored.
+        evaluated = max(start - 1, 0)
+        super().__init__(logs, settings, evaluates=pool is not None, evaluated=evaluated, processes=learner.processes)
+        self._learner, self._pool, self._eval_workers = learner, pool, settings.eval_workers
+        self._info: Info = {}
+
+    @property
+    def agents(self) -> Sequence[Agent]:
+        """One agent for each seed."""
+        return self._learner.agents
+
+    def advance(self, step: int) -> int:
+        """Take one gradient step."""
+        self._info = self._learner.update()
+        return 1
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Return the newest step's metrics of each seed."""
+        return _by_seed("training", self.processes.mean(self._info))
+
+    def more_metrics(self) -> list[dict[str, float]]:
+        """Return the validation's metrics of each seed, and the learning rate."""
+        rate = {"training/learning_rate": self._learner.learning_rate}
+        return [row | rate for row in _by_seed("validation", self._learner.validate())]
+
+    def summary(self, rows: Sequence[dict[str, float]]) -> str:
+        """Return the seeds' mean loss in words."""
+        return f"loss={np.mean([row['training/actor/loss'] for row in rows]):.3f}"
+
+    def synchronise(self) -> None:
+        """Bring the agents to the state after the last step."""
+        self._learner.synchronise()
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of each seed."""
+        for log, agent, streams in zip(self.logs, self.agents, self._learner.streams, strict=False):
+            states = {name: sampler.state_dict() for name, sampler in streams.samplers.items()}
+            log.run.save_checkpoint(step, agent, states, streams.generator)
+
+    def evaluate(self, step: int, signals: Signals) -> None:
+        """Evaluate the checkpoint of each seed, unless that has been done."""
+        self.synchronise()
+        for log, agent in zip(self.logs, self.agents, strict=True):
+            # The finished episodes are stored on the way.
+            with signals.immediate():
+                self._evaluate(log, agent, step)
+
+    def _evaluate(self, log: MetricLog, agent: Agent, step: int) -> None:
+        from nfkern.algorithms.evaluation.evaluate import make_settings
+
+        assert self._pool is not None
+        checkpoint, evaluations = log.run.checkpoint(step), log.run.evaluations
+        wanted = make_settings(
+            self._pool,
+            episodes_per_task=self.settings.eval_episodes,
+            seed=self.settings.eval_seed,
+            label=checkpoint.label,
+        )
+        if evaluations.find_same(step, wanted) is not None:
+            return
+        policy = agent if self._eval_workers == 1 else functools.partial(load_agent, checkpoint.path)
+        progress = not self.settings.quiet
+        evaluations.evaluate(step, policy, self._pool, wanted, workers=self._eval_workers, progress=progress)
+        log.evaluation(step)
 
 
 def _by_seed(prefix: str, info: Info) -> list[dict[str, float]]:
-    """Each seed's metrics, from those of all, (seeds,) or () for a single one."""
+    """Return each seed's metrics from those of all, (seeds,) or () for a single one."""
     columns = {f"{prefix}/{name}": values.reshape(-1).tolist() for name, values in info.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _save(learner: Learner, runs: Sequence[_Run], step: int, keep: int) -> None:
-    """Checkpoint every seed; old ones go when all have the new one, so that there always is a step that all have."""
-    learner.synchronise()
-    for run, agent in zip(runs, learner.agents, strict=False):
-        check_weights(agent, step, run.path)
-    for run, agent, streams in zip(runs, learner.agents, learner.streams, strict=False):
-        states = {name: sampler.state_dict() for name, sampler in streams.samplers.items()}
-        save_checkpoint(run.path, step, agent, states, streams.generator)
-    for run in runs:
-        drop_old_checkpoints(run.path, keep)
-
-
-def _evaluation_due(step: int, settings: RunSettings, steps: int) -> bool:
-    return step > 0 and (step % settings.eval_interval == 0 or step == steps)
-
-
-def _evaluate(agent: Agent, step: int, run: _Run, settings: RunSettings, pool: "EnvironmentPool") -> None:
-    """Evaluate the checkpoint of a step, unless that has been done."""
-    from nfkern.algorithms.evaluation.evaluate import evaluate, make_settings
-    from nfkern.algorithms.runs.evaluations import evaluation_path, find_same
-
-    checkpoint = run.path / "checkpoints" / f"{step:08d}"
-    asked: dict[str, Any] = {
-        "episodes_per_task": settings.eval_episodes,
-        "seed": settings.eval_seed,
-        "label": checkpoint_label(checkpoint),
-    }
-    wanted = make_settings(pool, **asked)
-    if find_same(run.path, step, wanted) is not None:
-        return
-    path = evaluation_path(run.path, step, wanted)
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial.jsonl")
-    result = evaluate(
-        agent if settings.eval_workers == 1 else functools.partial(load_agent, checkpoint),
-        pool,
-        workers=settings.eval_workers,
-        progress_file=partial,
-        progress=not settings.quiet,
-        **asked,
-    )
-    result.save(path)
-    partial.unlink()
-    run.log.evaluation(step)

@@ -1,17 +1,16 @@
-"""What is found out before a training's first step, so that it can be evaluated and begun, and what stops it later."""
+"""Preparations for a training's first step: environments to evaluate in, initial weights, the introduction."""
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from nfkern.algorithms.agents.base import Agent
-from nfkern.algorithms.agents.presets import find_preset
-from nfkern.algorithms.agents.registry import load_agent
-from nfkern.algorithms.runs.folder import checkpoints, latest_checkpoint
+from nfkern.algorithms.agents.registry import find_preset, load_agent
+from nfkern.algorithms.runs.run import Run
 from nfkern.algorithms.runs.settings import CommonSettings, RunSettings
 from nfkern.errors import UserError
 from nfkern.kernels import backend_reasons
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def evaluation_pool(settings: RunSettings) -> "Iterator[EnvironmentPool | None]":
-    """The environments of a run's evaluations, made now, so that what is wrong with them shows now.
+    """Make the environments of a run's evaluations now, so that problems with them show now.
 
     None without evaluations: where none are asked for, and where the data's name is that of no environment.
 
@@ -55,7 +54,7 @@ def evaluation_pool(settings: RunSettings) -> "Iterator[EnvironmentPool | None]"
 
 
 def check_fits(agent: Agent, pool: "EnvironmentPool") -> None:
-    """`rollout.check_fits`, with the way out.
+    """Check as `rollout.check_fits` does, and name the flags that help.
 
     Raises:
         UserError: the agent cannot act in the environment.
@@ -76,7 +75,7 @@ def start_from(agent: Agent, run_dir: Path) -> None:
     Raises:
         UserError: it is no run, one of another algorithm or of other networks, or the data do not fit its normaliser.
     """
-    source = load_agent(latest_checkpoint(run_dir))
+    source = load_agent(Run(run_dir).latest_checkpoint().path)
     if source.name != agent.name:
         raise UserError(f"--init-from: expected a run of {agent.name}, got one of {source.name} in {run_dir}")
     low, high = agent.action_low.clone(), agent.action_high.clone()
@@ -97,19 +96,19 @@ def start_from(agent: Agent, run_dir: Path) -> None:
 
 def introduction(
     agent: Agent,
-    run_dirs: Mapping[int, Path],
+    runs: Sequence[Run],
     source: str,
     settings: CommonSettings,
     place: str | None,
     tasks: int = 1,
 ) -> Iterator[str]:
-    """What is about to be trained, a line each: preset, network, backend, source, evaluations, folders.
+    """Yield the lines that introduce a training: preset, network, backend, source, evaluations, folders.
 
-    Of a quiet run no more than that nothing will be evaluated, where that was not asked for.
+    A quiet run has none but the one that nothing will be evaluated, where that was not asked for.
 
     Args:
         agent: one of those that are trained.
-        run_dirs: the folder of each seed's run.
+        runs: of each seed.
         source: what is learned from.
         settings: of the run.
         place: the environment of the evaluations; None without one.
@@ -124,7 +123,7 @@ def introduction(
         yield f"preset {settings.preset}: {find_preset(agent.name, settings.preset).source}"
     parameters = sum(parameter.numel() for parameter in agent.networks.parameters())
     device = agent.observation_normalizer.center.device
-    seeds = f" for each of {len(run_dirs)} seeds" if len(run_dirs) > 1 else ""
+    seeds = f" for each of {len(runs)} seeds" if len(runs) > 1 else ""
     yield f"{agent.name}: {parameters:,} parameters{seeds}, {agent.config.steps:,} steps"
     yield f"device: {device}, {_backend(device)}"
     yield source
@@ -137,7 +136,7 @@ def introduction(
         each = f" of each of {tasks} tasks" if tasks > 1 else ""
         episodes = "1 episode" if settings.eval_episodes == 1 else f"{settings.eval_episodes} episodes"
         yield f"evaluation: {episodes}{each} in {place}, every {every:,} steps"
-    yield f"run: {', '.join(map(str, run_dirs.values()))}"
+    yield f"run: {', '.join(str(run.path) for run in runs)}"
 
 
 def _backend(device: torch.device) -> str:
@@ -148,32 +147,3 @@ def _backend(device: torch.device) -> str:
     if reasons:
         return f"{kernels}, {torch.get_num_threads()} threads"
     return f"{kernels} ({instruction_set()}), {threads_in_use()} threads"
-
-
-def check_finite(metrics: Mapping[str, float], step: int, run_dir: Path) -> None:
-    """Stop a training that has left the numbers.
-
-    Raises:
-        UserError: a metric is NaN or infinite.
-    """
-    wrong = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
-    if wrong:
-        raise UserError(_not_finite(", ".join(wrong), step, run_dir))
-
-
-def check_weights(agent: Agent, step: int, run_dir: Path) -> None:
-    """See that a checkpoint is worth keeping.
-
-    Raises:
-        UserError: a weight is NaN or infinite.
-    """
-    for name, parameter in agent.named_parameters():
-        if not parameter.isfinite().all():
-            raise UserError(_not_finite(f"the weight {name} is not finite", step, run_dir))
-
-
-def _not_finite(what: str, step: int, run_dir: Path) -> str:
-    # None is written whose weights are not finite.
-    found = checkpoints(run_dir)
-    newest = f"the newest checkpoint that is finite is {found[-1]}" if found else "there is no finite checkpoint yet"
-    return f"{run_dir}: {what} at step {step}; {newest}. A lower --learning-rate or --warmup-steps may help"

@@ -88,12 +88,12 @@ def _optimizer_states(agent: Agent) -> list[Mapping[str, torch.Tensor]]:
 
 
 def _permutations(agent: Agent) -> list[torch.Tensor]:
-    """What belongs to a flow, but is neither a parameter nor a buffer."""
+    """Return the permutations of an agent's flows, which are neither parameters nor buffers."""
     return [module.permutation for module in agent.modules() if isinstance(module, CouplingFlow)]
 
 
 def _stack(name: str, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Moments are stacked, those of a single number too; the number of steps is one number for all."""
+    """Stack the moments, also those of a single number; the number of steps is shared."""
     return tensors[0].clone() if name == "step" else torch.stack(list(tensors))
 
 

@@ -86,6 +86,20 @@ def clock_state(device: torch.device) -> str:
     return ", ".join([*states, f"governor {governor}"] if governor else states) or "unreadable"
 
 
+def others_cpu_s() -> float | None:
+    """CPU seconds that others than this process took since the machine's start; None where the system does not tell.
+
+    Other processes, and other machines on the same processor; a child of this process counts until it has ended.
+    """
+    fields = (_read(Path("/proc/stat")) or "").partition("\n")[0].split()[1:9]
+    if len(fields) < 8:
+        return None
+    user, nice, system, _idle, _waiting, interrupts, soft, stolen = map(int, fields)
+    own = os.times()
+    busy = (user + nice + system + interrupts + soft + stolen) / os.sysconf("SC_CLK_TCK")
+    return busy - own.user - own.system - own.children_user - own.children_system
+
+
 def _cpu_name() -> str:
     name = next(iter(_cpuinfo("model name")), None) or platform.processor() or platform.machine()
     numbers = {"family": _cpuinfo("cpu family"), "model": _cpuinfo("model")}

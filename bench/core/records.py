@@ -2,16 +2,14 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from nfkern.bench.core.environment import Environment
-from nfkern.bench.core.files import replace_text
 from nfkern.bench.core.timing import Quantiles
 from nfkern.errors import UserError
-
-FORMAT_VERSION = 1
+from nfkern.host.files import write_text
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class Record:
         clock: the device's clock after the measurement.
         date: UTC, ISO 8601.
         environment: where it was measured.
+        format_version: of this class on disk; a file may have fields that this version does not know.
     """
 
     work: str
@@ -53,6 +52,7 @@ class Record:
     date: str
     environment: Environment
     peak_bytes: int | None = None
+    format_version: Literal[1] = 1
 
     @property
     def row(self) -> str:
@@ -61,38 +61,13 @@ class Record:
 
     @property
     def key(self) -> str:
-        """What it is a measurement of: two files' records are compared where their keys are equal."""
+        """The name of the measurement: records of two files are compared where their keys are equal."""
         return f"{self.row}-{self.variant}"
-
-
-def to_json(record: Record) -> dict[str, Any]:
-    """A record as JSON's types."""
-    return {"format_version": FORMAT_VERSION, **asdict(record)}
-
-
-def from_json(data: dict[str, Any]) -> Record:
-    """The record of `to_json`.
-
-    Raises:
-        ValueError: another format version, or unknown or missing fields.
-    """
-    if data.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"format_version: expected {FORMAT_VERSION}, got {data.get('format_version')!r}")
-    values = {name: value for name, value in data.items() if name != "format_version"}
-    expected = {field.name for field in fields(Record)}
-    if different := (values.keys() ^ expected) - {"peak_bytes"}:
-        raise ValueError(f"fields: differ from this version's in {', '.join(sorted(different))}")
-    try:
-        values["environment"] = Environment(**values["environment"])
-        values["quantiles"] = None if values["quantiles"] is None else Quantiles(**values["quantiles"])
-    except TypeError as error:
-        raise ValueError(f"fields: {error}") from None
-    return Record(**values)
 
 
 def write(path: Path, records: Iterable[Record]) -> None:
     """Replace the file in one step, so that an interruption leaves the old or the new one."""
-    replace_text(path, "".join(json.dumps(to_json(record)) + "\n" for record in records))
+    write_text(path, "".join(json.dumps(asdict(record)) + "\n" for record in records))
 
 
 def read(path: Path) -> list[Record]:
@@ -101,6 +76,10 @@ def read(path: Path) -> list[Record]:
     Raises:
         UserError: there is no such file, or a line is no record.
     """
+    # Here, not above: a GPU check measures and writes with torch, triton and numpy alone.
+    import msgspec
+
+    decoder = msgspec.json.Decoder(Record)
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -108,8 +87,8 @@ def read(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(from_json(json.loads(line)))
-        except (ValueError, AttributeError) as error:
+            records.append(decoder.decode(line))
+        except msgspec.DecodeError as error:
             raise UserError(f"{path}, line {number}: not a benchmark record: {error}") from None
     return records
 

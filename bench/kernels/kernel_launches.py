@@ -18,8 +18,9 @@ from nfkern.kernels import CausalParameters, CouplingParameters
 from nfkern.kernels.affine import triton_launch as causal_affine
 from nfkern.kernels.base import triton_launch as base
 from nfkern.kernels.causal import triton_launch as causal
-from nfkern.kernels.causal.reference import Settings
+from nfkern.kernels.causal.reference import Settings as CausalSettings
 from nfkern.kernels.coupling import triton_derivatives, triton_launch
+from nfkern.kernels.coupling.parameters import Settings
 from nfkern.kernels.coupling.triton_launch import Arithmetic
 from nfkern.kernels.dispatch.triton_backend import recording
 from nfkern.kernels.plu import triton_launch as plu
@@ -111,19 +112,19 @@ def compilations(
     found: dict[tuple[Any, ...], Compilation] = {}
     for case in cases:
         for arithmetic in arithmetics:
-            with recording() as starts, _arithmetic(arithmetic):
+            with recording() as launches, _arithmetic(arithmetic):
                 for count in rows:
                     if isinstance(case, CausalCase):
                         _run_causal(case, arithmetic, count)
                         continue
                     for bound in (None, 2.0) if case is cases[0] else (None,):
                         _run_everything(case, arithmetic, count, bound)
-            for start in starts:
-                options = dict(start.options)
+            for launch in launches:
+                options = dict(launch.options)
                 if pdl and "PDL" in options:
                     # As `triton_backend.dependent` says on a GPU that has it.
                     options |= {"PDL": True, "launch_pdl": True}
-                each = _compilation(start.kernel, start.args, options, arithmetic, case.name)
+                each = _compilation(launch.kernel, launch.args, options, arithmetic, case.name)
                 found.setdefault(each.key, each)
     return list(found.values())
 
@@ -141,7 +142,7 @@ def _run_everything(case: FlowCase, arithmetic: Arithmetic, rows: int, bound: fl
         new(blocks, 2, width2), new(blocks, 2, width2), new(blocks, 2, width2), new(blocks, 2, moved, width2),
         new(blocks, 2, moved),
     )  # fmt: skip
-    settings = (parameters, case.norm_eps, bound, torch.bfloat16 if arithmetic == "half" else None)
+    settings = (parameters, Settings(case.norm_eps, bound, torch.bfloat16 if arithmetic == "half" else None))
     triton_launch.to_latent(x, term, matrices, one, *settings)
     triton_launch.to_data(x, term, matrices, one, *settings)
     triton_derivatives.to_data_with_score(x, term, matrices, matrices, one, *settings)
@@ -157,16 +158,16 @@ def _run_everything(case: FlowCase, arithmetic: Arithmetic, rows: int, bound: fl
 
 
 def _run_causal(case: CausalCase, arithmetic: Arithmetic, rows: int) -> None:
-    # Two blocks, one of them flipped, of one layer start what all blocks and layers start.
+    # Two blocks, one of them flipped, of one layer launch what all blocks and layers launch.
     flow = random_causal_flow(replace(case, blocks=2, layers=1)).to("meta")
     parameters = CausalParameters(*(getattr(flow, name).detach() for name in CausalParameters._fields))
     x, term, states = (
         torch.empty(shape, device="meta") for shape in ((rows, case.tokens, case.features), (rows, 2, case.width), rows)
     )
     for prefix, bound in ((False, None), (True, 2.0)):
-        settings = Settings(flow.heads, prefix, 1e-5, bound, torch.bfloat16 if arithmetic == "half" else None)
+        settings = CausalSettings(flow.heads, prefix, 1e-5, bound, torch.bfloat16 if arithmetic == "half" else None)
         causal.to_latent(x, term, parameters, settings)
-        # All positions start the same; so many are as many keys as a program takes at once.
+        # All positions launch the same kernels; so many are as many keys as a program takes at once.
         short = x[:, :34]
         causal.to_data(short, term, parameters, settings)
         causal.to_data(short, term, parameters, settings, term[:1], 1.5, True)

@@ -10,15 +10,16 @@ import torch
 from nfkern.acting.cuda_graphs import Tensors, capture_cuda
 from nfkern.bench.core.cases import CASES, FlowCase
 from nfkern.bench.kernels.binaries import TARGETS, usage
-from nfkern.bench.kernels.gpu_check.problems import COMPUTE_DTYPES, Problem, matmul_precision, ops
-from nfkern.bench.kernels.gpu_check.timing import graph_seconds
+from nfkern.bench.kernels.calls import COMPUTE_DTYPES, matmul_precision, ops, random_inputs
+from nfkern.bench.kernels.gpu_check import graph_seconds
 from nfkern.bench.kernels.kernel_launches import compilations
 from nfkern.bench.kernels.resources import BUDGETS, broken
 from nfkern.errors import UserError
 from nfkern.kernels.coupling import triton_launch
-from nfkern.kernels.coupling.triton_launch import LAUNCHES, MANY, Arithmetic, Launch
+from nfkern.kernels.coupling.parameters import Settings
+from nfkern.kernels.coupling.triton_launch import LAUNCHES, MANY, Arithmetic, LaunchConfig
 
-Table = dict[tuple[str, Arithmetic], tuple[tuple[int, Launch], ...]]
+Table = dict[tuple[str, Arithmetic], tuple[tuple[int, LaunchConfig], ...]]
 MOST_ROWS = 4096
 """What entries without a limit are tuned for."""
 GAIN = 0.03
@@ -71,10 +72,12 @@ def tuned(case: FlowCase, device: torch.device) -> Table:
     return table
 
 
-def search(start: Launch, seconds: Callable[[Launch], float], fits: Callable[[Launch], bool]) -> Launch:
+def search(
+    start: LaunchConfig, seconds: Callable[[LaunchConfig], float], fits: Callable[[LaunchConfig], bool]
+) -> LaunchConfig:
     """Walk from neighbour to faster neighbour; every launch is timed once, and one that breaks is none."""
 
-    def timed(launch: Launch) -> float:
+    def timed(launch: LaunchConfig) -> float:
         try:
             if launch != start and not fits(launch):
                 return math.inf
@@ -98,7 +101,7 @@ def search(start: Launch, seconds: Callable[[Launch], float], fits: Callable[[La
         best = fastest
 
 
-def neighbours(launch: Launch) -> Iterator[Launch]:
+def neighbours(launch: LaunchConfig) -> Iterator[LaunchConfig]:
     """One setting doubled or halved, or one stage more or less."""
     least = {"tile": 16, "chunk1": 16, "chunk2": 16, "warps": 1}
     for name, lower in least.items():
@@ -113,20 +116,20 @@ def neighbours(launch: Launch) -> Iterator[Launch]:
 
 def source(table: Table) -> str:
     """The table as Python source, to be pasted into `triton_launch.py`."""
-    lines = ["LAUNCHES: dict[tuple[str, Arithmetic], tuple[tuple[int, Launch], ...]] = {"]
+    lines = ["LAUNCHES: dict[tuple[str, Arithmetic], tuple[tuple[int, LaunchConfig], ...]] = {"]
     for (kernel, arithmetic), entries in table.items():
         parts = []
         for limit, launch in entries:
             settings = [str(getattr(launch, field.name)) for field in fields(launch)]
             # The number of stages has a default.
-            given = settings if launch.stages != Launch.stages else settings[:-1]
-            parts.append(f"({'MANY' if limit == MANY else limit}, Launch({', '.join(given)}))")
+            given = settings if launch.stages != LaunchConfig.stages else settings[:-1]
+            parts.append(f"({'MANY' if limit == MANY else limit}, LaunchConfig({', '.join(given)}))")
         lines.append(f'    ("{kernel}", "{arithmetic}"): ({", ".join(parts)}{"," if len(parts) == 1 else ""}),')
     return "\n".join([*lines, "}"])
 
 
 @contextmanager
-def launched(kernel: str, arithmetic: Arithmetic, launch: Launch, step_rows: int) -> Iterator[None]:
+def launched(kernel: str, arithmetic: Arithmetic, launch: LaunchConfig, step_rows: int) -> Iterator[None]:
     """Inside, every number of rows takes this launch, and maps of more than `step_rows` rows the flow kernel."""
     before, rows_before = LAUNCHES[kernel, arithmetic], triton_launch.STEP_ROWS
     LAUNCHES[kernel, arithmetic], triton_launch.STEP_ROWS = ((MANY, launch),), step_rows
@@ -138,11 +141,10 @@ def launched(kernel: str, arithmetic: Arithmetic, launch: Launch, step_rows: int
 
 def _timer(
     case: FlowCase, kernel: str, arithmetic: Arithmetic, rows: int, device: torch.device
-) -> Callable[[Launch], float]:
+) -> Callable[[LaunchConfig], float]:
     """Device seconds of what the kernel does: both maps; of the steps also the derivatives."""
-    problem, maps = Problem(case, rows, rows), ops()
-    i = problem.inputs(device)
-    settings = (i.parameters, case.norm_eps, None, COMPUTE_DTYPES["bf16" if arithmetic == "half" else "ieee"])
+    maps, i = ops(), random_inputs(case, rows, rows, torch.Generator(device).manual_seed(0))
+    settings = (i.parameters, Settings(case.norm_eps, None, COMPUTE_DTYPES["bf16" if arithmetic == "half" else "ieee"]))
 
     def work(x: torch.Tensor) -> Tensors:
         z, _, states, *_ = maps.to_latent(x, i.term, i.mixing, i.mixing_log_det, *settings)
@@ -153,7 +155,7 @@ def _timer(
         grads = maps.to_latent_backward(i.grad, i.grad_log_det, states, i.term, i.mixing, *settings, True)
         return (z, data, score, *grads)
 
-    def seconds(launch: Launch) -> float:
+    def seconds(launch: LaunchConfig) -> float:
         with (
             launched(kernel, arithmetic, launch, 0 if kernel == "flow" else MANY),
             matmul_precision("tf32" if arithmetic == "tf32" else "ieee"),
@@ -165,12 +167,12 @@ def _timer(
 
 def _fits(
     case: FlowCase, kernel: str, arithmetic: Arithmetic, rows: int, device: torch.device
-) -> Callable[[Launch], bool]:
+) -> Callable[[LaunchConfig], bool]:
     """Whether all kernels keep the budget with a launch; where the target has none, the launcher must find out."""
     major, minor = torch.cuda.get_device_capability(device)
     target = "gfx942" if torch.version.hip else f"sm_{major}{minor}"
 
-    def fits(launch: Launch) -> bool:
+    def fits(launch: LaunchConfig) -> bool:
         if target not in TARGETS:
             return True
         with launched(kernel, arithmetic, launch, 0 if kernel == "flow" else MANY):

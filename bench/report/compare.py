@@ -16,16 +16,17 @@ from nfkern.bench.core.units import duration
 from nfkern.bench.report.labels import standing_note
 from nfkern.errors import UserError
 
-Verdict = Literal["slower", "faster", "same", "broken", "missing", "new"]
+Verdict = Literal["slower", "faster", "within noise", "within bounds", "broken", "missing", "new"]
 
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one record.
+    """Change of one record between two files.
 
     Attributes:
         key: as `Record.key`.
-        verdict: "broken" for a number that the second file refuses to give, "missing" for one it does not mention.
+        verdict: "within bounds" for a change beyond the noise that is too small to count, "broken" for a number that
+            the second file refuses to give, "missing" for one it does not mention.
         before_s: median of the first file, seconds.
         after_s: median of the second file, seconds.
         reason: why it is broken.
@@ -45,7 +46,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Changes of a median up to which nothing is said.
+    """Changes of a median that are too small to count.
 
     Attributes:
         relative: a share of the smaller one, e.g. 0.1.
@@ -126,7 +127,10 @@ def _change(key: str, old: Record | None, new: Record | None, bounds: Bounds) ->
 def _verdict(before: Quantiles, after: Quantiles, bounds: Bounds) -> Verdict:
     if above(after, before, bounds):
         return "slower"
-    return "faster" if above(before, after, bounds) else "same"
+    if above(before, after, bounds):
+        return "faster"
+    changed = above(after, before, Bounds(0.0)) or above(before, after, Bounds(0.0))
+    return "within bounds" if changed else "within noise"
 
 
 def above(high: Quantiles, low: Quantiles, bounds: Bounds) -> bool:
@@ -140,10 +144,10 @@ def above(high: Quantiles, low: Quantiles, bounds: Bounds) -> bool:
 class Compare:
     """Compare two files of records; exit code 1 if something became slower, stopped working or is missing.
 
-    A change counts if the medians differ by more than both bounds and lie outside each other's noise: the 10 to 90 %
-    band of the medians of twenty parts of the measurement, or of single calls in files from before there was one, which
-    are told. Noise between two hours or machines is not in it, and cancels with --relative-to, which brings in the
-    noise of that variant. Of fewer than three calls nothing is called slower or faster.
+    A change counts if the medians differ by more than both bounds and lie outside each other's noise, else it is within
+    bounds or within noise. Noise is the 10 to 90 % band of the medians of twenty parts of the measurement, or of single
+    calls in older files, which a note names. It does not cover two hours or machines: their speed cancels with
+    --relative-to, which adds the noise of that variant. Fewer than three calls are never called slower or faster.
     """
 
     before: Annotated[Path, tyro.conf.Positional]
@@ -232,6 +236,6 @@ def _describe(change: Change) -> str:
     key = f"{change.key} ({note})" if note else change.key
     if change.before_s is None or change.after_s is None:
         (told,) = [duration(each) for each in (change.before_s, change.after_s) if each is not None] or [""]
-        return f"{change.verdict:8} {key}: {told}" + (f", {change.reason}" if change.reason else "")
+        return f"{change.verdict:13} {key}: {told}" + (f", {change.reason}" if change.reason else "")
     times = f"{duration(change.before_s)} -> {duration(change.after_s)} ({change.after_s / change.before_s:.2f}x)"
-    return f"{change.verdict:8} {key}: {times}"
+    return f"{change.verdict:13} {key}: {times}"

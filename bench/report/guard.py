@@ -1,29 +1,27 @@
 """`nfkern bench guard`: whether nfkern is still clearly ahead of eager PyTorch, in seconds, on any machine.
 
 Times of different days and machines cannot be compared, ratios within one measurement can. A row passes while nfkern
-keeps half of the lead that `bench/results/` records for it on such a machine, or a third of another machine's: what
-this finds is a kernel that is not used any more, or work done twice, not a few per cent; for those there is `nfkern
-bench compare`.
+keeps half of the lead that the newest file in `bench/results/` with all these rows has for such a machine, or a third
+of another machine's: this finds a kernel that is not used any more, or work done twice, not a few per cent; for those
+there is `nfkern bench compare`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import polars as pl
 import torch
 
-from nfkern.bench.core import records as storage
 from nfkern.bench.core.declarations import Benchmark, Row, rows
 from nfkern.bench.core.environment import current_environment
 from nfkern.bench.core.files import RESULTS
 from nfkern.bench.core.records import Record
 from nfkern.bench.core.timing import Budget
 from nfkern.bench.registry import VARIANTS, WORKS
+from nfkern.bench.report.frame import medians, read
 from nfkern.bench.runner import measure
 from nfkern.errors import UserError
 
-# The first is asked where no other is of the machine at hand; its own device has no family and model in its name, as
-# records had it then, and is no machine's any more.
-RECORDED = (RESULTS / "cpu-2026-11-26.json", RESULTS / "quick-cpu-2026-11-27.json")
 KEPT, KEPT_ELSEWHERE = 1 / 2, 1 / 3
 BASELINE = "eager"
 # Rows with a lead of more than two: elsewhere a third of it would drown in other machines' differences.
@@ -64,42 +62,59 @@ class Finding:
         return self.lead is not None and self.lead >= self.least
 
 
-def leads_for(device_name: str) -> tuple[list[Record], float]:
-    """Records to keep up with on a machine, and how much of a lead has to be left there."""
-    files = [storage.read(path) for path in RECORDED]
-    for records in files:
-        if all(record.environment.device_name == device_name for record in records):
-            return records, KEPT
-    return files[0], KEPT_ELSEWHERE
+def recorded_leads(records: pl.DataFrame, device_name: str) -> tuple[dict[str, float], float]:
+    """By key, how many times as fast as eager PyTorch it was, and how much of that lead has to be left.
+
+    Of the newest file that has all guarded rows, of this machine if there is one.
+
+    Args:
+        records: as `frame.frame`.
+        device_name: of this machine, as in its environment.
+    """
+    guarded = {(row.name, each.name) for row in rows(GUARDED, WORKS, VARIANTS, 1) for each in row.variants}
+    timed = records.filter(pl.col("median_s").is_not_null(), pl.col("device") == "cpu")
+    suitable = [
+        each for each in timed.partition_by("file") if guarded <= set(each.select("row", "variant").iter_rows())
+    ]
+    if not suitable:
+        raise UserError(f"no file in {RESULTS} has all rows of the guard, so that there is no lead to keep")
+    here = [each for each in suitable if each["device_name"].unique().to_list() == [device_name]]
+    newest = max(here or suitable, key=lambda each: str(each["date"].max()))
+    leads = {
+        f"{line['row']}-{variant}": line[BASELINE] / seconds
+        for line in medians(newest).iter_rows(named=True)
+        for variant, seconds in line.items()
+        if variant != "row" and seconds and line[BASELINE]
+    }
+    return leads, KEPT if here else KEPT_ELSEWHERE
 
 
-def findings(measured: Sequence[Record], recorded: Iterable[Record], kept: float) -> list[Finding]:
-    """What became of the leads of one row.
+def findings(measured: Sequence[Record], recorded: Mapping[str, float], kept: float) -> list[Finding]:
+    """Return what is left of the leads of one row.
 
     Args:
         measured: the row's records, eager PyTorch's among them.
-        recorded: any rows' records, those of this row among them.
+        recorded: leads by key, those of this row among them.
         kept: share of a lead that has to be left.
 
     Raises:
-        UserError: the row is not recorded, or eager PyTorch has no number.
+        UserError: eager PyTorch has no number.
     """
     times = {record.variant: record.quantiles.median_s for record in measured if record.quantiles}
-    before = {record.key: record.quantiles.median_s for record in recorded if record.quantiles}
     if BASELINE not in times:
         reason = next((record.error or record.skipped for record in measured if record.variant == BASELINE), "not run")
         raise UserError(f"{measured[0].row}: {BASELINE} has no number ({reason})")
-    found = []
-    for record in measured:
-        if record.variant == BASELINE:
-            continue
-        baseline = f"{record.row}-{BASELINE}"
-        if record.key not in before or baseline not in before:
-            raise UserError(f"{record.key} is not recorded, so that there is no lead to keep")
-        lead = times[BASELINE] / times[record.variant] if record.variant in times else None
-        reason = record.error or record.skipped
-        found.append(Finding(record.key, lead, before[baseline] / before[record.key], kept, reason))
-    return found
+    return [
+        Finding(
+            record.key,
+            times[BASELINE] / times[record.variant] if record.variant in times else None,
+            recorded[record.key],
+            kept,
+            record.error or record.skipped,
+        )
+        for record in measured
+        if record.variant != BASELINE
+    ]
 
 
 @dataclass(frozen=True)
@@ -121,7 +136,7 @@ class Guard:
     def run(self) -> int:
         """Print one line per variant; 1 if one has fallen behind."""
         environment = current_environment(torch.device("cpu"))
-        recorded, usual = leads_for(environment.device_name)
+        recorded, usual = recorded_leads(read(RESULTS), environment.device_name)
         kept = usual if self.kept is None else self.kept
 
         def look(row: Row) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""What variants are, in the words of every report."""
+"""Descriptions of variants, in the words of every report."""
 
 from nfkern.bench.core.declarations import STANDINGS, Standing, Variant
 from nfkern.bench.registry import VARIANTS
@@ -11,12 +11,12 @@ def described(variant: Variant) -> str:
 
 
 def standing_note(name: str) -> str:
-    """What to say behind a variant's name: nothing of a peer, nor of a variant that is no longer known."""
+    """Return the note behind a variant's name: none for a peer, nor for a variant that is no longer known."""
     return STANDINGS[VARIANTS[name].standing] if name in VARIANTS else ""
 
 
 def standing(name: str) -> Standing:
-    """Of a variant by name; one that is no longer known counts as a peer."""
+    """Return the standing of a variant by name; one that is no longer known counts as a peer."""
     return VARIANTS[name].standing if name in VARIANTS else "peer"
 
 

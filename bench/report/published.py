@@ -1,16 +1,16 @@
 """The tables that people read in README.md and docs/: which records stand in which cell.
 
 A variant's time is the median of its record. Of several variants in one column the fastest is shown, with several
-thread counts a cell has one time for each.
+thread counts a cell has one time for each. The document says, at the marks around a table, which file it is made of.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
-from nfkern.bench.core.records import Record
-from nfkern.bench.core.timing import Quantiles
+import polars as pl
+
 from nfkern.bench.core.units import duration
+from nfkern.bench.report.frame import medians
 from nfkern.bench.rivals.policies import OWN_WIDTH
 from nfkern.bench.works.training_runs import STEPS
 from nfkern.errors import UserError
@@ -18,27 +18,9 @@ from nfkern.errors import UserError
 Table = list[list[str]]
 """Head and rows."""
 
-Rows = Mapping[str, Sequence[Record]]
-"""Records by the names of their rows."""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A table of a document.
-
-    Args:
-        document: the file, seen from the checkout.
-        records: name of the file in `bench/results/`.
-        make: of those records, the table.
-    """
-
-    document: str
-    records: str
-    make: Callable[[Rows], Table]
-
 
 def times(
-    rows: Rows,
+    records: pl.DataFrame,
     titles: Mapping[str, str],
     columns: Mapping[str, tuple[str, ...]],
     head: str = "",
@@ -48,55 +30,55 @@ def times(
     """Medians; a column of which nothing was measured is left out.
 
     Args:
-        rows: the records.
+        records: of one file.
         titles: the table's lines, each with the name of its rows up to the threads.
         columns: the variants of each.
         head: of the first column.
         threads: one time for each that is recorded.
         floor: whether the last column has the floor: reading the weights for a single row, the products for others.
     """
+    found = {line["row"]: line for line in medians(records).iter_rows(named=True)}
     table = [[head, *columns, *(["floor"] if floor else [])]]
     for title, name in titles.items():
         floors = ("weights_read",) if name.endswith("-1") else ("gemm",)
         wanted = (*columns.values(), *([floors] if floor else []))
-        found = [rows[f"{name}-threads_{count}"] for count in threads if f"{name}-threads_{count}" in rows]
-        table.append([title, *(_cell([_fastest(row, variants) for row in found]) for variants in wanted)])
+        rows = [found[f"{name}-threads_{count}"] for count in threads if f"{name}-threads_{count}" in found]
+        table.append([title, *(_cell([_fastest(row, variants) for row in rows]) for variants in wanted)])
     measured = [number for number in range(len(table[0])) if any(line[number] for line in table[1:])]
     return [[line[number] for number in measured] for line in table]
 
 
-def policies(rows: Rows, row: str, names: Mapping[str, str]) -> Table:
+def policies(records: pl.DataFrame, row: str, names: Mapping[str, str]) -> Table:
     """The control loop's other policies: three forms as large as the flow, and two of the width of their own."""
     forms = ("", "_compile", "_aot_inductor", "_compile_own_size", "_aot_inductor_own_size")
     equal = ("eager", "torch.compile", "AOTInductor")
     table = [["", *equal, "p99 of the fastest", *(f"width {OWN_WIDTH}, {form}" for form in equal[1:])]]
     for title, name in names.items():
-        found = [_only(rows[row], name + form) for form in forms]
-        fastest = min(found[: len(equal)], key=lambda each: each.median_s)
-        seconds = [each.median_s for each in found]
-        seconds.insert(len(equal), fastest.p99_s)
+        found = [_only(records, row, name + form) for form in forms]
+        fastest = min(found[: len(equal)], key=lambda each: each["median_s"])
+        seconds = [each["median_s"] for each in found]
+        seconds.insert(len(equal), fastest["p99_s"])
         table.append([title, *map(duration, seconds)])
     return table
 
 
-def tails(rows: Rows, row: str, names: Mapping[str, str]) -> Table:
+def tails(records: pl.DataFrame, row: str, names: Mapping[str, str]) -> Table:
     """Median and tail of some variants; a cell is empty where there were too few calls."""
     table = [["", "median", "p99", "p99.9"]]
     for title, name in names.items():
-        found = _only(rows[row], name)
-        seconds = (found.median_s, found.p99_s, found.p999_s)
+        found = _only(records, row, name)
+        seconds = (found[column] for column in ("median_s", "p99_s", "p999_s"))
         table.append([title, *("" if each is None else duration(each) for each in seconds)])
     return table
 
 
-def steps(rows: Rows, names: Mapping[str, Mapping[str, str]]) -> Table:
+def steps(records: pl.DataFrame, names: Mapping[str, Mapping[str, str]]) -> Table:
     """Gradient steps a second of the suite `training`, and parameters; for each row its variants' titles."""
     table = [["", "steps a second", "parameters"]]
     for row, titles in names.items():
         for title, name in titles.items():
-            (record,) = (each for each in rows[row] if each.variant == name)
-            rate = STEPS / _only(rows[row], name).median_s
-            table.append([title, f"{rate:.1f}", f"{record.parameters / 1e6:.2f} M"])
+            found = _only(records, row, name)
+            table.append([title, f"{STEPS / found['median_s']:.1f}", f"{found['parameters'] / 1e6:.2f} M"])
     return table
 
 
@@ -110,16 +92,15 @@ def _cell(seconds: Sequence[float | None]) -> str:
     return " / ".join([*(text.removesuffix(unit) if unit else text for text in others), last])
 
 
-def _fastest(records: Sequence[Record], variants: Sequence[str]) -> float | None:
-    medians = [each.quantiles.median_s for each in records if each.variant in variants and each.quantiles]
-    return min(medians, default=None)
+def _fastest(row: Mapping[str, float | None], variants: Sequence[str]) -> float | None:
+    return min((seconds for name in variants if (seconds := row.get(name)) is not None), default=None)
 
 
-def _only(records: Sequence[Record], variant: str) -> Quantiles:
-    for record in records:
-        if record.variant == variant and record.quantiles:
-            return record.quantiles
-    raise UserError(f"{records[0].row} has no number of {variant}, which a table shows")
+def _only(records: pl.DataFrame, row: str, variant: str) -> dict[str, float]:
+    found = records.filter(pl.col("row") == row, pl.col("variant") == variant, pl.col("median_s").is_not_null())
+    if found.is_empty():
+        raise UserError(f"{row} has no number of {variant}, which a table shows")
+    return found.row(0, named=True)
 
 
 _PACKAGES: dict[str, tuple[str, ...]] = {
@@ -239,63 +220,25 @@ _RUNS = {
         "diffusion Q-learning": "diffusion_ql",
     },
 }
-_README, _DOCUMENT = "README.md", "docs/cpu.md"
-_CPU, _CAUSAL_FILE = (f"{name}cpu-2026-11-26.json" for name in ("", "causal-"))
-_CONTROL = "control-loop-cpu-2026-11-27.json"
 _LOOP = "control_loop-ogbench-1-threads_1"
+_CAUSAL_DENSITIES = partial(times, titles=_CAUSAL_DENSITY, floor=True)
 
-PUBLISHED = {
-    "overview": Published(
-        _README,
-        _CPU,
-        partial(times, titles=_OVERVIEW, columns=_PACKAGES | _OURS, head="the paper's flow", floor=True),
-    ),
-    "flow": Published(
-        _DOCUMENT,
-        _CPU,
-        partial(times, titles=_FLOW, columns=_PACKAGES | _OURS, threads=(1, 2), floor=True),
-    ),
-    "compilers": Published(_DOCUMENT, _CPU, partial(times, titles=_OVERVIEW, columns=_COMPILED | _OURS)),
-    "libraries": Published(
-        _DOCUMENT,
-        "libraries-cpu-2026-11-27.json",
-        partial(times, titles=_BESIDE_LIBRARIES, columns={"eager": ("eager",)} | _LIBRARIES | _OURS),
-    ),
-    "shapes": Published(_DOCUMENT, _CPU, partial(times, titles=_SHAPES, columns=_PACKAGES | _OURS, floor=True)),
-    "policies": Published(_DOCUMENT, _CONTROL, partial(policies, row=_LOOP, names=_POLICIES)),
-    "acting": Published(_DOCUMENT, _CONTROL, partial(tails, row=_LOOP, names=_FLOW_ACTING)),
-    "quick": Published(
-        _DOCUMENT,
-        "quick-cpu-2026-11-27.json",
-        partial(times, titles=_QUICK, columns=_PACKAGES | _LIBRARIES | _OURS, threads=(1, 2), floor=True),
-    ),
-    "causal": Published(
-        "docs/causal.md",
-        _CAUSAL_FILE,
-        partial(times, titles=_CAUSAL, columns=_PACKAGES | _OURS, threads=(1, 2), floor=True),
-    ),
-    "causal_density": Published(
-        "docs/causal.md",
-        "causal-density-cpu-2026-11-27.json",
-        partial(times, titles=_CAUSAL_DENSITY, columns=_PACKAGES | _OURS, floor=True),
-    ),
+PUBLISHED: dict[str, Callable[[pl.DataFrame], Table]] = {
+    "overview": partial(times, titles=_OVERVIEW, columns=_PACKAGES | _OURS, head="the paper's flow", floor=True),
+    "flow": partial(times, titles=_FLOW, columns=_PACKAGES | _OURS, threads=(1, 2), floor=True),
+    "compilers": partial(times, titles=_OVERVIEW, columns=_COMPILED | _OURS),
+    "libraries": partial(times, titles=_BESIDE_LIBRARIES, columns={"eager": ("eager",)} | _LIBRARIES | _OURS),
+    "shapes": partial(times, titles=_SHAPES, columns=_PACKAGES | _OURS, floor=True),
+    "policies": partial(policies, row=_LOOP, names=_POLICIES),
+    "acting": partial(tails, row=_LOOP, names=_FLOW_ACTING),
+    "quick": partial(times, titles=_QUICK, columns=_PACKAGES | _LIBRARIES | _OURS, threads=(1, 2), floor=True),
+    "causal": partial(times, titles=_CAUSAL, columns=_PACKAGES | _OURS, threads=(1, 2), floor=True),
+    "causal_density": partial(_CAUSAL_DENSITIES, columns=_PACKAGES | _OURS),
     # Its eager flows, compiled or exported too, multiply a token more than they have to.
-    "causal_density_first": Published(
-        "docs/causal.md",
-        _CAUSAL_FILE,
-        partial(times, titles=_CAUSAL_DENSITY, columns={"JAX, jitted": _PACKAGES["JAX, jitted"]} | _OURS, floor=True),
+    "causal_density_first": partial(_CAUSAL_DENSITIES, columns={"JAX, jitted": _PACKAGES["JAX, jitted"]} | _OURS),
+    "lengths": partial(
+        times, titles=_LENGTHS, columns=_PACKAGES | _OURS | {"Jacobi": ("nfkern_jacobi",)}, head="tokens", floor=True
     ),
-    "lengths": Published(
-        "docs/causal.md",
-        _CAUSAL_FILE,
-        partial(
-            times,
-            titles=_LENGTHS,
-            columns=_PACKAGES | _OURS | {"Jacobi": ("nfkern_jacobi",)},
-            head="tokens",
-            floor=True,
-        ),
-    ),
-    "training": Published(_DOCUMENT, "training-cpu-2026-11-27.json", partial(steps, names=_RUNS)),
+    "training": partial(steps, names=_RUNS),
 }
-"""By the name that the marks in a document have."""
+"""By the name that the marks in a document have: a table of the records of the file that they name."""

@@ -13,7 +13,7 @@ FEWEST = 3
 """Points of a curve: through two there is always a line."""
 
 Quantity = Callable[[Record], float | None]
-"""What is read off a record; None where it has no such number."""
+"""Reads a number off a record; None where it has no such number."""
 
 _AXES = ("batch", "threads")
 
@@ -44,7 +44,7 @@ class Family:
 
     @property
     def records(self) -> list[Record]:
-        """Of all curves."""
+        """The records of all curves."""
         return [record for curve in self.curves.values() for record in curve.values()]
 
 

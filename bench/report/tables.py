@@ -3,86 +3,76 @@
 Numbers that people read come from files that a run has written, and a test keeps the two in agreement.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from nfkern.bench.core import records as storage
+import polars as pl
+
 from nfkern.bench.core.files import RESULTS
-from nfkern.bench.core.records import Record, by_row
 from nfkern.bench.core.units import duration
 from nfkern.bench.registry import VARIANTS
-from nfkern.bench.report.published import PUBLISHED, Table
+from nfkern.bench.report.frame import medians, read
+from nfkern.bench.report.published import PUBLISHED
 from nfkern.errors import UserError
 
 ROOT = RESULTS.parent.parent
+_MARKED = re.compile(r"(<!-- bench table (\w+) of (\S+): begin -->\n)(.*?)(<!-- bench table \2: end -->\n)", re.DOTALL)
+_INTRODUCTION = """# Recorded runs
+
+Medians of the records in this folder, written by `nfkern bench tables`. `nfkern bench report FILE --html
+page.html` shows quantiles, versions and commits; `nfkern bench list` says what the variants are.
+"""
 _MOST_COLUMNS = 12
 
 
-def listing(files: Mapping[str, Sequence[Record]]) -> str:
+def listing(records: pl.DataFrame) -> str:
     """Every record of every file: medians, a table for each work and its variants."""
-    return "\n".join(_listing(files))
+    parts = [_INTRODUCTION]
+    for group in records.partition_by("file"):
+        machines = sorted(set(group.select(pl.format("{}, {} cores", "device_name", "cores")).to_series()))
+        dates = sorted(group["date"].str.head(10))
+        parts.append(f"## {group['file'][0]}\n\n{'; '.join(machines)}; {dates[0]} to {dates[-1]}.\n")
+        parts += [_work(each) for each in group.partition_by("work")]
+    return "\n".join(parts)
 
 
-def _listing(files: Mapping[str, Sequence[Record]]) -> Iterator[str]:
-    yield "# Recorded runs\n"
-    yield "Medians of the records in this folder, written by `nfkern bench tables`. `nfkern bench report FILE --html"
-    yield "page.html` shows quantiles, versions and commits; `nfkern bench list` says what the variants are.\n"
-    for name, records in files.items():
-        if not records:
-            continue
-        machines = sorted({f"{r.environment.device_name}, {r.environment.cores} cores" for r in records})
-        dates = sorted(record.date[:10] for record in records)
-        yield f"## {name}\n"
-        yield f"{'; '.join(machines)}; {dates[0]} to {dates[-1]}.\n"
-        for work in dict.fromkeys(record.work for record in records):
-            yield from _work(work, [record for record in records if record.work == work])
-
-
-def _work(work: str, records: Sequence[Record]) -> Iterator[str]:
+def _work(records: pl.DataFrame) -> str:
+    found = medians(records, ("case", "batch", "threads"))
     # As declared; the GPU check has variants of its own.
-    variants = sorted(dict.fromkeys(record.variant for record in records), key=_place)
+    variants = sorted(found.columns[3:], key=_place)
     lines = [["case, batch, threads", *variants]]
-    for row in by_row(records).values():
-        first = row[0]
-        lines.append([f"{first.case}, {first.batch}, {first.threads}", *(_fastest(row, (name,)) for name in variants)])
+    for row in found.iter_rows(named=True):
+        times = ("" if row[name] is None else duration(row[name]) for name in variants)
+        lines.append([f"{row['case']}, {row['batch']}, {row['threads']}", *times])
     if len(lines) <= len(variants) > _MOST_COLUMNS:
         # A page is longer than wide.
         lines = [list(column) for column in zip(*lines, strict=True)]
-    yield f"### {work}\n"
-    yield _line(lines[0])
-    yield "|---" * len(lines[0]) + "|"
-    yield from map(_line, lines[1:])
-    yield ""
+    return f"### {records['work'][0]}\n\n{_markdown(lines)}"
 
 
 def _place(variant: str) -> int:
     return list(VARIANTS).index(variant) if variant in VARIANTS else len(VARIANTS)
 
 
-def _fastest(row: Sequence[Record], variants: Sequence[str]) -> str:
-    times = [record.quantiles.median_s for record in row if record.variant in variants and record.quantiles]
-    return duration(min(times)) if times else ""
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    head, *rows = ("| " + " | ".join(line) + " |\n" for line in lines)
+    return "".join([head, "|---" * len(lines[0]) + "|\n", *rows])
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def marks(name: str) -> tuple[str, str]:
-    """The lines of a document between which a table stands."""
-    return f"<!-- bench table {name}: begin -->\n", f"<!-- bench table {name}: end -->\n"
-
-
-def _replaced(path: Path, text: str, name: str, table: Table) -> str:
-    """A document's text with another table between the marks of this name."""
-    begin, end = marks(name)
-    head, found, rest = text.partition(begin)
-    _, ended, tail = rest.partition(end)
-    if not found or not ended:
-        raise UserError(f"{path}: expected the lines {begin.strip()} and {end.strip()} around a table")
-    lines = [_line(table[0]), "|---" * len(table[0]) + "|", *map(_line, table[1:])]
-    return "".join([head, begin, *(f"{line}\n" for line in lines), end, tail])
+def _filled(text: str, records: pl.DataFrame) -> Iterator[str]:
+    """The parts of a document's text, with tables of the records between its marks."""
+    end = 0
+    for found in _MARKED.finditer(text):
+        _, name, file, _, _ = found.groups()
+        of_file = records.filter(pl.col("file") == file)
+        if name not in PUBLISHED or of_file.is_empty():
+            raise UserError(
+                f"bench table {name} of {file}: expected one of {', '.join(PUBLISHED)}, of a file of records"
+            )
+        yield text[end : found.end(1)] + _markdown(PUBLISHED[name](of_file))
+        end = found.start(5)
+    yield text[end:]
 
 
 @dataclass(frozen=True)
@@ -96,20 +86,24 @@ class Tables:
         """Write, or compare; 0, or 1 if a table differs."""
         if not (ROOT / "README.md").exists():
             raise UserError(f"there is no {ROOT / 'README.md'}: the tables belong to a checkout")
-        files = {path.name: storage.read(path) for path in sorted(RESULTS.glob("*.json"))}
-        wanted = {RESULTS / "README.md": listing(files)}
-        for name, table in PUBLISHED.items():
-            path = ROOT / table.document
-            text = wanted.get(path) or path.read_text(encoding="utf-8")
-            wanted[path] = _replaced(path, text, name, table.make(by_row(files[table.records])))
+        records = read(RESULTS)
+        texts = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
+        shown = {found[2] for text in texts.values() for found in _MARKED.finditer(text)}
+        if missing := PUBLISHED.keys() - shown:
+            raise UserError(
+                f"no document has a table {', '.join(sorted(missing))}: expected the lines "
+                "<!-- bench table NAME of FILE: begin --> and <!-- bench table NAME: end --> around it"
+            )
+        wanted = {path: "".join(_filled(text, records)) for path, text in texts.items()}
+        wanted[RESULTS / "README.md"] = listing(records)
         code = 0
         for path, text in wanted.items():
-            if path.exists() and path.read_text() == text:
+            if path.exists() and path.read_text(encoding="utf-8") == text:
                 continue
             if self.check:
                 print(f"{path} is not what the records say: nfkern bench tables")
                 code = 1
             else:
-                path.write_text(text)
+                path.write_text(text, encoding="utf-8")
                 print(f"wrote {path}")
         return code

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from nfkern import FrozenCausalFlow, FrozenFlow
+from nfkern import Flow
 from nfkern.bench.core.declarations import Builder, Implementation
 from nfkern.bench.problems.causal_problem import CausalProblem
 from nfkern.bench.problems.flow_problem import SIGMA, FlowProblem
@@ -13,14 +13,14 @@ from nfkern.bench.problems.flow_problem import SIGMA, FlowProblem
 def _builders(dtype: torch.dtype) -> Mapping[str, Builder]:
     """The acting works with hidden weights in `dtype`."""
 
-    def frozen(problem: FlowProblem) -> FrozenFlow:
+    def frozen(problem: FlowProblem) -> Flow:
         return problem.flow.freeze(dtype).warmup([problem.batch])
 
     def denoised_action(problem: FlowProblem) -> Implementation:
         flow = frozen(problem)
         return Implementation(lambda noise, context: flow.sample_denoised(SIGMA, (), context, noise=noise))
 
-    def frozen_causal(problem: CausalProblem) -> FrozenCausalFlow:
+    def frozen_causal(problem: CausalProblem) -> Flow:
         flow = problem.flow.freeze(dtype)
         # On a CPU nothing is captured, and the score of thousands of sequences takes long.
         return flow.warmup([problem.batch]) if problem.flow.input_bias.is_cuda else flow

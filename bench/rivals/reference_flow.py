@@ -12,6 +12,7 @@ from nfkern.bench.problems.flow_problem import SIGMA
 from nfkern.kernels import CouplingParameters
 from nfkern.kernels.base import reference as base
 from nfkern.kernels.coupling import reference as coupling
+from nfkern.kernels.coupling.parameters import Settings
 from nfkern.kernels.plu import reference as plu
 
 INFERENCE_WORKS = ("log_prob", "inverse", "denoised_action")
@@ -68,7 +69,7 @@ class ReferenceFlow(nn.Module):
         return _conditioners(self.flow)
 
     def _settings(self) -> tuple[Any, ...]:
-        return self._conditioners(), self.flow.norm_eps, None, self.compute_dtype
+        return self._conditioners(), Settings(self.flow.norm_eps, None, self.compute_dtype)
 
 
 class SplitReferenceFlow(ReferenceFlow):
@@ -107,9 +108,8 @@ def training_loss(
 ) -> torch.Tensor:
     """Negative log-likelihood, (), the composition of the matrices included."""
     composed = plu.compose(flow.mixing_lu, flow.permutation, False)
-    z, log_det, *_ = coupling.to_latent(
-        x, _context_term(flow, context), *composed, _conditioners(flow), flow.norm_eps, None, compute_dtype
-    )
+    settings = Settings(flow.norm_eps, None, compute_dtype)
+    z, log_det, *_ = coupling.to_latent(x, _context_term(flow, context), *composed, _conditioners(flow), settings)
     return -(base.standard_normal_log_prob(z) + log_det).mean()
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 
-from nfkern.algorithms.training.offline import Interrupted
+from nfkern.algorithms.training.loop import Interrupted
 from nfkern.bench.core.environment import Environment, current_environment
 from nfkern.bench.core.files import check_writable
 from nfkern.bench.studies import records

@@ -8,8 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from nfkern.bench.studies.report import Cost, Report
-from nfkern.bench.studies.summary import Row, Rows, front
+from nfkern.bench.studies.summary import Cost, Measure, Row, Rows, front
 
 # Colours that stay apart for colour-blind readers too (Okabe and Ito's), and a shape for each colour's second turn.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -28,17 +27,22 @@ def styles(names: Iterable[str], ours: Iterable[str]) -> dict[str, dict[str, Any
     }
 
 
-def draw(report: Report[Any], rows: Rows, lines: Mapping[str, float | None]) -> bytes:
+Look = Mapping[str, Mapping[str, Any]]
+"""The style of each policy."""
+
+
+def draw(
+    rows: Rows, lines: Mapping[str, float | None], measure: Measure, costs: tuple[Cost, Cost], look: Look
+) -> bytes:
     """A panel for each condition and cost, and the legend in a place of its own; `lines` are dashed."""
     figure = Figure(figsize=(11.5, 3.6 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 3, squeeze=False, width_ratios=(5, 5, 2))
-    look = styles(report.policies, report.ours)
     for (condition, policies), (*panels, rest) in zip(rows.items(), axes, strict=True):
         rest.set_axis_off()
         known = {name: row for name, row in policies.items() if name in look}
-        for axis, cost in zip(panels, report.costs, strict=True):
-            _panel(axis, report, known, cost, look)
-            axis.set(title=condition, xlabel=cost.label, ylabel=report.measure.label)
+        for axis, cost in zip(panels, costs, strict=True):
+            _panel(axis, measure, known, cost, look)
+            axis.set(title=condition, xlabel=cost.label, ylabel=measure.label)
             if (value := lines[condition]) is not None:
                 axis.axhline(value, color="0.4", linestyle="--", linewidth=1, zorder=0)
     shown = {name: look[name] for name in look if any(name in policies for policies in rows.values())}
@@ -49,17 +53,17 @@ def draw(report: Report[Any], rows: Rows, lines: Mapping[str, float | None]) -> 
     return buffer.getvalue()
 
 
-def _panel(axis: Any, report: Report[Any], rows: Mapping[str, Row], cost: Cost, look: Mapping[str, Any]) -> None:
+def _panel(axis: Any, measure: Measure, rows: Mapping[str, Row], cost: Cost, look: Look) -> None:
     if cost.curves:
         for name, row in rows.items():
             if row.curve:
                 axis.plot(*zip(*row.curve, strict=True), linewidth=1, **look[name])
         axis.set_xlim(left=0)
     else:
-        _points(axis, report, rows, cost, look)
+        _points(axis, measure, rows, cost, look)
         axis.set_xscale("log")
         _ticks(axis.xaxis)
-    if report.measure.sign > 0:
+    if measure.sign > 0:
         axis.set_yscale("log")
         _ticks(axis.yaxis)
     else:
@@ -68,8 +72,7 @@ def _panel(axis: Any, report: Report[Any], rows: Mapping[str, Row], cost: Cost, 
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _points(axis: Any, report: Report[Any], rows: Mapping[str, Row], cost: Cost, look: Mapping[str, Any]) -> None:
-    measure = report.measure
+def _points(axis: Any, measure: Measure, rows: Mapping[str, Row], cost: Cost, look: Look) -> None:
     found = measure.points(rows, cost.name)
     drawn = {name: (seconds * cost.units, measure.sign * loss) for name, (seconds, loss) in found.items()}
     for name, (x, y) in drawn.items():

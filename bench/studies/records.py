@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from nfkern.bench.core.environment import Environment
-from nfkern.bench.core.files import replace_text
 from nfkern.errors import UserError
+from nfkern.host.files import write_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -45,7 +45,7 @@ def write(path: Path, results: "DataclassInstance") -> None:
     Raises:
         ValueError: a number is not finite.
     """
-    replace_text(path, json.dumps(asdict(results), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(asdict(results), indent=1, allow_nan=False) + "\n")
 
 
 def read(path: Path, kind: type[Results], command: str) -> Results:

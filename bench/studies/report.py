@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from nfkern.bench.studies import records
 from nfkern.bench.studies.policies import Policy
 from nfkern.bench.studies.records import StudyResults
-from nfkern.bench.studies.summary import Measure, Row, Rows, Table, counted, front
+from nfkern.bench.studies.summary import Cost, Measure, Row, Rows, Table, counted, front
 from nfkern.errors import UserError
+from nfkern.host.files import write_text
 from nfkern.page import table
 
 if TYPE_CHECKING:
@@ -26,15 +27,8 @@ BEGIN, END = "<!-- from the records: begin -->", "<!-- from the records: end -->
 QUICK = ("--quick",)
 BANNER = "Made with --quick: a trial of the study itself. Its numbers mean nothing."
 
-
-@dataclass(frozen=True)
-class Cost:
-    """Quantity of the rows that quality is drawn against, or with `curves` the axis of their curves."""
-
-    name: str
-    label: str
-    units: float = 1.0
-    curves: bool = False
+PAGE_NEEDS = {"matplotlib": "log", "msgspec": "bench", "jinja2": "bench", "vl_convert": "bench"}
+"""Packages without which there is no page, and the extra of each."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +77,6 @@ class Report(Generic[Results]):
         """Return the results of a file; raises as `records.read`."""
         return records.read(path, self.kind, self.command)
 
-    def sections_of(self, files: Mapping[str, Results]) -> list[tuple[str, str, str]]:
-        """Return anchor, heading and HTML of the page's section of each file, by the files' names."""
-        found = []
-        for number, (file, results) in enumerate(files.items(), 1):
-            anchor = f"{self.command.split()[-1]}-{number}"
-            title = self.title + (f", {file}" if len(files) > 1 else "")
-            origin = f"<p>{escape(f'{file}: {results.counted()}, started {results.started}.')}</p>"
-            found.append((anchor, title, f"{origin}\n{self.to_html(results)}"))
-        return found
-
     def verdicts(self, results: Results) -> list[str]:
         """Return for each condition a sentence on who is ahead of nfkern's own policies, and the remarks."""
         # One seed has no spread.
@@ -129,20 +113,20 @@ class Report(Generic[Results]):
         return "\n\n".join([*parts, "\n".join(f"- {sentence}" for sentence in self.verdicts(results))])
 
     def to_html(self, results: Results) -> str:
-        """Return the study as a part of a page, below a heading of the second order."""
+        """Return the study as a part of a page, below a heading of the second order and without the warnings."""
         # Here, not above: pictures need matplotlib, and measuring does not.
-        from nfkern.bench.studies.picture import draw
+        from nfkern.bench.studies.picture import draw, styles
 
         rows = self.rows(results)
         names = [name for name in results.settings.policies if name not in results.skipped]
         policies = [f"<b>{escape(name)}</b>: {escape(self.policies[name].summary)}" for name in names]
         policies += [escape(f"{name}: skipped, {reason}") for name, reason in results.skipped.items()]
-        parts = [f'<p role="note" style="{_BANNER_STYLE}">{escape(each)}</p>' for each in self.warnings(results)]
-        parts += [f"<p>{escape(text)}</p>" for text in (self.introduction, self.described(results))]
+        parts = [f"<p>{escape(text)}</p>" for text in (self.introduction, self.described(results))]
         commit = f", at commit {escape(results.environment.commit[:12])}" if results.environment.commit else ""
         parts.append(f"<p>Measure it again{commit}: <code>{escape(self.again(results))}</code></p>")
         if rows:
-            image = draw(self, rows, {condition: self.line(results, condition) for condition in rows})
+            lines = {condition: self.line(results, condition) for condition in rows}
+            image = draw(rows, lines, self.measure, self.costs, styles(self.policies, self.ours))
             source = f"data:image/png;base64,{base64.b64encode(image).decode()}"
             parts.append(
                 f'<figure><div class="scroll" tabindex="0"><img class="picture" alt="{escape(self.measure.label)} '
@@ -181,9 +165,6 @@ class Report(Generic[Results]):
         return min(self.presets, key=without_option)
 
 
-_BANNER_STYLE = "border: 3px solid var(--bad); color: var(--bad); padding: .5rem 1rem; font-weight: 600"
-
-
 def measured_on(results: StudyResults[Any], threads: int, versions: Sequence[str]) -> str:
     """Where and when, up to the first comma after the date."""
     environment = results.environment
@@ -196,10 +177,11 @@ def check_reports(html: Path | None, tables: Path | None) -> None:
     """Refuse reports that could not be written in the end.
 
     Raises:
-        UserError: matplotlib is missing, or the Markdown file has no marks.
+        UserError: a package is missing, or the Markdown file has no marks.
     """
-    if html is not None and find_spec("matplotlib") is None:
-        raise UserError("--html needs the package matplotlib: `pip install 'nfkern[log]'`")
+    for name, extra in PAGE_NEEDS.items():
+        if html is not None and find_spec(name) is None:
+            raise UserError(f"--html needs the package {name}: `pip install 'nfkern[{extra}]'`")
     if tables is not None:
         split_markdown(tables)
 
@@ -212,14 +194,13 @@ def write_reports(results: Path, html: Path | None, tables: Path | None, markdow
     """
     if html is not None:
         # Here, not above: the page reads this module.
-        from nfkern.bench.report.page.kinds import to_html
+        from nfkern.bench.report.page import to_html
 
-        html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(to_html((results,)), encoding="utf-8")
+        write_text(html, to_html((results,)))
         print(f"wrote {html}")
     if tables is not None:
         before, _, after = split_markdown(tables)
-        tables.write_text(f"{before}{BEGIN}\n\n{markdown()}\n\n{END}{after}", encoding="utf-8")
+        write_text(tables, f"{before}{BEGIN}\n\n{markdown()}\n\n{END}{after}")
         print(f"wrote {tables}")
 
 

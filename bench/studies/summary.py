@@ -82,6 +82,16 @@ class Measure:
         return [name for _, name in sorted(better)]
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Quantity of the rows that quality is drawn against, or with `curves` the axis of their curves."""
+
+    name: str
+    label: str
+    units: float = 1.0
+    curves: bool = False
+
+
 def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
     """Names of the points (cost, loss) to which no other is preferable, from the cheapest on.
 

@@ -26,7 +26,7 @@ from nfkern.bench.problems import eager
 from nfkern.bench.problems.flow_problem import SEED, random_flow
 from nfkern.bench.rivals.compiled import compile_whole
 from nfkern.bench.rivals.reference_flow import ReferenceFlow
-from nfkern.flows.plane import plane_log_prob
+from nfkern.flows.tabulated import tabulated_log_prob_2d
 
 # Points that the gate compares.
 COMPARED = 4096
@@ -131,6 +131,6 @@ def one_call(problem: PlaneProblem) -> Implementation:
 
 
 def tables(problem: PlaneProblem) -> Implementation:
-    """`plane_log_prob`."""
-    run = partial(plane_log_prob, problem.flow)
+    """`tabulated_log_prob_2d`."""
+    run = partial(tabulated_log_prob_2d, problem.flow)
     return Implementation(run, check=partial(_beyond_tables, problem))

@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nfkern.algorithms.agents.base import AgentConfig
+from nfkern.algorithms.agents.config import AgentConfig
 from nfkern.algorithms.agents.registry import AGENTS
 from nfkern.algorithms.data import TransitionDataset
 from nfkern.algorithms.runs.settings import RunSettings
-from nfkern.algorithms.training.offline import Interrupted, train
+from nfkern.algorithms.training.loop import Interrupted
+from nfkern.algorithms.training.offline import train
 from nfkern.bench.core.cases import DataCase
 from nfkern.bench.core.declarations import Builder, Implementation, Mode, Precision
 from nfkern.bench.problems.data_works import DataProblem, DataSampling

@@ -1,4 +1,4 @@
-"""Causal affine coupling: every token moves by what the tokens before it say."""
+"""The element-wise affine map of flows, and causal affine coupling, in which tokens move by earlier ones."""
 
 from nfkern.kernels.affine.op import causal_affine
 

@@ -4,7 +4,7 @@
 import triton
 import triton.language as tl
 
-from nfkern.kernels.coupling.triton_kernels import bounded
+from nfkern.kernels.affine.triton_transform import affine_map, forward, forward_vjp, log_det
 
 # Argument lists stay together.
 # fmt: off
@@ -22,7 +22,7 @@ def _pair_of(element, row, TOKENS: tl.constexpr, FEATURES: tl.constexpr, UNMOVED
 
 @triton.jit
 def causal_affine_kernel(
-    x, pairs, log_det, z, total, bound,
+    x, pairs, log_det_before, z, total, bound,
     TOKENS: tl.constexpr, FEATURES: tl.constexpr, UNMOVED: tl.constexpr, FLIPPED: tl.constexpr, BOUNDED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -34,12 +34,11 @@ def causal_affine_kernel(
         at, moved = _pair_of(element, row, TOKENS, FEATURES, UNMOVED, FLIPPED)
         log_scale = tl.load(pairs + at, mask=moved, other=0.0)
         shift = tl.load(pairs + at + FEATURES, mask=moved, other=0.0)
-        if BOUNDED:
-            log_scale = bounded(log_scale, bound)
+        map = affine_map(log_scale, shift, bound, BOUNDED)
         values = tl.load(x + row * size + element, mask=element < size, other=0.0)
-        tl.store(z + row * size + element, (values - shift) * tl.exp(-log_scale), mask=element < size)
-        change += log_scale
-    tl.store(total + row, tl.load(log_det + row) - tl.sum(change, 0))
+        tl.store(z + row * size + element, forward(map, values), mask=element < size)
+        change += log_det(map)
+    tl.store(total + row, tl.load(log_det_before + row) + tl.sum(change, 0))
 
 
 @triton.jit
@@ -56,14 +55,11 @@ def causal_affine_backward_kernel(
         at, moved = _pair_of(element, row, TOKENS, FEATURES, UNMOVED, FLIPPED)
         log_scale = tl.load(pairs + at, mask=moved, other=0.0)
         shift = tl.load(pairs + at + FEATURES, mask=moved, other=0.0)
-        if BOUNDED:
-            log_scale = bounded(log_scale, bound)
+        map = affine_map(log_scale, shift, bound, BOUNDED)
         inside = element < size
         values = tl.load(x + row * size + element, mask=inside, other=0.0)
-        result = tl.load(grad + row * size + element, mask=inside, other=0.0) * tl.exp(-log_scale)
+        grad_z = tl.load(grad + row * size + element, mask=inside, other=0.0)
+        result, grad_log_scale, grad_shift = forward_vjp(map, values, grad_z, through, bound, BOUNDED)
         tl.store(grad_x + row * size + element, result, mask=inside)
-        grad_log_scale = -result * (values - shift) - through
-        if BOUNDED:
-            grad_log_scale *= 1.0 - (log_scale / bound) * (log_scale / bound)
         tl.store(grad_pairs + at, grad_log_scale, mask=moved)
-        tl.store(grad_pairs + at + FEATURES, -result, mask=moved)
+        tl.store(grad_pairs + at + FEATURES, grad_shift, mask=moved)

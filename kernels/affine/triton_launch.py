@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from nfkern.kernels.affine import triton_kernels
-from nfkern.kernels.dispatch.triton_backend import padded, start
+from nfkern.kernels.dispatch.triton_backend import launch, padded
 
 
 def causal_affine(
@@ -15,7 +15,7 @@ def causal_affine(
     z, total = (torch.empty_like(each, memory_format=torch.contiguous_format) for each in (x, log_det))
     tensors = (tensor.contiguous() for tensor in (x, pairs, log_det))
     grid, constants = _rows(x, pairs, flipped, scale_bound)
-    start(
+    launch(
         triton_kernels.causal_affine_kernel,
         grid,
         *tensors,
@@ -40,7 +40,7 @@ def causal_affine_backward(
     tensors = (tensor.contiguous() for tensor in (grad, grad_log_det, x, pairs))
     grid, constants = _rows(x, pairs, flipped, scale_bound)
     kernel = triton_kernels.causal_affine_backward_kernel
-    start(kernel, grid, *tensors, *results, 1.0 if scale_bound is None else scale_bound, **constants)
+    launch(kernel, grid, *tensors, *results, 1.0 if scale_bound is None else scale_bound, **constants)
     return results[0], results[1]
 
 

@@ -7,7 +7,7 @@ import torch
 import triton
 
 from nfkern.kernels.base import triton_kernels
-from nfkern.kernels.dispatch.triton_backend import padded, start
+from nfkern.kernels.dispatch.triton_backend import launch, padded
 
 
 def standard_normal_log_prob(z: torch.Tensor) -> torch.Tensor:
@@ -15,7 +15,7 @@ def standard_normal_log_prob(z: torch.Tensor) -> torch.Tensor:
     log_prob = torch.empty(z.shape[:-1], dtype=z.dtype, device=z.device)
     grid, constants = _rows(z)
     constant = -0.5 * z.shape[-1] * math.log(2 * math.pi)
-    start(triton_kernels.log_prob_kernel, grid, z.contiguous(), log_prob, log_prob.numel(), constant, **constants)
+    launch(triton_kernels.log_prob_kernel, grid, z.contiguous(), log_prob, log_prob.numel(), constant, **constants)
     return log_prob
 
 
@@ -24,7 +24,7 @@ def standard_normal_log_prob_backward(grad: torch.Tensor, z: torch.Tensor) -> to
     result = torch.empty(z.shape, dtype=z.dtype, device=z.device)
     grid, constants = _rows(z)
     kernel = triton_kernels.log_prob_backward_kernel
-    start(kernel, grid, grad.contiguous(), z.contiguous(), result, grad.numel(), **constants)
+    launch(kernel, grid, grad.contiguous(), z.contiguous(), result, grad.numel(), **constants)
     return result
 
 

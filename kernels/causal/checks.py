@@ -1,4 +1,4 @@
-"""What the causal ops refuse: arguments that do not belong together, and settings out of range."""
+"""Checks of the causal ops: arguments that do not belong together and settings out of range are refused."""
 
 import math
 
@@ -23,12 +23,12 @@ def check_latent(
     settings: Settings,
     keep_hidden: bool = False,
 ) -> None:
-    """Arguments of `to_latent`."""
+    """Check the arguments of `to_latent`."""
     _check("x", x, context_term, parameters, settings)
 
 
 def check_score(z: torch.Tensor, context_term: torch.Tensor, parameters: CausalParameters, settings: Settings) -> None:
-    """Arguments of `to_data_with_score`."""
+    """Check the arguments of `to_data_with_score`."""
     _check("z", z, context_term, parameters, settings)
 
 
@@ -42,7 +42,7 @@ def check_sampling(
     annealed: bool = False,
     tolerance: float | None = None,
 ) -> None:
-    """Arguments of `to_data`."""
+    """Check the arguments of `to_data`."""
     _check("z", z, context_term, parameters, settings)
     check_tolerance(tolerance)
     if not 0 <= guidance < math.inf:
@@ -58,7 +58,7 @@ def check_sampling(
 
 
 def check_tolerance(tolerance: float | None) -> None:
-    """Where a Jacobi iteration stops."""
+    """Refuse a tolerance that is negative or not finite."""
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise ValueError(f"tolerance: expected a finite number >= 0, got {tolerance!r}")
 
@@ -73,7 +73,7 @@ def check_backward(
     parameter_grads: bool,
     kept: torch.Tensor | None = None,
 ) -> None:
-    """Arguments of the derivative of `to_latent`."""
+    """Check the arguments of the derivative of `to_latent`."""
     _check("grad", grad, context_term, parameters, settings)
     blocks, layers, hidden, width = parameters.up_weight.shape
     rows, tokens, _ = grad.shape

@@ -1,7 +1,7 @@
 // The causal flow's maps over a range of rows. See `reference.py` and `sampling.py`, whose formulas these are.
 #pragma once
 
-#include "../affine/cpu_bound.h"
+#include "../affine/cpu_transform.h"
 #include "cpu_transformer.h"
 
 namespace nfkern::NFKERN_ISA {
@@ -85,19 +85,19 @@ struct Blocks {
   void move(bool to_data, int64_t block, const Positions<T>& at, const T* from, T* to) {
     if (!team.leads()) return;
     const int64_t P = columns_of<T>(at.vectors), count = p.features * P;
-    T *pairs = own.pairs, *factor = own.factor;
-    bound_log_scale(p.scale_bound, count, pairs);
-    exponentials<T>(count, pairs, to_data ? T(1) : T(-1), factor);
+    const AffineMaps<T> maps{p.scale_bound, count, own.pairs, own.factor};
+    maps.bound_parameters();
+    maps.prepare(to_data);
     for (int64_t c = 0; c < at.count; ++c) {
       const int64_t token = p.place(block, at.position[c] + (p.prefix ? 0 : 1));
       const int64_t first = (at.row[c] * p.tokens + token) * p.features;
       T total = 0;
       for (int64_t d = 0; d < p.features; ++d) {
-        const T log_scale = pairs[d * P + c], shift = pairs[count + d * P + c], scale = factor[d * P + c];
-        to[first + d] = to_data ? from[first + d] * scale + shift : (from[first + d] - shift) * scale;
-        total += log_scale;
+        const AffineMap<T> map = maps[d * P + c];
+        to[first + d] = to_data ? map.inverse(from[first + d]) : map.forward(from[first + d]);
+        total += map.log_det();
       }
-      out.log_det[at.row[c]] += to_data ? total : -total;
+      out.log_det[at.row[c]] += to_data ? -total : total;
     }
   }
 

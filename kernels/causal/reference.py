@@ -25,7 +25,7 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 class Settings(NamedTuple):
-    """What the maps need beside tensors."""
+    """Settings of the maps."""
 
     heads: int
     prefix: bool
@@ -166,7 +166,7 @@ def embed(seen: torch.Tensor, term: torch.Tensor, block: CausalParameters, k: in
 
 
 def positions(block: CausalParameters, tokens: int, k: int) -> torch.Tensor:
-    """What says where each token is, in the block's order, (T, width)."""
+    """Position embeddings of the tokens in the block's order, (T, width)."""
     return in_order(block.position[None, :tokens], k)[0]
 
 

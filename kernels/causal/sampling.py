@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from nfkern.kernels.affine.reference import bounded
+from nfkern.kernels.affine.transform import AffineMap
 from nfkern.kernels.causal.parameters import CausalParameters, LayerParameters
 from nfkern.kernels.causal.reference import (
     Settings,
@@ -98,10 +98,10 @@ def _blocks(
     for k, block in reversed(list(enumerate(parameters.blocks()))):
         noise, term = in_order(z, k), _terms(context_term, guidance, k, z.shape[0])
         if tolerance is None:
-            seen, log_scale = _token_by_token(noise, term, block, k, settings, guidance)
+            seen, log_dets = _token_by_token(noise, term, block, k, settings, guidance)
         else:
-            seen, log_scale = _iterated(noise, term, block, k, settings, guidance, tolerance)
-        z, log_det = in_order(seen, k), log_det + log_scale.sum((1, 2))
+            seen, log_dets = _iterated(noise, term, block, k, settings, guidance, tolerance)
+        z, log_det = in_order(seen, k), log_det - log_dets.sum((1, 2))
         results.append(z)
     return z, log_det, results[::-1]
 
@@ -120,7 +120,7 @@ def _token_by_token(
     settings: Settings,
     guidance: Guidance | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise in the block's order (rows, T, D) -> tokens and log_scale in that order, (rows, T, D) each.
+    """Noise in the block's order (rows, T, D) -> tokens in that order, and log-dets of their maps to noise.
 
     Keys and values of earlier positions are kept, so that a position costs the same wherever it is.
     """
@@ -128,7 +128,7 @@ def _token_by_token(
     length, copies = tokens - 1 + s.prefix, 1 if guidance is None else 2
     head = (copies * rows, s.heads, length, block.position.shape[-1] // s.heads)
     caches = [Cache(noise.new_empty(head), noise.new_empty(head)) for _ in layers]
-    seen, log_scale, places = noise.clone(), torch.zeros_like(noise), positions(block, tokens, k)
+    seen, log_dets, places = noise.clone(), torch.zeros_like(noise), positions(block, tokens, k)
     for i in range(length):
         known = i - s.prefix
         hidden = term
@@ -139,10 +139,9 @@ def _token_by_token(
             hidden, _ = layer(hidden, p, s.heads, s.norm_eps, s.compute_dtype, cache, i)
         pairs = output(hidden, block)
         pairs = pairs if guidance is None else guidance.mix(pairs, i, length)
-        t, log_scale_t = i + 1 - s.prefix, bounded(pairs[:, 0, 0], s.scale_bound)
-        log_scale[:, t] = log_scale_t
-        seen[:, t] = noise[:, t] * torch.exp(log_scale_t) + pairs[:, 0, 1]
-    return seen, log_scale
+        t, affine = i + 1 - s.prefix, AffineMap.of(pairs[:, 0].unbind(1), s.scale_bound)
+        log_dets[:, t], seen[:, t] = affine.log_det(), affine.inverse(noise[:, t])
+    return seen, log_dets
 
 
 def _iterated(
@@ -161,16 +160,16 @@ def _iterated(
     the block goes token by token.
     """
     s, first = settings, 1 - settings.prefix
-    seen, log_scale, moving = noise.clone(), torch.zeros_like(noise), noise[:, first:]
+    seen, log_dets, moving = noise.clone(), torch.zeros_like(noise), noise[:, first:]
     for _ in range(moving.shape[1]):
         pairs, _ = transformer(embed(seen if guidance is None else seen.repeat(2, 1, 1), term, block, k, s), block, s)
         pairs = pairs if guidance is None else guidance.mix(pairs, 0, moving.shape[1])
-        log_scale[:, first:] = bounded(pairs[:, :, 0], s.scale_bound)
-        moved = moving * torch.exp(log_scale[:, first:]) + pairs[:, :, 1]
-        before, seen = seen, torch.cat([noise[:, :first], moved], 1)
+        affine = AffineMap.of(pairs.unbind(2), s.scale_bound)
+        log_dets[:, first:] = affine.log_det()
+        before, seen = seen, torch.cat([noise[:, :first], affine.inverse(moving)], 1)
         if not torch.isfinite(seen).all():
             return _token_by_token(noise, term, block, k, s, guidance)
         change, largest = ((seen - before).abs().flatten(1), seen.abs().flatten(1))
         if (change.amax(1) <= tolerance * largest.amax(1)).all():
             break
-    return seen, log_scale
+    return seen, log_dets

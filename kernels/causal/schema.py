@@ -16,7 +16,7 @@ SETTINGS = "int heads, bool prefix, float norm_eps, float? scale_bound, ScalarTy
 
 def unflattened(function: Callable[..., Any], tensors: int) -> Callable[..., Any]:
     """Gather the parameters that follow the first `tensors` arguments, and the settings that follow them."""
-    return gathered(gathered(function, tensors + 1, Settings), tensors, CausalParameters)
+    return gathered(function, tensors, CausalParameters, Settings)
 
 
 def fake(x: torch.Tensor, context_term: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:

@@ -34,7 +34,7 @@ class Kept(NamedTuple):
     result: torch.Tensor  # (rows, S, width)
 
     def flat(self) -> torch.Tensor:
-        """One after the other, (rows * S * (5 width + hidden))."""
+        """Return all results one after the other, (rows * S * (5 width + hidden))."""
         return torch.cat([each.flatten() for each in self])
 
     @classmethod
@@ -47,7 +47,7 @@ class Kept(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What a layer's derivative needs of its forward pass."""
+    """Results of a layer's forward pass that its derivative needs."""
 
     kept: Kept
     x: torch.Tensor  # (rows, S, width), its input

@@ -16,7 +16,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from nfkern.kernels.coupling.triton_kernels import bounded, groups_of
+from nfkern.kernels.affine import triton_transform as transform
+from nfkern.kernels.coupling.triton_kernels import groups_of
 
 # Argument lists stay together.
 # fmt: off
@@ -27,7 +28,7 @@ SIZES = ["count", "groups", "spread", "position", "length", "tokens", "place"]
 
 @triton.jit
 def gelu(x):
-    """The exact one, as PyTorch's."""
+    """GELU in its exact form, as PyTorch's."""
     return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
 
 
@@ -104,7 +105,7 @@ def attention_kernel(
     qkv, attended, position, length, WIDTH: tl.constexpr, HEADS: tl.constexpr, PADDED: tl.constexpr,
     KEYS: tl.constexpr, PDL: tl.constexpr,
 ):
-    """What the query at `position` sees of the positions up to it: a row (first grid axis), a head (second).
+    """Attention of the query at `position` to the positions up to it: a row (first grid axis), a head (second).
 
     qkv: (rows, length, 3 WIDTH), filled up to `position`; attended (rows, WIDTH). KEYS positions at a time, with the
     sums of before scaled down to the largest score so far.
@@ -196,11 +197,10 @@ def token_kernel(
             )
             log_scale += guidance * (log_scale - log_scale_without)
             shift += guidance * (shift - shift_without)
-        if BOUNDED:
-            log_scale = bounded(log_scale, scale_bound)
-        token = token * tl.exp(log_scale) + shift
+        map = transform.affine_map(log_scale, shift, scale_bound, BOUNDED)
+        token = transform.inverse(map, token)
         before = tl.load(log_det + first + rows, mask=row_mask, other=0.0)
-        tl.store(log_det + first + rows, before + tl.sum(log_scale, 1), mask=row_mask)
+        tl.store(log_det + first + rows, before - tl.sum(transform.log_det(map), 1), mask=row_mask)
         # Every thread has read `hidden` before any writes there.
         tl.debug_barrier()
     if MOVE or not PREFIX:

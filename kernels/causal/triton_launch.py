@@ -18,24 +18,28 @@ from nfkern.kernels.causal import reference, sampling, triton_kernels
 from nfkern.kernels.causal.parameters import HIDDEN, CausalParameters, LayerParameters
 from nfkern.kernels.causal.reference import Settings, Tensors, flipped, in_order, term_of
 from nfkern.kernels.causal.sampling import Guidance
-from nfkern.kernels.coupling.triton_launch import MANY, Arithmetic, Launch
-from nfkern.kernels.dispatch.triton_backend import dependent, padded, start
+from nfkern.kernels.coupling.triton_launch import MANY, Arithmetic, LaunchConfig
+from nfkern.kernels.dispatch.triton_backend import dependent, launch, padded
 
-# Arithmetic -> (rows up to which it is used, launch of a product): chunk1 is along its inputs, chunk2 its outputs.
-# Chosen by register budgets, see `nfkern bench resources`; not yet timed on a GPU.
-LAUNCHES: dict[Arithmetic, tuple[tuple[int, Launch], ...]] = {
-    "ieee": ((64, Launch(16, 128, 16, 4, 3)), (1024, Launch(32, 32, 32, 4)), (MANY, Launch(64, 32, 64, 8))),
+# Arithmetic -> (rows up to which it is used, configuration of a product): chunk1 is along its inputs, chunk2 along its
+# outputs. Chosen by register budgets, see `nfkern bench resources`; not yet timed on a GPU.
+LAUNCHES: dict[Arithmetic, tuple[tuple[int, LaunchConfig], ...]] = {
+    "ieee": (
+        (64, LaunchConfig(16, 128, 16, 4, 3)),
+        (1024, LaunchConfig(32, 32, 32, 4)),
+        (MANY, LaunchConfig(64, 32, 64, 8)),
+    ),
     "tf32": (
-        (64, Launch(16, 128, 16, 4, 3)),
-        (1024, Launch(32, 64, 32, 4)),
-        (8192, Launch(64, 32, 64, 4)),
-        (MANY, Launch(128, 32, 128, 8)),
+        (64, LaunchConfig(16, 128, 16, 4, 3)),
+        (1024, LaunchConfig(32, 64, 32, 4)),
+        (8192, LaunchConfig(64, 32, 64, 4)),
+        (MANY, LaunchConfig(128, 32, 128, 8)),
     ),
     "half": (
-        (64, Launch(16, 128, 16, 4, 3)),
-        (1024, Launch(32, 64, 32, 4)),
-        (8192, Launch(64, 64, 64, 4)),
-        (MANY, Launch(128, 64, 128, 8)),
+        (64, LaunchConfig(16, 128, 16, 4, 3)),
+        (1024, LaunchConfig(32, 64, 32, 4)),
+        (8192, LaunchConfig(64, 64, 64, 4)),
+        (MANY, LaunchConfig(128, 64, 128, 8)),
     ),
 }
 
@@ -62,7 +66,7 @@ class Network(NamedTuple):
 
     @classmethod
     def of(cls, parameters: CausalParameters, settings: Settings) -> "Network":
-        """Cast and laid out once for all blocks."""
+        """Return the network with its parameters cast and laid out once for all blocks."""
         dtype = settings.compute_dtype or torch.float32
         cast = {name: getattr(parameters, name).to(dtype) for name in HIDDEN}
         contiguous = CausalParameters._make(tensor.contiguous() for tensor in parameters._replace(**cast))
@@ -98,17 +102,17 @@ class Network(NamedTuple):
         residual: torch.Tensor | None = None,
         gelu: bool = False,
     ) -> None:
-        """See the kernel."""
+        """Launch `product_kernel`, whose arguments these are."""
         (count, inputs), outputs = x.shape, weight.shape[0]
-        launch = next(launch for limit, launch in LAUNCHES[self.arithmetic] if count <= limit)
-        chunk2 = min(launch.chunk2, padded(outputs))
-        start(
-            triton_kernels.product_kernel, (triton.cdiv(count, launch.tile), triton.cdiv(outputs, chunk2)),
+        config = next(config for limit, config in LAUNCHES[self.arithmetic] if count <= limit)
+        chunk2 = min(config.chunk2, padded(outputs))
+        launch(
+            triton_kernels.product_kernel, (triton.cdiv(count, config.tile), triton.cdiv(outputs, chunk2)),
             x, *(norm or (bias, bias)), weight, bias, result if residual is None else residual, result, count,
             result.stride(0) // outputs, self.settings.norm_eps, INPUTS=inputs, OUTPUTS=outputs, NORM=norm is not None,
-            GELU=gelu, RESIDUAL=residual is not None, TILE=launch.tile, SPAN=min(HELD // launch.tile, padded(inputs)),
-            CHUNK1=min(launch.chunk1, padded(inputs)), CHUNK2=chunk2, PRECISION=self.single, **dependent(x.device),
-            num_warps=launch.warps, num_stages=launch.stages,
+            GELU=gelu, RESIDUAL=residual is not None, TILE=config.tile, SPAN=min(HELD // config.tile, padded(inputs)),
+            CHUNK1=min(config.chunk1, padded(inputs)), CHUNK2=chunk2, PRECISION=self.single, **dependent(x.device),
+            num_warps=config.warps, num_stages=config.stages,
         )  # fmt: skip
 
 
@@ -147,7 +151,7 @@ class Chain:
         n, guidance, seen = self.network, self.guidance, position - self.network.settings.prefix
         growth = position / self.length if guidance is not None and guidance.annealed else 1.0
         bound, (width, features) = n.settings.scale_bound, block.input_weight.shape
-        start(
+        launch(
             triton_kernels.token_kernel, (triton.cdiv(self.rows, TOKEN_TILE),),
             self.hidden, noise, result, self.log_det, self.term[:, k], self.unconditional[k], block.position,
             block.input_weight, block.output_weight, block.output_bias, self.rows, self.term.shape[0], self.tokens,
@@ -159,10 +163,10 @@ class Chain:
         )  # fmt: skip
 
     def attend(self, cache: torch.Tensor, position: int) -> torch.Tensor:
-        """What this position sees, (count, width)."""
+        """Return the attention of this position's queries, (count, width)."""
         (count, length, _), width, heads = cache.shape, self.hidden.shape[1], self.network.settings.heads
         size = padded(width // heads)
-        start(
+        launch(
             triton_kernels.attention_kernel, (count, heads),
             cache, self.attended, position, length, WIDTH=width, HEADS=heads, PADDED=size,
             KEYS=min(padded(length), ATTENTION_HELD // size), **dependent(cache.device),

@@ -7,7 +7,7 @@ import torch
 
 from nfkern.kernels.coupling import cpu_kernels
 from nfkern.kernels.coupling.parameters import CouplingParameters
-from nfkern.kernels.coupling.schema import PARAMETER_COUNT, unflattened
+from nfkern.kernels.coupling.schema import PARAMETER_COUNT, SETTINGS_END, unflattened
 from nfkern.kernels.dispatch import native_extension
 from nfkern.kernels.dispatch.registry import Native
 from nfkern.kernels.dispatch.seeds import over_seeds
@@ -18,10 +18,9 @@ MAX_WIDTH = 1024
 
 def cpu(function: Callable[..., Any], tensors: int) -> Native:
     """Return a function of `cpu_kernels` as an op's kernel; parameters and settings follow the first `tensors`."""
-    after = tensors + PARAMETER_COUNT
 
     def reasons(*args: Any) -> list[str]:
-        return cpu_kernels.reasons(args[0], CouplingParameters(*args[tensors:after]), args[after + 2])
+        return cpu_kernels.reasons(args[0], *_parameters_and_dtype(args[tensors:]))
 
     kernel = over_seeds(unflattened(function, tensors), 2)
     return Native(lambda: kernel, native_extension.device_reasons, reasons, safe=True)
@@ -29,12 +28,11 @@ def cpu(function: Callable[..., Any], tensors: int) -> Native:
 
 def cuda(module: str, function: str, tensors: int) -> Native:
     """The same of a Triton host function in a module beside this one."""
-    after = tensors + PARAMETER_COUNT
-    # Up to `compute_dtype`, or of a derivative, `parameter_grads`: these kernels keep no hidden activations.
-    known = after + (4 if function.endswith("backward") else 3)
+    # Up to the settings, or of a derivative, `parameter_grads`: these kernels keep no hidden activations.
+    known = tensors + SETTINGS_END + function.endswith("backward")
 
     def reasons(*args: Any) -> list[str]:
-        return triton_reasons(args[0], CouplingParameters(*args[tensors:after]), args[after + 2])
+        return triton_reasons(args[0], *_parameters_and_dtype(args[tensors:]))
 
     def adapt(found: Callable[..., Any]) -> Callable[..., Any]:
         kernel = unflattened(found, tensors)
@@ -43,6 +41,10 @@ def cuda(module: str, function: str, tensors: int) -> Native:
         return lambda *args: (*kernel(*args[:known]), args[0].new_empty(0))
 
     return triton_kernel(f"coupling.{module}", function, reasons, adapt)
+
+
+def _parameters_and_dtype(rest: tuple[Any, ...]) -> tuple[CouplingParameters, torch.dtype | None]:
+    return CouplingParameters(*rest[:PARAMETER_COUNT]), rest[SETTINGS_END - 1]
 
 
 def triton_reasons(x: torch.Tensor, parameters: CouplingParameters, compute_dtype: torch.dtype | None) -> list[str]:

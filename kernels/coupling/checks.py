@@ -1,9 +1,9 @@
-"""What the coupling ops refuse: arguments that do not belong together, and settings out of range."""
+"""Checks of the coupling ops: arguments that do not belong together and settings out of range are refused."""
 
 import torch
 
 from nfkern.kernels.coupling.conditioner import kept_panels
-from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.coupling.parameters import CouplingParameters, Settings
 from nfkern.kernels.dispatch.checks import (
     check_floating,
     check_groups,
@@ -21,13 +21,11 @@ def check_map(
     mixing: torch.Tensor,
     mixing_log_det: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
     keep_hidden: bool = False,
 ) -> None:
-    """Arguments of `to_latent` and `to_data`, whose events are called `name`."""
-    _check(name, x, context_term, mixing, parameters, norm_eps, scale_bound, compute_dtype)
+    """Check the arguments of `to_latent` and `to_data`, whose events are called `name`."""
+    _check(name, x, context_term, mixing, parameters, settings)
     check_tensor("mixing_log_det", mixing_log_det, ())
     check_like("mixing_log_det", mixing_log_det, x, name)
 
@@ -39,12 +37,10 @@ def check_score(
     inverse_mixing: torch.Tensor,
     inverse_log_det: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
 ) -> None:
-    """Arguments of `to_data_with_score`."""
-    _check("z", z, context_term, mixing, parameters, norm_eps, scale_bound, compute_dtype)
+    """Check the arguments of `to_data_with_score`."""
+    _check("z", z, context_term, mixing, parameters, settings)
     check_tensor("inverse_mixing", inverse_mixing, mixing.shape)
     check_tensor("inverse_log_det", inverse_log_det, ())
     check_like("inverse_mixing", inverse_mixing, z, "z")
@@ -58,14 +54,12 @@ def check_backward(
     context_term: torch.Tensor,
     mixing: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
     parameter_grads: bool,
     hidden: torch.Tensor | None = None,
 ) -> None:
-    """Arguments of the maps' derivatives."""
-    _check("grad", grad, context_term, mixing, parameters, norm_eps, scale_bound, compute_dtype)
+    """Check the arguments of the maps' derivatives."""
+    _check("grad", grad, context_term, mixing, parameters, settings)
     (rows, _), (blocks, _, width2, width1) = grad.shape, parameters.hidden_weight.shape
     check_tensor("grad_log_det", grad_log_det, (rows,))
     check_tensor("inputs", inputs, (blocks, *grad.shape))
@@ -83,9 +77,7 @@ def _check(
     context_term: torch.Tensor,
     mixing: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
 ) -> None:
     check_tensor("mixing", mixing, ("blocks", "features", "features"))
     blocks, _, features = mixing.shape
@@ -95,9 +87,9 @@ def _check(
     check_tensor(name, x, ("rows", features))
     check_floating(name, x)
     check_like("mixing", mixing, x, name)
-    parameters.check(x, blocks, compute_dtype)
+    parameters.check(x, blocks, settings.compute_dtype)
     check_tensor("context_term", context_term, ("groups", blocks, 2, parameters.hidden_weight.shape[-1]))
     check_groups("context_term", context_term.shape[0], x.shape[0], context_term.shape)
     check_like("context_term", context_term, x, name)
-    check_norm_eps(norm_eps)
-    check_scale_bound(scale_bound, x.dtype)
+    check_norm_eps(settings.norm_eps)
+    check_scale_bound(settings.scale_bound, x.dtype)

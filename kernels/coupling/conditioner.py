@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import leaky_relu, pad
 
-from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.coupling.parameters import CouplingParameters, Settings
 from nfkern.kernels.dispatch.op_transforms import in_transform
 from nfkern.kernels.layer_norm import layer_norm, layer_norm_backward
 
@@ -36,15 +36,14 @@ def conditioner(
     kept: torch.Tensor,
     context_term: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
     hidden: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, Layers]:
     """(rows, kept), one of `expand_context` -> the pair (2, rows, transformed), and both hidden layers.
 
     With `hidden`, what `activations` kept of a call on the same arguments, only the last product is computed again.
     """
-    p, rows, width = parameters, kept.shape[0], parameters.input_weight.shape[1]
+    p, rows, width, norm_eps = parameters, kept.shape[0], parameters.input_weight.shape[1], settings.norm_eps
     if hidden is None:
         # Copies only where several groups are shared by several rows each.
         term = context_term.reshape(2, rows, width)
@@ -52,7 +51,7 @@ def conditioner(
             leaky_relu(_bmm(kept.expand(2, *kept.shape), p.input_weight.mT, term), NEGATIVE_SLOPE), norm_eps
         )
         scaled = _affine(first.normalized, p.norm1_weight, p.norm1_bias)
-        product = _product(scaled, p.hidden_weight.mT, compute_dtype, p.hidden_bias)
+        product = _product(scaled, p.hidden_weight.mT, settings.compute_dtype, p.hidden_bias)
         second = _normalize(leaky_relu(product, NEGATIVE_SLOPE), norm_eps)
     else:
         by_row = hidden.mT.flatten(1, 2)[:, :rows]

@@ -117,9 +117,8 @@ void derive_panel(const Coupling<T>& p, const Derivative<T>& d, const Chunk<T>& 
   const T* mixing = p.mixing + block * size;
   const int64_t row = chunk.row + panel * P, count = chunk.rows_of(panel);
   T *grad = chunk.grads + panel * p.features * P, *log_det_grad = chunk.log_det_grads + panel * P;
-  T *state = scratch, *mixed = state + split + rest, *next = mixed + split + rest, *log_scale = next + split + rest;
-  T *shift = log_scale + rest, *factor = shift + rest, *grad_log_scale = factor + rest,
-    *grad_shift = grad_log_scale + rest;
+  T *state = scratch, *mixed = state + split + rest, *next = mixed + split + rest, *parameters = next + split + rest;
+  T *factor = parameters + 2 * rest, *parameter_grads = factor + rest;
   T* rest_of_scratch = scratch + 8 * p.features * P;
   for (int64_t c = 0; c < P; ++c)
     for (int64_t i = 0; i < p.features; ++i)
@@ -141,15 +140,16 @@ void derive_panel(const Coupling<T>& p, const Derivative<T>& d, const Chunk<T>& 
   for (int net = 0; net < 2; ++net) {
     if (d.context_term) sums[net] = panel_sums(p, d, chunk, block, net, panel);
     const int64_t which = block * 2 + net;
-    T* output = net ? shift : log_scale;
+    T* output = parameters + net * rest;
     if (d.hidden.memory) {
       E::restore(p, d.hidden, block, net, row, count, layers[net][0], layers[net][1], rest_of_scratch, output);
     } else {
       E::conditioner(p, which, row, count, nullptr, kept, layers[net][0], layers[net][1], rest_of_scratch, output);
     }
   }
-  bound_log_scale(p.scale_bound, rest, log_scale);
-  exponentials<T>(rest, log_scale, d.to_data ? T(1) : T(-1), factor);
+  const AffineMaps<T> affine{p.scale_bound, rest, parameters, factor};
+  affine.bound_parameters();
+  affine.prepare(d.to_data);
   const T* transformed = entering + split;
   T* mixing_sums =
       d.context_term ? chunk.sums + panel * Chunk<T>::sums_size(p) + 2 * Chunk<T>::network_size(p) : nullptr;
@@ -160,31 +160,22 @@ void derive_panel(const Coupling<T>& p, const Derivative<T>& d, const Chunk<T>& 
                   [&](int64_t j, int n) { return load(left + i * P + n * L) * load(right + j * P + n * L); });
   };
   if (d.to_data) {
-    // b' = b e^log_scale + shift, log_det gains log_scale
     for (int64_t i = 0; i < split; ++i) next[i] = kept[i];
-    for (int64_t i = 0; i < rest; ++i) next[split + i] = transformed[i] * factor[i] + shift[i];
+    affine.inverse(transformed, next + split);
     sum_mixing(next, grad);
     E::mix(p.features, mixing, true, grad, mixed);
-    for (int64_t i = 0; i < rest; ++i) {
-      const T g = mixed[split + i];
-      grad_log_scale[i] = g * transformed[i] * factor[i] + log_det_grad[i % P];
-      grad_shift[i] = g;
-      mixed[split + i] = g * factor[i];
-    }
+    affine.pull_back(mixed + split, parameter_grads, [&](AffineMap<T> map, int64_t i) {
+      return map.inverse_vjp(transformed[i], mixed[split + i], log_det_grad[i % P]);
+    });
     for (int64_t i = 0; i < split + rest; ++i) grad[i] = mixed[i];
   } else {
-    // b' = (b - shift) e^-log_scale, log_det loses log_scale
-    for (int64_t i = 0; i < rest; ++i) {
-      const T g = grad[split + i] * factor[i];
-      grad_log_scale[i] = -g * (transformed[i] - shift[i]) - log_det_grad[i % P];
-      grad_shift[i] = -g;
-      grad[split + i] = g;
-    }
+    affine.pull_back(grad + split, parameter_grads, [&](AffineMap<T> map, int64_t i) {
+      return map.forward_vjp(transformed[i], grad[split + i], log_det_grad[i % P]);
+    });
   }
-  bound_gradient(p.scale_bound, rest, log_scale, grad_log_scale);
   for (int net = 0; net < 2; ++net)
     E::conditioner_backward(p, block * 2 + net, count, layers[net][0], layers[net][1],
-                            net ? grad_shift : grad_log_scale, rest_of_scratch, grad, kept,
+                            parameter_grads + net * rest, rest_of_scratch, grad, kept,
                             d.context_term ? &sums[net] : nullptr);
   if (!d.to_data) {
     sum_mixing(state, grad);

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.coupling.parameters import CouplingParameters, Settings
 from nfkern.kernels.dispatch.native_extension import call_reasons, load
 
 Tensors = tuple[torch.Tensor, ...]
@@ -48,15 +48,12 @@ def _map(
     mixing: torch.Tensor,
     mixing_log_det: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
     keep_hidden: bool = False,
 ) -> Tensors:
-    lowered = _lowered(parameters, compute_dtype)
-    results: Tensors = load().coupling_map(
-        to_data, x, context_term, mixing, mixing_log_det, lowered, norm_eps, scale_bound, keep_hidden
-    )
+    settled = _settled(parameters, settings)
+    given = (x, context_term, mixing, mixing_log_det)
+    results: Tensors = load().coupling_map(to_data, *given, *settled, keep_hidden)
     return results
 
 
@@ -67,15 +64,11 @@ def to_data_with_score(
     inverse_mixing: torch.Tensor,
     inverse_log_det: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
 ) -> Tensors:
     """Noise to data with the score."""
-    lowered = _lowered(parameters, compute_dtype)
-    results: Tensors = load().coupling_to_data_with_score(
-        z, context_term, mixing, inverse_mixing, inverse_log_det, lowered, norm_eps, scale_bound
-    )
+    given = (z, context_term, mixing, inverse_mixing, inverse_log_det)
+    results: Tensors = load().coupling_to_data_with_score(*given, *_settled(parameters, settings))
     return results
 
 
@@ -97,19 +90,17 @@ def _backward(
     context_term: torch.Tensor,
     mixing: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
     parameter_grads: bool,
     hidden: torch.Tensor | None = None,
 ) -> Tensors:
-    lowered, given = _lowered(parameters, compute_dtype), (grad, grad_log_det, inputs, context_term, mixing)
-    results = load().coupling_backward(to_data, *given, lowered, norm_eps, scale_bound, parameter_grads, hidden)
+    given = (grad, grad_log_det, inputs, context_term, mixing)
+    results = load().coupling_backward(to_data, *given, *_settled(parameters, settings), parameter_grads, hidden)
     return tuple(results)
 
 
-def _lowered(parameters: CouplingParameters, compute_dtype: torch.dtype | None) -> CouplingParameters:
-    """The hidden weight in 16 bits where the products are."""
-    if compute_dtype != BF16 or parameters.hidden_weight.dtype != torch.float32:
-        return parameters
-    return parameters._replace(hidden_weight=parameters.hidden_weight.to(BF16))
+def _settled(parameters: CouplingParameters, settings: Settings) -> tuple[CouplingParameters, float, float | None]:
+    """The extension's arguments: `compute_dtype` is that of the hidden weight."""
+    if settings.compute_dtype == BF16 and parameters.hidden_weight.dtype == torch.float32:
+        parameters = parameters._replace(hidden_weight=parameters.hidden_weight.to(BF16))
+    return parameters, settings.norm_eps, settings.scale_bound

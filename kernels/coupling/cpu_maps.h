@@ -1,7 +1,7 @@
 // The coupling flow's maps over a range of rows, block by block. See `reference.py`, whose formulas these are.
 #pragma once
 
-#include "../affine/cpu_bound.h"
+#include "../affine/cpu_transform.h"
 #include "cpu_encoder.h"
 
 namespace nfkern::NFKERN_ISA {
@@ -18,7 +18,7 @@ struct Piece {
 
 template <class T>
 struct StepScratch {
-  T *mixed, *log_scale, *shift, *factor, *grads, *layers, *engine;
+  T *mixed, *parameters, *factor, *grads, *layers, *engine;
 };
 
 // One block of a map, on one piece; E is `Panel` or `Row`.
@@ -31,31 +31,31 @@ struct Step {
                   const StepScratch<T>& scratch) {
     const int64_t split = p.kept() * P, rest = p.transformed() * P, size = p.features * p.features;
     const T* mixing = p.mixing + block * size;
+    const AffineMaps<T> affine{p.scale_bound, rest, scratch.parameters, scratch.factor};
     if (out.inputs) keep_state(p, piece, out.inputs + block * p.rows * p.features);
     if (map == Map::kToLatent) {
       E::mix(p.features, mixing, false, piece.state, scratch.mixed);
       Layer layers[2][2];
-      condition(p, out, block, piece, scratch.mixed, scratch, layers);
-      exponentials<T>(rest, scratch.log_scale, T(-1), scratch.factor);
-      add_log_det(p, scratch.log_scale, T(-1), piece.log_det);
-      for (int64_t i = 0; i < rest; ++i)
-        scratch.mixed[split + i] = (scratch.mixed[split + i] - scratch.shift[i]) * scratch.factor[i];
+      condition(p, out, block, piece, scratch.mixed, scratch, affine, layers);
+      affine.prepare(false);
+      affine.template add_log_det<P>(false, piece.log_det);
+      affine.forward(scratch.mixed + split);
       for (int64_t i = 0; i < split + rest; ++i) piece.state[i] = scratch.mixed[i];
       return;
     }
     Layer layers[2][2];
-    condition(p, out, block, piece, piece.state, scratch, layers);
-    if (map == Map::kScore) carry_score(p, out, block, piece, scratch, layers);
-    exponentials<T>(rest, scratch.log_scale, T(1), scratch.factor);
-    add_log_det(p, scratch.log_scale, T(1), piece.log_det);
-    for (int64_t i = 0; i < rest; ++i)
-      piece.state[split + i] = piece.state[split + i] * scratch.factor[i] + scratch.shift[i];
+    condition(p, out, block, piece, piece.state, scratch, affine, layers);
+    if (map == Map::kScore) carry_score(p, out, block, piece, scratch, affine, layers);
+    affine.prepare(true);
+    affine.template add_log_det<P>(true, piece.log_det);
+    affine.inverse(piece.state + split, piece.state + split);
     E::mix(p.features, mixing, false, piece.state, scratch.mixed);
     for (int64_t i = 0; i < split + rest; ++i) piece.state[i] = scratch.mixed[i];
   }
 
   static void condition(const Coupling<T>& p, const MapResults<T>& out, int64_t block, const Piece<T>& piece,
-                        const T* kept, const StepScratch<T>& scratch, Layer (&layers)[2][2]) {
+                        const T* kept, const StepScratch<T>& scratch, const AffineMaps<T>& affine,
+                        Layer (&layers)[2][2]) {
     const int64_t both = (p.width1 + p.width2) * P + 2 * kLanes<T>;
     for (int net = 0; net < 2; ++net) {
       Layer &first = layers[net][0], &second = layers[net][1];
@@ -64,10 +64,10 @@ struct Step {
       const bool whole = out.hidden.memory && piece.count == P;
       const bool in_place = whole && E::place(p, out.hidden, block, net, piece.row, first, second);
       E::conditioner(p, block * 2 + net, piece.row, piece.count, piece.contexts, kept, first, second, scratch.engine,
-                     net ? scratch.shift : scratch.log_scale);
+                     affine.parameters + net * affine.count);
       if (out.hidden.memory && !in_place) keep_hidden(out.hidden, block, net, piece, first, second);
     }
-    bound_log_scale(p.scale_bound, p.transformed() * P, scratch.log_scale);
+    affine.bound_parameters();
   }
 
   static void keep_hidden(const KeptHidden<T>& hidden, int64_t block, int64_t net, const Piece<T>& piece,
@@ -80,29 +80,21 @@ struct Step {
     }
   }
 
-  // The score of the block's output from that of its input: the density loses log_scale, and b = (b' - shift) / scale.
+  // The score of the block's output from that of its input.
   static void carry_score(const Coupling<T>& p, const MapResults<T>& out, int64_t block, const Piece<T>& piece,
-                          const StepScratch<T>& scratch, const Layer (&layers)[2][2]) {
-    const int64_t split = p.kept() * P, rest = p.transformed() * P;
-    T *grad_log_scale = scratch.grads, *grad_shift = scratch.grads + rest;
-    exponentials<T>(rest, scratch.log_scale, T(-1), scratch.factor);
-    for (int64_t i = 0; i < rest; ++i) {
-      const T score = piece.score[split + i];
-      grad_log_scale[i] = -score * piece.state[split + i] - 1;
-      piece.score[split + i] = score * scratch.factor[i];
-      grad_shift[i] = -piece.score[split + i];
-    }
-    bound_gradient(p.scale_bound, rest, scratch.log_scale, grad_log_scale);
+                          const StepScratch<T>& scratch, const AffineMaps<T>& affine, const Layer (&layers)[2][2]) {
+    const int64_t split = p.kept() * P, rest = affine.count;
+    const T* latent = piece.state + split;
+    T* score = piece.score + split;
+    affine.prepare(false);
+    affine.pull_back(score, scratch.grads, [&](AffineMap<T> map, int64_t i) {
+      return map.forward_vjp_from_latent(latent[i], score[i], T(1));
+    });
     for (int net = 0; net < 2; ++net)
       E::conditioner_backward(p, block * 2 + net, piece.count, layers[net][0], layers[net][1],
-                              net ? grad_shift : grad_log_scale, scratch.engine, piece.score);
+                              scratch.grads + net * rest, scratch.engine, piece.score);
     E::mix(p.features, out.density_mixing + block * p.features * p.features, true, piece.score, scratch.mixed);
     for (int64_t i = 0; i < split + rest; ++i) piece.score[i] = scratch.mixed[i];
-  }
-
-  static void add_log_det(const Coupling<T>& p, const T* log_scale, T sign, T* log_det) {
-    for (int64_t i = 0; i < p.transformed(); ++i)
-      for (int c = 0; c < P; ++c) log_det[c] += sign * log_scale[i * P + c];
   }
 
   static void keep_state(const Coupling<T>& p, const Piece<T>& piece, T* rows) {
@@ -144,8 +136,7 @@ void map_rows(Map map, const Coupling<T>& p, const Contexts<T>* contexts, const 
   StepScratch<T> buffers;
   const int64_t wide = p.features * W;
   buffers.mixed = scratch, scratch += wide;
-  buffers.log_scale = scratch, scratch += wide;
-  buffers.shift = scratch, scratch += wide;
+  buffers.parameters = scratch, scratch += 2 * wide;
   buffers.factor = scratch, scratch += wide;
   buffers.grads = scratch, scratch += wide;
   buffers.layers = scratch, scratch += 2 * ((p.width1 + p.width2) * W + 2 * kLanes<T>);

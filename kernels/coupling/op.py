@@ -9,7 +9,15 @@ import torch
 from nfkern.kernels.coupling import backends, cpu_kernels, reference
 from nfkern.kernels.coupling.checks import check_backward, check_map, check_score
 from nfkern.kernels.coupling.parameters import CouplingParameters
-from nfkern.kernels.coupling.schema import PARAMETER_COUNT, PARAMETERS, SETTINGS, fake, fake_backward, unflattened
+from nfkern.kernels.coupling.schema import (
+    PARAMETER_COUNT,
+    PARAMETERS,
+    SETTINGS,
+    SETTINGS_END,
+    fake,
+    fake_backward,
+    unflattened,
+)
 from nfkern.kernels.dispatch.op_transforms import Rows
 from nfkern.kernels.dispatch.registry import Op, define, may_differentiate, refuse_gradient, refuse_second_gradient
 
@@ -40,7 +48,7 @@ def _define_backward(name: str, function: Callable[..., Any], native: Callable[.
 
 def _without_parameters(args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """A derivative's arguments without what was kept, laid out by rows; None if it adds up weights' gradients."""
-    after = 5 + PARAMETER_COUNT + 3
+    after = 5 + SETTINGS_END
     return None if args[after] else args[: after + 1]
 
 
@@ -83,7 +91,7 @@ def _define_direction(name: str, function: Callable[..., Any], native: Callable[
         check=unflattened(functools.partial(check_map, "x" if name == "to_latent" else "z"), 4),
         setup_context=setup_context,
         # Without hidden activations, whose layout depends on the rows.
-        rows=Rows({0: 0}, (0, 0, 1, None), groups=1, prepare=lambda args: args[: 4 + PARAMETER_COUNT + 3]),
+        rows=Rows({0: 0}, (0, 0, 1, None), groups=1, prepare=lambda args: args[: 4 + SETTINGS_END]),
         cpu=backends.cpu(native, 4),
         cuda=backends.cuda("triton_launch", name, 4),
     )

@@ -1,10 +1,18 @@
-"""The stacked parameters of a coupling flow's conditioners, as one named tuple."""
+"""The stacked parameters of a coupling flow's conditioners, and the settings of its maps, as named tuples."""
 
 from typing import NamedTuple
 
 import torch
 
 from nfkern.kernels.dispatch.checks import check_compute_dtype, check_like, check_tensor
+
+
+class Settings(NamedTuple):
+    """Settings of the maps."""
+
+    norm_eps: float
+    scale_bound: float | None
+    compute_dtype: torch.dtype | None
 
 
 class CouplingParameters(NamedTuple):

@@ -14,8 +14,9 @@ https://arxiv.org/abs/1605.08803.
 
 import torch
 
+from nfkern.kernels.affine.transform import AffineMap
 from nfkern.kernels.coupling.conditioner import activations, conditioner, conditioner_backward, expand_context
-from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.coupling.parameters import CouplingParameters, Settings
 
 Tensors = tuple[torch.Tensor, ...]
 BlockGrads = tuple[torch.Tensor, torch.Tensor | None, CouplingParameters | None]  # mixing, context term, parameters
@@ -27,9 +28,7 @@ def to_latent(
     mixing: torch.Tensor,
     mixing_log_det: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
     keep_hidden: bool = False,
 ) -> Tensors:
     """(rows, D) -> noise (rows, D), log-det (rows), each block's input (K, rows, D), hidden activations or nothing."""
@@ -38,11 +37,11 @@ def to_latent(
     for k, block in enumerate(parameters.blocks()):
         inputs.append(x)
         kept, transformed = _split(x @ mixing[k])
-        pair, layers = conditioner(kept, terms[k], block, norm_eps, compute_dtype)
+        pair, layers = conditioner(kept, terms[k], block, settings)
         hidden += [activations(layers)] if keep_hidden else []
-        log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
-        x = torch.cat([kept, (transformed - shift) * torch.exp(-log_scale)], 1)
-        log_det = log_det - log_scale.sum(1)
+        affine = AffineMap.of(pair.unbind(0), settings.scale_bound)
+        x = torch.cat([kept, affine.forward(transformed)], 1)
+        log_det = log_det + affine.log_det().sum(1)
     return x, log_det, torch.stack(inputs), torch.stack(hidden) if keep_hidden else x.new_empty(0)
 
 
@@ -52,9 +51,7 @@ def to_data(
     mixing: torch.Tensor,
     mixing_log_det: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
     keep_hidden: bool = False,
 ) -> Tensors:
     """(rows, D) -> data (rows, D), and the rest as `to_latent`; `mixing` holds the inverses."""
@@ -63,11 +60,11 @@ def to_data(
     for k, block in _reversed(parameters):
         inputs.append(z)
         kept, transformed = _split(z)
-        pair, layers = conditioner(kept, terms[k], block, norm_eps, compute_dtype)
+        pair, layers = conditioner(kept, terms[k], block, settings)
         hidden += [activations(layers)] if keep_hidden else []
-        log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
-        z = torch.cat([kept, transformed * torch.exp(log_scale) + shift], 1) @ mixing[k]
-        log_det = log_det + log_scale.sum(1)
+        affine = AffineMap.of(pair.unbind(0), settings.scale_bound)
+        z = torch.cat([kept, affine.inverse(transformed)], 1) @ mixing[k]
+        log_det = log_det - affine.log_det().sum(1)
     return z, log_det, torch.stack(inputs[::-1]), torch.stack(hidden[::-1]) if keep_hidden else z.new_empty(0)
 
 
@@ -78,9 +75,7 @@ def to_data_with_score(
     inverse_mixing: torch.Tensor,
     inverse_log_det: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
 ) -> Tensors:
     """(rows, D) -> data, its log-det (rows), and grad_x log p(x) (rows, D), in one sweep.
 
@@ -91,17 +86,17 @@ def to_data_with_score(
     log_det, score = inverse_log_det.expand(z.shape[0]), -z
     for k, block in _reversed(parameters):
         kept, transformed = _split(z)
-        pair, layers = conditioner(kept, terms[k], block, norm_eps, compute_dtype)
-        log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
+        pair, layers = conditioner(kept, terms[k], block, settings)
+        affine = AffineMap.of(pair.unbind(0), settings.scale_bound)
         score_kept, score_transformed = _split(score)
-        # d log p / d log_scale = -score_b * b - 1, since the density loses log_scale and b = (b' - shift) / scale
-        grad_log_scale = -score_transformed * transformed - 1
-        score_transformed = score_transformed * torch.exp(-log_scale)
-        pair_grad = _pair_grad(grad_log_scale, -score_transformed, log_scale, scale_bound)
-        grad_kept, _, _ = conditioner_backward(pair_grad, kept, 1, layers, block, compute_dtype, False)
+        # The density gains the map's log-determinant.
+        score_transformed, grads = affine.forward_vjp_from_latent(transformed, score_transformed, 1)
+        grad_kept, _, _ = conditioner_backward(
+            torch.stack(grads), kept, 1, layers, block, settings.compute_dtype, False
+        )
         score = torch.cat([score_kept + grad_kept, score_transformed], 1) @ mixing[k].mT
-        z = torch.cat([kept, transformed * torch.exp(log_scale) + shift], 1) @ inverse_mixing[k]
-        log_det = log_det + log_scale.sum(1)
+        z = torch.cat([kept, affine.inverse(transformed)], 1) @ inverse_mixing[k]
+        log_det = log_det - affine.log_det().sum(1)
     return z, log_det, score
 
 
@@ -112,9 +107,7 @@ def to_latent_backward(
     context_term: torch.Tensor,
     mixing: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
     parameter_grads: bool,
     hidden: torch.Tensor | None = None,
 ) -> Tensors:
@@ -126,16 +119,12 @@ def to_latent_backward(
     for k, block in _reversed(parameters):
         kept, transformed = _split(inputs[k] @ mixing[k])
         found = None if hidden is None else hidden[k]
-        pair, layers = conditioner(kept, terms[k], block, norm_eps, compute_dtype, found)
-        log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
+        pair, layers = conditioner(kept, terms[k], block, settings, found)
+        affine = AffineMap.of(pair.unbind(0), settings.scale_bound)
         grad_kept, grad_transformed = _split(grad)
-        # b' = (b - shift) e^-log_scale: db'/db = e^-log_scale, db'/dlog_scale = -b', and log_det loses log_scale
-        inverse_scale = torch.exp(-log_scale)
-        grad_log_scale = -grad_transformed * (transformed - shift) * inverse_scale - grad_log_det.unsqueeze(1)
-        grad_transformed = grad_transformed * inverse_scale
-        pair_grad = _pair_grad(grad_log_scale, -grad_transformed, log_scale, scale_bound)
+        grad_transformed, grads = affine.forward_vjp(transformed, grad_transformed, grad_log_det.unsqueeze(1))
         through, term_grad, parameters_grad = conditioner_backward(
-            pair_grad, kept, context_term.shape[0], layers, block, compute_dtype, parameter_grads
+            torch.stack(grads), kept, context_term.shape[0], layers, block, settings.compute_dtype, parameter_grads
         )
         grad = torch.cat([grad_kept + through, grad_transformed], 1)
         collected.append((inputs[k].mT @ grad, term_grad, parameters_grad))
@@ -150,9 +139,7 @@ def to_data_backward(
     context_term: torch.Tensor,
     mixing: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
     parameter_grads: bool,
     hidden: torch.Tensor | None = None,
 ) -> Tensors:
@@ -164,18 +151,15 @@ def to_data_backward(
     for k, block in enumerate(parameters.blocks()):
         kept, transformed = _split(inputs[k])
         found = None if hidden is None else hidden[k]
-        pair, layers = conditioner(kept, terms[k], block, norm_eps, compute_dtype, found)
-        log_scale, shift = _bounded(pair[0], scale_bound), pair[1]
-        scaled = transformed * torch.exp(log_scale)
-        mixing_grad = torch.cat([kept, scaled + shift], 1).mT @ grad
+        pair, layers = conditioner(kept, terms[k], block, settings, found)
+        affine = AffineMap.of(pair.unbind(0), settings.scale_bound)
+        mixing_grad = torch.cat([kept, affine.inverse(transformed)], 1).mT @ grad
         grad_kept, grad_transformed = _split(grad @ mixing[k].mT)
-        # b' = b e^log_scale + shift: db'/dlog_scale = b e^log_scale, and log_det gains log_scale
-        grad_log_scale = grad_transformed * scaled + grad_log_det.unsqueeze(1)
-        pair_grad = _pair_grad(grad_log_scale, grad_transformed, log_scale, scale_bound)
+        grad_transformed, grads = affine.inverse_vjp(transformed, grad_transformed, grad_log_det.unsqueeze(1))
         through, term_grad, parameters_grad = conditioner_backward(
-            pair_grad, kept, context_term.shape[0], layers, block, compute_dtype, parameter_grads
+            torch.stack(grads), kept, context_term.shape[0], layers, block, settings.compute_dtype, parameter_grads
         )
-        grad = torch.cat([grad_kept + through, grad_transformed * torch.exp(log_scale)], 1)
+        grad = torch.cat([grad_kept + through, grad_transformed], 1)
         collected.append((mixing_grad, term_grad, parameters_grad))
     return _stacked(grad, collected)
 
@@ -188,20 +172,6 @@ def _split(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _reversed(parameters: CouplingParameters) -> list[tuple[int, CouplingParameters]]:
     return list(enumerate(parameters.blocks()))[::-1]
-
-
-def _bounded(raw: torch.Tensor, bound: float | None) -> torch.Tensor:
-    """log_scale within (-bound, bound), smoothly; the paper's flow has no bound."""
-    return raw if bound is None else bound * torch.tanh(raw / bound)
-
-
-def _pair_grad(
-    grad_log_scale: torch.Tensor, grad_shift: torch.Tensor, log_scale: torch.Tensor, bound: float | None
-) -> torch.Tensor:
-    """Gradient of the conditioner's raw output (2, rows, transformed)."""
-    if bound is not None:
-        grad_log_scale = grad_log_scale * (1 - (log_scale / bound).square())
-    return torch.stack([grad_log_scale, grad_shift])
 
 
 def _stacked(grad: torch.Tensor, collected: list[BlockGrads]) -> Tensors:

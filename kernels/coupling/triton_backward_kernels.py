@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from nfkern.kernels.affine import triton_transform as transform
 from nfkern.kernels.coupling.triton_kernels import (
     SIZES,
-    bounded,
     first_layer,
     groups_of,
     leaky_relu,
@@ -121,36 +121,30 @@ def backward_step_kernel(
             outputs, sums, 2 * slot + 1, stride, rows, row_mask, norm_eps, FEATURES, WIDTH2,
             TRANSFORMED, TILE, SLICES,
         )
-        log_scale = scale_product + output_biases(weights, 2 * k, FEATURES, TRANSFORMED)
+        raw = scale_product + output_biases(weights, 2 * k, FEATURES, TRANSFORMED)
         shift = shift_product + output_biases(weights, 2 * k + 1, FEATURES, TRANSFORMED)
-        if BOUNDED:
-            log_scale = bounded(log_scale, scale_bound)
+        map = transform.affine_map(raw, shift, scale_bound, BOUNDED)
         source = mixed if MODE == "to_latent" else inputs
         kept, transformed = load_halves(source + k * stride * FEATURES, rows, row_mask, FEATURES, KEPT, TRANSFORMED)
         if MODE == "to_data":
-            # b' = b e^log_scale + shift: db'/dlog_scale = b e^log_scale, and log_det gains log_scale
-            log_det_grad = tl.load(grad_log_det + at + rows, mask=row_mask, other=0.0)
-            scaled = transformed * tl.exp(log_scale)
             if STORE:
                 state = mixed + k * stride * FEATURES
-                store_halves(state, kept, scaled + shift, rows, row_mask, FEATURES, KEPT, TRANSFORMED)
-            grad_log_scale = grad_moved * scaled + log_det_grad[:, None]
-            grad_shift = grad_moved
-            grad_moved *= tl.exp(log_scale)
+                moved_features = transform.inverse(map, transformed)
+                store_halves(state, kept, moved_features, rows, row_mask, FEATURES, KEPT, TRANSFORMED)
+            log_det_grad = tl.load(grad_log_det + at + rows, mask=row_mask, other=0.0)[:, None]
+            grad_moved, grad_log_scale, grad_shift = transform.inverse_vjp(
+                map, transformed, grad_moved, log_det_grad, scale_bound, BOUNDED
+            )
+        elif MODE == "to_latent":
+            log_det_grad = tl.load(grad_log_det + at + rows, mask=row_mask, other=0.0)[:, None]
+            grad_moved, grad_log_scale, grad_shift = transform.forward_vjp(
+                map, transformed, grad_moved, log_det_grad, scale_bound, BOUNDED
+            )
         else:
-            scale = tl.exp(-log_scale)
-            if MODE == "to_latent":
-                # b' = (b - shift) e^-log_scale: db'/dlog_scale = -b', and log_det loses log_scale
-                log_det_grad = tl.load(grad_log_det + at + rows, mask=row_mask, other=0.0)
-                grad_log_scale = -grad_moved * (transformed - shift) * scale - log_det_grad[:, None]
-            else:
-                # The same with log_det's gradient 1, and b' the noise that this block starts from.
-                grad_log_scale = -grad_moved * transformed - 1.0
-            grad_moved *= scale
-            grad_shift = -grad_moved
-        if BOUNDED:
-            ratio = log_scale / scale_bound
-            grad_log_scale *= 1.0 - ratio * ratio
+            # `transformed` is the noise that this block starts from, and log_det's gradient is 1.
+            grad_moved, grad_log_scale, grad_shift = transform.forward_vjp_from_latent(
+                map, transformed, grad_moved, 1.0, scale_bound, BOUNDED
+            )
         state = pending + slot * stride * FEATURES
         store_halves(state, grad_kept, grad_moved, rows, row_mask, FEATURES, KEPT, TRANSFORMED)
         grad3 = tl.where(n == 0, grad_log_scale, grad_shift)

@@ -12,7 +12,7 @@ import triton
 
 from nfkern.kernels.coupling import triton_backward_kernels, triton_step_kernels
 from nfkern.kernels.coupling.conditioner import parameter_gradients
-from nfkern.kernels.coupling.parameters import CouplingParameters
+from nfkern.kernels.coupling.parameters import CouplingParameters, Settings
 from nfkern.kernels.coupling.triton_launch import (
     ForwardChain,
     Hidden,
@@ -22,7 +22,7 @@ from nfkern.kernels.coupling.triton_launch import (
     tiles,
     unseeded,
 )
-from nfkern.kernels.dispatch.triton_backend import dependent, start
+from nfkern.kernels.dispatch.triton_backend import dependent, launch
 
 SCRATCH_BYTES = 1 << 30
 """A derivative takes so many blocks at a time that its scratch stays below this, but at least one."""
@@ -45,12 +45,10 @@ def to_data_with_score(
     inverse_mixing: torch.Tensor,
     inverse_log_det: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
 ) -> tuple[torch.Tensor, ...]:
     """Noise to data with the score; see the reference."""
-    p = problem(z, context_term, inverse_mixing, parameters, norm_eps, scale_bound, compute_dtype)
+    p = problem(z, context_term, inverse_mixing, parameters, settings)
     chain = ForwardChain(p, True, seeded(z, 2), seeded(inverse_log_det, 0), save=True)
     blocks, score = p.constants["BLOCKS"], torch.empty_like(chain.result)
     matrices, factors = seeded(mixing, 3), _Factors.none(p)
@@ -62,7 +60,7 @@ def to_data_with_score(
 
 
 class _Factors(NamedTuple):
-    """What the parameters' gradients are products of."""
+    """Factors whose products are the parameters' gradients."""
 
     grad1: torch.Tensor  # (seeds, rows, blocks, 2, h1), laid out as the context term, whose gradient it also is
     normalized1: torch.Tensor  # (seeds, span, 2, rows, h1)
@@ -72,12 +70,12 @@ class _Factors(NamedTuple):
 
     @classmethod
     def none(cls, p: Problem) -> "_Factors":
-        """Where no gradients of parameters are wanted."""
+        """Return empty factors, for calls that want no gradients of parameters."""
         return cls(*(p.new(0) for _ in cls._fields))
 
     @classmethod
     def allocate(cls, p: Problem, grad1: torch.Tensor, span: int) -> "_Factors":
-        """For a range of `span` blocks."""
+        """Return uninitialised factors for a range of `span` blocks."""
         c, hidden_dtype, lead = p.constants, p.folded[1].dtype, (p.seeds, span, 2, p.rows)
         return cls(
             grad1,
@@ -106,7 +104,7 @@ class _Derivative:
         self.p, self.mode, self.mixing, self.inputs, self.mixed = p, mode, mixing, inputs, mixed
         self.hidden, self.factors, self.first, self.span = hidden, factors, first, span
         features, width1 = p.constants["FEATURES"], p.constants["WIDTH1"]
-        self.slices = triton.cdiv(width1, tiles(hidden.launch, p)["CHUNK2"])
+        self.slices = triton.cdiv(width1, tiles(hidden.config, p)["CHUNK2"])
         self.pending = p.new(p.seeds, span, p.rows, features)
         self.mixed_grad = torch.empty_like(self.pending)
         self.parts = p.new(p.seeds, span, 2, self.slices, p.rows, (features + 1) // 2)
@@ -114,13 +112,13 @@ class _Derivative:
     def run(self, step: int, grad: torch.Tensor, grad_log_det: torch.Tensor, result: torch.Tensor) -> None:
         """Finish the gradient of the block before `step` and begin the next block's."""
         p, h = self.p, self.hidden
-        grid = (triton.cdiv(p.rows, h.launch.tile), 1 if step == self.span else 2 * self.slices, p.seeds)
-        start(
+        grid = (triton.cdiv(p.rows, h.config.tile), 1 if step == self.span else 2 * self.slices, p.seeds)
+        launch(
             triton_backward_kernels.backward_step_kernel, grid,
             grad, grad_log_det, self.inputs, p.term, self.mixing, *p.folded, self.mixed, *h.tensors,
             self.pending, self.parts, self.mixed_grad, result, *self.factors,
             p.rows, p.groups, *p.numbers, self.first, self.span, step,
-            **p.constants, **tiles(h.launch, p), **dependent(p.term.device), MODE=self.mode,
+            **p.constants, **tiles(h.config, p), **dependent(p.term.device), MODE=self.mode,
             STORE=self.factors.grad1.numel() > 0, SLICES=h.slices, SLICES1=self.slices,
         )  # fmt: skip
 
@@ -133,12 +131,10 @@ def _backward(
     context_term: torch.Tensor,
     mixing: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
     parameter_grads: bool,
 ) -> tuple[torch.Tensor, ...]:
-    p = problem(grad, context_term, mixing, parameters, norm_eps, scale_bound, compute_dtype)
+    p = problem(grad, context_term, mixing, parameters, settings)
     c, states, log_det_grad, flowing = p.constants, seeded(inputs, 3), seeded(grad_log_det, 1), seeded(grad, 2)
     mixed, collected = p.states(), list[tuple[torch.Tensor, ...]]()
     grad1 = p.new(p.seeds, p.rows, c["BLOCKS"], 2, c["WIDTH1"]) if parameter_grads else None
@@ -174,12 +170,12 @@ def _bytes_of_a_block(p: Problem) -> int:
 def _recompute(p: Problem, mode: str, states: torch.Tensor, mixed: torch.Tensor, first: int, span: int) -> Hidden:
     """Hidden units of blocks [first, first + span) from their inputs, in one launch; to_latent's `mixed` as well."""
     h = Hidden.allocate(p, span, span)
-    grid = (triton.cdiv(p.rows, h.launch.tile), span * 2 * h.slices, p.seeds)
-    start(
+    grid = (triton.cdiv(p.rows, h.config.tile), span * 2 * h.slices, p.seeds)
+    launch(
         triton_step_kernels.forward_step_kernel, grid,
         states, p.term, p.mixing, states, *p.folded, states, mixed, states, states, states, *h.tensors,
         p.rows, p.groups, *p.numbers, first, span, 0,
-        **p.constants, **tiles(h.launch, p), **dependent(p.term.device), TO_DATA=mode == "to_data", CHAIN=False,
+        **p.constants, **tiles(h.config, p), **dependent(p.term.device), TO_DATA=mode == "to_data", CHAIN=False,
         SAVE=True, SLICES=h.slices,
     )  # fmt: skip
     return h

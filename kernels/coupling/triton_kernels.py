@@ -24,6 +24,8 @@ within the tile, so that offsets of whole tiles are 32-bit and cost half the reg
 import triton
 import triton.language as tl
 
+from nfkern.kernels.affine import triton_transform as transform
+
 # Argument lists stay together.
 # fmt: off
 
@@ -35,12 +37,6 @@ SIZES = ["count", "groups", "first", "span", "step", "per_net"]
 def leaky_relu(x):
     """LeakyReLU(0.01)."""
     return tl.where(x > 0, x, 0.01 * x)
-
-
-@triton.jit
-def bounded(raw, scale_bound):
-    """`bound * tanh(raw / bound)`; neither end overflows into NaN."""
-    return scale_bound - 2.0 * scale_bound / (tl.exp(2.0 * raw / scale_bound) + 1.0)
 
 
 @triton.jit
@@ -251,16 +247,15 @@ def flow_kernel(
                 kept, term, weights, 2 * k + n, group, row_mask, norm_eps, BLOCKS, FEATURES, WIDTH1, WIDTH2, KEPT,
                 TRANSFORMED, TILE, CHUNK1, CHUNK2, PRECISION,
             )
-        if BOUNDED:
-            log_scale = bounded(log_scale, scale_bound)
+        map = transform.affine_map(log_scale, shift, scale_bound, BOUNDED)
         if TO_DATA:
-            change += tl.sum(log_scale, 1)
-            transformed = transformed * tl.exp(log_scale) + shift
+            change -= tl.sum(transform.log_det(map), 1)
+            transformed = transform.inverse(map, transformed)
             store_halves(result, kept, transformed, rows, row_mask, FEATURES, KEPT, TRANSFORMED)
             kept, transformed = mix(result, matrix, rows, row_mask, FEATURES, KEPT, TRANSFORMED, TILE)
         else:
-            change -= tl.sum(log_scale, 1)
-            transformed = (transformed - shift) * tl.exp(-log_scale)
+            change += tl.sum(transform.log_det(map), 1)
+            transformed = transform.forward(map, transformed)
     store_halves(result, kept, transformed, rows, row_mask, FEATURES, KEPT, TRANSFORMED)
     tl.store(log_det + at + rows, change, mask=row_mask)
 

@@ -10,15 +10,15 @@ import torch
 import triton
 
 from nfkern.kernels.coupling import triton_kernels, triton_step_kernels
-from nfkern.kernels.coupling.parameters import CouplingParameters
-from nfkern.kernels.dispatch.triton_backend import dependent, padded, start
+from nfkern.kernels.coupling.parameters import CouplingParameters, Settings
+from nfkern.kernels.dispatch.triton_backend import dependent, launch, padded
 
 Arithmetic = Literal["ieee", "tf32", "half"]
 
 
 @dataclass(frozen=True)
-class Launch:
-    """How a kernel covers its work.
+class LaunchConfig:
+    """Sizes and resources of a kernel's programs.
 
     Attributes:
         tile: rows of a program.
@@ -37,15 +37,27 @@ class Launch:
 
 MANY = 1 << 62
 
-# (kernel, arithmetic) -> (rows up to which it is used, launch). Chosen by register budgets, see `nfkern bench
+# (kernel, arithmetic) -> (rows up to which it is used, configuration). Chosen by register budgets, see `nfkern bench
 # resources`; not yet timed on a GPU.
-LAUNCHES: dict[tuple[str, Arithmetic], tuple[tuple[int, Launch], ...]] = {
-    ("flow", "ieee"): ((MANY, Launch(64, 16, 128, 8)),),
-    ("flow", "tf32"): ((MANY, Launch(64, 32, 128, 8)),),
-    ("flow", "half"): ((MANY, Launch(64, 32, 128, 8)),),
-    ("step", "ieee"): ((64, Launch(16, 32, 16, 4)), (1024, Launch(16, 32, 32, 4)), (MANY, Launch(32, 16, 64, 8))),
-    ("step", "tf32"): ((64, Launch(16, 32, 16, 4)), (1024, Launch(16, 32, 32, 4)), (MANY, Launch(64, 32, 64, 8))),
-    ("step", "half"): ((64, Launch(16, 32, 16, 4)), (1024, Launch(16, 32, 32, 4)), (MANY, Launch(64, 32, 64, 8))),
+LAUNCHES: dict[tuple[str, Arithmetic], tuple[tuple[int, LaunchConfig], ...]] = {
+    ("flow", "ieee"): ((MANY, LaunchConfig(64, 16, 128, 8)),),
+    ("flow", "tf32"): ((MANY, LaunchConfig(64, 32, 128, 8)),),
+    ("flow", "half"): ((MANY, LaunchConfig(64, 32, 128, 8)),),
+    ("step", "ieee"): (
+        (64, LaunchConfig(16, 32, 16, 4)),
+        (1024, LaunchConfig(16, 32, 32, 4)),
+        (MANY, LaunchConfig(32, 16, 64, 8)),
+    ),
+    ("step", "tf32"): (
+        (64, LaunchConfig(16, 32, 16, 4)),
+        (1024, LaunchConfig(16, 32, 32, 4)),
+        (MANY, LaunchConfig(64, 32, 64, 8)),
+    ),
+    ("step", "half"): (
+        (64, LaunchConfig(16, 32, 16, 4)),
+        (1024, LaunchConfig(16, 32, 32, 4)),
+        (MANY, LaunchConfig(64, 32, 64, 8)),
+    ),
 }
 
 STEP_ROWS = 512
@@ -65,12 +77,12 @@ class Problem(NamedTuple):
     constants: dict[str, Any]  # of the kernels
     numbers: tuple[float, float]  # norm_eps, scale_bound
 
-    def launch(self, kernel: str) -> Launch:
-        """The launch from the table."""
-        return next(launch for limit, launch in LAUNCHES[kernel, self.arithmetic] if self.rows <= limit)
+    def config(self, kernel: str) -> LaunchConfig:
+        """Return the table's entry for a kernel."""
+        return next(config for limit, config in LAUNCHES[kernel, self.arithmetic] if self.rows <= limit)
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Uninitialised memory."""
+        """Return uninitialised memory of a shape."""
         return torch.empty(shape, dtype=dtype, device=self.term.device)
 
     def states(self) -> torch.Tensor:
@@ -104,11 +116,11 @@ def _map(
             chain.run(step)
         return unseeded(x, chain.result, chain.log_det, chain.inputs)
     result, log_det, inputs = torch.empty_like(source), p.new(*source.shape[:2]), p.states()
-    launch = p.launch("flow")
-    start(
-        triton_kernels.flow_kernel, (triton.cdiv(p.rows, launch.tile), p.seeds),
+    config = p.config("flow")
+    launch(
+        triton_kernels.flow_kernel, (triton.cdiv(p.rows, config.tile), p.seeds),
         source, p.term, p.mixing, log_det_in, *p.folded, result, log_det, inputs, p.rows, p.groups, *p.numbers,
-        **p.constants, **tiles(launch, p), TO_DATA=to_data,
+        **p.constants, **tiles(config, p), TO_DATA=to_data,
     )  # fmt: skip
     return unseeded(x, result, log_det, inputs)
 
@@ -131,20 +143,20 @@ class ForwardChain:
     def run(self, step: int) -> None:
         """Finish the block before `step` and begin the next."""
         p, h, blocks = self.p, self.hidden, self.p.constants["BLOCKS"]
-        grid = (triton.cdiv(p.rows, h.launch.tile), 1 if step == blocks else 2 * h.slices, p.seeds)
-        start(
+        grid = (triton.cdiv(p.rows, h.config.tile), 1 if step == blocks else 2 * h.slices, p.seeds)
+        launch(
             triton_step_kernels.forward_step_kernel, grid,
             self.source, p.term, p.mixing, self.log_det_in, *p.folded, self.inputs, self.mixed, self.changes,
             self.result, self.log_det, *h.tensors, p.rows, p.groups, *p.numbers, 0, blocks, step,
-            **p.constants, **tiles(h.launch, p), **dependent(p.term.device), TO_DATA=self.to_data, CHAIN=True,
+            **p.constants, **tiles(h.config, p), **dependent(p.term.device), TO_DATA=self.to_data, CHAIN=True,
             SAVE=self.save, SLICES=h.slices,
         )  # fmt: skip
 
 
 class Hidden(NamedTuple):
-    """What the slices of networks leave for each other and for the derivatives."""
+    """Memory in which the slices of networks leave results for each other and for the derivatives."""
 
-    launch: Launch
+    config: LaunchConfig
     slices: int
     saved: torch.Tensor  # (seeds, saves, 2, rows, h2) preactivations
     layer1: torch.Tensor  # (seeds, saves, 2, rows, 2) mean and 1 / deviation
@@ -153,16 +165,16 @@ class Hidden(NamedTuple):
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """As the kernels take them."""
+        """The tensors in the order in which the kernels take them."""
         return self[2:]
 
     @classmethod
     def allocate(cls, p: Problem, slots: int, saves: int) -> "Hidden":
-        """Uninitialised."""
-        launch, width2 = p.launch("step"), p.constants["WIDTH2"]
-        slices = triton.cdiv(width2, min(launch.chunk2, padded(width2)))
+        """Return uninitialised memory."""
+        config, width2 = p.config("step"), p.constants["WIDTH2"]
+        slices = triton.cdiv(width2, min(config.chunk2, padded(width2)))
         return cls(
-            launch,
+            config,
             slices,
             p.new(p.seeds, saves, 2, p.rows, width2),
             p.new(p.seeds, saves, 2, p.rows, 2),
@@ -176,14 +188,12 @@ def problem(
     context_term: torch.Tensor,
     mixing: torch.Tensor,
     parameters: CouplingParameters,
-    norm_eps: float,
-    scale_bound: float | None,
-    compute_dtype: torch.dtype | None,
+    settings: Settings,
 ) -> Problem:
     """Sort a call's arguments; `x` is (rows, features), or has seeds in front as everything else then has."""
     term = seeded(context_term, 4)
     features, (width2, width1) = mixing.shape[-1], parameters.hidden_weight.shape[-2:]
-    hidden_dtype = torch.float32 if compute_dtype is None else compute_dtype
+    hidden_dtype, bound = settings.compute_dtype or torch.float32, settings.scale_bound
     single = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
     constants = {
         "BLOCKS": mixing.shape[-3],
@@ -192,7 +202,7 @@ def problem(
         "WIDTH2": width2,
         "KEPT": padded((features + 1) // 2),
         "TRANSFORMED": padded(features // 2),
-        "BOUNDED": scale_bound is not None,
+        "BOUNDED": bound is not None,
     }
     return Problem(
         seeds=term.shape[0],
@@ -203,7 +213,7 @@ def problem(
         folded=_fold(parameters, hidden_dtype),
         arithmetic="half" if hidden_dtype != torch.float32 else single,  # type: ignore[arg-type]
         constants=constants,
-        numbers=(norm_eps, 1.0 if scale_bound is None else scale_bound),
+        numbers=(settings.norm_eps, 1.0 if bound is None else bound),
     )
 
 
@@ -229,30 +239,30 @@ def _fold_norm(
     count = bias.numel()
     tile = max(1, 2048 // padded(width))
     tensors = (tensor.contiguous() for tensor in (weight, bias, norm_weight, norm_bias))
-    start(
+    launch(
         triton_kernels.fold_kernel, (triton.cdiv(count, tile),), *tensors, folded, folded_bias, count, outputs,
         WIDTH=width, PADDED=padded(width), TILE=tile,
     )  # fmt: skip
     return folded, folded_bias
 
 
-def tiles(launch: Launch, p: Problem) -> dict[str, Any]:
-    """A launch as the kernels' arguments, cut down to the problem's widths."""
+def tiles(config: LaunchConfig, p: Problem) -> dict[str, Any]:
+    """An entry of the table as the kernels' arguments, cut down to the problem's widths."""
     return {
-        "TILE": launch.tile,
-        "CHUNK1": min(launch.chunk1, padded(p.constants["WIDTH1"]), padded(p.constants["WIDTH2"])),
-        "CHUNK2": min(launch.chunk2, padded(p.constants["WIDTH2"])),
+        "TILE": config.tile,
+        "CHUNK1": min(config.chunk1, padded(p.constants["WIDTH1"]), padded(p.constants["WIDTH2"])),
+        "CHUNK2": min(config.chunk2, padded(p.constants["WIDTH2"])),
         "PRECISION": "ieee" if p.arithmetic == "ieee" else "tf32",
-        "num_warps": launch.warps,
-        "num_stages": launch.stages,
+        "num_warps": config.warps,
+        "num_stages": config.stages,
     }
 
 
 def seeded(tensor: torch.Tensor, rank: int) -> torch.Tensor:
-    """With a seed dimension in front of `rank` others, contiguous."""
+    """Return the tensor with a seed dimension in front of `rank` others, contiguous."""
     return (tensor if tensor.ndim > rank else tensor.unsqueeze(0)).contiguous()
 
 
 def unseeded(like: torch.Tensor, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Without the seed dimension if `like`, (rows, D), has none."""
+    """Return the tensors without the seed dimension if `like`, (rows, D), has none."""
     return tensors if like.ndim == 3 else tuple(tensor.squeeze(0) for tensor in tensors)

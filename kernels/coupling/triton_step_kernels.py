@@ -16,9 +16,9 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from nfkern.kernels.affine import triton_transform as transform
 from nfkern.kernels.coupling.triton_kernels import (
     SIZES,
-    bounded,
     groups_of,
     leaky_relu,
     load_halves,
@@ -119,23 +119,22 @@ def forward_step_kernel(
                 outputs, sums, 2 * before + 1, stride, rows, row_mask, norm_eps, FEATURES,
                 WIDTH2, TRANSFORMED, TILE, SLICES,
             )
-            log_scale = raw + output_biases(weights, 2 * before, FEATURES, TRANSFORMED)
+            raw += output_biases(weights, 2 * before, FEATURES, TRANSFORMED)
             shift += output_biases(weights, 2 * before + 1, FEATURES, TRANSFORMED)
-            if BOUNDED:
-                log_scale = bounded(log_scale, scale_bound)
-            change = tl.sum(log_scale, 1)
+            map = transform.affine_map(raw, shift, scale_bound, BOUNDED)
+            change = tl.sum(transform.log_det(map), 1)
             if TO_DATA:
                 before_at = inputs + before * stride * FEATURES
                 kept, transformed = load_halves(before_at, rows, row_mask, FEATURES, KEPT, TRANSFORMED)
-                transformed = transformed * tl.exp(log_scale) + shift
+                transformed = transform.inverse(map, transformed)
                 store_halves(state, kept, transformed, rows, row_mask, FEATURES, KEPT, TRANSFORMED)
                 matrix = mixing + before * FEATURES * FEATURES
                 kept, transformed = mix(state, matrix, rows, row_mask, FEATURES, KEPT, TRANSFORMED, TILE)
-                tl.store(changes + before * stride + rows, change, mask=row_mask)
+                tl.store(changes + before * stride + rows, -change, mask=row_mask)
             else:
                 kept, transformed = load_halves(state, rows, row_mask, FEATURES, KEPT, TRANSFORMED)
-                transformed = (transformed - shift) * tl.exp(-log_scale)
-                tl.store(changes + before * stride + rows, -change, mask=row_mask)
+                transformed = transform.forward(map, transformed)
+                tl.store(changes + before * stride + rows, change, mask=row_mask)
             tl.debug_barrier()
     else:
         slot = axis // (2 * SLICES)

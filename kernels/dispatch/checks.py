@@ -1,4 +1,4 @@
-"""What ops refuse, shared by their checks: every error names the argument, what was expected and what came."""
+"""Checks that ops share: every error names the argument, what was expected and what came."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_tensor(name: str, tensor: Any, shape: Sequence[int | str]) -> None:
-    """Refuse what is no dense tensor of this shape.
+    """Refuse anything but a dense tensor of this shape.
 
     Args:
         name: of the argument.
@@ -34,7 +34,7 @@ def check_tensor(name: str, tensor: Any, shape: Sequence[int | str]) -> None:
 
 
 def check_floating(name: str, tensor: torch.Tensor) -> None:
-    """Refuse other dtypes than the floating ones of up to 64 bits and no less than 16.
+    """Refuse dtypes other than the floating ones of 16 to 64 bits.
 
     Raises:
         TypeError: it has another one.
@@ -46,7 +46,7 @@ def check_floating(name: str, tensor: torch.Tensor) -> None:
 def check_like(
     name: str, tensor: torch.Tensor, like: torch.Tensor, of: str = "x", dtype: torch.dtype | None = None
 ) -> None:
-    """Refuse another dtype or device than those of `like`, which the message calls `of`; or than `dtype`, if given.
+    """Refuse a dtype or device other than those of `like`, called `of` in messages, or a dtype other than `dtype`.
 
     Raises:
         TypeError: it has another one.
@@ -57,7 +57,7 @@ def check_like(
 
 
 def check_norm_eps(norm_eps: float) -> None:
-    """Refuse an epsilon that is none.
+    """Refuse an epsilon that is not a finite number above 0.
 
     Raises:
         ValueError: it is no finite number above 0.
@@ -67,7 +67,7 @@ def check_norm_eps(norm_eps: float) -> None:
 
 
 def check_scale_bound(scale_bound: float | None, dtype: torch.dtype) -> None:
-    """Refuse a bound that is none, or that is no number of `dtype`.
+    """Refuse a bound that is neither None nor a positive number of `dtype`.
 
     Raises:
         ValueError: it is neither None nor a finite number above 0.
@@ -78,7 +78,7 @@ def check_scale_bound(scale_bound: float | None, dtype: torch.dtype) -> None:
 
 
 def check_compute_dtype(compute_dtype: torch.dtype | None) -> None:
-    """Refuse a dtype that products are not taken in.
+    """Refuse a dtype in which no products are taken.
 
     Raises:
         ValueError: it is neither None nor a floating dtype.

@@ -62,18 +62,18 @@ def extension_kernel(name: str, rank: int | None) -> Native:
 
 
 def instruction_sets() -> list[str]:
-    """Those that both the extension and this machine have, the fastest first; empty without the extension."""
+    """Instruction sets of both the extension and this machine, the fastest first; empty without the extension."""
     found: list[str] = [] if device_reasons(torch.device("cpu")) else load().instruction_sets()
     return found
 
 
 def instruction_set() -> str | None:
-    """The one in use; None without the extension."""
+    """The instruction set in use; None without the extension."""
     return None if device_reasons(torch.device("cpu")) else str(load().instruction_set())
 
 
 def threads_in_use() -> int:
-    """On how many threads a call of many rows runs now; 1 in a child of a fork, whose parent's threads are gone."""
+    """Number of threads of a call of many rows now; 1 in a child of a fork, whose parent's threads are gone."""
     return int(load().threads_in_use())
 
 

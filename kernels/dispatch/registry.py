@@ -48,7 +48,7 @@ class Op:
         return (self.reference if _switch.forced else self.dispatched)(*args)
 
     def for_one_seed(self, *args: Any) -> Any:
-        """The same for a caller who knows of no seeds: to him, one dimension more is an error."""
+        """Run a call without seeds: one dimension more is an error."""
         if getattr(args[0], "ndim", None) != self._rank:
             self._check(*args)
         return self(*args)
@@ -219,12 +219,13 @@ def _as_forward(backward: Callable[..., Any], reference: bool) -> Callable[..., 
     return run
 
 
-def gathered(function: Callable[..., Any], before: int, kind: Any) -> Callable[..., Any]:
-    """A schema is flat: gather what follows the first `before` arguments into the named tuple that `function` takes."""
-    after = before + len(kind._fields)
+def gathered(function: Callable[..., Any], before: int, first: Any, second: Any) -> Callable[..., Any]:
+    """Gather what follows the first `before` arguments, flat in a schema, into the two named tuples of `function`."""
+    after = before + len(first._fields)
+    end = after + len(second._fields)
 
     def call(*args: Any) -> Any:
-        return function(*args[:before], kind(*args[before:after]), *args[after:])
+        return function(*args[:before], first(*args[before:after]), second(*args[after:end]), *args[end:])
 
     return call
 

@@ -88,8 +88,8 @@ def on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @dataclass(frozen=True)
-class Start:
-    """A launch as `start` got it."""
+class Launch:
+    """Arguments of a call of `launch`."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -100,29 +100,29 @@ class Start:
 class _Recorder(threading.local):
     """Where this thread's launches are listed; None where they are made."""
 
-    starts: list[Start] | None = None
+    launches: list[Launch] | None = None
 
 
 _recorder = _Recorder()
 
 
-def start(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
     """Launch a kernel: the one place where it happens."""
-    if _recorder.starts is None:
+    if _recorder.launches is None:
         kernel[grid](*args, **options)
     else:
-        _recorder.starts.append(Start(kernel, grid, args, options))
+        _recorder.launches.append(Launch(kernel, grid, args, options))
 
 
 @contextlib.contextmanager
-def recording() -> Iterator[list[Start]]:
+def recording() -> Iterator[list[Launch]]:
     """Inside, this thread's launches are listed instead of made: for inspection without a GPU, with meta tensors."""
-    before, starts = _recorder.starts, list[Start]()
-    _recorder.starts = starts
+    before, launches = _recorder.launches, list[Launch]()
+    _recorder.launches = launches
     try:
-        yield starts
+        yield launches
     finally:
-        _recorder.starts = before
+        _recorder.launches = before
 
 
 def dependent(device: torch.device) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import torch
 
-from nfkern.kernels.dispatch.triton_backend import padded, start
+from nfkern.kernels.dispatch.triton_backend import launch, padded
 from nfkern.kernels.plu import triton_kernels
 
 
@@ -11,7 +11,7 @@ def compose(lu: torch.Tensor, permutation: torch.Tensor, inverse: bool) -> tuple
     lead, (blocks, size) = lu.shape[:-3], lu.shape[-3:-1]
     matrix = torch.empty_like(lu, memory_format=torch.contiguous_format)
     log_det = torch.empty(lead, dtype=lu.dtype, device=lu.device)
-    start(
+    launch(
         triton_kernels.compose_kernel, (blocks, lead.numel()), lu.contiguous(), permutation.contiguous(), matrix,
         log_det, BLOCKS=blocks, SIZE=size, PADDED=padded(size), DIAGONALS=padded(blocks * size), INVERSE=inverse,
         num_warps=_warps(size),
@@ -28,7 +28,7 @@ def compose_backward(
     scratch_shape = (*lead, blocks, 3, size, size) if inverse else (0,)
     scratch = torch.empty(scratch_shape, dtype=torch.float64, device=lu.device)
     tensors = (tensor.contiguous() for tensor in (grad_matrix, grad_log_det, lu, permutation))
-    start(
+    launch(
         triton_kernels.compose_backward_kernel, (blocks, lead.numel()), *tensors, result, scratch,
         BLOCKS=blocks, SIZE=size, PADDED=padded(size), INVERSE=inverse, num_warps=_warps(size),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What every flow that was frozen for acting shares: buffers instead of parameters, no autograd, numpy to numpy."""
+"""Base of frozen flows: buffers instead of parameters, no autograd, numpy to numpy."""
 
 import math
 from abc import abstractmethod
@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
@@ -17,20 +17,19 @@ from nfkern.acting.encoder import called, encoded, frozen_encoder, refuse_broken
 from nfkern.acting.native_calls import NativeCalls
 from nfkern.arguments import shape_of, whole
 from nfkern.flows.context import ProjectedContext, without_autocast
-from nfkern.flows.distribution import FlowDistribution
+from nfkern.flows.derivatives import differentiating, readable
 from nfkern.flows.encoder import Encoder
-from nfkern.flows.flow import Context, Flow
-from nfkern.flows.transforms import differentiating, readable
+from nfkern.flows.flow import ActingFlow, Context, Flow, FlowDistribution, Map
 
 _NO_DERIVATIVES = "flow: a frozen one has no derivatives; use the flow that it came from"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-class Frozen(Flow):
-    """Base of frozen flows; beside it a subclass has the maps of the flow that it came from.
+class Frozen(ActingFlow):
+    """Base of frozen flows; a subclass also inherits the maps of the flow that it came from.
 
     Args:
-        flow: what is frozen; left as it is.
+        flow: the flow to freeze; left as it is.
         dtype: of the hidden weights and their products; with 16 bits, all else is float32. None for the flow's own.
         encoder: from observations (*batch, in_features) to contexts (*batch, context_features).
     """
@@ -44,7 +43,7 @@ class Frozen(Flow):
         self.dtype = flow._like.dtype if dtype is None else dtype
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
-        # Out of inference mode, so that the buffers are ordinary tensors.
+        # Outside inference mode, so that the buffers are ordinary tensors.
         with torch.inference_mode(False), torch.no_grad():
             for name, tensor in self._tensors(flow).items():
                 self.register_buffer(name, tensor)
@@ -57,25 +56,25 @@ class Frozen(Flow):
 
     @abstractmethod
     def _tensors(self, flow: Any) -> Mapping[str, torch.Tensor | None]:
-        """The buffers; nothing shared with the flow."""
+        """Tensors of the buffers, which share nothing with the flow."""
 
     def extra_repr(self) -> str:
         """Sizes and dtype."""
         return f"event_shape={self.event_shape}, context_features={self.context_features}, dtype={self.dtype}"
 
     def train(self, mode: bool = True) -> Self:
-        """Nothing: a frozen flow is always in evaluation mode."""
+        """Do nothing: a frozen flow is always in evaluation mode."""
         return super().train(False)
 
     def warmup(self, batch_sizes: Iterable[int], observation: torch.Tensor | None = None) -> Self:
-        """Get ready for calls with so many rows: once through each call, captured as a CUDA graph on a GPU.
+        """Prepare for calls with these numbers of rows: run each call once, and capture it as a CUDA graph on a GPU.
 
         Later calls of `log_prob`, `to_data`, `sample` and `sample_denoised` with one of these numbers of rows, and a
-        context or observation for each row, replay the graph. All others run as without warm-up.
+        context or observation for each row, replay the graph. Other calls run as without warm-up.
 
         Args:
             batch_sizes: numbers of rows.
-            observation: (in_features,), an example; only for an encoder that is no `nfkern.Encoder`.
+            observation: (in_features,), an example; only for an encoder that is not an `nfkern.Encoder`.
 
         Returns:
             The flow itself.
@@ -84,14 +83,14 @@ class Frozen(Flow):
             ValueError: a batch size below 1, or an example that is missing or unwanted.
         """
         example = self._example(observation)
-        maps: list[tuple[Callable[..., Any], str]] = [(self._rows_log_prob, "x"), (self._rows_to_data, "z")]
+        maps: list[Map] = ["log_prob", "to_data"]
         if self.bounds is None:
-            maps.append((self._map_to_data_with_score, "z"))
+            maps.append("to_data_with_score")
         for rows in [whole("batch_sizes", rows, 1) for rows in batch_sizes]:
             events = self._like.new_zeros(rows, *self.event_shape)
             inputs = (events,) if example is None else (events, example.expand(rows, -1))
-            for rows_map, name in maps:
-                self._calls.add(rows_map.__name__, partial(super()._run, rows_map, name), inputs)
+            for which in maps:
+                self._calls.add(which, partial(super()._run, which), inputs)
         return self
 
     def act(
@@ -102,9 +101,9 @@ class Frozen(Flow):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> np.ndarray:
-        """An action for each observation, numpy to numpy: `sample`, or `sample_denoised` where sigma is above 0.
+        """Return an action for each observation, numpy to numpy: `sample`, or `sample_denoised` if sigma is above 0.
 
-        On a CPU, encoder, coupling flow and denoising are one step of native code, which leaves the interpreter free.
+        On a CPU, encoder, coupling flow and denoising are one call of native code, which releases the interpreter lock.
 
         Args:
             observations: (*batch, in_features), or contexts (*batch, context_features) without an encoder.
@@ -118,7 +117,7 @@ class Frozen(Flow):
         Raises:
             ValueError: a shape that does not fit, an observation or a weight that is not finite, a number out of range,
                 or a flow without context.
-            TypeError: observations are no array of numbers.
+            TypeError: observations are not an array of numbers.
         """
         if not isinstance(observations, np.ndarray) or observations.dtype.kind not in "fiu":
             kind = observations.dtype if isinstance(observations, np.ndarray) else type(observations).__name__
@@ -143,22 +142,22 @@ class Frozen(Flow):
         return result.float().cpu().numpy()
 
     def refuse_broken(self) -> None:
-        """Nothing, if all weights are finite.
+        """Check that all weights are finite.
 
         Raises:
-            ValueError: one is not; the message names it.
+            ValueError: a weight is not; the message names it.
         """
         refuse_broken(self, "expected finite parameters")
 
     def rsample(self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any) -> torch.Tensor:
-        """As `sample`; only where no gradient is recorded, which would not come."""
+        """As `sample`. Refused while gradients are recorded: a frozen flow has none."""
         self._refuse_gradient("rsample")
         return super().rsample(sample_shape, context, **options)
 
     def rsample_and_log_prob(
         self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Samples and their log-probability in one pass; only where no gradient is recorded, which would not come."""
+        """Samples and their log-probability in one pass. Refused, as `rsample`, while gradients are recorded."""
         self._refuse_gradient("rsample_and_log_prob")
         return super().rsample_and_log_prob(sample_shape, context, **options)
 
@@ -168,8 +167,8 @@ class Frozen(Flow):
         (term,) = self._constant(_NO_DERIVATIVES, (projected.term,), context)
         return FlowDistribution(self, ProjectedContext(term, projected.batch_shape))
 
-    def freeze(self, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> "Frozen":
-        """Refused: rounded weights have no way back, and no second way forth."""
+    def freeze(self, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> NoReturn:
+        """Refused: frozen weights cannot be frozen again."""
         raise TypeError(
             f"flow: expected a flow with parameters, got a {type(self).__name__}; freeze the flow it came from"
         )
@@ -187,28 +186,29 @@ class Frozen(Flow):
 
     @property
     def _compute_dtype(self) -> torch.dtype | None:
-        # Chosen when the flow was frozen: autocast has no say.
+        # The dtype was chosen when the flow was frozen: autocast does not change it.
         return None if self.dtype == self._like.dtype else self.dtype
 
     def _run(
         self,
-        rows_map: Callable[..., tuple[torch.Tensor, ...]],
-        name: str,
+        which: Map,
         events: torch.Tensor,
         context: Context = None,
         dropout: bool = False,
+        **options: Any,
     ) -> tuple[torch.Tensor, ...]:
         if differentiating():
             with torch.no_grad():
-                results = super()._run(rows_map, name, events, context)
+                results = super()._run(which, events, context, **options)
             return self._constant(_NO_DERIVATIVES, results, events, context)
-        found = self._native.run(self, rows_map.__name__, events, context)
-        if found is None:
-            found = self._calls.replay(rows_map.__name__, events, context, len(self.event_shape))
-        if found is not None:
-            return found
+        if not options:
+            found = self._native.run(self, which, events, context)
+            if found is None:
+                found = self._calls.replay(which, events, context, len(self.event_shape))
+            if found is not None:
+                return found
         with torch.no_grad():
-            return super()._run(rows_map, name, events, context)
+            return super()._run(which, events, context, **options)
 
     def _explain_nan(self, results: tuple[torch.Tensor, ...]) -> None:
         if readable(results[0]) and not all(math.isfinite(result.sum().item()) for result in results):
@@ -225,12 +225,12 @@ class Frozen(Flow):
         return super()._project(encoded(self.encoder, context, self.context_features))
 
     def _project_rows(self, context: torch.Tensor | None) -> torch.Tensor:
-        # The maps, beside this class in every subclass, have what it calls here.
+        # Every subclass also inherits from the maps, which define it.
         with without_autocast(self._like.device):
             return super()._project_rows(context)  # type: ignore[safe-super]
 
     def _example(self, observation: torch.Tensor | None) -> torch.Tensor | None:
-        """One row of what the calls take as context."""
+        """One row of context or observations, as the calls take them."""
         if self.encoder is not None and not isinstance(self.encoder, Encoder):
             if observation is None or observation.ndim != 1:
                 got = None if observation is None else shape_of(observation)
@@ -242,7 +242,7 @@ class Frozen(Flow):
         return self._like.new_zeros(features) if features else None
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """What `to`, `cuda` and `half` come down to: moving is fine, casting would undo what was chosen."""
+        """Move the tensors, for `to` and `cuda`; refuse casts such as `half`, which would undo the choice of dtype."""
         device = self._like.device
         for dtype in {t.dtype for t in chain(self.parameters(), self.buffers()) if t.is_floating_point()}:
             if (cast := fn(torch.empty(0, dtype=dtype, device=device)).dtype) != dtype:
@@ -261,17 +261,17 @@ class Frozen(Flow):
 
 
 def other_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of everything but hidden weights."""
+    """Dtype of all tensors but the hidden weights."""
     return torch.float32 if dtype.itemsize == 2 else dtype
 
 
 def rounded(
     tensors: Mapping[str, torch.Tensor | None], dtype: torch.dtype, hidden: Collection[str]
 ) -> dict[str, torch.Tensor | None]:
-    """Copies of all tensors, those of `hidden` in `dtype` and the others as `other_dtype` says.
+    """Copies of all tensors: those of `hidden` in `dtype`, the others in `other_dtype(dtype)`.
 
     Raises:
-        ValueError: a tensor is not finite then.
+        ValueError: a copy is not finite.
     """
     found = {}
     for name, tensor in tensors.items():

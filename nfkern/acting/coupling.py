@@ -6,6 +6,7 @@ from torch import nn
 from nfkern.acting.base import Frozen, rounded
 from nfkern.flows.coupling import CouplingFlow
 from nfkern.flows.coupling_maps import CouplingMaps
+from nfkern.flows.flow import frozen_copy
 from nfkern.kernels import CouplingParameters, compose, coupling
 
 
@@ -14,19 +15,19 @@ class FrozenFlow(Frozen, CouplingMaps):
 
     LayerNorm is folded into the products that follow it and mixing is composed, both in float64, once. Nothing is
     shared with the flow it came from, and its later changes never show. Weights are buffers; results have no gradients;
-    `train()` changes nothing; several threads may call at once. It can be moved, copied and pickled, not cast.
+    `train()` does nothing; several threads may call at once. It can be moved, copied and pickled, not cast.
 
     With an encoder, every call takes observations, (*batch, in_features), in place of contexts. The encoder is copied
     too and put in evaluation mode; an `nfkern.Encoder` gets its hidden weights in `dtype`.
 
     Args:
-        flow: what to freeze; left as it is.
+        flow: the flow to freeze; left as it is.
         dtype: of the hidden weights and their products; with 16 bits, all else is float32. None for the flow's own.
         encoder: from observations (*batch, in_features) to contexts (*batch, context_features).
 
     Raises:
         ValueError: another dtype, an encoder that does not fit, or weights that are not finite in `dtype`.
-        TypeError: `flow` is no CouplingFlow, or `encoder` no module.
+        TypeError: `flow` is not a CouplingFlow, or `encoder` not a module.
     """
 
     mixing: torch.Tensor
@@ -53,3 +54,6 @@ class FrozenFlow(Frozen, CouplingMaps):
         exact["mixing"], exact["mixing_log_det"] = compose(lu, permutation)
         exact["inverse_mixing"], exact["inverse_log_det"] = compose(lu, permutation, inverse=True)
         return rounded(exact, self.dtype, {"hidden_weight"})
+
+
+frozen_copy.register(CouplingFlow, FrozenFlow)

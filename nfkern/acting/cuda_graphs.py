@@ -1,7 +1,7 @@
 """Calls captured as CUDA graphs and replayed: at small batches, launching kernels one by one takes most of the time.
 
-A graph reads and writes fixed memory: a call copies its inputs there, replays, and copies the results out. Whatever is
-random happens outside, and comes in as an input.
+A graph reads and writes fixed memory: a call copies its inputs there, replays, and copies the results out. Random
+numbers are drawn outside, and are inputs.
 """
 
 import threading
@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 
+from nfkern.flows.flow import Map
+
 Tensors = tuple[torch.Tensor, ...]
 Function = Callable[..., Tensors]
 Capture = Callable[[Function, Tensors], tuple[Callable[[], None], Tensors]]
 
 
 def capture_cuda(function: Function, inputs: Tensors) -> tuple[Callable[[], None], Tensors]:
-    """Capture `function(*inputs)`: the replay, and the tensors that it fills.
+    """Capture `function(*inputs)`; return the replay, and the tensors that it fills.
 
     References:
         PyTorch, "CUDA graphs", https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
@@ -31,7 +33,7 @@ def capture_cuda(function: Function, inputs: Tensors) -> tuple[Callable[[], None
         current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # PyTorch's default capture stream belongs to whichever device was captured on first; this one is ours.
-        # thread_local: what other threads do meanwhile, such as pinning memory, is no error.
+        # thread_local: other threads may pin memory meanwhile, for example.
         with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             outputs = function(*inputs)
     return graph.replay, outputs
@@ -48,7 +50,7 @@ class CapturedCall:
 
     def __init__(self, function: Function, inputs: Tensors, capture: Capture = capture_cuda) -> None:
         self._lock = threading.Lock()
-        # Tensors made in inference mode could not be written outside of it.
+        # Tensors made in inference mode cannot be written outside of it.
         with torch.inference_mode(False), torch.no_grad():
             self._inputs = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in inputs)
             self._replay, self._outputs = capture(function, self._inputs)
@@ -79,27 +81,27 @@ class CapturedCall:
 
 
 class CapturedCalls:
-    """Captured calls by name and number of rows. A copy, or what comes back from a pickle, is empty."""
+    """Captured calls by map and number of rows. Copies are empty, also from a pickle."""
 
     def __init__(self, capture: Capture = capture_cuda, device_type: str = "cuda") -> None:
         self._capture = capture
         self._device_type = device_type
-        self._calls: dict[tuple[str, int], CapturedCall] = {}
+        self._calls: dict[tuple[Map, int], CapturedCall] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (CapturedCalls, (self._capture, self._device_type))
 
-    def add(self, name: str, function: Function, inputs: Tensors) -> None:
-        """Capture `function` for inputs of these shapes, (rows, ...) each; elsewhere than on a GPU, call it once."""
+    def add(self, which: Map, function: Function, inputs: Tensors) -> None:
+        """Capture `function` for inputs of these shapes, (rows, ...) each; without a GPU, call it once."""
         if inputs[0].device.type != self._device_type:
             function(*inputs)
             return
-        self._calls[name, inputs[0].shape[0]] = CapturedCall(function, inputs, self._capture)
+        self._calls[which, inputs[0].shape[0]] = CapturedCall(function, inputs, self._capture)
 
-    def replay(self, name: str, events: Any, context: Any, event_rank: int = 1) -> Tensors | None:
-        """Results of the captured call `name`, if there is one for such inputs, else None.
+    def replay(self, which: Map, events: Any, context: Any, event_rank: int = 1) -> Tensors | None:
+        """Results of the captured call of a map, if there is one for such inputs, else None.
 
-        Any batch shape will do, as long as events (*batch, *event) and context (*batch, C) have the same.
+        Events (*batch, *event) and context (*batch, C) may have any batch shape, if it is the same.
         """
         if torch.compiler.is_compiling() or not self._calls or not isinstance(events, torch.Tensor):
             return None
@@ -110,7 +112,7 @@ class CapturedCalls:
         pairs = list(zip(given, ranks, strict=True))
         if not all(isinstance(tensor, torch.Tensor) and tensor.shape[:-rank] == batch for tensor, rank in pairs):
             return None
-        call = self._calls.get((name, batch.numel()))
+        call = self._calls.get((which, batch.numel()))
         if call is None:
             return None
         rows = tuple(tensor.reshape(-1, *tensor.shape[-rank:]) for tensor, rank in pairs)

@@ -1,4 +1,4 @@
-"""The encoder of a frozen flow: a copy that is known to work, or is refused when the flow is frozen."""
+"""Encoder of a frozen flow: a copy that is tried out, and refused if it fails, when the flow is frozen."""
 
 import copy
 import inspect
@@ -15,10 +15,10 @@ from nfkern.flows.context import without_autocast
 from nfkern.flows.encoder import Encoder, lower_hidden
 
 ROWS = 2
-"""Rows of observations that an encoder is tried on: a batch dimension that is lost shows from two on."""
+"""Rows of observations that an encoder is tried on: two, so that a lost batch dimension shows."""
 
 MOST_WIDTHS = 16
-"""Widths of observations that an encoder is tried on, where its first layer does not say."""
+"""Widths of observations that an encoder is tried on, if its first layer does not tell the width."""
 
 
 def frozen_encoder(encoder: nn.Module, like: torch.Tensor, dtype: torch.dtype, context_features: int) -> nn.Module:
@@ -26,13 +26,13 @@ def frozen_encoder(encoder: nn.Module, like: torch.Tensor, dtype: torch.dtype, c
 
     Args:
         encoder: from observations (*batch, in_features) to contexts (*batch, context_features); left as it is.
-        like: of the frozen flow.
+        like: a tensor of the frozen flow.
         dtype: of an `nfkern.Encoder`'s hidden weights.
         context_features: of the flow.
 
     Raises:
-        TypeError: it is no module, takes something else than observations, or has a weight that is a shard.
-        ValueError: it does not run, gives no contexts, or has weights that are not finite or not there yet.
+        TypeError: it is not a module, takes other arguments than observations, or has a weight that is a shard.
+        ValueError: it does not run, does not return contexts, or has weights that are not finite or not there yet.
     """
     if not isinstance(encoder, nn.Module):
         raise TypeError(f"encoder: expected a torch.nn.Module, got {type(encoder).__name__}")
@@ -62,10 +62,10 @@ def frozen_encoder(encoder: nn.Module, like: torch.Tensor, dtype: torch.dtype, c
 def encoded(encoder: nn.Module, observations: torch.Tensor, context_features: int) -> torch.Tensor:
     """Contexts (*batch, context_features) of observations (*batch, in_features).
 
-    It sees rows and no autocast, as when it was tried: layers such as BatchNorm1d take axis 1 for the features.
+    The encoder gets rows and no autocast, as when it was tried: layers such as BatchNorm1d need features on axis 1.
 
     Raises:
-        ValueError: the encoder gives something else, or the observations have no dimension.
+        ValueError: the encoder returns something else, or the observations have no dimension.
     """
     if not observations.ndim:
         raise ValueError("context: expected observations of shape (..., in_features), got ()")
@@ -80,7 +80,7 @@ def encoded(encoder: nn.Module, observations: torch.Tensor, context_features: in
 
 
 def refuse_broken(module: nn.Module, expected: str, prefix: str = "") -> None:
-    """Nothing, if all parameters and buffers are finite.
+    """Check that all parameters and buffers are finite.
 
     Raises:
         ValueError: one is not; the message names it and says what was expected.
@@ -92,26 +92,26 @@ def refuse_broken(module: nn.Module, expected: str, prefix: str = "") -> None:
 
 
 def called(number: float) -> str:
-    """A number that is not finite, in a message."""
+    """Text for a number that is not finite, for messages."""
     return "NaN" if number != number else str(float(number))
 
 
 def _try(encoder: nn.Module, like: torch.Tensor, context_features: int) -> None:
-    """Run the encoder on zeros, as wide as its layers say; where they do not, on some widths that they may mean.
+    """Run the encoder on zeros, as wide as its first layer says; if that does not say, on several likely widths.
 
     Raises:
-        TypeError: it wants other arguments.
-        ValueError: it cannot give contexts, whatever the width.
+        TypeError: it takes other arguments.
+        ValueError: it cannot return contexts, whatever the width.
     """
     try:
         inspect.signature(encoder.forward).bind(like)
     except TypeError as error:
         raise TypeError(f"encoder: expected a module that takes observations alone, got one with {error}") from None
     except ValueError:
-        pass  # It does not tell its arguments.
+        pass  # Its signature is unknown.
     known, shapes = _in_features(encoder), dict[int, tuple[int, ...]]()
     sizes = dict.fromkeys([context_features, *(size for p in encoder.parameters() for size in p.shape)])
-    # Where one that no layer has will do, the layers' sizes say nothing of the width.
+    # If the encoder runs on a width that no layer has, the layers' sizes do not tell its width.
     control = max(sizes) + 1
     for width in (known,) if known is not None else (control, *list(sizes)[:MOST_WIDTHS]):
         try:
@@ -130,8 +130,8 @@ def _try(encoder: nn.Module, like: torch.Tensor, context_features: int) -> None:
 
 
 def _in_features(encoder: nn.Module) -> int | None:
-    """How wide observations are, where the first layer says so."""
-    # A compiled module is a wrapper; every width tried in vain would be one more compilation.
+    """Width of observations, if the first layer tells it."""
+    # A compiled module is a wrapper, and compiles again for every width that is tried.
     encoder = getattr(encoder, "_orig_mod", encoder)
     if isinstance(encoder, Encoder):
         return int(encoder.config["in_features"])

@@ -1,7 +1,7 @@
 """A frozen flow's calls on the CPU, from observations to results in one step of C++."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,20 +9,11 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from nfkern.flows.coupling_maps import CouplingMaps
+from nfkern.flows.derivatives import readable
 from nfkern.flows.encoder import Encoder, LoweredLinear
-from nfkern.flows.transforms import readable
+from nfkern.flows.flow import ActingFlow, Map
 from nfkern.kernels.dispatch.native_extension import device_reasons, load
 from nfkern.kernels.dispatch.registry import reference_forced
-
-if TYPE_CHECKING:
-    from nfkern.acting.base import Frozen
-
-_MAPS = {
-    "_rows_log_prob": "log_prob",
-    "_rows_to_latent": "to_latent",
-    "_rows_to_data": "to_data",
-    "_map_to_data_with_score": "to_data_with_score",
-}
 
 _FLOAT32 = np.dtype(np.float32)
 _GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
@@ -33,11 +24,10 @@ _NEVER = object()
 
 
 class NativeCalls:
-    """A frozen flow in the extension, made at the first call. A copy, or what comes back from a pickle, is empty.
+    """A frozen flow in the extension, made at the first call. Copies are empty, also from a pickle.
 
-    It holds the flow's tensors and reads them anew in every call, so edits in place show. Where a tensor, a layer, a
-    hook or a setting has been assigned since, it is made anew. Threads may call at once: whichever sees it made, sees
-    all of it.
+    It holds the flow's tensors and reads them in every call, so edits in place show. It is made anew after a tensor, a
+    layer, a hook or a setting was assigned. Several threads may call at once: none sees a native flow half made.
     """
 
     def __init__(self) -> None:
@@ -46,34 +36,33 @@ class NativeCalls:
     def __reduce__(self) -> tuple[Any, ...]:
         return (NativeCalls, ())
 
-    def run(self, flow: "Frozen", rows_map: str, events: Any, context: Any) -> tuple[torch.Tensor, ...] | None:
-        """Results of a map of rows, if its arguments are plain tensors with the same batch shape; else None."""
-        name = _MAPS.get(rows_map)
-        if name is None or type(events) is not torch.Tensor or not readable(events):
+    def run(self, flow: ActingFlow, which: Map, events: Any, context: Any) -> tuple[torch.Tensor, ...] | None:
+        """Results of a map, if its arguments are plain tensors with the same batch shape; else None."""
+        if which == "score" or type(events) is not torch.Tensor or not readable(events):
             return None
         if context is not None and type(context) is not torch.Tensor:
             return None
-        results = self._call("run", flow, name, events, context)
+        results = self._call("run", flow, which, events, context)
         return None if results is None else tuple(results)
 
     def act(
         self,
-        flow: "Frozen",
+        flow: ActingFlow,
         observations: np.ndarray,
         sigma: float,
         temperature: float,
         generator: torch.Generator | None,
     ) -> np.ndarray | None:
-        """Actions for observations, or None where there is no native flow or an observation is not finite."""
+        """Actions for observations, or None if there is no native flow or an observation is not finite."""
         if observations.dtype is not _FLOAT32:
-            # A number that is too large for it becomes infinite, which is then refused.
+            # A number that is too large for float32 becomes infinite, and is refused then.
             with np.errstate(over="ignore"):
                 observations = observations.astype(np.float32)
         actions: np.ndarray | None = self._call("act", flow, observations, sigma, temperature, generator)
         return actions
 
-    def _call(self, name: str, flow: "Frozen", *arguments: Any) -> Any:
-        """What the native flow answers; None where this flow or machine has none, or `use_reference()` is in force.
+    def _call(self, name: str, flow: ActingFlow, *arguments: Any) -> Any:
+        """Call a method of the native flow; None if this flow or machine has none, or under `use_reference()`.
 
         Raises:
             ValueError: a weight is not finite.
@@ -83,7 +72,7 @@ class NativeCalls:
             return None
         found = False if native is None else getattr(native, name)(flow, *arguments)
         while found is False:
-            # Made of one look at the flow; if another thread assigns meanwhile, the next look shows it.
+            # If another thread assigns to the flow meanwhile, the next call notices that.
             native = self._native = _make(flow)
             if native is None or native is _NEVER:
                 return None
@@ -91,18 +80,18 @@ class NativeCalls:
         return found
 
 
-def native_reasons(flow: "Frozen") -> list[str]:
-    """Why the extension cannot run a frozen flow's calls as a whole; empty if it can."""
+def native_reasons(flow: ActingFlow) -> list[str]:
+    """Reasons why the extension cannot run a frozen flow's calls as a whole; empty if it can."""
     return _lasting_reasons(flow) or _flow_reasons(flow) or _encoder_reasons(flow.encoder, flow.context_features)
 
 
-def _make(flow: "Frozen") -> Any:
-    """The native flow, None where the flow as it is now has none, `_NEVER` where it cannot have one."""
+def _make(flow: ActingFlow) -> Any:
+    """The native flow; None if the flow has none as it is now, `_NEVER` if it cannot have one."""
     if _lasting_reasons(flow):
         return _NEVER
     if _flow_reasons(flow):
         return None
-    # Looked at first: what is assigned while the rest goes on shows at the next call.
+    # First, so that the next call notices what is assigned from here on.
     source = _source(flow)
     if _flow_reasons(flow) or _encoder_reasons(flow.encoder, flow.context_features):
         return None
@@ -110,12 +99,12 @@ def _make(flow: "Frozen") -> Any:
     return _gather(flow, *source)
 
 
-def _source(flow: "Frozen") -> tuple[Any, ...]:
-    """All that decides on the native flow, as the extension looks at it in every call.
+def _source(flow: ActingFlow) -> tuple[Any, ...]:
+    """All that the native flow depends on, which the extension compares in every call.
 
-    Settings by name; entries of dicts; dicts of tensors and layers with what they hold; dicts of attributes and hooks
-    with how many they hold, for one more may be a `forward`; modules with their types. The flow's own attributes come
-    with each call, for they hold `NativeCalls`: it would never be free.
+    Settings by name; entries of dicts; dicts of tensors and layers with their values; dicts of attributes and hooks
+    with their lengths, because a new entry may be a `forward`; modules with their types. The flow itself is passed with
+    each call: it holds `NativeCalls`, and a reference back would keep both alive for ever.
     """
     modules = (
         [] if flow.encoder is None else [m for m in (flow.encoder, *flow.encoder._modules.values()) if m is not None]
@@ -134,7 +123,7 @@ def _source(flow: "Frozen") -> tuple[Any, ...]:
     )
 
 
-def _lasting_reasons(flow: "Frozen") -> list[str]:
+def _lasting_reasons(flow: ActingFlow) -> list[str]:
     """Reasons that last until the flow is moved, which makes a new `NativeCalls`."""
     if not isinstance(flow, CouplingMaps):
         return [f"{type(flow).__name__}: it takes coupling flows"]
@@ -164,7 +153,7 @@ def _flow_reasons(flow: Any) -> list[str]:
 
 
 def _encoder_reasons(encoder: nn.Module | None, context_features: int) -> list[str]:
-    """Why the extension cannot take an encoder, from its layers as they are: types, hooks, tensors and sizes."""
+    """Reasons why the extension cannot take an encoder: types, hooks, tensors and sizes of its layers."""
     if encoder is None:
         return []
     if type(encoder) is not Encoder:
@@ -185,7 +174,7 @@ def _encoder_reasons(encoder: nn.Module | None, context_features: int) -> list[s
 
 
 def _layer_reason(layer: Any, kind: type[nn.Module], width: int) -> str | None:
-    """What is another way than in an `Encoder` about a layer that takes `width` features."""
+    """Difference of a layer that takes `width` features from the same layer of an `Encoder`, or None."""
     found: type = type(layer)
     if found is not kind and not (kind is nn.Linear and found is LoweredLinear):
         return f"{found.__name__} in the place of {kind.__name__}"
@@ -213,13 +202,13 @@ def _hooked(module: nn.Module) -> bool:
 
 
 def _plain(tensor: torch.Tensor | None) -> bool:
-    """Whether it is in memory as it says, or not there."""
+    """Whether it is None, or a tensor or parameter without a subclass or a transform around it."""
     if tensor is None:
         return True
     return type(tensor) in (torch.Tensor, nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
-def _gather(flow: "Frozen", *source: Any) -> Any:
+def _gather(flow: ActingFlow, *source: Any) -> Any:
     assert isinstance(flow, CouplingMaps)
     return load().ActingFlow(
         *source,

@@ -1,4 +1,4 @@
-"""The command line: finds a command by name, imports it only then, and turns errors into one line."""
+"""The command line: it finds a command by name, imports it only then, and reports errors in one line."""
 
 import importlib
 import io
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import nfkern
+from nfkern.algorithms.agents import listing
 from nfkern.errors import UserError, closest
 
 # name -> (module of this package, attribute, summary); an attribute "X[key]" is an entry of the dictionary X.
@@ -35,29 +36,7 @@ COMMANDS = {
     "data info": ("algorithms.commands.data", "Info", "describe a dataset"),
     **{
         f"train {name}": ("algorithms.commands.train", f"COMMANDS[{name}]", summary)
-        for name, summary in {
-            "nf_gcbc": "goal-conditioned behavioural cloning with a normalizing flow",
-            "nf_bc": "behavioural cloning with a normalizing flow",
-            "gaussian_gcbc": "OGBench's goal-conditioned behavioural cloning",
-            "gaussian_bc": "behavioural cloning with a Gaussian",
-            "flow_matching_gcbc": "goal-conditioned behavioural cloning with flow matching",
-            "flow_matching_bc": "behavioural cloning with flow matching",
-            "diffusion_gcbc": "goal-conditioned behavioural cloning with a diffusion model",
-            "diffusion_bc": "behavioural cloning with a diffusion model",
-            "nf_rlbc": "offline RL with a normalizing flow",
-            "fql": "offline RL with a one-step policy distilled from flow matching",
-            "ifql": "offline RL with an implicit value and the best of many flow-matching samples",
-            "iql": "offline RL with an implicit value and a Gaussian",
-            "rebrac": "offline RL with a deterministic policy near the data",
-            "diffusion_ql": "offline RL with a diffusion model",
-            "gciql": "goal-conditioned offline RL with an implicit value",
-            "gcivl": "goal-conditioned offline RL with an implicit value and no critics",
-            "hiql": "goal-conditioned offline RL with subgoals",
-            "qrl": "goal-conditioned offline RL with quasimetric distances",
-            "offline_crl": "goal-conditioned offline RL with contrastive critics",
-            "nf_ugs": "unsupervised goal-conditioned RL in a maze, with a normalizing flow over goals",
-            "crl": "contrastive goal-conditioned RL in a maze",
-        }.items()
+        for name, summary in listing.summaries().items()
     },
     "sweep": (
         "algorithms.sweep.sweep",
@@ -90,22 +69,22 @@ HELP = ("-h", "--help", "help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 ok, 1 a check failed, 2 the user can mend it, 130 interrupted."""
+    """Run a command; return 0 for success, 1 for a failed check, 2 for an error of the user, 130 if interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
-    # Started without them, as `>&-` does, Python has None there.
+    # Python has None here if it was started with a closed stream, as by `>&-`.
     sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that knows no block characters still gets the rest.
+            # Replace what a terminal cannot show, such as block characters, instead of failing.
             stream.reconfigure(errors="replace")
     try:
         try:
             return _dispatch(args)
         finally:
-            # Here, where an error can be told: Python would write the rest at exit.
+            # Python would write the rest at exit, where an error could not be reported.
             sys.stdout.flush()
     except OSError as error:
-        # Python would complain once more at exit.
+        # Otherwise Python would report the error once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         # The reader of our output, such as `head`, has seen enough.
         return 0 if isinstance(error, BrokenPipeError) else _fail("nfkern", error)
@@ -145,7 +124,7 @@ def _run(name: str, args: list[str]) -> int:
     except MemoryError as error:
         return _fail(prog, f"out of memory: {error or 'smaller batches or networks may help'}")
     except RuntimeError as error:
-        # Torch's, which is not imported here: of a GPU, and of a CPU.
+        # These are torch's errors for a GPU and for a CPU; importing torch to name their classes would be slow.
         if type(error).__name__ == "OutOfMemoryError":
             return _fail(prog, f"out of memory: {error}")
         if "can't allocate memory" not in str(error):
@@ -158,8 +137,8 @@ def _run(name: str, args: list[str]) -> int:
 
 
 def _reader_gone() -> bool:
-    """Whether a broken pipe is that of our output, and not one between processes."""
-    # What is still to be written raises it once more; what was too long to be held is lost, and only the pipe can tell.
+    """Return whether the broken pipe is that of our output, rather than one between processes."""
+    # Writing what is still buffered raises the error again. If nothing is, only the state of the pipe can tell.
     sys.stdout.flush()
     try:
         poll = select.poll()
@@ -170,7 +149,7 @@ def _reader_gone() -> bool:
 
 
 def _fail(prog: str, error: Exception | str) -> int:
-    """Show an error in one line; its exit code."""
+    """Print an error in one line; return its exit code."""
     print(f"{prog}: {' '.join(line.strip() for line in str(error).splitlines() if line.strip())}", file=sys.stderr)
     return 2
 
@@ -183,14 +162,14 @@ def _load(name: str) -> Any:
 
 
 def _members(group: str) -> list[str]:
-    """The second words of a group's commands; empty for a command that is one word, and for none."""
+    """Return the second words of a group's commands; empty for a command of one word and for an unknown name."""
     return [words[1] for words in map(str.split, COMMANDS) if words[0] == group and len(words) > 1]
 
 
 def _place_of_command(args: list[str]) -> int | None:
-    """Where the second word of a command is that stands behind options."""
+    """Return the position of a command's second word if it stands behind options."""
     places = [place for place, arg in enumerate(args) if place and arg in _members(args[0])]
-    # What follows an option may be its value.
+    # A word that follows an option may be its value.
     return next((place for place in places if not args[place - 1].startswith("-")), next(iter(places), None))
 
 
@@ -216,7 +195,7 @@ def _help(args: list[str]) -> int:
 
 
 def _meant(words: list[str]) -> str | None:
-    """The command that was probably meant, word by word."""
+    """Return the command that was probably meant, found word by word."""
     if not words:
         return None
     groups = list(dict.fromkeys(name.split()[0] for name in COMMANDS))

@@ -1,4 +1,4 @@
-"""A command's arguments: parsed by tyro, refused in one line."""
+"""Parse a command's arguments with tyro, and report errors in one line."""
 
 import contextlib
 import io
@@ -22,16 +22,16 @@ _COLOUR, _BOX, _RULE = re.compile(r"\x1b\[[0-9;]*m"), re.compile("[│╭╮╰�
 
 
 def parse(command: type[Command], args: Sequence[str], prog: str, default: Command | None = None) -> Command:
-    """A command with the settings of its arguments; `--help` prints the help and exits.
+    """Return a command with the settings that its arguments give; `--help` prints the help and exits.
 
     Args:
         command: a dataclass.
-        args: what was typed after its name.
+        args: the words typed after its name.
         prog: its name in messages.
-        default: the values of settings that are not named.
+        default: a command with the values of settings that the arguments do not name.
 
     Raises:
-        UserError: they are wrong; the message is one line.
+        UserError: the arguments are wrong; the message is one line.
     """
     errors = io.StringIO()
     try:
@@ -49,7 +49,7 @@ def parse(command: type[Command], args: Sequence[str], prog: str, default: Comma
 
 @contextlib.contextmanager
 def _unbroken() -> Iterator[None]:
-    """Messages that are not broken to the width of the terminal."""
+    """Keep messages from being wrapped to the width of the terminal."""
     before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "100000"
     try:
         yield
@@ -60,7 +60,7 @@ def _unbroken() -> Iterator[None]:
 
 
 def _unknown(command: type[Command], args: Sequence[str], prog: str, default: Command | None) -> str | None:
-    """What to say of options that the command does not have; None if it has all."""
+    """Return the message about an option that the command does not have; None if it has all."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         tyro.cli(command, prog=prog, args=["--help"], default=default)
@@ -75,23 +75,23 @@ def _unknown(command: type[Command], args: Sequence[str], prog: str, default: Co
 
 
 def _in_one_line(box: str) -> str:
-    """The message of one of tyro's boxes, without the help that it repeats."""
-    # The title comes first, with a rule below it where there are no box characters.
+    """Return the message in one of tyro's boxes, without the help that it repeats."""
+    # The title comes first. Without box characters, a rule stands below it.
     _, *lines = [_BOX.sub(" ", _COLOUR.sub("", line)) for line in box.splitlines()]
     message: list[str] = []
     for line in lines[1:] if _RULE.fullmatch(lines[0]) else lines:
         if _RULE.fullmatch(line):
             break
-        # So far to the right stands what an option is for.
+        # Descriptions of options are indented this far.
         if not line.startswith(" " * 10):
             message.append(line.strip())
-    # Of a number that may be left out, what is wrong with it as a number.
+    # For an optional number, tyro lists the errors of all types; keep the one about the number.
     told = re.sub(r"no type matching .* - <class '(int|float)'>: ", "", " ".join(message))
     return told.removeprefix("Error parsing ")
 
 
 def _number(kind: type, read: Callable[[str], float]) -> Callable[[PrimitiveTypeInfo], Any]:
-    """A rule of tyro for one type of number."""
+    """Return a tyro rule for one type of number."""
 
     def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         if info.type is not kind:
@@ -108,7 +108,7 @@ def _number(kind: type, read: Callable[[str], float]) -> Callable[[PrimitiveType
 
 
 def _integer(text: str) -> int:
-    """An integer, also as 8e3."""
+    """Return the integer that a text means, such as 8000 or 8e3."""
     try:
         number = int(text)
     except ValueError:
@@ -116,7 +116,7 @@ def _integer(text: str) -> int:
         if not value.is_integer():
             raise ValueError(f"expected an integer, got {text!r}") from None
         number = int(value)
-    # What generators of random numbers, counters and files take.
+    # Random generators, counters and files take no larger ones.
     if abs(number) >= 1 << 63:
         raise ValueError(f"expected an integer of 64 bits, got {text!r}")
     return number
@@ -130,7 +130,7 @@ def _finite(text: str, expected: str = "a finite number") -> float:
 
 
 def _path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-    """A rule of tyro for paths: an empty one would be the current folder."""
+    """Return a tyro rule for paths that refuses an empty one, which would mean the current folder."""
     if info.type is not Path:
         return None
 

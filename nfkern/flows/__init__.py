@@ -1,1 +1,1 @@
-"""The flows: modules, their distribution, and what they share."""
+"""Flows: the modules and their distribution."""

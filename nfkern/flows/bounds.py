@@ -1,8 +1,8 @@
-"""The box [-END, END]^D of a bounded flow: data are x = tanh(u).
+"""Bounds [-END, END] of every feature of a bounded flow: data are x = tanh(u).
 
-On the faces of (-1, 1)^D, u and the density's derivative are infinite, and how near to them a number can be depends on
-its dtype. So the box ends at the last float32 inside, in every dtype. Data beyond count as lying there, in values and
-in derivatives: the derivative there is that at the end. Samples are never beyond.
+At -1 and 1, u and the density's derivative are infinite, and how near to them a number can be depends on its dtype. So
+the bounds are the last float32 numbers inside (-1, 1), in every dtype. Data beyond a bound have the values and the
+derivatives of data at that bound. Samples are never beyond.
 """
 
 import math
@@ -15,7 +15,7 @@ _END_OF_U = math.atanh(END)
 
 
 def inside(x: torch.Tensor) -> torch.Tensor:
-    """Data, those beyond the end moved to it; NaN stays."""
+    """Data, with those beyond a bound moved to it; NaN stays."""
     return _moved(x, END)
 
 
@@ -25,9 +25,9 @@ def inverse(x: torch.Tensor) -> torch.Tensor:
 
 
 def squash(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows, *event) -> data x = tanh(u) inside the box, and log|det dx/du| at x, (rows)."""
+    """(rows, *event) -> data x = tanh(u) within the bounds, and log|det dx/du| at x, (rows)."""
     u = _moved(u, _END_OF_U)
-    # The last step of tanh may round to 1.
+    # tanh may round to 1.
     return torch.tanh(u).clamp(-END, END), log_det(u)
 
 
@@ -42,6 +42,6 @@ def score(x: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
 
 
 def _moved(x: torch.Tensor, end: float) -> torch.Tensor:
-    """Numbers beyond `end` moved to it, with the derivative of those that are not; infinite ones have none."""
+    """Numbers, with those beyond `end` moved to it; the derivative stays 1, except of infinite numbers."""
     same = torch.nan_to_num(x - x.detach())
     return x.detach().clamp(-end, end) + same

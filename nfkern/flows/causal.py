@@ -2,28 +2,24 @@
 
 import math
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from nfkern.arguments import number, whole
-from nfkern.checkpoint import refuse_shards
 from nfkern.flows.causal_maps import CausalMaps
 from nfkern.kernels.causal.parameters import shapes
-
-if TYPE_CHECKING:
-    from nfkern.acting.causal import FrozenCausalFlow
 
 
 class CausalFlow(CausalMaps):
     r"""Autoregressive flow over tokens, the model of Zhai et al. (2024) ("TarFlow"), for action chunks and the like.
 
-    Each of K blocks reads the tokens in order with a causal transformer and moves every token by what the tokens before
-    it say, :math:`z_t = (x_t - t_t) \, e^{-s_t}`; odd blocks read from the last token to the first. Densities take one
-    pass over all tokens, samples one token after the other. Events are (tokens, features). The features of a token move
-    each on its own: only from token to token is the flow more than a Gaussian. Beside the options of `rsample`, samples
-    take `tokens`, their length, and those of `to_data`.
+    Each of K blocks reads the tokens in order with a causal transformer and transforms each token by a scale and a
+    shift that depend on the tokens before it, :math:`z_t = (x_t - t_t) \, e^{-s_t}`; odd blocks read from the last
+    token to the first. Densities take one pass over all tokens, samples go token by token. Events are (tokens,
+    features). Within a block, the features of a token do not depend on each other: a flow over a single token is a
+    Gaussian. Samples take the options of `rsample` and of `to_data`, and `tokens`, their length.
 
     Parameters are stacked over blocks (axis 0) and layers (axis 1), in the order of `CausalParameters`; before them
     `context_weight` (K, width, C) and `input_bias` (K, width). The last layers start at zero.
@@ -38,11 +34,11 @@ class CausalFlow(CausalMaps):
         heads: of each attention, a divisor of the width; None for heads 64 wide, as published, or one.
         expansion: of the MLPs, their hidden width over `width`.
         context_mode: "add" projects the context and adds it to every token, the published form for class embeddings;
-            "prefix" makes it a position before the first token. With "add" the first token of each block stays as it
-            is, so that one block is not enough and a single token cannot be modelled.
+            "prefix" makes it a position before the first token. With "add" each block leaves its first token as it is:
+            one block is not enough, and a single token cannot be modelled.
         norm_eps: LayerNorm's epsilon.
         scale_bound: smooth bound of |log_scale| per block, `bound * tanh(raw / bound)`; None for the published exp.
-        bounds: "tanh" for data in the box (-1, 1)^(T x D), with the exact density; data outside count as on its face.
+        bounds: "tanh" for data in (-1, 1)^(T x D), with the exact density; data outside count as lying on the bound.
         context_dropout: probability of dropping a context in training, so that the flow also learns the marginal, which
             guidance needs.
 
@@ -120,24 +116,6 @@ class CausalFlow(CausalMaps):
         """The constructor's arguments."""
         return ", ".join(f"{name}={value!r}" for name, value in self.config.items())
 
-    def freeze(self, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> "FrozenCausalFlow":
-        """A `FrozenCausalFlow` for acting: the same calls without autograd.
-
-        Args:
-            dtype: of the layers' weights, float32, bfloat16, float16 or float64; None for the flow's own. With 16 bits
-                all else is float32.
-            encoder: a module from observations (*batch, in_features) to contexts; the frozen flow then takes
-                observations.
-
-        Raises:
-            ValueError: another dtype, an encoder that does not fit, or weights that are not finite in `dtype`.
-            TypeError: `encoder` is no module, or a weight is a shard.
-        """
-        from nfkern.acting.causal import FrozenCausalFlow
-
-        refuse_shards(self)
-        return FrozenCausalFlow(self, dtype, encoder)
-
     def _reset_parameters(self) -> None:
         """torch.nn.Linear's default; positions N(0, 0.01^2) and last layers zero, as published."""
         with torch.no_grad():
@@ -152,7 +130,7 @@ class CausalFlow(CausalMaps):
                     parameter.uniform_(-1, 1).mul_(1 / math.sqrt(self._fan_in(name)))
 
     def _fan_in(self, name: str) -> int:
-        """The first layer's counts the context where that is added; a bias has its weight's."""
+        """Fan-in of a parameter; the first layer's counts an added context, and a bias has its weight's."""
         prefix = self.context_mode == "prefix"
         if name in ("input_weight", "input_bias", "context_weight"):
             together = self.features + self.context_features

@@ -1,4 +1,4 @@
-"""What a causal flow and its frozen copy share: the maps of rows from stacked weights, and sequences of any length."""
+"""Maps of rows that a causal flow and its frozen copy share, from stacked weights, for sequences of any length."""
 
 from numbers import Integral
 from typing import Any, Literal
@@ -16,9 +16,9 @@ _DEFAULTS = {"method": "auto", "tolerance": None, "guidance": 0.0, "annealed": F
 
 
 class CausalMaps(Chunked):
-    """A flow that runs the causal ops; a subclass brings the tensors, as parameters or as buffers.
+    """A flow that runs the causal ops; a subclass adds the tensors, as parameters or as buffers.
 
-    Samples have no gradients: what differentiates them is an error.
+    Samples have no gradients: to differentiate them is an error.
     """
 
     reparameterized = False
@@ -50,21 +50,27 @@ class CausalMaps(Chunked):
         Args:
             z: (*batch, tokens, features).
             context: as in `log_prob`.
-            method: "cached" goes token by token with the keys and values of those before; "jacobi" guesses all tokens
-                at once and repeats until they stay; "auto" is "cached", which no iteration has been measured to beat.
-            tolerance: where "jacobi" stops: a row's largest change over its largest token, in every row; None for the
-                precision's.
-            guidance: how far to lean away from the flow without context, 0 for not at all; needs `context_dropout`.
+            method: "cached" goes token by token and keeps the keys and values of earlier tokens; "jacobi" guesses all
+                tokens at once and iterates until they no longer change; "auto" is "cached", which was faster than
+                "jacobi" in all measurements.
+            tolerance: "jacobi" stops when in every row the largest change, relative to the largest token, is below it;
+                None for a tolerance by dtype.
+            guidance: strength of classifier-free guidance, 0 for none; needs `context_dropout`.
             annealed: whether guidance grows linearly over the tokens, to its full value at the last.
 
         Raises:
-            ValueError: as `log_prob`; an unknown method; guidance without a context or of a flow that never dropped it.
+            ValueError: as `log_prob`; an unknown method; guidance without a context or without `context_dropout`.
         """
         guidance = number("guidance", guidance)
         tolerance = None if tolerance is None else number("tolerance", tolerance)
-        options = {"method": method, "tolerance": tolerance, "guidance": guidance, "annealed": bool(annealed)}
+        options: dict[str, Any] = {
+            "method": method,
+            "tolerance": tolerance,
+            "guidance": guidance,
+            "annealed": bool(annealed),
+        }
         if options == _DEFAULTS:
-            # What a frozen flow may have captured.
+            # A frozen flow may have captured this call.
             return super().to_data(z, context)
         unconditional = None
         if guidance > 0:
@@ -72,11 +78,7 @@ class CausalMaps(Chunked):
                 what = "no context" if context is None else "context_dropout=0"
                 raise ValueError(f"guidance: expected 0 for a flow with {what}, got {guidance!r}")
             unconditional = self._project_rows(None)
-
-        def rows_to_data(z: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return self._boxed(*self._map_to_data(z, term, unconditional_term=unconditional, **options))
-
-        x, log_det = self._run(rows_to_data, "z", z, context)
+        x, log_det = self._run("to_data", z, context, unconditional_term=unconditional, **options)
         return x, log_det
 
     @property
@@ -128,7 +130,7 @@ class CausalMaps(Chunked):
         noise: torch.Tensor | None = None,
         **options: Any,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """As every flow's; `tokens` is the samples' length, which `noise` has already."""
+        """Noise of `tokens` tokens; noise that is given has its own length."""
         if tokens is None:
             tokens = noise.shape[-2] if isinstance(noise, torch.Tensor) and noise.ndim > 1 else self.tokens
         elif not isinstance(tokens, Integral) or not self._least_tokens <= tokens <= self.tokens:

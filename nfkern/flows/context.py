@@ -1,4 +1,4 @@
-"""How events meet contexts: broadcasting of batch shapes, arranged so that a context is projected once."""
+"""Events and their contexts: batch shapes broadcast, and each context is projected once."""
 
 import contextlib
 import math
@@ -16,8 +16,8 @@ class ProjectedContext:
     """A context after the flow's projection, reusable for any number of calls while the parameters stay the same.
 
     Attributes:
-        term: (groups, ...), what the ops take; groups is the product of batch_shape.
-        batch_shape: the context's batch shape, () where there is none.
+        term: (groups, ...), as the ops take it; groups is the product of batch_shape.
+        batch_shape: the context's batch shape, () without a context.
     """
 
     term: torch.Tensor
@@ -83,23 +83,23 @@ def project(context: torch.Tensor | None, weight: torch.Tensor | None, bias: tor
     if autocast_on(context.device):
         # Only the product drops precision: the bias is added in the parameters' dtype.
         return functional.linear(context, flat).to(bias.dtype).view(context.shape[0], *bias.shape) + bias
-    # On other devices PyTorch's own is as good, and `torch.vmap` knows how to batch it.
+    # On other devices PyTorch's own is as fast, and `torch.vmap` can batch it.
     product = linear if context.device.type == "cpu" else functional.linear
     return product(context, flat, bias.flatten()).view(context.shape[0], *bias.shape)
 
 
 def autocast_on(device: torch.device) -> bool:
-    """Whether autocast is in force there; "meta" has none, and PyTorch refuses to say so."""
+    """Whether autocast is on; for "meta", which has none, PyTorch raises an error."""
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Autocast kept out of what runs inside."""
+    """Context in which autocast is off."""
     return torch.autocast(device.type, enabled=False) if autocast_on(device) else contextlib.nullcontext()
 
 
 def autocast_dtype(like: torch.Tensor) -> torch.dtype | None:
-    """Of a flow's hidden products, where its tensors are like this one: what autocast says, or None for their own."""
+    """Dtype that autocast gives the hidden products of a flow with tensors like this one; None for the tensors' own."""
     # As PyTorch's own layers do, autocast leaves float64 alone.
     if like.dtype != torch.float32 or not autocast_on(like.device):
         return None

@@ -3,20 +3,16 @@
 import math
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import nn
 
 from nfkern.arguments import flag, number, whole
-from nfkern.checkpoint import refuse_shards
 from nfkern.flows.coupling_maps import CouplingMaps
-from nfkern.flows.transforms import readable
+from nfkern.flows.derivatives import readable
 from nfkern.kernels import compose
 from nfkern.kernels.dispatch.op_transforms import has_tangents
-
-if TYPE_CHECKING:
-    from nfkern.acting.coupling import FrozenFlow
 
 
 class CouplingFlow(CouplingMaps):
@@ -35,7 +31,7 @@ class CouplingFlow(CouplingMaps):
     weights can touch it. A flow saved when permutations were drawn brings its own, and keeps and saves it.
 
     Args:
-        features: D, at least 2 (with one feature nothing is left to transform; a `CausalFlow` of one token takes one).
+        features: D, at least 2: a block transforms half of them (a `CausalFlow` of one token takes one feature).
         context_features: C; 0 for an unconditional flow.
         blocks: K.
         hidden: widths (h1, h2). The paper's torch code has (256, 256), its JAX code (256 + C, 256).
@@ -44,8 +40,8 @@ class CouplingFlow(CouplingMaps):
             changes: only for use inside another model).
         inverted: parameterise the map from noise to data instead, as the paper's offline-RL code does.
         scale_bound: smooth bound of |log_scale| per block, `bound * tanh(raw / bound)`; None for the paper's plain exp.
-        bounds: "tanh" for data in the box [-b, b]^D, b = 1 - 2^-24, with the exact density; data outside count as lying
-            on its face, and have the density and the derivatives there, in float32 as in float64.
+        bounds: "tanh" for data in [-b, b]^D, b = 1 - 2^-24, with the exact density; data outside count as lying on the
+            bound, and have the density and the derivatives there, in float32 as in float64.
         context_dropout: probability of dropping a context in training, so that the flow also learns the marginal.
 
     Raises:
@@ -67,7 +63,7 @@ class CouplingFlow(CouplingMaps):
     mixing_lu: torch.Tensor
     permutation: torch.Tensor
     _known: torch.Tensor | None = None
-    """The permutation as it was when last checked."""
+    """The permutation when it was last checked."""
 
     def __init__(
         self,
@@ -126,24 +122,6 @@ class CouplingFlow(CouplingMaps):
         """The constructor's arguments."""
         return ", ".join(f"{name}={value!r}" for name, value in self.config.items())
 
-    def freeze(self, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> "FrozenFlow":
-        """A `FrozenFlow` for acting: the same calls without autograd, folded and composed once, in float64.
-
-        Args:
-            dtype: of the hidden weights, float32, bfloat16, float16 or float64; None for the flow's own. With 16 bits
-                all else is float32.
-            encoder: a module from observations (*batch, in_features) to contexts; the frozen flow then takes
-                observations.
-
-        Raises:
-            ValueError: another dtype, an encoder that does not fit, or weights that are not finite in `dtype`.
-            TypeError: `encoder` is no module, or a weight is a shard.
-        """
-        from nfkern.acting.coupling import FrozenFlow
-
-        refuse_shards(self)
-        return FrozenFlow(self, dtype, encoder)
-
     def _reset_mixing(self) -> None:
         """PLU from random orthogonal matrices, L and U; without PLU, trivial factors."""
         self.permutation = self._own_permutation()
@@ -163,7 +141,7 @@ class CouplingFlow(CouplingMaps):
         return torch.tensor(_permutations(self.features, self.blocks), device="cpu")
 
     def _place(self) -> None:
-        """Put what is no parameter where the parameters are; the permutation never where numbers are lost."""
+        """Move fixed factors and the permutation to the parameters' device; the permutation never to "meta"."""
         like = self.input_bias
         if self.mixing != "plu":
             self.mixing_lu = self._identity(like)
@@ -184,7 +162,7 @@ class CouplingFlow(CouplingMaps):
             destination[f"{prefix}permutation"] = self.permutation.clone()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Take the permutation that a state brings; one without has the flow's own."""
+        """Take the permutation of a state dict; one without a permutation was saved with the flow's own."""
         super()._load_from_state_dict(state_dict, prefix, *args)
         _, _, _, unexpected, errors = args
         name, brings = f"{prefix}permutation", any(f"{prefix}{own}" in state_dict for own, _ in self.named_parameters())
@@ -203,15 +181,15 @@ class CouplingFlow(CouplingMaps):
         """A permutation of each block's features, (K, D), as int64 on the CPU.
 
         Raises:
-            ValueError: it is none, as after an average or a cast.
+            ValueError: it is not a permutation, as after an average or a cast.
         """
         found, shape = permutation.detach().cpu(), (self.blocks, self.features)
         order = torch.arange(self.features, device="cpu").expand(shape)
         if found.shape != shape or found.is_complex() or not torch.equal(found.double().sort(1)[0], order.double()):
             got = found.tolist() if found.numel() < 100 else f"shape {tuple(found.shape)}, {found.dtype}"
             raise ValueError(
-                f"{name}: expected {self.blocks} permutations of 0 to {self.features - 1}, got {got}; it is no weight: "
-                "leave it out of averages and casts"
+                f"{name}: expected {self.blocks} permutations of 0 to {self.features - 1}, got {got}; leave it out of "
+                "averages and casts: it is not a weight"
             )
         return found.to(torch.int64, copy=True)
 
@@ -227,10 +205,10 @@ class CouplingFlow(CouplingMaps):
             self.hidden_bias.uniform_(-bound, bound)
 
     def _factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `compose` takes, where and in what the parameters are.
+        """Arguments of `compose`, on the device and in the dtype of the parameters.
 
         Raises:
-            ValueError: the permutation is none.
+            ValueError: the permutation is not one.
         """
         like, lu, permutation = self.input_bias, self.mixing_lu, self.permutation
         known = self._known is not None and readable(permutation) and torch.equal(self._known, permutation)
@@ -242,7 +220,7 @@ class CouplingFlow(CouplingMaps):
         return lu, permutation.to(like.device)
 
     def _compose(self, inverse: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mixing matrices and log-det, composed once per value of `mixing_lu` where no gradient is wanted.
+        """Mixing matrices and log-det, composed once per value of `mixing_lu` if no gradient is recorded.
 
         The cache compares contents, a few hundred numbers, because version counters miss edits through `.data`. On a
         GPU the comparison would synchronise, so nothing is cached there.
@@ -258,7 +236,7 @@ class CouplingFlow(CouplingMaps):
             or not torch.equal(cached[0], lu)
             or not torch.equal(cached[1], permutation)
         ):
-            # Out of inference mode, so that a later call that records gradients can use the entry.
+            # Outside inference mode, so that a later call that records gradients can use the entry.
             with torch.inference_mode(False), torch.no_grad():
                 cached = (lu.detach().clone(), permutation.clone(), *compose(lu, permutation, inverse))
             self._composed[inverse] = cached
@@ -266,12 +244,12 @@ class CouplingFlow(CouplingMaps):
 
 
 def _may_keep(tensor: torch.Tensor) -> bool:
-    """Whether what is computed from it may be kept for later calls: in a transform it belongs to that."""
+    """Whether results of a tensor may be kept for later calls: those of a transform belong to the transform."""
     return readable(tensor) and not torch._C._are_functorch_transforms_active()
 
 
 def _permutations(features: int, blocks: int) -> list[list[int]]:
-    """Permutations without order, the same in every version of Python and PyTorch: `random()` is promised to stay."""
+    """Random permutations, the same in every version of Python and PyTorch: Python promises to keep `random()`."""
     generator = random.Random(0)
     keys = ([generator.random() for _ in range(features)] for _ in range(blocks))
     return [sorted(range(features), key=each.__getitem__) for each in keys]

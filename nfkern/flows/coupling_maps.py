@@ -1,4 +1,4 @@
-"""What a coupling flow and its frozen copy share: the maps of rows, from stacked weights and composed matrices."""
+"""Maps of rows that a coupling flow and its frozen copy share, from stacked weights and composed matrices."""
 
 from abc import abstractmethod
 from typing import Any
@@ -11,7 +11,7 @@ from nfkern.kernels import CouplingParameters, coupling
 
 
 class CouplingMaps(Chunked):
-    """A flow that runs the coupling ops; a subclass brings the tensors, as parameters or as buffers."""
+    """A flow that runs the coupling ops; a subclass adds the tensors, as parameters or as buffers."""
 
     norm_eps: float
     inverted: bool

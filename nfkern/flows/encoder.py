@@ -46,7 +46,7 @@ class Encoder(Pretrained, nn.Sequential):
 
 
 class LoweredLinear(nn.Module):
-    """A Linear whose product runs in 16 bits; the bias is added, and the result given, in the dtype of the inputs."""
+    """A Linear with a product in 16 bits; the bias and the result are in the dtype of the inputs."""
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class LoweredLinear(nn.Module):
 def lower_hidden(encoder: Encoder, dtype: torch.dtype) -> None:
     """Put the weights between hidden layers in `dtype`, in place, for acting; first and last layers stay.
 
-    Only plain layers without hooks: of others, nobody knows what they do to their weight.
+    Layers of other types or with hooks stay: they may use their weight in another way.
     """
     for index in [i for i, layer in enumerate(encoder) if isinstance(layer, nn.Linear)][1:-1]:
         layer = encoder[index]

@@ -1,28 +1,37 @@
-"""What every conditional flow offers: densities, samples and scores over any batch shape."""
+"""Base classes of conditional flows: densities, samples and scores over any batch shape."""
 
+import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from functools import singledispatch
 from itertools import chain
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn, Self
 
+import numpy as np
 import torch
 from torch import nn
+from torch.distributions import Distribution, constraints, register_kl
 
 from nfkern.arguments import number, shape_of, whole
-from nfkern.checkpoint import Pretrained
+from nfkern.checkpoint import Pretrained, refuse_shards
 from nfkern.flows import bounds as tanh_bounds
 from nfkern.flows.context import Arrangement, ProjectedContext, autocast_on
-from nfkern.flows.distribution import FlowDistribution
-from nfkern.flows.noise import draw, sizes
-from nfkern.flows.transforms import readable, without_derivatives
+from nfkern.flows.derivatives import readable, without_derivatives
+from nfkern.flows.noise import given_or_drawn, sizes
 from nfkern.kernels import standard_normal_log_prob
 
 Context = torch.Tensor | ProjectedContext | None
+SampleShape = int | Sequence[int]
+
+Map = Literal["log_prob", "to_latent", "score", "to_data", "to_data_with_score"]
+"""Maps of rows that the calls of a flow come down to; a frozen flow has faster ways for some of them."""
+ARGUMENT: dict[Map, str] = {"log_prob": "x", "to_latent": "x", "score": "x", "to_data": "z", "to_data_with_score": "z"}
+"""Name of the events that a map takes: x for data, z for noise."""
 
 
 class Flow(Pretrained, nn.Module, ABC):
-    """Base of the flows. A subclass brings its parameters and the four maps between rows of data and noise.
+    """Base of the flows. A subclass adds its parameters and the maps between rows of data and noise.
 
     Shape law: everything is `sample_shape + batch_shape + event_shape`, and the event is (features,) or, of a flow over
     tokens, (tokens, features); batch shapes of events and contexts broadcast. The base density is N(0, I);
@@ -51,7 +60,7 @@ class Flow(Pretrained, nn.Module, ABC):
         self.context_dropout = number("context_dropout", context_dropout, "a probability in [0, 1)", 1)
 
     def forward(self, x: torch.Tensor, context: Context = None) -> torch.Tensor:
-        """`log_prob`: what DDP, autocast, compile and export see."""
+        """Return `log_prob`: DDP, autocast, compile and export go through here."""
         return self.log_prob(x, context)
 
     def log_prob(self, x: torch.Tensor, context: Context = None) -> torch.Tensor:
@@ -71,23 +80,23 @@ class Flow(Pretrained, nn.Module, ABC):
             ValueError: a shape does not fit, a context is missing or unwanted, or a parameter is NaN.
             TypeError: a dtype or device differs from the parameters'.
         """
-        (log_prob,) = self._run(self._rows_log_prob, "x", x, context, dropout=self.training)
+        (log_prob,) = self._run("log_prob", x, context, dropout=self.training)
         return log_prob
 
     def to_latent(self, x: torch.Tensor, context: Context = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Data to noise: z (*batch, *event) and log|det dz/dx| (*batch); arguments and errors of `log_prob`."""
-        z, log_det = self._run(self._rows_to_latent, "x", x, context)
+        z, log_det = self._run("to_latent", x, context)
         return z, log_det
 
     def to_data(self, z: torch.Tensor, context: Context = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Noise to data: x (*batch, *event) and log|det dx/dz| (*batch); arguments and errors of `log_prob`."""
-        x, log_det = self._run(self._rows_to_data, "z", z, context)
+        x, log_det = self._run("to_data", z, context)
         return x, log_det
 
     def score(self, x: torch.Tensor, context: Context = None) -> torch.Tensor:
         """grad_x log p(x), (*batch, *event): analytic, needs no autograd and is not differentiable."""
         with torch.no_grad():
-            results = self._run(self._rows_score, "x", x, context)
+            results = self._run("score", x, context)
         instead = "it is not differentiable; take torch.func.hessian of log_prob"
         (score,) = self._constant(f"score: {instead}", results, x, context)
         return score
@@ -136,10 +145,10 @@ class Flow(Pretrained, nn.Module, ABC):
         `rsample`; sigma in the units of x. With guidance the step is that of the flow without it, as published.
 
         Raises:
-            ValueError: sigma is negative, or the flow has `bounds`: noise leaves the box, so there is no such mean.
+            ValueError: sigma is negative, or the flow has `bounds`: noised data leave them, so there is no such mean.
         """
         if self.bounds is not None:
-            raise ValueError(f"bounds: expected None for denoising, got {self.bounds!r}: noised data leave the box")
+            raise ValueError(f"bounds: expected None for denoising, got {self.bounds!r}: noised data leave them")
         sigma, given = number("sigma", sigma), options.get("noise")
         with torch.no_grad():
             z, options = self._noise(sample_shape, context, **options)
@@ -147,28 +156,46 @@ class Flow(Pretrained, nn.Module, ABC):
                 x, _ = self.to_data(z, context, **options)
                 score = self.score(x, context)
             else:
-                x, _, score = self._run(self._map_to_data_with_score, "z", z, context)
+                x, _, score = self._run("to_data_with_score", z, context)
             x = torch.add(x, score, alpha=sigma**2)
         (x,) = self._constant("sample_denoised: it has no derivatives; use rsample", (x,), context, given)
         return x
 
-    def condition(self, context: Context = None) -> FlowDistribution:
+    def condition(self, context: Context = None) -> "FlowDistribution":
         """p(. | context) as a `torch.distributions.Distribution`; the context is projected once."""
         return FlowDistribution(self, self._project(context))
+
+    def freeze(self, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> "ActingFlow":
+        """A copy for acting, such as a `FrozenFlow`: the same calls without autograd, and `act`.
+
+        Args:
+            dtype: of the hidden weights, float32, bfloat16, float16 or float64; None for the flow's own. With 16 bits
+                all else is float32.
+            encoder: a module from observations (*batch, in_features) to contexts; the frozen flow then takes
+                observations.
+
+        Raises:
+            ValueError: another dtype, an encoder that does not fit, or weights that are not finite in `dtype`.
+            TypeError: `encoder` is not a module, or a weight is a shard.
+        """
+        refuse_shards(self)
+        # By name: acting imports this module, and registers its classes in `frozen_copy`.
+        importlib.import_module("nfkern.acting")
+        return frozen_copy(self, dtype, encoder)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Parameters for an optimiser, in two groups: weights of products, with this decay, and all others, with none.
 
-        The usual rule, to decay what has two dimensions or more, does not fit stacked parameters: it decays every bias
-        and norm. Mixing matrices are not decayed either: that pulls their determinant to zero. The published training
-        codes decay everything.
+        The usual rule, to decay parameters of two dimensions or more, does not fit stacked parameters: it decays every
+        bias and norm. Mixing matrices are not decayed either: decay pulls their determinant to zero. The published
+        training codes decay everything.
         """
         decay, groups = number("weight_decay", weight_decay), dict[bool, list[nn.Parameter]]({True: [], False: []})
         for name, parameter in self.named_parameters():
             groups[name.endswith("weight") and "norm" not in name].append(parameter)
         return [{"params": groups[True], "weight_decay": decay}, {"params": groups[False], "weight_decay": 0.0}]
 
-    # What a subclass brings, on rows (rows, *event) and a projected context's term.
+    # A subclass defines these, on rows (rows, *event) and a projected context's term.
 
     @property
     @abstractmethod
@@ -192,7 +219,20 @@ class Flow(Pretrained, nn.Module, ABC):
     @abstractmethod
     def _map_score(self, x: torch.Tensor, term: torch.Tensor) -> torch.Tensor: ...
 
-    # The maps with the box of `bounds="tanh"`: data x = tanh(u), log|det dx/du| = sum log(1 - x^2).
+    def _rows(self, which: Map, events: torch.Tensor, term: torch.Tensor, **options: Any) -> tuple[torch.Tensor, ...]:
+        """Apply a map to rows; `options` are those of a causal flow's samples."""
+        if which == "log_prob":
+            z, log_det = self._rows_to_latent(events, term)
+            return (standard_normal_log_prob(z.flatten(1)) + log_det,)
+        if which == "to_latent":
+            return self._rows_to_latent(events, term)
+        if which == "to_data":
+            return self._within_bounds(*self._map_to_data(events, term, **options))
+        if which == "score":
+            return self._rows_score(events, term)
+        return self._map_to_data_with_score(events, term)
+
+    # The maps with `bounds="tanh"`: data x = tanh(u), log|det dx/du| = sum log(1 - x^2).
 
     def _rows_to_latent(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.bounds is None:
@@ -201,15 +241,8 @@ class Flow(Pretrained, nn.Module, ABC):
         z, log_det = self._map_to_latent(u, term)
         return z, log_det - tanh_bounds.log_det(u)
 
-    def _rows_log_prob(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor]:
-        z, log_det = self._rows_to_latent(x, term)
-        return (standard_normal_log_prob(z.flatten(1)) + log_det,)
-
-    def _rows_to_data(self, z: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._boxed(*self._map_to_data(z, term))
-
-    def _boxed(self, x: torch.Tensor, log_det: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Data and log-det of the map without the box -> those with it."""
+    def _within_bounds(self, x: torch.Tensor, log_det: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Data and log-det of the map without bounds -> those with them."""
         if self.bounds is None:
             return x, log_det
         x, squashed = tanh_bounds.squash(x)
@@ -223,17 +256,17 @@ class Flow(Pretrained, nn.Module, ABC):
 
     def _run(
         self,
-        rows_map: Callable[..., tuple[torch.Tensor, ...]],
-        name: str,
+        which: Map,
         events: torch.Tensor,
         context: Context = None,
         dropout: bool = False,
+        **options: Any,
     ) -> tuple[torch.Tensor, ...]:
-        """Apply a map of rows to events of any batch shape."""
+        """Apply a map to events of any batch shape."""
         p = self._project(context, dropout)
-        events = self._events(name, events)
+        events = self._events(ARGUMENT[which], events)
         arrangement = Arrangement.of(tuple(events.shape[: -len(self.event_shape)]), p.batch_shape)
-        results = rows_map(arrangement.rows(events, len(self.event_shape)), p.term)
+        results = self._rows(which, arrangement.rows(events, len(self.event_shape)), p.term, **options)
         self._explain_nan(results)
         return tuple(arrangement.restore(result) for result in results)
 
@@ -263,23 +296,12 @@ class Flow(Pretrained, nn.Module, ABC):
         sample_shape: tuple[int, ...],
         context: Context,
         event_shape: tuple[int, ...] | None = None,
-        *,
-        noise: torch.Tensor | None = None,
-        generator: torch.Generator | None = None,
-        temperature: float = 1.0,
-        deterministic: bool = False,
         **options: Any,
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """What samples are made of, and the options that are not about it."""
+        """Noise for samples, and the options that are not about noise."""
         batch_shape = context.batch_shape if isinstance(context, ProjectedContext) else shape_of(context)[:-1]
         shape = (*sizes(sample_shape), *batch_shape, *(event_shape or self.event_shape))
-        if noise is None:
-            return draw(shape, self._like, generator, temperature, deterministic), options
-        if not isinstance(noise, torch.Tensor):
-            raise TypeError(f"noise: expected a torch.Tensor, got {type(noise).__name__}")
-        if tuple(noise.shape) != shape:
-            raise ValueError(f"noise: expected shape {shape}, got {tuple(noise.shape)}")
-        return noise, options
+        return given_or_drawn(shape, self._like, **options)
 
     def _events(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """Events in the parameters' dtype, if they fit."""
@@ -316,3 +338,153 @@ class Flow(Pretrained, nn.Module, ABC):
             if broken.any():
                 where = broken.nonzero()[0].tolist()
                 raise ValueError(f"{name}: expected finite parameters, got NaN first at index {where}")
+
+
+class ActingFlow(Flow):
+    """Base of flows frozen for acting, which `Flow.freeze` makes: the calls of `Flow` without autograd, and `act`."""
+
+    dtype: torch.dtype
+    encoder: nn.Module | None
+
+    @abstractmethod
+    def warmup(self, batch_sizes: Iterable[int], observation: torch.Tensor | None = None) -> Self:
+        """Get ready for calls with so many rows."""
+
+    @abstractmethod
+    def act(
+        self,
+        observations: np.ndarray,
+        sigma: float = 0.0,
+        *,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> np.ndarray:
+        """Return an action for each observation, numpy to numpy."""
+
+    @abstractmethod
+    def refuse_broken(self) -> None:
+        """Raise an error if a weight is not finite."""
+
+
+@singledispatch
+def frozen_copy(flow: Flow, dtype: torch.dtype | None, encoder: nn.Module | None) -> ActingFlow:
+    """Freeze a flow, by its class: `nfkern.acting` registers how."""
+    raise TypeError(f"flow: expected a flow that can be frozen, got a {type(flow).__name__}")
+
+
+class FlowDistribution(Distribution):
+    """p(. | context) of a flow: a thin view that shares the flow's parameters and projects the context once.
+
+    Make one with `flow.condition(context)`. It is valid until the flow's parameters change. Mean, mode, variance and
+    entropy of a flow have no closed form: asking for one is an error that says what to do instead.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+
+    def __init__(self, flow: Flow, projected: ProjectedContext) -> None:
+        super().__init__(torch.Size(projected.batch_shape), torch.Size(flow.event_shape), validate_args=False)
+        self.flow = flow
+        self.has_rsample = flow.reparameterized
+        self.projected = projected
+
+    def __repr__(self) -> str:
+        shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
+        return f"{type(self).__name__}({type(self.flow).__name__}, {shapes})"
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Real numbers, or those within the flow's bounds."""
+        each = constraints.real if self.flow.bounds is None else constraints.interval(-1.0, 1.0)
+        return constraints.independent(each, len(self.flow.event_shape))
+
+    def expand(self, batch_shape: Sequence[int], _instance: "FlowDistribution | None" = None) -> "FlowDistribution":
+        """The distribution with its batch broadcast to `batch_shape`; the projected context is copied.
+
+        Raises:
+            ValueError: the batch does not broadcast to that shape.
+        """
+        new = self._get_checked_instance(FlowDistribution, _instance)  # type: ignore[no-untyped-call]
+        batch_shape, term = tuple(batch_shape), self.projected.term
+        by_batch = term.reshape(*self.projected.batch_shape, *term.shape[1:])
+        try:
+            expanded = by_batch.expand(*batch_shape, *term.shape[1:])
+        except RuntimeError:
+            raise ValueError(
+                f"batch_shape: expected one that {tuple(self.batch_shape)} broadcasts to, got {batch_shape}"
+            ) from None
+        projected = ProjectedContext(expanded.reshape(math.prod(batch_shape), *term.shape[1:]), batch_shape)
+        FlowDistribution.__init__(new, self.flow, projected)
+        found: FlowDistribution = new
+        return found
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """Log-density in nats: (*batch, *event) -> (*batch)."""
+        return self.flow.log_prob(value, self.projected)
+
+    def score(self, value: torch.Tensor) -> torch.Tensor:
+        """Gradient of the log-density: (*batch, *event) -> (*batch, *event)."""
+        return self.flow.score(value, self.projected)
+
+    def sample(self, sample_shape: SampleShape = (), **options: Any) -> torch.Tensor:
+        """Samples without gradient, sample_shape + batch_shape + event_shape; options of `Flow.rsample`.
+
+        `sample_shape` is a sequence of ints, or one int n for (n,).
+        """
+        return self.flow.sample(_shape(sample_shape), self.projected, **options)
+
+    def rsample(self, sample_shape: SampleShape = (), **options: Any) -> torch.Tensor:
+        """Samples with gradient; as `sample`."""
+        return self.flow.rsample(_shape(sample_shape), self.projected, **options)
+
+    def rsample_and_log_prob(self, sample_shape: SampleShape = (), **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Samples and their log-probability in one pass; as `sample`."""
+        return self.flow.rsample_and_log_prob(_shape(sample_shape), self.projected, **options)
+
+    def sample_denoised(self, sigma: float, sample_shape: SampleShape = (), **options: Any) -> torch.Tensor:
+        """Samples after one denoising step; as `sample`."""
+        return self.flow.sample_denoised(sigma, _shape(sample_shape), self.projected, **options)
+
+    @property
+    def deterministic_sample(self) -> torch.Tensor:
+        """Data of z = 0, batch_shape + event_shape: TorchRL's deterministic action. It is not the mode."""
+        draw = self.rsample if self.has_rsample else self.sample
+        return draw(deterministic=True)
+
+    @property
+    def mode(self) -> torch.Tensor:
+        """Not defined in closed form."""
+        _refuse("mode", "deterministic_sample for z = 0 decoded, or the best of several samples by log_prob")
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Not defined in closed form."""
+        _refuse("mean", "sample((1000,)).mean(0), or deterministic_sample for z = 0 decoded")
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Not defined in closed form."""
+        _refuse("variance", "sample((1000,)).var(0)")
+
+    def entropy(self) -> torch.Tensor:
+        """Not defined in closed form."""
+        _refuse("entropy", "-rsample_and_log_prob((1000,))[1].mean(0)")
+
+
+def _kl(p: Distribution, q: Distribution) -> NoReturn:
+    """Not defined in closed form."""
+    _refuse("kl_divergence", "x = p.sample((1000,)), and (p.log_prob(x) - q.log_prob(x)).mean(0)")
+
+
+for _pair in ((FlowDistribution, FlowDistribution), (FlowDistribution, Distribution), (Distribution, FlowDistribution)):
+    register_kl(*_pair)(_kl)
+
+
+def _refuse(name: str, instead: str) -> NoReturn:
+    raise NotImplementedError(f"{name}: a flow has none in closed form; take {instead}")
+
+
+def _shape(sample_shape: Any) -> tuple[int, ...]:
+    try:
+        return tuple(sample_shape)
+    except TypeError:
+        return (sample_shape,)

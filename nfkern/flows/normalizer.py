@@ -53,12 +53,12 @@ class Normalizer(Pretrained, nn.Module):
     def from_statistics(
         cls, mode: Mode, mean: torch.Tensor, std: torch.Tensor, low: torch.Tensor, high: torch.Tensor
     ) -> Self:
-        """A normaliser from statistics known already, each (features,)."""
+        """A normaliser from known statistics, each (features,)."""
         normalizer = cls(mean.shape[0], mode)
         if mode == "none":
             return normalizer
         center, scale = (mean, std) if mode == "standard" else ((low + high) / 2, (high - low) / 2)
-        # A feature that hardly varies would turn rounding into signal.
+        # Divided by its scale, a feature that hardly varies would be rounding error.
         constant = scale <= 1e-6 * center.abs().clamp(min=1)
         normalizer.center.copy_(center)
         normalizer.scale.copy_(torch.where(constant, torch.ones_like(scale), scale))

@@ -1,1 +1,1 @@
-"""What programs share with the machine that they run on: files, signals, progress."""
+"""Files, signals and progress bars."""

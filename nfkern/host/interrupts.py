@@ -11,7 +11,7 @@ class Signals:
     """Signals remembered until a piece of work is complete."""
 
     def __init__(self) -> None:
-        """Nothing received yet."""
+        """No signal received."""
         self.received = False
         self.number: int | None = None
         self._immediate = False
@@ -24,7 +24,7 @@ class Signals:
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
-        """Let a signal through at once: for a part whose loss costs nothing."""
+        """Let a signal interrupt at once, in a part that can be lost."""
         self._immediate = True
         try:
             yield
@@ -34,10 +34,10 @@ class Signals:
 
 @contextlib.contextmanager
 def deferred_signals(*numbers: signal.Signals) -> Iterator[Signals]:
-    """Inside this context, signals (SIGINT and SIGTERM unless others are named) are remembered instead of acted on."""
+    """Remember signals (SIGINT and SIGTERM unless others are named) inside this context, instead of acting on them."""
     signals = Signals()
     if threading.current_thread() is not threading.main_thread():
-        # Python delivers signals to the main thread only: whoever runs this elsewhere handles them there.
+        # Python delivers signals to the main thread only, which has to handle them itself.
         yield signals
         return
     before = {number: signal.signal(number, signals.handle) for number in numbers or (signal.SIGINT, signal.SIGTERM)}
@@ -50,10 +50,10 @@ def deferred_signals(*numbers: signal.Signals) -> Iterator[Signals]:
 
 @contextlib.contextmanager
 def uninterrupted(*numbers: signal.Signals) -> Iterator[None]:
-    """Inside this context, signals as of `deferred_signals` wait; then they come.
+    """Delay signals, as `deferred_signals` does, to the end of this context, and raise them then.
 
-    For what leaves half-made things behind: an extension module that is interrupted while it is imported fails with an
-    ImportError, which hides that anybody asked to stop.
+    For work that must not stop halfway: an extension module that is interrupted while it is imported fails with an
+    ImportError, which hides the request to stop.
     """
     number = None
     try:

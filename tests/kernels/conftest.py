@@ -9,6 +9,15 @@ from nfkern.kernels.dispatch import native_extension
 WITHOUT_KERNEL = "causal_flow_to_latent_backward"
 
 
+@pytest.fixture(scope="session")
+def device(request):
+    """The device of `--device`."""
+    found = torch.device(request.config.getoption("device"))
+    if found.type == "cuda" and not torch.cuda.is_available():
+        pytest.exit(f"--device {found}: torch {torch.__version__} finds no GPU here, so nothing was checked", 2)
+    return found
+
+
 @pytest.fixture
 def _poisoned():
     """Fill uninitialised memory with NaN."""

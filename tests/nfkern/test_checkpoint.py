@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from support import flows
 
 import nfkern
-from nfkern.checkpoint import atomic_folder
+from nfkern.host.files import atomic_folder
 
 MODULES = {
     **{name: (lambda name=name: flows.make_flow(name, torch.float32)) for name in flows.OPTIONS},

@@ -9,7 +9,7 @@ from support import flows
 
 import nfkern
 from nfkern.arguments import number, whole
-from nfkern.flows.plane import plane_log_prob
+from nfkern.flows.tabulated import tabulated_log_prob_2d
 
 KINDS = [(np.int64, np.float64), (np.int32, np.float32), (np.uint8, np.float16)]
 
@@ -52,7 +52,7 @@ def test_calls(i, f):
     assert causal.sample((i(3),), words, tokens=i(4), **options).shape == (3, 2, 4, 3)
     plane = flows.make_flow("two_features", torch.float32)
     x, points = flows.make_inputs(plane, 5)
-    assert plane_log_prob(plane, x, points[0], tolerance=f(0.25)).shape == (5,)
+    assert tabulated_log_prob_2d(plane, x, points[0], tolerance=f(0.25)).shape == (5,)
 
 
 @pytest.mark.parametrize("value", [True, 2.0, "2", None, np.float64(2), np.True_, -1, 2j, [2]])

@@ -1,7 +1,7 @@
 """Rows of the benchmark page for tests."""
 
 from nfkern.bench.registry import VARIANTS
-from nfkern.bench.report.page.rows import Timed
+from nfkern.bench.report.rows import Timed
 from support.bench_records import record, spread
 
 

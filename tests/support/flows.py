@@ -66,7 +66,7 @@ def make(name, dtype=torch.float64):
 
 
 def make_inputs(flow, *batch, seed=1):
-    """(x, context) with the batch shape given; x lies inside the box of a bounded flow."""
+    """(x, context) with the batch shape given; x lies within the bounds of a bounded flow."""
     generator = torch.Generator().manual_seed(seed)
     dtype = flow.input_bias.dtype
     x = torch.randn(*batch, *flow.event_shape, generator=generator, dtype=dtype)

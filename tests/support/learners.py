@@ -7,20 +7,12 @@ import pytest
 import torch
 
 from nfkern.algorithms.agents.base import Agent
-from nfkern.algorithms.agents.offline.base import Offline
 from nfkern.algorithms.agents.registry import AGENTS
 from nfkern.algorithms.data import BatchSampler, DeviceBatchSampler, DeviceDataset
 from nfkern.algorithms.training.learner import Streams
 from support.dataset_fixture import numbered_dataset
+from support.small_agents import SMALL
 
-NETWORKS = {
-    "nf": {"blocks": 2, "hidden": (8, 8), "representation": 4, "encoder_width": 8},
-    "gaussian": {"hidden": (16, 16)},
-    "flow": {"hidden": (16, 16)},
-    "diffusion": {"hidden": (16, 16)},
-    **{name: {"hidden": (16, 16)} for name in ("fql", "ifql", "iql", "rebrac", "gciql", "gcivl")},
-    **{name: {"hidden": (16, 16), "representation": 8} for name in ("qrl", "offline", "hiql")},
-}
 OPTIONS = {"batch_size": 16, "warmup_steps": 5, "schedule": "cosine", "weight_decay": 0.01, "steps": 40}
 
 
@@ -35,9 +27,7 @@ def make_config(name, **options):
     kind = AGENTS[name]
     known = {field.name for field in dataclasses.fields(kind.config_class)}
     average = {"tau": 0.1, "ema_decay": 0.9}
-    settings = NETWORKS[name.split("_")[0]] | OPTIONS | {key: average[key] for key in average if key in known}
-    if issubclass(kind, Offline):
-        settings["critic_hidden"] = (16, 16)
+    settings = SMALL[name] | OPTIONS | {key: average[key] for key in average if key in known}
     return kind.config_class(**(settings | options))
 
 

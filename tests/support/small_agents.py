@@ -8,23 +8,25 @@ from nfkern.algorithms.agents.imitation.base import BehavioralCloning
 from nfkern.algorithms.agents.offline.base import Offline, OfflineRL
 from nfkern.algorithms.agents.registry import AGENTS
 
-SMALL = {
-    "nf_bc": {"blocks": 2, "hidden": (16, 16), "representation": 8, "encoder_width": 32},
-    "gaussian_bc": {"hidden": (32, 32)},
-    "flow_matching_bc": {"hidden": (32, 32)},
-    "diffusion_bc": {"hidden": (32, 32), "diffusion_steps": 20, "sampling_steps": 20},
+SIZES = {
+    **{"blocks": 2, "encoder_width": 32, "representation": 16, "hidden": (32, 32), "critic_hidden": (32, 32)},
+    **{"diffusion_steps": 20, "sampling_steps": 20},
 }
 CAUSAL = {"flow": "causal", "causal_token": "number", "causal_blocks": 4, "causal_layers": 1, "causal_width": 16}
-SMALL["nf_bc_causal"] = SMALL["nf_bc"] | CAUSAL
-SMALL |= {name.replace("_bc", "_gcbc"): settings for name, settings in SMALL.items()}
-SMALL["nf_rlbc"] = SMALL["nf_bc"]
-SMALL |= {name: {"hidden": (32, 32)} for name in ("fql", "ifql", "iql", "rebrac", "diffusion_ql", "gciql", "gcivl")}
-SMALL |= {name: {"hidden": (32, 32), "representation": 16} for name in ("qrl", "offline_crl", "hiql")}
 IMITATORS = [name for name, kind in AGENTS.items() if issubclass(kind, BehavioralCloning)]
 OFFLINE_RL = [name for name, kind in AGENTS.items() if issubclass(kind, OfflineRL)]
 OFFLINE_GCRL = [name for name, kind in AGENTS.items() if issubclass(kind, OfflineGCRL)]
 OFFLINE = [name for name, kind in AGENTS.items() if issubclass(kind, Offline)]
-SMALL |= {name: SMALL[name] | {"critic_hidden": (32, 32)} for name in OFFLINE}
+
+
+def small(kind):
+    """Return sizes of small networks, for those settings that an agent has."""
+    config = kind.config_class
+    return {name: min(size, getattr(config, name)) for name, size in SIZES.items() if hasattr(config, name)}
+
+
+SMALL = {name: small(AGENTS[name]) for name in (*IMITATORS, *OFFLINE)}
+SMALL |= {f"{name}_causal": SMALL[name] | CAUSAL for name in ("nf_bc", "nf_gcbc")}
 
 
 def make_batch(config, rows=64, seed=0):

@@ -1,1 +1,1 @@
-"""Goal-conditioned offline RL."""
+"""Agents of goal-conditioned offline RL."""

@@ -1,4 +1,4 @@
-"""HIQL: hierarchical implicit Q-learning: a policy that chooses subgoals for another, and values for both."""
+"""HIQL: hierarchical implicit Q-learning; one policy chooses subgoals, another reaches them."""
 
 import math
 from collections.abc import Mapping
@@ -9,11 +9,13 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.goals.base import dataset_presets
 from nfkern.algorithms.agents.goals.gcivl import GCIVL, GCIVLConfig
 from nfkern.algorithms.agents.networks import EnsembleMLP, mlp
 from nfkern.algorithms.agents.offline.base import CRITICS
 from nfkern.algorithms.agents.optimization import LossAndInfo, Tensors
-from nfkern.algorithms.agents.policy_losses import advantage_weighted
+from nfkern.algorithms.agents.policy_losses import awr_loss
 
 
 @dataclass(frozen=True)
@@ -23,36 +25,46 @@ class HIQLConfig(GCIVLConfig):
     expectile: float = 0.7
     alpha: float = 3.0
     high_alpha: float = 3.0
-    """Inverse temperature of the advantages that weigh subgoals."""
+    """Inverse temperature of the advantages that weight subgoals."""
     subgoal_steps: int = 25
     """Steps from an observation to its subgoal, which lies neither beyond the goal nor beyond the trajectory's end."""
     representation: int = 10
-    """Size of what the policies and values see of a subgoal or goal."""
+    """Size of the representation of a subgoal or goal, which policies and values see."""
 
     def batches(self) -> dict[str, Any]:
-        """Transitions with the observations some steps ahead."""
+        """Add the observations `subgoal_steps` ahead to the batches."""
         return super().batches() | {"subgoal_steps": self.subgoal_steps}
 
     def _least(self) -> dict[str, float]:
         return super()._least() | {"high_alpha": 0, "subgoal_steps": 1, "representation": 1}
 
 
-class HIQL(GCIVL):
-    """GCIVL's values on representations of goals; one policy predicts those of subgoals, another acts for them.
+_BY_FAMILY: dict[str, dict[str, Any]] = {
+    "humanoidmaze": {"gamma": 0.995, "subgoal_steps": 100},
+    "manipulation": {"subgoal_steps": 10},
+}
 
-    Representations depend on the observation, too, have a fixed length, and learn from the values' loss alone. The
-    values' moving averages see the current ones.
+
+@register(
+    "hiql",
+    summary="goal-conditioned offline RL with subgoals",
+    presets=dataset_presets(HIQLConfig(), "HIQL", _BY_FAMILY),
+)
+class HIQL(GCIVL):
+    """GCIVL's values on representations of goals; one policy predicts those of subgoals, another acts on them.
+
+    A representation depends on the observation, too, and has a fixed length. Only the values' loss trains it. The
+    values' moving averages use the current representations.
 
     Source: Park et al., "HIQL: Offline Goal-Conditioned RL with Latent States as Actions", 2023,
     https://arxiv.org/abs/2307.11949; losses and sizes are those of OGBench's code (https://arxiv.org/abs/2410.20092).
     """
 
-    name = "hiql"
     config_class = HIQLConfig
     batch_keys = (*GCIVL.batch_keys, "subgoals", "actor_subgoals")
 
     def _policy_inputs(self) -> int:
-        """An observation and the representation of a subgoal."""
+        """Return the size of an observation and a subgoal's representation."""
         return int(self.sizes["observation_size"] + self.config.representation)
 
     def _build_values(self, observation_size: int, action_size: int) -> Mapping[str, nn.Module]:
@@ -71,37 +83,37 @@ class HIQL(GCIVL):
         }
 
     def _actor_loss(self, batch: Tensors) -> LossAndInfo:
-        """The data's actions, weighted by how much nearer to the subgoal they lead."""
+        """Return the loss on the data's actions, weighted by how much nearer to the subgoal they lead."""
         here, subgoals = batch["observations"], batch["subgoals"]
         advantage = self._advantage(here, batch["next_observations"], subgoals)
         with torch.no_grad():
             seen = self._pair(here, subgoals)
-        return advantage_weighted(self.networks["policy"](seen), batch["actions"], advantage, self.config.alpha)
+        return awr_loss(self.networks["policy"](seen), batch["actions"], advantage, self.config.alpha)
 
     def _high_actor_loss(self, batch: Tensors) -> LossAndInfo:
-        """The data's subgoals, weighted by how much nearer to the goal they are."""
+        """Return the loss on the data's subgoals, weighted by how much nearer to the goal they are."""
         here, subgoals, goals = batch["observations"], batch["actor_subgoals"], batch["actor_goals"]
         advantage = self._advantage(here, subgoals, goals)
         mean = self.networks["high_policy"](torch.cat([here, goals], 1))
         with torch.no_grad():
             representation = self._represent(here, subgoals)
-        return advantage_weighted(mean, representation, advantage, self.config.high_alpha)
+        return awr_loss(mean, representation, advantage, self.config.high_alpha)
 
     def _pair(self, observations: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
         return torch.cat([observations, self._represent(observations, goals)], 1)
 
     def _represent(self, observations: torch.Tensor, goals: torch.Tensor) -> torch.Tensor:
-        """(batch, representation), seen from the observations."""
+        """Return the goals' representation (batch, representation), seen from the observations."""
         return self._of_length(self.networks["encoder"](torch.cat([observations, goals], 1)))
 
     def _of_length(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Of the length that independent numbers of size 1 have."""
+        """Scale vectors to the length of a vector of ones."""
         return normalize(vectors, dim=1) * math.sqrt(self.config.representation)
 
     def _sample(
         self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
     ) -> torch.Tensor:
-        """The action for the subgoal that the other policy chooses; both take their means."""
+        """Return the low policy's mean for the high policy's mean subgoal."""
         observations = conditioning[:, : self.sizes["observation_size"]]
         subgoals = self._of_length(networks["high_policy"](conditioning))
         actions: torch.Tensor = networks["policy"](torch.cat([observations, subgoals], 1))

@@ -1,4 +1,4 @@
-"""QRL: goals by quasimetric distances, as far apart as single steps allow, and a policy that climbs them."""
+"""QRL: quasimetric distances, as large as single steps allow, and a policy that minimises the distance to the goal."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,14 +8,15 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from nfkern.algorithms.agents.goals.base import OfflineGCRL, OfflineGCRLConfig
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.goals.base import OfflineGCRL, OfflineGCRLConfig, dataset_presets
 from nfkern.algorithms.agents.goals.quasimetric import GROUP, IntervalDistance
 from nfkern.algorithms.agents.networks import PositiveNumber, frozen_call, mlp
 from nfkern.algorithms.agents.optimization import LossAndInfo, Tensors
-from nfkern.algorithms.agents.policy_losses import value_climbing
+from nfkern.algorithms.agents.policy_losses import ddpg_bc_loss
 from nfkern.algorithms.data import GoalSampling
 
-# Distances count as large from about so many steps on: there the wish for more of them fades, at this rate a step.
+# The reward for larger distances fades around FAR steps, at the rate FADING per step.
 FAR, FADING = 500.0, 0.01
 
 
@@ -24,18 +25,18 @@ class QRLConfig(OfflineGCRLConfig):
     """OGBench's settings for QRL; `alpha` and `actor_random_goals` differ between datasets."""
 
     alpha: float = 0.003
-    """Weight of imitation (nats under a unit variance) beside the distance to the goal, divided by its size."""
+    """Weight of imitation (nats under a unit variance) against the distance to the goal, divided by its size."""
     representation: int = 512
     """Size of the latents between which distances are measured, a multiple of 8."""
     violation: float = 0.05
-    """How much single steps may be longer than 1, as the mean square of the excess."""
+    """Allowed mean square of the length of single steps beyond 1."""
 
     def goal_sampling(self) -> GoalSampling:
-        """What distances are made large to: any observation."""
+        """Draw goals from all observations; the loss makes distances to them large."""
         return GoalSampling.random()
 
     def batches(self) -> dict[str, Any]:
-        """Transitions with the observation that follows."""
+        """Add the next observations to the batches."""
         return super().batches() | {"next_observations": True}
 
     def _least(self) -> dict[str, float]:
@@ -48,8 +49,23 @@ class QRLConfig(OfflineGCRLConfig):
             raise ValueError(f"representation: expected a multiple of {GROUP}, got {self.representation}")
 
 
+# OGBench names a discount, too, which QRL's goals and losses do not use.
+_BY_FAMILY: dict[str, dict[str, Any]] = {
+    "pointmaze": {"alpha": 0.0003},
+    "antmaze": {"alpha": 0.003},
+    "humanoidmaze": {"alpha": 0.001},
+    "antsoccer": {"alpha": 0.003},
+    "manipulation": {"alpha": 0.3},
+}
+
+
+@register(
+    "qrl",
+    summary="goal-conditioned offline RL with quasimetric distances",
+    presets=dataset_presets(QRLConfig(), "QRL", _BY_FAMILY),
+)
 class QRL(OfflineGCRL):
-    """Distances as large as can be while a step is at most 1 long; a model of latents says where an action leads.
+    """Distances as large as possible while a step is at most 1 long, and a model of where actions lead in latent space.
 
     The model's loss trains the latents, too. The policy is DDPG with behavioural cloning, through the model.
 
@@ -58,7 +74,6 @@ class QRL(OfflineGCRL):
     (https://arxiv.org/abs/2410.20092).
     """
 
-    name = "qrl"
     config_class = QRLConfig
     batch_keys = (*OfflineGCRL.batch_keys, "next_observations")
 
@@ -81,7 +96,7 @@ class QRL(OfflineGCRL):
         }
 
     def _value_losses(self, here: torch.Tensor, following: torch.Tensor, goals: torch.Tensor) -> dict[str, LossAndInfo]:
-        """Large distances, with a penalty on long steps whose multiplier grows while they are too long."""
+        """Return the losses of distances, which grow, and of the multiplier of a penalty on steps that are too long."""
         distance, multiplier = self.networks["distance"](here, goals), self.networks["multiplier"]()
         step = self.networks["distance"](here, following)
         violation = (step - 1).relu().square().mean()
@@ -91,7 +106,7 @@ class QRL(OfflineGCRL):
         return {"value": (value, details), "multiplier": (dual, {"value": multiplier})}
 
     def _dynamics_loss(self, here: torch.Tensor, following: torch.Tensor, actions: torch.Tensor) -> LossAndInfo:
-        """Distances between the predicted and the actual latent, there and back."""
+        """Return the mean distance between the predicted and the actual latent, in both directions."""
         predicted = here + self.networks["dynamics"](torch.cat([here, actions], 1))
         distance = self.networks["distance"]
         return (distance(following, predicted) + distance(predicted, following)).mean() / 2, {}
@@ -102,4 +117,4 @@ class QRL(OfflineGCRL):
             goals = self.networks["encoder"](batch["actor_goals"])
         predicted = here + frozen_call(self.networks["dynamics"], torch.cat([here, self._clip(mean)], 1))
         q = -frozen_call(self.networks["distance"], predicted, goals)
-        return value_climbing(mean, batch["actions"], q, self.config.alpha)
+        return ddpg_bc_loss(mean, batch["actions"], q, self.config.alpha)

@@ -8,7 +8,7 @@ GROUP = 8
 
 
 class IntervalDistance(nn.Module):
-    """The distance from one latent to another: the mean and the largest of its groups' distances, in learned shares.
+    """Distance from one latent to another: the mean and the maximum of its groups' distances, in learned shares.
 
     A group's distance from x to y is the length of the union of the intervals [x_i, max(x_i, y_i)].
 
@@ -21,15 +21,15 @@ class IntervalDistance(nn.Module):
         self.share = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """(*batch, a multiple of GROUP), likewise -> (*batch,), at least 0."""
+        """Return the distance (*batch,), at least 0, from x to y, both (*batch, a multiple of GROUP)."""
         groups = _union_length(x.unflatten(-1, (-1, GROUP)), y.unflatten(-1, (-1, GROUP)))
         share = self.share.sigmoid()
         return share * groups.mean(-1) + (1 - share) * groups.amax(-1)
 
 
 def _union_length(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """(*batch, intervals), likewise -> (*batch,)."""
-    # From left to right, each interval adds what lies beyond all that begin before it.
+    """Return the length (*batch,) of the union of the intervals [x, max(x, y)], x and y (*batch, intervals)."""
+    # From left to right, each interval adds its part beyond all intervals that begin before it.
     left, order = x.sort(-1)
     right = torch.maximum(left, y.gather(-1, order))
     covered = right.cummax(-1).values

@@ -1,1 +1,1 @@
-"""Imitation of demonstrations, with and without goals."""
+"""Agents that imitate demonstrations, with and without goals."""

@@ -1,4 +1,4 @@
-"""What the imitating agents share: histories, action chunks, and acting with averaged weights."""
+"""Base of the imitating agents: histories, action chunks, and acting with averaged weights."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from nfkern.algorithms.agents.base import Agent, AgentConfig
+from nfkern.algorithms.agents.base import Agent
+from nfkern.algorithms.agents.config import AgentConfig
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, Tensors
 from nfkern.algorithms.data import GoalSampling
 
@@ -19,18 +20,18 @@ class BehavioralCloningConfig(AgentConfig):
     ema_decay: float = 0.0
     """Act with an exponential moving average of the weights; 0 for none."""
     history: int = 1
-    """Observations that a decision sees, the current one included."""
+    """Number of observations that a decision sees, the current one included."""
     chunk: int = 1
-    """Actions that a decision returns."""
+    """Number of actions that a decision returns."""
     execute: int = 1
-    """Actions of a chunk that are executed before the next decision."""
+    """Number of actions of a chunk that are executed before the next decision."""
 
     def batches(self) -> dict[str, Any]:
-        """Histories of observations and chunks of actions."""
+        """Add histories of observations and chunks of actions to the batches."""
         return super().batches() | {"history": self.history, "chunk": self.chunk}
 
     def average_decay(self) -> float:
-        """That of all weights."""
+        """Return the decay of the moving average of all weights."""
         return self.ema_decay
 
     def _least(self) -> dict[str, float]:
@@ -47,36 +48,36 @@ class BehavioralCloningConfig(AgentConfig):
 
 @dataclass(frozen=True)
 class GeometricGoals:
-    """NF-GCBC's goals, for any goal-conditioned imitation: the first base of its settings.
+    """NF-GCBC's goals for any goal-conditioned imitation, as the first of its settings' two bases.
 
-    Not a `BehavioralCloningConfig` itself: its defaults would then take the place of the second base's.
+    It is no `BehavioralCloningConfig` itself, because its defaults would then override those of the second base.
     """
 
     gamma: float = 0.97
     """Goals lie Geometric(1 - gamma) >= 1 steps ahead, clipped to the trajectory's end."""
 
     def goal_sampling(self) -> GoalSampling:
-        """Later observations of the same trajectory, at geometric offsets."""
+        """Draw later observations of the same trajectory, at geometric offsets."""
         return GoalSampling.geometric(self.gamma)
 
 
 class BehavioralCloning(Agent):
     """An agent that imitates a dataset's actions given observations, and goals if it is goal-conditioned.
 
-    A subclass says what its networks are, its loss on normalised actions, and how it samples.
+    A subclass defines its networks, its loss on normalised actions, and how it samples.
     """
 
     def __init__(self, config: BehavioralCloningConfig, observation_size: int, action_size: int) -> None:
-        """Make the networks; sizes are of one observation and one action."""
+        """Make the networks for one observation's size and one action's."""
         super().__init__(config, observation_size, action_size)
         self.execute = config.execute
 
     @abstractmethod
     def _actor_loss(self, actions: torch.Tensor, conditioning: torch.Tensor, *noise: torch.Tensor) -> LossAndInfo:
-        """Loss of normalised actions (batch, chunk * action_size), given what `_draw` drew."""
+        """Return the loss of normalised actions (batch, chunk * action_size), given the noise of `_draw`."""
 
     def forward(self, batch: Tensors, noise: Noise) -> LossAndInfo:
-        """The actor's loss on normalised actions."""
+        """Return the actor's loss on normalised actions."""
         actions = self.action_normalizer(batch["actions"].unflatten(1, (self.chunk, -1))).flatten(1)
         observations = batch["observations"].unflatten(1, (self.history, -1))
         loss, info = self._actor_loss(actions, self._conditioning(observations, batch.get("goals")), *noise)

@@ -6,6 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.diffusion import Diffusion, noise_predictor
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning, BehavioralCloningConfig
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
@@ -20,13 +22,13 @@ class DiffusionBCConfig(BehavioralCloningConfig):
     warmup_steps: int = 500
     weight_decay: float = 1e-6
     ema_decay: float = 0.999
-    """Act with an exponential moving average of the weights; Diffusion Policy's decay reaches this at step 10,000."""
+    """Decay of the moving average of the weights, which acts; Diffusion Policy's decay reaches this at step 10,000."""
     hidden: tuple[int, ...] = (512, 512, 512, 512)
     """Widths of the noise predictor's hidden layers."""
     diffusion_steps: int = 100
-    """Levels of noise in training, on the squared-cosine schedule."""
+    """Number of noise levels in training, on the squared-cosine schedule."""
     sampler: Literal["ddpm", "ddim"] = "ddpm"
-    """How noise becomes an action: with fresh noise at each step, or without (needs fewer steps)."""
+    """How noise becomes an action: with fresh noise at each step (ddpm), or without (ddim), which needs fewer steps."""
     sampling_steps: int = 100
     """Evaluations of the noise predictor per action; at most diffusion_steps."""
 
@@ -34,13 +36,24 @@ class DiffusionBCConfig(BehavioralCloningConfig):
         return super()._least() | {"diffusion_steps": 1, "sampling_steps": 1}
 
 
+@register(
+    "diffusion_bc",
+    summary="behavioural cloning with a diffusion model",
+    presets={
+        "diffusion_policy": Preset(
+            DiffusionBCConfig(
+                history=2, chunk=16, execute=8, observation_normalization="min_max", action_normalization="min_max"
+            ),
+            "Diffusion Policy's state-based settings, its network replaced by a multi-layer perceptron",
+        )
+    },
+)
 class DiffusionBC(BehavioralCloning):
     """Diffusion on actions.
 
     Source: Chi et al., "Diffusion Policy", 2023, https://arxiv.org/abs/2303.04137.
     """
 
-    name = "diffusion_bc"
     config_class = DiffusionBCConfig
     bounded = True
 

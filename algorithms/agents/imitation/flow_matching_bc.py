@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.flow_matching import draw_paths, flow_matching_loss, integrate, velocity_field
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning, BehavioralCloningConfig
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
@@ -24,13 +26,17 @@ class FlowMatchingBCConfig(BehavioralCloningConfig):
         return super()._least() | {"flow_steps": 1}
 
 
+@register(
+    "flow_matching_bc",
+    summary="behavioural cloning with flow matching",
+    presets={"fql": Preset(FlowMatchingBCConfig(observation_normalization="none"), "FQL's BC flow")},
+)
 class FlowMatchingBC(BehavioralCloning):
     """Flow matching on actions.
 
     Source: Park, Li and Levine, "Flow Q-Learning", 2025, https://arxiv.org/abs/2502.02538.
     """
 
-    name = "flow_matching_bc"
     config_class = FlowMatchingBCConfig
 
     def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:

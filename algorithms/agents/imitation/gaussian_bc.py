@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning, BehavioralCloningConfig
 from nfkern.algorithms.agents.networks import mlp, unit_gaussian_log_prob
 from nfkern.algorithms.agents.optimization import LossAndInfo
@@ -19,13 +21,17 @@ class GaussianBCConfig(BehavioralCloningConfig):
     """Widths of the policy's hidden layers."""
 
 
+@register(
+    "gaussian_bc",
+    summary="behavioural cloning with a Gaussian",
+    presets={"ogbench": Preset(GaussianBCConfig(observation_normalization="none"), "OGBench's GCBC, no goals")},
+)
 class GaussianBC(BehavioralCloning):
     """Maximum likelihood of actions under N(mean(observation), I); acts with the mean.
 
     Source: Park et al., "OGBench: Benchmarking Offline Goal-Conditioned RL", 2025, https://arxiv.org/abs/2410.20092.
     """
 
-    name = "gaussian_bc"
     config_class = GaussianBCConfig
 
     def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:

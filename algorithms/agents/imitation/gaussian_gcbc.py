@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.imitation.gaussian_bc import GaussianBC, GaussianBCConfig
 from nfkern.algorithms.data import GoalSampling
 
@@ -14,13 +16,17 @@ class GaussianGCBCConfig(GaussianBCConfig):
     """Goals at geometric offsets with this discount; None for OGBench's uniform choice over the trajectory's future."""
 
     def goal_sampling(self) -> GoalSampling:
-        """Later observations of the same trajectory."""
+        """Draw later observations of the same trajectory."""
         return GoalSampling(gamma=self.gamma)
 
 
+@register(
+    "gaussian_gcbc",
+    summary="OGBench's goal-conditioned behavioural cloning",
+    presets={"ogbench": Preset(GaussianGCBCConfig(observation_normalization="none"), "OGBench's GCBC")},
+)
 class GaussianGCBC(GaussianBC):
     """Gaussian behavioural cloning that also sees a goal."""
 
-    name = "gaussian_gcbc"
     config_class = GaussianGCBCConfig
     goal_conditioned = True

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from nfkern import CausalFlow, CouplingFlow, Encoder, Flow
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning, BehavioralCloningConfig
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
 
@@ -19,9 +21,9 @@ class NFBCConfig(BehavioralCloningConfig):
     warmup_steps: int = 500
     weight_decay: float = 1e-6
     flow: Literal["coupling", "causal"] = "coupling"
-    """A coupling flow over all actions of a chunk at once, or a causal one over them in turn."""
+    """A coupling flow over all actions of a chunk at once, or a causal flow over one after the other."""
     causal_token: Literal["action", "number"] = "action"
-    """What a causal flow takes in turn: the actions of a chunk, or every number of every action."""
+    """Token of a causal flow: an action of the chunk, or a single number of an action."""
     blocks: int = 12
     """Coupling blocks."""
     hidden: tuple[int, int] = (512, 512)
@@ -29,19 +31,19 @@ class NFBCConfig(BehavioralCloningConfig):
     norm_eps: float = 1e-5
     """Epsilon of the conditioners' LayerNorm."""
     causal_blocks: int = 4
-    """Blocks of a causal flow."""
+    """Number of blocks of a causal flow."""
     causal_layers: int = 2
     """Transformer layers of each of its blocks."""
     causal_width: int = 256
     """Width of its transformers."""
     causal_context: Literal["prefix", "add"] = "prefix"
-    """Whether the encoding comes before its first action or is added to every one, as published for class labels."""
+    """How a causal flow sees the encoding: before its first token, or added to every token as published for labels."""
     representation: int = 256
     """Size of the encoding that conditions the flow."""
     encoder_width: int = 512
     """Hidden width of the encoder's four layers."""
     noise_std: float = 0.1
-    """Standard deviation of the noise added to (normalised) actions in training, and removed again when acting."""
+    """Standard deviation of the noise added to normalised actions in training; denoise removes it when acting."""
     denoise: bool = True
     """Act with one denoising step, action + noise_std^2 grad log p(action)."""
 
@@ -50,6 +52,50 @@ class NFBCConfig(BehavioralCloningConfig):
         return least | {"causal_blocks": 1, "causal_layers": 1, "causal_width": 1}
 
 
+# Chunks keep a policy on the path that it has chosen.
+_SCRIPTED = NFBCConfig(
+    steps=5000,
+    learning_rate=1e-3,
+    history=5,
+    chunk=4,
+    execute=4,
+    blocks=4,
+    hidden=(128, 128),
+    representation=64,
+    encoder_width=256,
+)
+_PUSHT = NFBCConfig(
+    blocks=24,
+    history=2,
+    chunk=8,
+    execute=4,
+    learning_rate=1e-3,
+    observation_normalization="min_max",
+    action_normalization="min_max",
+)
+_ANT = NFBCConfig(history=100, chunk=8, execute=8, observation_normalization="min_max", action_normalization="min_max")
+_PRESETS = {
+    "pusht": Preset(
+        _PUSHT,
+        "paper's torch code, PushT command of its README (chunk 16 / 8 in the script's defaults)",
+        "pusht-human-v0",
+        {"train_episodes": 90},
+    ),
+    "ur3": Preset(NFBCConfig(history=10, observation_normalization="none"), "paper's torch code, UR3 BlockPush"),
+    "ant": Preset(_ANT, "paper's torch code, Multimodal Ant"),
+    "kitchen": Preset(
+        NFBCConfig(history=10, representation=1024, observation_normalization="none"),
+        "paper's torch code, Kitchen",
+        "kitchen-human-v0",
+    ),
+    **{
+        name: Preset(_SCRIPTED, "chosen here, for a minute or two on a CPU", f"{name}-scripted-v0")
+        for name in ("pointmass", "blockpush")
+    },
+}
+
+
+@register("nf_bc", summary="behavioural cloning with a normalizing flow", presets=_PRESETS)
 class NFBC(BehavioralCloning):
     """Maximum likelihood of noised actions under a flow conditioned on encoded observations.
 
@@ -57,7 +103,6 @@ class NFBC(BehavioralCloning):
     https://arxiv.org/abs/2505.23527.
     """
 
-    name = "nf_bc"
     config_class = NFBCConfig
 
     def _build(self, inputs: int, outputs: int) -> nn.ModuleDict:

@@ -1,1 +1,1 @@
-"""Offline RL from rewards."""
+"""Agents of offline RL, which learn from rewards."""

@@ -1,25 +1,27 @@
-"""What the offline agents share; and of them those with rewards: critics by temporal differences, their average."""
+"""Bases of the offline agents and of those that learn from rewards, with critics and their moving average."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import nn
 
-from nfkern.algorithms.agents.base import Agent, AgentConfig
+from nfkern.algorithms.agents.base import Agent
+from nfkern.algorithms.agents.config import AgentConfig, Preset
 from nfkern.algorithms.agents.networks import EnsembleMLP
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, Tensors, sum_of_parts
+from nfkern.algorithms.published import OFFLINE_RL
 
 CRITICS = 2
-# The sources of the settings keep the data's actions so far from the bounds.
+# The published codes keep the data's actions this far from the bounds.
 ACTION_MARGIN = 1e-5
 
 
 @dataclass(frozen=True)
 class OfflineConfig(AgentConfig):
-    """Settings shared by all agents that learn from a dataset what its actions are worth."""
+    """Settings shared by all agents that learn values from a dataset."""
 
     critic_hidden: tuple[int, ...] = (512, 512, 512, 512)
     """Widths of the critics' hidden layers, each followed by LayerNorm."""
@@ -44,11 +46,11 @@ class OfflineRLConfig(OfflineConfig):
     """Share of the critics' weights that enters their moving average, the target, at each step."""
 
     def batches(self) -> dict[str, Any]:
-        """Transitions with the observation that follows."""
+        """Add the next observations to the batches."""
         return super().batches() | {"next_observations": True}
 
     def average_decay(self) -> float:
-        """That of the target critics."""
+        """Return the decay of the target critics."""
         return 1 - self.tau
 
     def __post_init__(self) -> None:
@@ -60,17 +62,31 @@ class OfflineRLConfig(OfflineConfig):
             raise ValueError(f"tau: expected a number in (0, 1], got {self.tau}")
 
 
+def task_presets(
+    config: OfflineRLConfig, source: str, by_environment: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Preset]:
+    """Return presets for the paper's offline RL environments, from the settings that differ between them."""
+    return {
+        name: Preset(
+            replace(config, observation_normalization="none", **by_environment.get(name, {})),
+            source,
+            f"{name}-singletask-v0",
+        )
+        for name in OFFLINE_RL
+    }
+
+
 @dataclass(frozen=True)
 class PolicyValueConfig(OfflineRLConfig):
     """Settings of the agents whose critics value the policy's own actions."""
 
     q_aggregation: Literal["min", "mean"] = "mean"
-    """How the target of the two critics joins their values."""
+    """How the critics' target combines the values of the two."""
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """A batch as the losses see it, normalised; states are observations, beside goals if any, (batch, ...) each."""
+    """A normalised batch, as the losses see it; states are observations, followed by goals if there are any."""
 
     states: torch.Tensor
     actions: torch.Tensor
@@ -78,25 +94,25 @@ class Transitions:
     masks: torch.Tensor
     next_states: torch.Tensor
     next_actions: torch.Tensor | None
-    """The dataset's, for agents with them among their `batch_keys`."""
+    """The dataset's next actions, for agents with "next_actions" in `batch_keys`."""
     actor_states: torch.Tensor
-    """Those of a policy that learns for other goals than its critics; else `states`."""
+    """The policy's states: `states`, unless it learns for other goals than its critics."""
 
 
 class Offline(Agent):
-    """An agent that learns from a dataset what its actions are worth, and a policy, the network `policy`."""
+    """An agent that learns values and a policy, by default the network `policy`, from a dataset."""
 
     bounded: ClassVar[bool] = True
 
     def _sample(
         self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
     ) -> torch.Tensor:
-        """What the network `policy` says, unless a subclass samples."""
+        """Return the output of the network `policy`, unless a subclass samples."""
         actions: torch.Tensor = networks["policy"](conditioning)
         return actions
 
     def _average(self, network: str) -> nn.Module:
-        """The moving average of one of the networks."""
+        """Return the moving average of a network."""
         assert self.ema is not None
         return cast(nn.ModuleDict, self.ema.module)[network]
 
@@ -104,7 +120,7 @@ class Offline(Agent):
 class OfflineRL(Offline):
     """An agent that learns from rewards in a dataset: critics by temporal differences, and a policy.
 
-    The loss is the sum of its parts, each of which reaches its own networks alone. A subclass brings its policy.
+    The loss is the sum of its parts, each of which trains its own networks alone. A subclass defines the policy.
     """
 
     batch_keys: ClassVar[tuple[str, ...]] = ("observations", "actions", "next_observations", "rewards", "masks")
@@ -115,13 +131,13 @@ class OfflineRL(Offline):
 
     @abstractmethod
     def _build_policy(self, inputs: int, outputs: int) -> Mapping[str, nn.Module]:
-        """The networks besides the critics, for states (batch, inputs) and actions (batch, outputs)."""
+        """Return the networks besides the critics, for states (batch, inputs) and actions (batch, outputs)."""
 
     def _averaged(self) -> nn.Module:
         return nn.ModuleDict({"critic": self.networks["critic"]})
 
     def forward(self, batch: Tensors, noise: Noise) -> LossAndInfo:
-        """The sum of the critics' and the policy's losses."""
+        """Return the sum of the critics' and the policy's losses, and its parts."""
         states = self._states(batch["observations"], batch.get("goals"))
         actor_goals = batch.get("actor_goals")
         transitions = Transitions(
@@ -139,14 +155,14 @@ class OfflineRL(Offline):
         return self._conditioning(observations.unflatten(1, (1, -1)), goals)
 
     def _losses(self, transitions: Transitions, noise: Noise) -> dict[str, LossAndInfo]:
-        """Each part's loss."""
+        """Return the loss of each part."""
         return {
             "critic": self._critic_loss(transitions, noise),
             "actor": self._actor_loss(transitions, noise),
         }
 
     def _critic_loss(self, transitions: Transitions, noise: Noise) -> LossAndInfo:
-        """Mean squared error of both critics against r + gamma * mask * V(s')."""
+        """Return the mean squared error of both critics against r + gamma * mask * V(s')."""
         with torch.no_grad():
             following = self._next_value(transitions, noise)
             target = transitions.rewards + self.config.gamma * transitions.masks * following
@@ -155,23 +171,23 @@ class OfflineRL(Offline):
 
     @abstractmethod
     def _next_value(self, transitions: Transitions, noise: Noise) -> torch.Tensor:
-        """V(s'), (batch,), for the critics' target; runs without gradients."""
+        """Return V(s'), (batch,), for the critics' target; runs without gradients."""
 
     @abstractmethod
     def _actor_loss(self, transitions: Transitions, noise: Noise) -> LossAndInfo:
-        """The policy's loss, given what `_draw` drew."""
+        """Return the policy's loss, given the noise of `_draw`."""
 
     def _q(self, states: torch.Tensor, actions: torch.Tensor, *, frozen: bool = False) -> torch.Tensor:
-        """(CRITICS, batch); `frozen` lets gradients reach states and actions alone."""
+        """Return the critics' values (CRITICS, batch); `frozen` lets gradients reach states and actions alone."""
         q: torch.Tensor = self.networks["critic"](torch.cat([states, actions], 1), frozen=frozen)
         return q
 
     def _target_q(self, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """(CRITICS, batch) by the critics' moving average."""
+        """Return the values (CRITICS, batch) of the critics' moving average."""
         q: torch.Tensor = self._average("critic")(torch.cat([states, actions], 1))
         return q
 
     def _target_value(self, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        """(batch,): what the target critics together say of a policy's actions."""
+        """Return the combined value (batch,) of the target critics for a policy's actions."""
         q = self._target_q(states, actions)
         return q.amin(0) if self.config.q_aggregation == "min" else q.mean(0)

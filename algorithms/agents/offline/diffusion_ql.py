@@ -1,4 +1,4 @@
-"""Diffusion Q-learning: a diffusion policy that also maximises the critics' value of its samples."""
+"""Diffusion Q-learning: a diffusion policy that also maximises the value of its samples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.diffusion import Diffusion, noise_predictor
 from nfkern.algorithms.agents.offline.base import OfflineRL, PolicyValueConfig, Transitions
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
@@ -18,9 +20,9 @@ class DiffusionQLConfig(PolicyValueConfig):
 
     q_aggregation: Literal["min", "mean"] = "min"
     value_weight: float = 1.0
-    """Weight of the critics' value, divided by its size, beside the diffusion's loss."""
+    """Weight of the critics' value, divided by its size, against the diffusion's loss."""
     diffusion_steps: int = 5
-    """Levels of noise, and steps from noise to an action."""
+    """Number of noise levels, and of steps from noise to an action."""
     hidden: tuple[int, ...] = (512, 512, 512, 512)
     """Widths of the noise predictor's hidden layers."""
 
@@ -28,16 +30,25 @@ class DiffusionQLConfig(PolicyValueConfig):
         return super()._least() | {"value_weight": 0, "diffusion_steps": 1}
 
 
+@register(
+    "diffusion_ql",
+    summary="offline RL with a diffusion model",
+    presets={
+        "ogbench": Preset(
+            DiffusionQLConfig(observation_normalization="none"),
+            "Diffusion-QL's five steps, FQL's settings for all else",
+        )
+    },
+)
 class DiffusionQL(OfflineRL):
-    """Gradients of the value flow through all steps of sampling, which are those of DDIM.
+    """A diffusion policy; gradients of the value flow through all DDIM steps of sampling.
 
     Source: Wang, Hunt and Zhou, "Diffusion Policies as an Expressive Policy Class for Offline RL", 2023,
-    https://arxiv.org/abs/2208.06193, of which this is a lean form: the original samples with fresh noise on the
+    https://arxiv.org/abs/2208.06193. This is a lean form: the original samples with fresh noise on the
     variance-preserving schedule, takes the target's actions from averaged weights, maximises one critic at random, and
     acts with the best of many samples.
     """
 
-    name = "diffusion_ql"
     config_class = DiffusionQLConfig
 
     def _build_policy(self, inputs: int, outputs: int) -> Mapping[str, nn.Module]:

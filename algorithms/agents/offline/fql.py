@@ -1,4 +1,4 @@
-"""FQL: flow Q-learning, with a one-step policy distilled from a flow-matching one."""
+"""FQL: flow Q-learning, with a one-step policy distilled from a flow-matching policy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from nfkern.algorithms.agents.base import register
 from nfkern.algorithms.agents.flow_matching import draw_paths, flow_matching_loss, integrate, velocity_field
 from nfkern.algorithms.agents.networks import mlp
-from nfkern.algorithms.agents.offline.base import OfflineRL, PolicyValueConfig, Transitions
+from nfkern.algorithms.agents.offline.base import OfflineRL, PolicyValueConfig, Transitions, task_presets
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
 
 
@@ -18,23 +19,35 @@ class FQLConfig(PolicyValueConfig):
     """FQL's settings; `alpha` differs between environments."""
 
     alpha: float = 10.0
-    """Weight of distillation beside the critics' value."""
+    """Weight of distillation against the critics' value."""
     hidden: tuple[int, ...] = (512, 512, 512, 512)
     """Widths of the hidden layers of the velocity field and of the one-step policy."""
     flow_steps: int = 10
-    """Euler steps of the policy that is distilled."""
+    """Euler steps of the distilled policy."""
 
     def _least(self) -> dict[str, float]:
         return super()._least() | {"alpha": 0, "flow_steps": 1}
 
 
+# From the README of FQL's code.
+_BY_ENVIRONMENT: dict[str, dict[str, Any]] = {
+    "puzzle-3x3-play": {"alpha": 1000.0},
+    "scene-play": {"alpha": 300.0},
+    "cube-single-play": {"alpha": 300.0},
+    "antmaze-large-navigate": {"alpha": 10.0, "q_aggregation": "min"},
+    "humanoidmaze-medium-navigate": {"alpha": 30.0, "gamma": 0.995},
+    "antsoccer-arena-navigate": {"alpha": 10.0, "gamma": 0.995},
+}
+_PRESETS = task_presets(FQLConfig(), "FQL's code, and its README", _BY_ENVIRONMENT)
+
+
+@register("fql", summary="offline RL with a one-step policy distilled from flow matching", presets=_PRESETS)
 class FQL(OfflineRL):
     """A one-step policy that maximises the critics' value and stays near a flow-matching policy of the data.
 
     Source: Park, Li and Levine, "Flow Q-Learning", 2025, https://arxiv.org/abs/2502.02538.
     """
 
-    name = "fql"
     config_class = FQLConfig
 
     def _build_policy(self, inputs: int, outputs: int) -> Mapping[str, nn.Module]:

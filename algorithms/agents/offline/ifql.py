@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from nfkern.algorithms.agents.base import register
 from nfkern.algorithms.agents.flow_matching import draw_paths, flow_matching_loss, integrate, velocity_field
-from nfkern.algorithms.agents.offline.base import Transitions
+from nfkern.algorithms.agents.offline.base import Transitions, task_presets
 from nfkern.algorithms.agents.offline.iql import Implicit, ImplicitConfig
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
 
@@ -20,20 +21,33 @@ class IFQLConfig(ImplicitConfig):
     flow_steps: int = 10
     """Euler steps from noise to an action."""
     candidates: int = 32
-    """Actions sampled for each decision, of which the critics choose."""
+    """Number of actions sampled for a decision; the critics choose one."""
 
     def _least(self) -> dict[str, float]:
         return super()._least() | {"flow_steps": 1, "candidates": 1}
 
 
+_SOURCE = "FQL's code (IFQL); candidates from a reprint of its paper's table, the discount of FQL"
+# From the README of FQL's code for humanoidmaze, from a reprint of its paper's table for antsoccer.
+_BY_ENVIRONMENT: dict[str, dict[str, Any]] = {
+    "humanoidmaze-medium-navigate": {"gamma": 0.995},
+    "antsoccer-arena-navigate": {"gamma": 0.995, "candidates": 64},
+}
+_PRESETS = task_presets(IFQLConfig(), _SOURCE, _BY_ENVIRONMENT)
+
+
+@register(
+    "ifql",
+    summary="offline RL with an implicit value and the best of many flow-matching samples",
+    presets=_PRESETS,
+)
 class IFQL(Implicit):
-    """A flow-matching policy of the data; acts with the sample that the critics value most.
+    """A flow-matching policy of the data that acts with the sample of the highest value.
 
     The flow's counterpart of IDQL (https://arxiv.org/abs/2304.10573), as in Park, Li and Levine, "Flow Q-Learning",
     2025, https://arxiv.org/abs/2502.02538.
     """
 
-    name = "ifql"
     config_class = IFQLConfig
 
     def _build_policy(self, inputs: int, outputs: int) -> Mapping[str, nn.Module]:

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from nfkern.algorithms.agents.base import register
 from nfkern.algorithms.agents.networks import mlp
-from nfkern.algorithms.agents.offline.base import OfflineRL, OfflineRLConfig, Transitions
+from nfkern.algorithms.agents.offline.base import OfflineRL, OfflineRLConfig, Transitions, task_presets
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
-from nfkern.algorithms.agents.policy_losses import advantage_weighted
+from nfkern.algorithms.agents.policy_losses import awr_loss
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class ImplicitConfig(OfflineRLConfig):
     """Settings of the agents with an implicit value."""
 
     expectile: float = 0.9
-    """Of the critics' values over the data's actions: above 0.5 leans to the best of them."""
+    """Expectile of the critics' values over the data's actions; above 0.5 it leans towards the best actions."""
     hidden: tuple[int, ...] = (512, 512, 512, 512)
     """Widths of the policy's hidden layers."""
 
@@ -33,19 +35,19 @@ class IQLConfig(ImplicitConfig):
     """The FQL paper's settings for IQL; `alpha` differs between environments."""
 
     alpha: float = 10.0
-    """Inverse temperature of the advantages that weigh actions."""
+    """Inverse temperature of the advantages that weight actions."""
 
     def _least(self) -> dict[str, float]:
         return super()._least() | {"alpha": 0}
 
 
 def expectile_weight(above: torch.Tensor, expectile: float) -> torch.Tensor:
-    """Weights of squared errors that make a regression end at an expectile; `above` is target minus value."""
+    """Return the weights of squared errors whose minimum is an expectile; `above` is target minus value."""
     return torch.where(above >= 0, expectile, 1 - expectile)
 
 
 class Implicit(OfflineRL):
-    """An agent whose V is an expectile of Q over the data's actions, so that no other action is ever valued.
+    """An agent whose V is an expectile of Q over the data's actions, so that Q sees no other action.
 
     Source: Kostrikov, Nair and Levine, "Offline RL with Implicit Q-Learning", 2022, https://arxiv.org/abs/2110.06169.
     """
@@ -57,7 +59,7 @@ class Implicit(OfflineRL):
         return {"value": self._value_loss(transitions)} | super()._losses(transitions, noise)
 
     def _value_loss(self, transitions: Transitions) -> LossAndInfo:
-        """Expectile regression of V(s) on the lower of the target critics' values."""
+        """Return the loss of expectile regression of V(s) on the lower value of the target critics."""
         with torch.no_grad():
             q = self._target_q(transitions.states, transitions.actions).amin(0)
         value = self._value(transitions.states)
@@ -72,13 +74,26 @@ class Implicit(OfflineRL):
         return value
 
 
+_SOURCE = "FQL's code (IQL); its weight from a reprint of its paper's table"
+# From the README of FQL's code for humanoidmaze, from a reprint of its paper's table for the others.
+_BY_ENVIRONMENT: dict[str, dict[str, Any]] = {
+    "puzzle-3x3-play": {"alpha": 10.0},
+    "scene-play": {"alpha": 10.0},
+    "cube-single-play": {"alpha": 1.0},
+    "antmaze-large-navigate": {"alpha": 10.0},
+    "humanoidmaze-medium-navigate": {"alpha": 10.0, "gamma": 0.995},
+    "antsoccer-arena-navigate": {"alpha": 1.0, "gamma": 0.995},
+}
+_PRESETS = task_presets(IQLConfig(), _SOURCE, _BY_ENVIRONMENT)
+
+
+@register("iql", summary="offline RL with an implicit value and a Gaussian", presets=_PRESETS)
 class IQL(Implicit):
-    """Regression on the data's actions, weighted by exp(alpha * advantage); acts with the mean.
+    """Regression on the data's actions, weighted by exp(alpha * advantage); it acts with the mean.
 
     Source: Kostrikov, Nair and Levine, "Offline RL with Implicit Q-Learning", 2022, https://arxiv.org/abs/2110.06169.
     """
 
-    name = "iql"
     config_class = IQLConfig
 
     def _build_policy(self, inputs: int, outputs: int) -> Mapping[str, nn.Module]:
@@ -89,5 +104,5 @@ class IQL(Implicit):
         states, actions = transitions.states, transitions.actions
         with torch.no_grad():
             advantage = self._q(states, actions).amin(0) - self._value(states)
-        # Of unit variance, as in the source of the settings.
-        return advantage_weighted(self.networks["policy"](states), actions, advantage, self.config.alpha)
+        # The variance is 1, as in the source of the settings.
+        return awr_loss(self.networks["policy"](states), actions, advantage, self.config.alpha)

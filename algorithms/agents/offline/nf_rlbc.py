@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from nfkern import CouplingFlow, Encoder, Flow
-from nfkern.algorithms.agents.offline.base import OfflineRL, PolicyValueConfig, Transitions
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.offline.base import OfflineRL, PolicyValueConfig, Transitions, task_presets
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
 
 
@@ -20,9 +21,9 @@ class NFRLBCConfig(PolicyValueConfig):
     gamma: float = 0.995
     q_aggregation: Literal["min", "mean"] = "min"
     alpha: float = 10.0
-    """Weight of imitation (nats) beside the critics' value; 10 for manipulation, 1 for locomotion."""
+    """Weight of imitation (nats) against the critics' value; 10 for manipulation, 1 for locomotion."""
     entropy_weight: float = 0.0
-    """Weight of the policy's entropy (nats); the paper describes it and runs with 0."""
+    """Weight of the policy's entropy (nats); the paper describes it, but runs with 0."""
     blocks: int = 6
     """Coupling blocks."""
     hidden: tuple[int, int] = (256 + 64, 256)
@@ -30,7 +31,7 @@ class NFRLBCConfig(PolicyValueConfig):
     norm_eps: float = 1e-6
     """Epsilon of the conditioners' LayerNorm."""
     inverted: bool = True
-    """Parameterise the map from noise to actions, as the paper's code for offline RL does."""
+    """Parameterise the map from noise to actions instead of its inverse, as the paper's code for offline RL does."""
     representation: int = 64
     """Size of the encoding that conditions the flow."""
     encoder_width: int = 512
@@ -41,16 +42,28 @@ class NFRLBCConfig(PolicyValueConfig):
         return super()._least() | least
 
 
+# From the README of the paper's code.
+_BY_ENVIRONMENT: dict[str, dict[str, Any]] = {
+    "puzzle-3x3-play": {"alpha": 10.0},
+    "scene-play": {"alpha": 10.0},
+    "cube-single-play": {"alpha": 10.0},
+    "antmaze-large-navigate": {"alpha": 1.0},
+    "humanoidmaze-medium-navigate": {"alpha": 1.0},
+    "antsoccer-arena-navigate": {"alpha": 1.0, "q_aggregation": "mean"},
+}
+_PRESETS = task_presets(NFRLBCConfig(), "paper's JAX code for offline RL, and its README", _BY_ENVIRONMENT)
+
+
+@register("nf_rlbc", summary="offline RL with a normalizing flow", presets=_PRESETS)
 class NFRLBC(OfflineRL):
     """A flow policy that maximises the critics' value of its samples, and the likelihood of the data's actions.
 
-    Gradients of the value flow through sampling. Actions are clipped, not squashed.
+    Gradients of the value flow through sampling. Actions are clipped, not squashed by tanh.
 
     Source: Ghugare and Eysenbach, "Normalizing Flows are Capable Models for RL", 2025,
     https://arxiv.org/abs/2505.23527.
     """
 
-    name = "nf_rlbc"
     config_class = NFRLBCConfig
 
     def _build_policy(self, inputs: int, outputs: int) -> Mapping[str, nn.Module]:

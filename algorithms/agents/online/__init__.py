@@ -1,1 +1,1 @@
-"""Goal-conditioned RL in an environment."""
+"""Agents of goal-conditioned RL, which learn in an environment."""

@@ -1,4 +1,4 @@
-"""What the online goal-conditioned agents share: a squashed Gaussian actor with a learned temperature, and goals."""
+"""Base of the online goal-conditioned agents: a squashed Gaussian actor with a learned temperature, and goals."""
 
 import math
 from abc import abstractmethod
@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from nfkern import Encoder
-from nfkern.algorithms.agents.base import ActionMode, Agent, AgentConfig
+from nfkern.algorithms.agents.base import Agent
+from nfkern.algorithms.agents.config import ActionMode, AgentConfig
 from nfkern.algorithms.agents.networks import PositiveNumber
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, ParameterGroups, Tensors
 from nfkern.flows.normalizer import Mode
@@ -25,32 +26,32 @@ class OnlineGCRLConfig(AgentConfig):
     """The paper's settings for unsupervised goal-conditioned RL (reference code)."""
 
     steps: int = 400_000
-    """Gradient steps; with the other defaults, 1e8 steps of the environments."""
+    """Gradient steps; with the other defaults they take 1e8 steps of the environments."""
     batch_size: int = 4096
     critic_learning_rate: float = 1e-4
-    """Learning rate of the critic (of NF-UGS: of its flow), which weight_decay acts on; learning_rate is the rest's."""
+    """Learning rate of the critic (in NF-UGS, of its flow), where weight_decay acts; the rest has learning_rate."""
     observation_normalization: Mode = "none"
     action_normalization: ActionMode = "none"
     gamma: float = 0.99
     """Goals lie Geometric(1 - gamma) >= 1 steps ahead in the same episode."""
     num_envs: int = 1024
-    """Environments that are stepped together."""
+    """Number of environments that are stepped together."""
     unroll_length: int = 62
-    """Steps of every environment between two rounds of gradient steps; then each is commanded a new goal."""
+    """Steps of every environment between two rounds of gradient steps; after them each gets a new goal."""
     updates_per_unroll: int = 256
-    """Gradient steps of a round."""
+    """Gradient steps per round."""
     prefill_length: int = 1000
     """Steps of every environment, with the environment's own goals, before the first gradient step."""
     buffer_length: int = 10_000
-    """Newest steps kept of every environment."""
+    """Number of newest steps kept of every environment."""
     candidates: int = 1024
-    """Hindsight goals of which the one to command is chosen, for every environment."""
+    """Number of hindsight goals to choose from, for every environment."""
     representation: int = 64
     """Size of the encodings."""
     width: int = 1024
     """Width of the hidden layers of actor and encoders."""
     layers: int = 4
-    """Their hidden layers."""
+    """Number of hidden layers of actor and encoders."""
 
     def _least(self) -> dict[str, float]:
         counts = ("num_envs", "unroll_length", "updates_per_unroll", "prefill_length", "candidates")
@@ -65,17 +66,17 @@ class OnlineGCRLConfig(AgentConfig):
         for name in ("observation_normalization", "action_normalization"):
             if getattr(self, name) != "none":
                 raise ValueError(
-                    f"{name}: expected none, for there are no data to take it from, got {getattr(self, name)!r}"
+                    f"{name}: expected none, because there is no dataset to take it from, got {getattr(self, name)!r}"
                 )
         if not self.critic_learning_rate > 0:
             raise ValueError(f"critic_learning_rate: expected a number > 0, got {self.critic_learning_rate}")
 
 
 class OnlineGCRL(Agent):
-    """An agent that learns to reach goals from what it lived through; goals are parts of observations.
+    """An agent that learns to reach goals from its own experience; goals are parts of observations.
 
-    Its critic says how readily a goal is reached after an action: the actor maximises that, with entropy as in SAC
-    (https://arxiv.org/abs/1812.05905). A subclass brings the critic.
+    The critic estimates how readily a goal is reached after an action. The actor maximises this estimate and its own
+    entropy, as in SAC (https://arxiv.org/abs/1812.05905). A subclass defines the critic.
     """
 
     goal_conditioned = True
@@ -93,7 +94,7 @@ class OnlineGCRL(Agent):
 
     @abstractmethod
     def _build_critic(self, inputs: int, goal_size: int) -> Mapping[str, nn.Module]:
-        """The critic's networks, for [state, action] (batch, inputs)."""
+        """Return the critic's networks, for [state, action] (batch, inputs)."""
 
     def _parameter_groups(self) -> ParameterGroups:
         critic = self._critic_group()
@@ -111,23 +112,23 @@ class OnlineGCRL(Agent):
 
     @abstractmethod
     def _critic_group(self) -> tuple[str, ...]:
-        """The networks that learn with critic_learning_rate and weight_decay."""
+        """Return the names of the networks that learn with critic_learning_rate and weight_decay."""
 
     @abstractmethod
     def _value(
         self, states: torch.Tensor, actions: torch.Tensor, goals: torch.Tensor, *, frozen: bool = False
     ) -> torch.Tensor:
-        """How readily goals are reached, (batch,); `frozen` lets gradients reach the arguments alone."""
+        """Return how readily goals are reached, (batch,); `frozen` lets gradients reach the arguments alone."""
 
     @abstractmethod
     def _critic_loss(self, batch: Tensors, noise: Noise) -> LossAndInfo:
-        """The critic's loss on transitions and goals that they reached."""
+        """Return the critic's loss on transitions and goals that they reached."""
 
     def _draw(self, rows: int, width: int, **options: Any) -> Noise:
         return (torch.randn(rows, width, **options),)
 
     def forward(self, batch: Tensors, noise: Noise) -> LossAndInfo:
-        """The sum of the losses of critic, actor and temperature, each of which reaches its own weights alone."""
+        """Return the sum of the losses of critic, actor and temperature, each of which trains its own weights alone."""
         critic, critic_info = self._critic_loss(batch, noise)
         states, goals = batch["observations"], batch["goals"]
         actions, log_prob = self._squashed(torch.cat([states, goals], 1), noise[0])
@@ -135,7 +136,7 @@ class OnlineGCRL(Agent):
         temperature = self.networks["temperature"]()
         actor = temperature.detach() * log_prob.mean() - value
         entropy = -log_prob.mean().detach()
-        # Raises the weight where there is less entropy than aimed at.
+        # Raises the temperature while the entropy is below its target.
         balance = temperature * (entropy - self._target_entropy())
         info = {"critic/loss": critic, "actor/loss": actor, "actor/value": value, "actor/entropy": entropy}
         info |= {"temperature/loss": balance, "temperature/value": temperature}
@@ -143,13 +144,13 @@ class OnlineGCRL(Agent):
         return critic + actor + balance, {name: value.detach() for name, value in info.items()}
 
     def _target_entropy(self) -> float:
-        """In nats: minus half the number of an action's numbers, as in the paper's code."""
+        """Return minus half the size of an action, in nats, as in the paper's code."""
         return -0.5 * self.sizes["action_size"]
 
     def _squashed(
         self, conditioning: torch.Tensor, noise: torch.Tensor | None, actor: nn.Module | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Actions tanh(mean + std * noise) (batch, action_size) and their log-density; the mode's for no noise."""
+        """Return actions tanh(mean + std * noise), (batch, action_size), and their log-density; None means no noise."""
         actor = self.networks["actor"] if actor is None else actor
         mean, log_std = actor(conditioning).chunk(2, 1)
         low, high = LOG_STD_RANGE
@@ -168,7 +169,7 @@ class OnlineGCRL(Agent):
     def _sample(
         self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
     ) -> torch.Tensor:
-        """The mode, as the paper evaluates."""
+        """Return the actor's actions without noise, which the paper evaluates."""
         return self._squashed(conditioning, None)[0]
 
     @torch.inference_mode()
@@ -179,13 +180,13 @@ class OnlineGCRL(Agent):
         generator: torch.Generator | None = None,
         actor: nn.Module | None = None,
     ) -> np.ndarray:
-        """Actions with noise.
+        """Return actions with noise.
 
         Args:
             observations: (n, observation_size).
             goals: (n, goal_size).
             generator: a CPU generator; the global one if None.
-            actor: acts in place of the agent's own, such as an earlier copy of it.
+            actor: network that acts in place of the agent's actor, such as an earlier copy of it.
 
         Returns:
             (n, action_size), within [-1, 1].
@@ -197,12 +198,12 @@ class OnlineGCRL(Agent):
 
     @torch.inference_mode()
     def choose_goals(self, candidates: np.ndarray, desired: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """The goal to command in each environment.
+        """Return the goal to command in each environment.
 
         Args:
             candidates: (num_envs, candidates, goal_size) hindsight goals.
-            desired: (num_envs, goal_size), the environments' own goals, for the oracle.
-            starts: (num_envs, observation_size), where episodes start, for min-max.
+            desired: (num_envs, goal_size), the environments' own goals, which the rule "oracle" takes.
+            starts: (num_envs, observation_size), first observations of the episodes, for the rule "min_max".
 
         Returns:
             (num_envs, goal_size).
@@ -220,7 +221,7 @@ class OnlineGCRL(Agent):
         return chosen
 
     def log_density(self, goals: np.ndarray) -> np.ndarray:
-        """Log-density (n, m), in nats, of goals (n, m, goal_size) among all that were reached after any action.
+        """Return the log-density (n, m), in nats, of goals (n, m, goal_size) among all goals reached so far.
 
         Raises:
             NotImplementedError: the agent has no density (`has_density`).
@@ -228,9 +229,9 @@ class OnlineGCRL(Agent):
         raise NotImplementedError(f"{self.name} has no density of goals")
 
     def _value_at_start(self, goals: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-        """What the critic says, at the start, of the actor's own action for goals (num_envs, candidates, goal_size)."""
+        """Return the critic's values, at the start, of acting for goals (num_envs, candidates, goal_size)."""
         values = []
-        # One environment at a time: all candidates of all of them would fill a GPU's memory with activations.
+        # One environment at a time: the activations for all candidates of all would fill a GPU's memory.
         for start, mine in zip(starts, goals, strict=True):
             states = start.expand(len(mine), -1)
             actions, _ = self._squashed(torch.cat([states, mine], 1), None)

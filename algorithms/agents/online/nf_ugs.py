@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from nfkern import CouplingFlow, Encoder
+from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.networks import frozen_call
 from nfkern.algorithms.agents.online.base import Exploration, OnlineGCRL, OnlineGCRLConfig
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise, Tensors
-from nfkern.flows.plane import plane_log_prob
+from nfkern.algorithms.published import UNSUPERVISED
+from nfkern.flows.tabulated import tabulated_log_prob_2d
 
-# Goals from which on tables of the conditioners cost less than the conditioners.
+# From this number of goals on, tables of the conditioners cost less than the conditioners.
 TABLES_FROM = 20_000
 
 
@@ -24,7 +27,7 @@ class NFUGSConfig(OnlineGCRLConfig):
 
     weight_decay: float = 1e-6
     exploration: Exploration = "lowest_density"
-    """The goal to command: the candidate of lowest marginal density; or another rule, for comparison."""
+    """Rule that chooses goals: the candidate of lowest marginal density, or another rule for comparison."""
     blocks: int = 6
     """Coupling blocks."""
     hidden: tuple[int, int] = (320, 256)
@@ -34,7 +37,7 @@ class NFUGSConfig(OnlineGCRLConfig):
     goal_noise: float = 0.05
     """Standard deviation of the noise added to goals in training, in the goals' units (metres)."""
     context_dropout: float = 0.1
-    """Share of transitions whose encoding is zeroed in training: there the flow learns the marginal density."""
+    """Share of transitions whose encoding is zeroed in training, so that the flow learns the marginal density, too."""
 
     def _least(self) -> dict[str, float]:
         return super()._least() | {"blocks": 1, "goal_noise": 0}
@@ -46,14 +49,21 @@ class NFUGSConfig(OnlineGCRLConfig):
             raise ValueError(f"context_dropout: expected a number in [0, 1), got {self.context_dropout}")
 
 
+@register(
+    "nf_ugs",
+    summary="unsupervised goal-conditioned RL in a maze, with a normalizing flow over goals",
+    presets={
+        name: Preset(NFUGSConfig(), "paper's JAX code (NF-UGS); batch size from its README", name)
+        for name in UNSUPERVISED
+    },
+)
 class NFUGS(OnlineGCRL):
-    """log p(goal | state, action) as the critic; goals of the lowest marginal p(goal) as what to practise next.
+    """log p(goal | state, action) as the critic; the goals of lowest marginal p(goal) are practised next.
 
     Source: Ghugare and Eysenbach, "Normalizing Flows are Capable Models for RL", 2025,
     https://arxiv.org/abs/2505.23527.
     """
 
-    name = "nf_ugs"
     config_class = NFUGSConfig
     has_density = True
 
@@ -88,11 +98,11 @@ class NFUGS(OnlineGCRL):
 
     @torch.inference_mode()
     def log_density(self, goals: np.ndarray) -> np.ndarray:
-        """The marginal density: one call, whose empty context all goals share; many goals on a CPU by tables."""
+        """Return the marginal log-density; tables give that of many goals on a CPU, one call that of others."""
         flow, points = cast(CouplingFlow, self.networks["flow"]), self._tensor(goals)
         nothing = points.new_zeros(self.config.representation)
         if points.device.type == "cpu" and points.shape[-1] == 2 and points.numel() > 2 * TABLES_FROM:
-            log_prob = plane_log_prob(flow, points, nothing)
+            log_prob = tabulated_log_prob_2d(flow, points, nothing)
         else:
             log_prob = flow.log_prob(points, nothing.expand(1, 1, -1))
         found: np.ndarray = log_prob.cpu().numpy()

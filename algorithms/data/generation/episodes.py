@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from nfkern.algorithms.data.archive import column_specs, concatenated, write_npz
-from nfkern.algorithms.data.manifest import write_json
 from nfkern.errors import UserError
+from nfkern.host.files import atomic_file, write_json
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,8 @@ class EpisodeStore:
 
     def write(self, split: str, episode: int, arrays: dict[str, np.ndarray]) -> None:
         """Store one episode."""
-        path = self.path(split, episode)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
+        with atomic_file(self.path(split, episode)) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub mistakes the arrays for allow_pickle
-        temporary.replace(path)
 
     def join(self, split: str, episodes: int, destination: Path) -> None:
         """Write all episodes of a split into one npz file, in constant memory."""

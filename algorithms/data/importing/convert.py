@@ -3,7 +3,7 @@
 Every row of the source ends up in the dataset, or is counted in the manifest by the reason why it does not.
 """
 
-import os
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from nfkern import __version__
 from nfkern.algorithms.data.archive import Column, write_npz
 from nfkern.algorithms.data.manifest import DatasetFiles, Manifest, sha256_of
 from nfkern.errors import UserError
+from nfkern.host.files import atomic_file
 
 from . import ImportOptions, Rows, Source, Split, read_source, rows_of
 
@@ -136,16 +137,9 @@ def _random_splits(episodes: int, validation: float, seed: int) -> tuple[list[tu
 
 def _write(files: DatasetFiles, chosen: dict[str, list[Rows]]) -> dict[str, str]:
     """Write both files, of which none is replaced before both are there; their checksums."""
-    files.directory.mkdir(parents=True, exist_ok=True)
-    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files.splits.values()}
-    try:
+    with contextlib.ExitStack() as both:
         for split, path in files.splits.items():
-            write_npz(temporaries[path], _columns(chosen[split]))
-        for path, temporary in temporaries.items():
-            temporary.replace(path)
-    finally:
-        for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
+            write_npz(both.enter_context(atomic_file(path)), _columns(chosen[split]))
     return {path.name: sha256_of(path) for path in files.splits.values()}
 
 

@@ -9,8 +9,9 @@ from nfkern.bench.studies.quality.policies import POLICIES
 from nfkern.bench.studies.quality.records import TRUTH, Results, Settings
 from nfkern.bench.studies.quality.shapes import DENSITIES
 from nfkern.bench.studies.report import QUICK as QUICK_WORDS
-from nfkern.bench.studies.report import Cost, Report, measured_on
+from nfkern.bench.studies.report import Report, measured_on
 from nfkern.bench.studies.summary import (
+    Cost,
     Measure,
     Row,
     Rows,

@@ -20,8 +20,8 @@ from nfkern.bench.studies.success import study
 from nfkern.bench.studies.success.policies import POLICIES, TRAININGS, config_of
 from nfkern.bench.studies.success.records import Dataset, Results, Settings
 from nfkern.bench.studies.success.report import DEFAULT, REPORT, TRANSITIONS
-from nfkern.checkpoint import write_json
 from nfkern.errors import UserError, check_least
+from nfkern.host.files import write_json
 
 _LIBRARIES = ("ogbench", "mujoco", "gymnasium", "diffusers")
 _MARK = "study.json"

@@ -9,10 +9,10 @@ import numpy as np
 from nfkern.algorithms.evaluation.statistics import success_interval
 from nfkern.bench.core.units import duration
 from nfkern.bench.studies.report import QUICK as QUICK_WORDS
-from nfkern.bench.studies.report import Cost, Report, measured_on
+from nfkern.bench.studies.report import Report, measured_on
 from nfkern.bench.studies.success.policies import POLICIES
 from nfkern.bench.studies.success.records import Evaluation, Results, Settings
-from nfkern.bench.studies.summary import Measure, Row, Rows, Table, column, counted, percent, seconds, table
+from nfkern.bench.studies.summary import Cost, Measure, Row, Rows, Table, column, counted, percent, seconds, table
 
 TRANSITIONS = {"pointmaze-medium-navigate-v0": 100_000, "cube-single-play-v0": 300_000}
 """Transitions that are enough for the default environments, far fewer than were published."""

@@ -3,7 +3,6 @@
 A piece that is in the results already is not done again; a training that was interrupted goes on from its checkpoint.
 """
 
-import csv
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,9 +15,11 @@ import numpy as np
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning
 from nfkern.algorithms.agents.registry import load_agent
 from nfkern.algorithms.evaluation import evaluate as evaluation
-from nfkern.algorithms.runs.folder import checkpoint_label
+from nfkern.algorithms.runs.checkpoint import Checkpoint
+from nfkern.algorithms.runs.run import Run
 from nfkern.algorithms.runs.settings import RunSettings
-from nfkern.algorithms.training.offline import Interrupted, train
+from nfkern.algorithms.training.loop import Interrupted
+from nfkern.algorithms.training.offline import train
 from nfkern.bench.core.timing import Budget
 from nfkern.bench.studies.command import Piece, described_error
 from nfkern.bench.studies.policies import Policy, Training, acting_agent, count_parameters, time_acting
@@ -40,9 +41,9 @@ class Place:
     data: Path
     workers: int = 1
 
-    def run_dir(self, env: str, training: Training, seed: int) -> Path:
-        """The folder of a training."""
-        return self.runs / env / training.name / f"seed-{seed}"
+    def run(self, env: str, training: Training, seed: int) -> Run:
+        """The run of a training."""
+        return Run(self.runs / env / training.name / f"seed-{seed}")
 
 
 def pieces(results: Results, place: Place) -> Iterator[Piece]:
@@ -76,10 +77,9 @@ def trainings(results: Results) -> list[Training]:
     return [TRAININGS[name] for name in dict.fromkeys(names)]
 
 
-def speed(log: Path) -> tuple[float, float]:
+def speed(run: Run) -> tuple[float, float]:
     """Median steps per second over the rows of a training's log, and the seconds of all steps together."""
-    with open(log, newline="") as file:
-        rows = [(int(row["step"]), float(row["time/steps_per_second"])) for row in csv.DictReader(file)]
+    rows = [(int(row["step"]), float(row["time/steps_per_second"])) for row in run.rows("train.csv")]
     steps = np.diff([0, *(step for step, _ in rows)])
     speeds = [each for _, each in rows]
     return statistics.median(speeds), float(np.sum(steps / speeds))
@@ -105,13 +105,13 @@ def _time(results: Results, env: str) -> None:
 
 def _train(results: Results, place: Place, env: str, training: Training, seed: int) -> None:
     """Train with the loop of `nfkern train`, which leaves its log and a checkpoint for each evaluation."""
-    settings, run_dir = results.settings, place.run_dir(env, training, seed)
+    settings, run = results.settings, place.run(env, training, seed)
     try:
         config = config_of(settings, training, results.datasets[env])
-        run = RunSettings(
+        asked = RunSettings(
             env,
             seed=seed,
-            run_dir=run_dir,
+            run_dir=run.path,
             resume=True,
             device="cpu",
             threads=settings.threads,
@@ -121,10 +121,10 @@ def _train(results: Results, place: Place, env: str, training: Training, seed: i
             eval_episodes=0,
             dataset_dir=place.data,
         )
-        train(training.agent.name, config, run)
-        agent = cast(BehavioralCloning, load_agent(_checkpoint(run_dir, settings.steps)))
+        train(training.agent.name, config, asked)
+        agent = cast(BehavioralCloning, load_agent(_checkpoint(run, settings.steps).path))
         parameters, _ = count_parameters(training, agent)
-        row = Trained(env, training.name, seed, parameters, *speed(run_dir / "train.csv"))
+        row = Trained(env, training.name, seed, parameters, *speed(run))
     except (Interrupted, UserError):
         raise
     except Exception as error:
@@ -139,19 +139,19 @@ def _evaluate(
     trained = _trained(results, env, training, seed)
     if trained is None or trained.error:
         return
-    settings, run_dir = results.settings, place.run_dir(env, training, seed)
+    settings, run = results.settings, place.run(env, training, seed)
     episodes = settings.final_episodes if step == settings.steps else settings.eval_episodes
-    checkpoint = _checkpoint(run_dir, step)
+    checkpoint = _checkpoint(run, step)
     # Finished episodes are kept on the way, so that an interruption loses few.
-    partial_file = run_dir / "evaluations" / f"{step:08d}-{policy.name}.partial.jsonl"
+    partial_file = run.path / "evaluations" / f"{step:08d}-{policy.name}.partial.jsonl"
     try:
         result = evaluation.evaluate(
-            partial(load_policy, checkpoint, policy.name),
+            partial(load_policy, checkpoint.path, policy.name),
             env,
             episodes_per_task=episodes,
             workers=place.workers,
             progress_file=partial_file,
-            label=f"{policy.name} {checkpoint_label(checkpoint)}",
+            label=f"{policy.name} {checkpoint.label}",
         )
     except UserError:
         raise
@@ -163,11 +163,11 @@ def _evaluate(
     partial_file.unlink()
 
 
-def _checkpoint(run_dir: Path, step: int) -> Path:
-    path = run_dir / "checkpoints" / f"{step:08d}"
-    if not path.exists():
-        raise UserError(f"{path} is gone: start the study anew with --overwrite")
-    return path
+def _checkpoint(run: Run, step: int) -> Checkpoint:
+    checkpoint = run.checkpoint(step)
+    if not checkpoint.path.exists():
+        raise UserError(f"{checkpoint.path} is gone: start the study anew with --overwrite")
+    return checkpoint
 
 
 def _trained(results: Results, env: str, training: Training, seed: int) -> Trained | None:

@@ -12,29 +12,21 @@ from nfkern.algorithms.data import BatchSampler
 from nfkern.algorithms.evaluation.evaluate import evaluate
 
 STEPS = 300
-# Those that learn to denoise or to move samples need longer.
-LONGER = {"flow_matching": 1200, "fql": 1200, "ifql": 1200, "diffusion_bc": 2000, "diffusion_gcbc": 2000}
-# Less of the critics, more of the data: what is asked for here is to reproduce it.
-IMITATION = {"qrl": 10.0, "offline_crl": 10.0, "gciql": 10.0, "fql": 100.0, "nf_rlbc": 100.0}
-IMITATION |= {"iql": 0.1, "gcivl": 0.1, "hiql": 0.1}
+# Those that move or denoise samples need longer.
+LONGER = {"flow_steps": 1200, "sampling_steps": 2000}
+# Large weights of imitation reproduce the data. Advantage-weighted agents, whose alpha is no such weight, do so anyway.
+IMITATION = {"alpha": 10.0, "actor_weight": 10.0, "value_weight": 0.01, "candidates": 2}
 
 
 def learned(name, dataset, steps=None, **options):
     torch.manual_seed(0)
-    if steps is None:
-        steps = next((longer for kind, longer in LONGER.items() if name.startswith(kind)), STEPS)
     kind = AGENTS[name]
+    if steps is None:
+        steps = max((longer for key, longer in LONGER.items() if hasattr(kind.config_class, key)), default=STEPS)
     settings = SMALL[name] | {"steps": steps, "learning_rate": 3e-3, "warmup_steps": 5, "batch_size": 128}
-    if name in OFFLINE and "alpha" in kind.config_class.__dataclass_fields__:
-        settings["alpha"] = IMITATION[name]
-    settings |= {"actor_weight": 10.0} if name == "rebrac" else {}
-    settings |= {"value_weight": 0.01} if name == "diffusion_ql" else {}
-    settings |= {"candidates": 2} if name == "ifql" else {}
-    settings |= (
-        {"ema_decay": 0.99, "hidden": (64, 64)}
-        if name.startswith("diffusion_b") or name.startswith("diffusion_g")
-        else {}
-    )
+    settings |= {key: value for key, value in IMITATION.items() if hasattr(kind.config_class, key)}
+    if "sampling_steps" in settings:
+        settings |= {"ema_decay": 0.99, "hidden": (64, 64)}
     config = kind.config_class(**(settings | options))
     sampler = BatchSampler(dataset, **config.batches(), seed=0)
     agent = kind.create(config, sampler.sample(), dataset.statistics())

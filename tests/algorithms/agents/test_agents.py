@@ -10,10 +10,9 @@ import pytest
 import torch
 from support.small_agents import IMITATORS, OFFLINE, SMALL, act, make_agent, make_batch
 
-from nfkern.algorithms.agents.presets import PRESETS
 from nfkern.algorithms.agents.registry import AGENTS, load_agent, save_agent
 from nfkern.algorithms.data import ColumnStatistics, DatasetStatistics, GoalSampling
-from nfkern.algorithms.runs.folder import load_checkpoint, save_checkpoint
+from nfkern.algorithms.runs.run import Run
 
 every_imitator = pytest.mark.parametrize("name", [*IMITATORS, "nf_bc_causal", "nf_gcbc_causal"])
 every_agent = pytest.mark.parametrize("name", [*IMITATORS, *OFFLINE, "nf_bc_causal", "nf_gcbc_causal"])
@@ -70,11 +69,12 @@ def test_a_checkpoint_continues_exactly(name, tmp_path):
     batches = [make_batch(agent.config, seed=i) for i in range(12)]
     for batch in batches[:6]:
         agent.update(batch)
-    save_checkpoint(tmp_path, 6, agent, {"train": {"at": 6}})
+    Run(tmp_path).save_checkpoint(6, agent, {"train": {"at": 6}})
     straight = [agent.update(batch)["actor/loss"].item() for batch in batches[6:]]
     torch.manual_seed(123)
-    restored, step, states = load_checkpoint(tmp_path / "checkpoints" / "00000006", torch.device("cpu"))
-    assert (step, states) == (6, {"train": {"at": 6}})
+    checkpoint = Run(tmp_path).checkpoints()[-1]
+    restored, states = checkpoint.restore(torch.device("cpu"))
+    assert (checkpoint.step, states) == (6, {"train": {"at": 6}})
     assert [restored.update(batch)["actor/loss"].item() for batch in batches[6:]] == straight
     for mine, theirs in zip(agent.state_dict().values(), restored.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)
@@ -261,16 +261,16 @@ def test_damaged_agents_are_named(tmp_path):
 
 
 def test_presets_are_the_papers():
-    paper = PRESETS["nf_gcbc"]["paper"].config
+    paper = AGENTS["nf_gcbc"].presets["paper"].config
     assert (paper.blocks, paper.hidden, paper.norm_eps) == (6, (320, 256), 1e-6)
     assert (paper.representation, paper.encoder_width, paper.noise_std, paper.gamma) == (64, 512, 0.1, 0.97)
     assert (paper.learning_rate, paper.final_learning_rate, paper.warmup_steps) == (3e-4, 1e-6, 500)
     assert (paper.weight_decay, paper.batch_size, paper.steps) == (1e-6, 256, 1_000_000)
     assert paper.observation_normalization == paper.action_normalization == "none"
-    assert PRESETS["gaussian_gcbc"]["ogbench"].config.batch_size == 1024
-    for algorithm, presets in PRESETS.items():
-        for preset in presets.values():
-            assert type(preset.config) is AGENTS[algorithm].config_class
+    assert AGENTS["gaussian_gcbc"].presets["ogbench"].config.batch_size == 1024
+    for agent in AGENTS.values():
+        for preset in agent.presets.values():
+            assert type(preset.config) is agent.config_class
             assert preset.source
 
 

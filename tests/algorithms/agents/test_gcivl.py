@@ -5,7 +5,7 @@ import torch
 from support.critics import GAMMA, ROWS, Fixed, expected_value_loss, reached_by
 from support.small_agents import make_agent, make_batch
 
-from nfkern.algorithms.agents.presets import PRESETS
+from nfkern.algorithms.agents.registry import AGENTS
 from nfkern.algorithms.data import GoalSampling
 
 
@@ -98,7 +98,7 @@ def test_goals_and_settings(name):
 
 
 def test_presets_are_ogbenchs():
-    for name, preset in PRESETS["gcivl"].items():
+    for name, preset in AGENTS["gcivl"].presets.items():
         assert (preset.config.alpha, preset.config.expectile, preset.config.batch_size) == (10.0, 0.9, 1024)
         assert preset.config.gamma == (0.995 if name.startswith("humanoidmaze") else 0.99)
         assert preset.config.actor_random_goals == (0.5 if name.endswith("stitch") else 0.0)

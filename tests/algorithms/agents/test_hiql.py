@@ -8,7 +8,7 @@ import torch
 from support.critics import GAMMA, ROWS, Fixed, expected_value_loss, reached_by
 from support.small_agents import act, make_agent, make_batch
 
-from nfkern.algorithms.agents.presets import PRESETS
+from nfkern.algorithms.agents.registry import AGENTS
 
 SIZE = 4
 
@@ -112,10 +112,10 @@ def test_batches_and_settings():
 
 
 def test_presets_are_ogbenchs():
-    steps = {name: preset.config.subgoal_steps for name, preset in PRESETS["hiql"].items()}
+    steps = {name: preset.config.subgoal_steps for name, preset in AGENTS["hiql"].presets.items()}
     assert steps["humanoidmaze-medium-navigate"] == 100
     assert {steps[name] for name in steps if "maze" not in name and "soccer" not in name} == {10}
     assert steps["antmaze-medium-stitch"] == steps["antsoccer-arena-stitch"] == steps["pointmaze-large-navigate"] == 25
-    for preset in PRESETS["hiql"].values():
+    for preset in AGENTS["hiql"].presets.values():
         config = preset.config
         assert (config.alpha, config.high_alpha, config.expectile, config.representation) == (3.0, 3.0, 0.7, 10)

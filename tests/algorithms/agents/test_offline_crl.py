@@ -7,7 +7,7 @@ import torch
 from support.critics import ROWS, Fixed, reached_by
 from support.small_agents import make_agent, make_batch
 
-from nfkern.algorithms.agents.presets import PRESETS
+from nfkern.algorithms.agents.registry import AGENTS
 from nfkern.algorithms.data import GoalSampling
 
 
@@ -89,10 +89,10 @@ def test_goals_and_settings():
 
 
 def test_presets_are_ogbenchs():
-    alphas = {name: preset.config.alpha for name, preset in PRESETS["offline_crl"].items()}
+    alphas = {name: preset.config.alpha for name, preset in AGENTS["offline_crl"].presets.items()}
     assert alphas["pointmaze-large-navigate"] == 0.03
     assert alphas["antmaze-large-navigate"] == alphas["humanoidmaze-medium-navigate"] == 0.1
     assert alphas["antsoccer-arena-stitch"] == 0.3
     assert alphas["cube-single-play"] == 3.0
-    gammas = {name for name, preset in PRESETS["offline_crl"].items() if preset.config.gamma == 0.995}
+    gammas = {name for name, preset in AGENTS["offline_crl"].presets.items() if preset.config.gamma == 0.995}
     assert gammas == {"humanoidmaze-medium-navigate"}

@@ -9,21 +9,23 @@ import pytest
 import torch
 from support.plane import EPISODE, Plane
 
+from nfkern.algorithms.agents.online.base import OnlineGCRL
 from nfkern.algorithms.agents.online.nf_ugs import TABLES_FROM
 from nfkern.algorithms.agents.registry import AGENTS, load_agent, save_agent
-from nfkern.algorithms.training.online import Rounds
+from nfkern.algorithms.training.collector import Collector
 
 SMALL = {"width": 16, "layers": 2, "representation": 4, "batch_size": 32, "unroll_length": 7, "prefill_length": 15}
 SMALL |= {"num_envs": 6, "updates_per_unroll": 5, "buffer_length": 200, "candidates": 12, "steps": 50}
-OWN = {"nf_ugs": {"blocks": 2, "hidden": (8, 8)}, "crl": {}}
-both = pytest.mark.parametrize("name", list(OWN))
+FLOW = {"blocks": 2, "hidden": (8, 8)}
+every_agent = pytest.mark.parametrize("name", [name for name, kind in AGENTS.items() if issubclass(kind, OnlineGCRL)])
 
 
 def make(name, **options):
     torch.manual_seed(0)
     kind = AGENTS[name]
     batch = make_batch()
-    agent = kind.create(kind.config_class(**SMALL | OWN[name] | options), batch)
+    own = {key: size for key, size in FLOW.items() if hasattr(kind.config_class, key)}
+    agent = kind.create(kind.config_class(**SMALL | own | options), batch)
     if name == "nf_ugs":
         # Away from the start, where the flow depends on nothing.
         torch.nn.init.normal_(agent.networks["flow"].output_weight, std=0.3)
@@ -44,7 +46,7 @@ def tanh_gaussian(agent, batch):
     return torch.distributions.TransformedDistribution(normal, torch.distributions.TanhTransform(cache_size=1))
 
 
-@both
+@every_agent
 def test_the_actor_maximises_value_and_entropy(name):
     agent, batch = make(name)
     agent.networks["temperature"].log_value.data.fill_(math.log(0.3))
@@ -60,7 +62,7 @@ def test_the_actor_maximises_value_and_entropy(name):
     torch.testing.assert_close(info["temperature/loss"], 0.3 * (info["actor/entropy"] + 1))
 
 
-@both
+@every_agent
 @pytest.mark.parametrize(("log_std", "direction"), [(-4.9, 1), (-0.2, -1)])
 def test_the_temperature_rises_where_entropy_lacks_and_falls_where_it_abounds(name, log_std, direction):
     agent, batch = make(name)
@@ -73,7 +75,7 @@ def test_the_temperature_rises_where_entropy_lacks_and_falls_where_it_abounds(na
     assert np.sign(-agent.networks["temperature"].log_value.grad.item()) == direction
 
 
-@both
+@every_agent
 def test_each_loss_reaches_its_own_weights(name):
     agent, batch = make(name)
     noise = agent.draw(batch, torch.Generator().manual_seed(0))
@@ -182,10 +184,10 @@ def test_learning_rates_and_weight_decay_of_the_paper():
     assert {group["lr"] for group in make("crl")[0].optimizer.param_groups} == {3e-4}
 
 
-@both
+@every_agent
 def test_rounds_keep_what_was_lived(name):
     agent, _ = make(name)
-    rounds = Rounds(agent, Plane(6), seed=3)
+    rounds = Collector(agent, Plane(6), seed=3)
     rounds.prefill()
     assert (rounds.env_steps, len(rounds.buffer)) == (15 * 6, 15)
     goals = rounds.unroll()
@@ -203,11 +205,11 @@ def test_rounds_keep_what_was_lived(name):
     assert np.abs(batch["goals"]).max() > 0
 
 
-@both
+@every_agent
 def test_acting_while_learning_is_a_copys_and_one_round_behind(name):
     agent, _ = make(name)
-    rounds = Rounds(agent, Plane(6), seed=3)
-    other = Rounds(make(name)[0], Plane(6), seed=3)
+    rounds = Collector(agent, Plane(6), seed=3)
+    other = Collector(make(name)[0], Plane(6), seed=3)
     for each in (rounds, other):
         each.prefill()
     with rounds.unrolling() as goals:
@@ -242,7 +244,7 @@ def test_the_wrapper_in_the_docs_can_be_learned_in():
     names = {}
     exec(compile(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], "nf-ugs.md", "exec"), names)
     wrapped = names["OnGPU"](Simulator(6), 6, 3, 2)
-    with Rounds(make("crl")[0], wrapped, seed=3) as rounds, Rounds(make("crl")[0], Plane(6), seed=3) as plain:
+    with Collector(make("crl")[0], wrapped, seed=3) as rounds, Collector(make("crl")[0], Plane(6), seed=3) as plain:
         for each in (rounds, plain):
             each.prefill()
             each.unroll()
@@ -253,19 +255,19 @@ def test_the_wrapper_in_the_docs_can_be_learned_in():
 def test_what_goes_wrong_while_acting_is_told():
     agent, _ = make("crl")
     plane = Plane(6)
-    rounds = Rounds(agent, plane, seed=3)
+    rounds = Collector(agent, plane, seed=3)
     rounds.prefill()
     plane.step = lambda actions: 1 / 0
     with pytest.raises(ZeroDivisionError), rounds.unrolling():
         pass
 
 
-@both
+@every_agent
 def test_rounds_repeat(name):
     states = []
     for _ in range(2):
         agent, _ = make(name)
-        rounds = Rounds(agent, Plane(6), seed=3)
+        rounds = Collector(agent, Plane(6), seed=3)
         rounds.prefill()
         for _ in range(3):
             rounds.unroll()
@@ -275,7 +277,7 @@ def test_rounds_repeat(name):
         assert torch.equal(value, states[1][key]), key
 
 
-@both
+@every_agent
 def test_saved_agents_act_alike(name, tmp_path):
     agent, _ = make(name)
     save_agent(agent, tmp_path)
@@ -287,7 +289,7 @@ def test_saved_agents_act_alike(name, tmp_path):
 @pytest.mark.slow
 def test_nf_ugs_learns_to_reach_goals_on_a_plane():
     agent, _ = make("nf_ugs", width=64, steps=2000, learning_rate=1e-3, critic_learning_rate=1e-3, batch_size=128)
-    rounds = Rounds(agent, Plane(16), seed=0)
+    rounds = Collector(agent, Plane(16), seed=0)
     rounds.prefill()
     for _ in range(60):
         rounds.unroll()

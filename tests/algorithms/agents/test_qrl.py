@@ -7,7 +7,7 @@ import torch
 from support.critics import ROWS, Fixed, reached_by
 from support.small_agents import make_agent, make_batch
 
-from nfkern.algorithms.agents.presets import PRESETS
+from nfkern.algorithms.agents.registry import AGENTS
 from nfkern.algorithms.data import GoalSampling
 
 
@@ -113,12 +113,12 @@ def test_goals_and_settings():
 
 
 def test_presets_are_ogbenchs():
-    alphas = {name: preset.config.alpha for name, preset in PRESETS["qrl"].items()}
+    alphas = {name: preset.config.alpha for name, preset in AGENTS["qrl"].presets.items()}
     assert alphas["pointmaze-medium-navigate"] == 0.0003
     assert alphas["antmaze-medium-stitch"] == alphas["antsoccer-arena-navigate"] == 0.003
     assert alphas["humanoidmaze-medium-navigate"] == 0.001
     assert alphas["cube-double-play"] == alphas["puzzle-3x3-play"] == alphas["scene-play"] == 0.3
-    stitch = PRESETS["qrl"]["antmaze-medium-stitch"].config
+    stitch = AGENTS["qrl"].presets["antmaze-medium-stitch"].config
     assert (stitch.actor_random_goals, stitch.batch_size, stitch.representation, stitch.violation) == (
         0.5,
         1024,

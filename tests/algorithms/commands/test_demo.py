@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from nfkern.algorithms.commands import demo
+from nfkern.algorithms.runs.run import Run
 from nfkern.cli import commands as cli
 from nfkern.errors import UserError
 
@@ -58,14 +59,14 @@ def check_start_to_end_and_again(tmp_path, capfd):
 
 
 def test_a_failed_training_ends_the_others_and_shows_its_log(tmp_path):
-    runs = {name: tmp_path / name for name in demo.ALGORITHMS}
+    runs = {name: Run(tmp_path / name) for name in demo.ALGORITHMS}
     commands = {name: [sys.executable, "-c", "import time; time.sleep(60)"] for name in runs}
     commands["gaussian_gcbc"] = [sys.executable, "-c", "raise SystemExit('no memory left')"]
     started = []
     original = demo._start
 
-    def start(command, run_dir):
-        started.append(original(command, run_dir))
+    def start(command, log):
+        started.append(original(command, log))
         return started[-1]
 
     demo._start, kept = start, demo._start

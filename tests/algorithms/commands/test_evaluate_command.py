@@ -9,7 +9,7 @@ from support.evaluation_policies import StraightToGoal
 from nfkern.algorithms.commands.evaluate import Evaluate
 from nfkern.algorithms.evaluation.evaluate import EvaluationResult
 from nfkern.algorithms.evaluation.statistics import paired_comparison, success_interval
-from nfkern.algorithms.runs.evaluations import find_evaluation
+from nfkern.algorithms.runs.run import Run
 from nfkern.errors import UserError
 
 
@@ -110,7 +110,7 @@ def test_pairs_algorithms_with_their_training_seeds_together(
     assert "two policies" not in printed
     assert short(*straight, *noisy, **options, json=True).run() == 0
     values = json.loads(capsys.readouterr().out)
-    outcomes = {str(run): find_evaluation(run, 1000, seed=0)[1].outcomes for run in (*straight, *noisy)}
+    outcomes = {str(run): Run(run).evaluations.find(1000, seed=0)[1].outcomes for run in (*straight, *noisy)}
     (pair,) = values["paired"]
     first, second = (np.stack([outcomes[run] for run in pair[side]]) for side in ("first", "second"))
     assert pair["second"] == [str(run) for run in reversed(noisy)], "in the order of their seeds"

@@ -11,7 +11,7 @@ from support.boxes import write_random
 from support.evaluation_policies import cut_episodes
 from support.selected import selected
 
-from nfkern.algorithms.agents.presets import PRESETS, find_preset
+from nfkern.algorithms.agents.registry import AGENTS, find_preset
 from nfkern.algorithms.commands.tasks import tasks
 from nfkern.algorithms.commands.train import COMMANDS
 from nfkern.algorithms.data.recipes import data_name
@@ -29,13 +29,13 @@ def test_the_papers_numbers_of_tasks():
 
 
 def test_every_preset_has_a_source_that_can_be_looked_up():
-    for presets in PRESETS.values():
-        for name, preset in presets.items():
+    for agent in AGENTS.values():
+        for name, preset in agent.presets.items():
             assert preset.source, name
             assert "memory" not in preset.source, name
     # What a reprint of FQL's table has for this environment alone.
-    assert {name: preset.config.candidates for name, preset in PRESETS["ifql"].items()} == {
-        name: 64 if name.startswith("antsoccer") else 32 for name in PRESETS["ifql"]
+    assert {name: preset.config.candidates for name, preset in AGENTS["ifql"].presets.items()} == {
+        name: 64 if name.startswith("antsoccer") else 32 for name in AGENTS["ifql"].presets
     }
 
 

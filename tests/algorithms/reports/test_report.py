@@ -13,8 +13,10 @@ from nfkern.algorithms.agents.registry import AGENTS
 from nfkern.algorithms.commands.evaluate import Evaluate
 from nfkern.algorithms.evaluation.result import EvaluationResult, EvaluationSettings
 from nfkern.algorithms.evaluation.rollout import Episode
-from nfkern.algorithms.reports.report import Report, TrainedRun, _success, group_runs
-from nfkern.algorithms.runs.evaluations import evaluation_files, load_trajectories
+from nfkern.algorithms.reports.groups import EvaluatedRun, group_runs
+from nfkern.algorithms.reports.report import Report, _success
+from nfkern.algorithms.runs.evaluations import load_trajectories
+from nfkern.algorithms.runs.run import Run
 from nfkern.algorithms.runs.settings import RunSettings
 from nfkern.algorithms.training.offline import train
 from nfkern.errors import UserError
@@ -72,7 +74,7 @@ def test_the_page_is_whole(runs, point_maze_dir, tmp_path, capsys):  # noqa: F81
     assert len(tags.images) == 3
     for image in tags.images:
         assert base64.b64decode(image.split(",")[1]).startswith(b"\x89PNG")
-    success, other = (group_runs([TrainedRun.open(path)])[0].evaluations[0].success_rate for path in runs[:2])
+    success, other = (group_runs([EvaluatedRun.open(path)])[0].evaluations[0].success_rate for path in runs[:2])
     row = re.search(r"<tr><td>nf_gcbc</td><td>(\d)</td><td>([\d.]+)%</td>", text)
     assert row.groups() == ("2", f"{50 * (success + other):.1f}")
     assert "nf_gcbc minus gaussian_gcbc" in text
@@ -83,8 +85,8 @@ def test_the_page_is_whole(runs, point_maze_dir, tmp_path, capsys):  # noqa: F81
 @pytest.mark.slow
 def test_runs_are_grouped_by_everything_but_the_seed(runs):
     # Naming a run twice makes no second seed of it.
-    groups = group_runs([TrainedRun.open(path) for path in [*runs, runs[0]]])
-    assert [(group.label, len(group.runs)) for group in groups] == [("nf_gcbc", 2), ("gaussian_gcbc", 2)]
+    groups = group_runs([EvaluatedRun.open(path) for path in [*runs, runs[0]]])
+    assert [(group.label, len(group.members)) for group in groups] == [("nf_gcbc", 2), ("gaussian_gcbc", 2)]
 
 
 @pytest.mark.slow
@@ -105,7 +107,7 @@ def test_a_page_without_evaluations_or_data_says_so(point_maze_dir, tmp_path, ca
 
 
 def test_paths_belong_to_their_evaluation(runs, tmp_path):
-    (path,) = evaluation_files(runs[0])
+    (path,) = Run(runs[0]).evaluations.files()
     result = EvaluationResult.load(path)
     assert load_trajectories(path, result)["successes"].shape == (10,)
     other = tmp_path / path.name
@@ -118,9 +120,9 @@ def test_paths_belong_to_their_evaluation(runs, tmp_path):
 @pytest.mark.slow
 def test_only_evaluations_on_the_same_starts_are_compared(runs, point_maze_dir, tmp_path):  # noqa: F811
     Evaluate((runs[0],), episodes_per_task=3, max_episode_steps=10, seed=7).run()
-    everything = group_runs([TrainedRun.open(path) for path in runs])
+    everything = group_runs([EvaluatedRun.open(path) for path in runs])
     assert {result.settings.seed for group in everything for result in group.evaluations} == {0}
-    alone = group_runs([TrainedRun.open(runs[0])])
+    alone = group_runs([EvaluatedRun.open(runs[0])])
     assert alone[0].evaluations[0].settings.episodes_per_task == 3
     shutil.copytree(runs[2], tmp_path / "other")
     shutil.rmtree(tmp_path / "other" / "evaluations")

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import math
 import os
 import signal
 
@@ -16,9 +17,11 @@ from nfkern.algorithms.envs.mazes import make_vector_maze
 from nfkern.algorithms.evaluation.goals import evaluate_goals
 from nfkern.algorithms.runs.settings import OnlineSettings
 from nfkern.algorithms.training import online as online_training
-from nfkern.algorithms.training.offline import Interrupted
+from nfkern.algorithms.training.collector import Collector
+from nfkern.algorithms.training.loop import Interrupted
 from nfkern.algorithms.training.online import train_online
 from nfkern.cli import commands as cli
+from nfkern.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +82,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_goes_on(number, tmp_path, monkeypatch):
-    unrolling, calls = online_training.Rounds.unrolling, []
+    unrolling, calls = Collector.unrolling, []
 
     def interrupted(self):
         calls.append(1)
@@ -87,7 +90,7 @@ def test_an_interrupted_run_goes_on(number, tmp_path, monkeypatch):
             os.kill(os.getpid(), number)
         return unrolling(self)
 
-    monkeypatch.setattr(online_training.Rounds, "unrolling", interrupted)
+    monkeypatch.setattr(Collector, "unrolling", interrupted)
     with pytest.raises(Interrupted, match="stopped at step 25 of 40"):
         run(tmp_path / "run")
     buffer = load_file(tmp_path / "run" / "checkpoints" / "00000025" / "buffer.safetensors")
@@ -123,10 +126,36 @@ def test_an_evaluation_that_was_interrupted_is_made_up_for(interrupted_at, tmp_p
     assert len(calls) == 3
 
 
+def test_an_environment_that_fails_at_once_leaves_no_run_behind(tmp_path, monkeypatch):
+    def broken(self):
+        raise RuntimeError("the simulator is unstable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Collector, "prefill", broken)
+        with pytest.raises(RuntimeError, match="unstable"):
+            run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path, monkeypatch):
+    kind, calls = AGENTS["nf_ugs"], []
+
+    def broken(self, batch, generator=None, original=kind.update):
+        calls.append(1)
+        if len(calls) == 23:
+            next(self.networks.parameters()).data[0] = math.nan
+            raise ValueError("weights: expected finite numbers")
+        return original(self, batch, generator)
+
+    monkeypatch.setattr(kind, "update", broken)
+    with pytest.raises(UserError, match=r"the weight networks.* is not finite at step 20; .* is .*00000020"):
+        run(tmp_path / "run", eval_episodes=0)
+
+
 def test_seeds_share_no_starts(tmp_path):
     starts = []
     for seed in ((0, 0), (1, 0), (0, 40)):
-        with make_vector(4) as environments, online_training.Rounds(make_agent(), environments, seed) as rounds:
+        with make_vector(4) as environments, Collector(make_agent(), environments, seed) as rounds:
             starts += rounds._starts[:, :2].tolist()
     with make_vector(4) as environments:
         seeds = np.random.SeedSequence((0, 0, 1)).generate_state(4).tolist()
@@ -149,7 +178,7 @@ def test_other_ways_of_resetting_are_refused():
     with make_vector(2) as environments:
         environments.metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}
         with pytest.raises(ValueError, match="expected the autoreset mode .*NEXT_STEP"):
-            online_training.Rounds(make_agent(), environments, 0)
+            Collector(make_agent(), environments, 0)
 
 
 def test_eval_and_report_say_where_a_mazes_results_are(tmp_path, capsys):

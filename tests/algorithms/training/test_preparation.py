@@ -1,4 +1,4 @@
-"""What can fail fails before the first step; what goes on, goes on for longer, or from other weights."""
+"""Errors come before the first step; runs can continue for more steps, and start from other weights."""
 
 import csv
 import json
@@ -12,9 +12,10 @@ from support.boxes import FollowInParts, register, save, scripted
 from support.dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 
 from nfkern.algorithms.agents.registry import AGENTS
-from nfkern.algorithms.runs.folder import evaluated_in, read_header
+from nfkern.algorithms.runs.run import Run
 from nfkern.algorithms.runs.settings import RunSettings
 from nfkern.algorithms.training import offline as training
+from nfkern.algorithms.training.learner import Learner
 from nfkern.algorithms.training.offline import train
 from nfkern.cli import commands as cli
 from nfkern.errors import UserError
@@ -63,7 +64,7 @@ def test_own_data_are_evaluated_in_the_environment_that_is_named(own_data, tmp_p
     said = capsys.readouterr().err
     assert "evaluation: 2 episodes in support.boxes:FollowInUnit-v0, every 2 steps" in said
     assert f"{tmp_path / 'run'}: success 0.0%, return -" in said
-    assert evaluated_in(read_header(tmp_path / "run")) == "support.boxes:FollowInUnit-v0"
+    assert Run(tmp_path / "run").evaluated_in == "support.boxes:FollowInUnit-v0"
     # `nfkern eval` knows the environment from the run.
     assert cli.main(["eval", str(tmp_path / "run"), "--episodes-per-task", "3"]) == 0
     assert "support.boxes:FollowInUnit-v0, 3 episodes per goal" in capsys.readouterr().out
@@ -93,7 +94,7 @@ def test_own_data_are_evaluated_on_parts_of_dict_observations(own_data, tmp_path
     ],
 )
 def test_what_cannot_work_is_said_before_the_first_step(flags, message, own_data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(training, "_loop", lambda *arguments: pytest.fail("training has begun"))
+    monkeypatch.setattr(training, "take_steps", lambda *arguments: pytest.fail("training has begun"))
     assert cli.main(command(own_data, tmp_path / "run", *flags)) in (1, 2)
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1
@@ -102,7 +103,7 @@ def test_what_cannot_work_is_said_before_the_first_step(flags, message, own_data
 
 
 def test_a_goal_conditioned_agent_needs_an_environment_with_goals(own_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_loop", lambda *arguments: pytest.fail("training has begun"))
+    monkeypatch.setattr(training, "take_steps", lambda *arguments: pytest.fail("training has begun"))
     from support.boxes import Follow
 
     monkeypatch.setattr(Follow, "reset", lambda self, seed=None, options=None: (np.zeros(4, np.float32), {}))
@@ -142,7 +143,7 @@ def test_a_run_with_a_constant_schedule_goes_on_as_if_it_had_been_longer(point_m
     run(point_maze_dir, tmp_path / "longer", steps=40, config=constant, log_interval=10, resume=True)
     expected, found = weights(tmp_path / "straight", 40), weights(tmp_path / "longer", 40)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert read_header(tmp_path / "longer")["config"]["steps"] == 40
+    assert Run(tmp_path / "longer").header["config"]["steps"] == 40
     assert [row["step"] for row in rows(tmp_path / "longer")] == ["10", "20", "30", "40"]
 
 
@@ -170,7 +171,7 @@ def test_an_unfinished_cosine_run_keeps_its_length(point_maze_dir, tmp_path, mon
         run(point_maze_dir, tmp_path / "run", steps=40, resume=True)
     with pytest.raises(UserError, match="has taken 10 steps: expected --steps of at least that, got 5"):
         run(point_maze_dir, tmp_path / "run", steps=5, resume=True)
-    assert read_header(tmp_path / "run")["config"]["steps"] == 20
+    assert Run(tmp_path / "run").header["config"]["steps"] == 20
 
 
 # Other weights
@@ -236,7 +237,58 @@ def test_no_checkpoint_holds_a_weight_that_is_no_number(own_data, tmp_path, monk
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["00000010"]
 
 
-# What checkpoints and headers are
+# A run that fails before it has results
+
+
+@pytest.mark.parametrize("seeds", [None, "0,1"])
+def test_a_run_that_fails_before_its_first_result_gives_its_folder_back(seeds, own_data, tmp_path, monkeypatch):
+    kind = AGENTS["gaussian_bc"]
+    settings = {"env_name": str(own_data), "run_dir": tmp_path / "run", "seeds": seeds, "log_interval": 5} | QUIET
+    settings = RunSettings(**{name: value for name, value in settings.items() if value is not None})
+
+    def config(batch_size):
+        return kind.config_class(hidden=(8, 8), batch_size=batch_size, steps=20)
+
+    def without_memory(self, batch, noise):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def not_a_number(self, batch, noise, original=kind.forward):
+        loss, info = original(self, batch, noise)
+        return loss * math.nan, info
+
+    for forward, error in ((without_memory, torch.OutOfMemoryError), (not_a_number, UserError)):
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "forward", forward)
+            with pytest.raises(error):
+                train("gaussian_bc", config(16), settings)
+        assert not list((tmp_path / "run").rglob("*.json"))
+    # Another batch size would make another run of a folder that is claimed.
+    folder = train("gaussian_bc", config(8), settings)
+    assert len(list(folder.rglob("00000020"))) == (1 if seeds is None else 2)
+
+
+def test_a_run_with_a_row_of_its_log_keeps_its_folder(own_data, tmp_path, monkeypatch):
+    kind = AGENTS["gaussian_bc"]
+    update, calls = Learner.update, []
+
+    def failing(self):
+        calls.append(1)
+        if len(calls) == 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return update(self)
+
+    monkeypatch.setattr(Learner, "update", failing)
+    config = kind.config_class(hidden=(8, 8), batch_size=16, steps=20)
+    settings = {"env_name": str(own_data), "run_dir": tmp_path / "run", "log_interval": 5} | QUIET
+    with pytest.raises(torch.OutOfMemoryError):
+        train("gaussian_bc", config, RunSettings(**settings))
+    with pytest.raises(UserError, match="already holds a run: continue it with --resume"):
+        train("gaussian_bc", config, RunSettings(**settings))
+    train("gaussian_bc", config, RunSettings(**settings, resume=True))
+    assert [row["step"] for row in rows(tmp_path / "run")] == ["5", "10", "15", "20"]
+
+
+# Checkpoints and headers
 
 
 def test_colleagues_may_read_what_the_umask_says(point_maze_dir, tmp_path):  # noqa: F811

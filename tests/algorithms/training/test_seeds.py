@@ -13,6 +13,7 @@ from support.selected import exhaustive
 from support.small_agents import IMITATORS, OFFLINE
 
 from nfkern.algorithms.agents.registry import load_agent
+from nfkern.algorithms.runs.run import Run
 from nfkern.algorithms.runs.settings import RunSettings
 from nfkern.algorithms.training.learner import Learner
 from nfkern.algorithms.training.offline import train
@@ -134,18 +135,16 @@ def test_interrupted_seeds_end_where_uninterrupted_ones_do(name, keep, point_maz
 @pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [10, 20])
 def test_a_kill_between_two_seeds_checkpoints_costs_nothing(killed_at, point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
-    from nfkern.algorithms.training import offline as training
-
     straight = run(point_maze_dir, tmp_path / "straight", seeds="0,1", keep_checkpoints=1)
-    save = training.save_checkpoint
+    save = Run.save_checkpoint
 
-    def dying(run_dir, step, *args):
-        if step == killed_at and run_dir.name == "seed-1":
+    def dying(self, step, *args):
+        if step == killed_at and self.path.name == "seed-1":
             raise StopError
-        return save(run_dir, step, *args)
+        return save(self, step, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_checkpoint", dying)
+        patch.setattr(Run, "save_checkpoint", dying)
         with pytest.raises(StopError):
             run(point_maze_dir, tmp_path / "broken", seeds="0,1", keep_checkpoints=1)
     newest = [max(p.name for p in (tmp_path / "broken" / "seed-0" / "checkpoints").iterdir())]

@@ -21,8 +21,8 @@ from support.selected import exhaustive
 
 from nfkern.algorithms.agents.registry import AGENTS
 from nfkern.algorithms.data.manifest import sha256_of
-from nfkern.algorithms.runs.folder import locked
-from nfkern.algorithms.runs.metrics import CsvLog
+from nfkern.algorithms.runs.log import CsvLog
+from nfkern.algorithms.runs.run import Run
 from nfkern.algorithms.runs.settings import RunSettings
 from nfkern.algorithms.training import offline as training
 from nfkern.algorithms.training.offline import train
@@ -106,9 +106,9 @@ def test_interrupted_runs_end_where_uninterrupted_ones_do(number, straight, poin
 def test_the_speed_in_the_log_is_that_of_training_without_evaluations(point_maze_dir, tmp_path, monkeypatch):  # noqa: F811
     evaluated, clock = [], time.perf_counter
     # An evaluation takes a minute by the clock, and no time.
-    monkeypatch.setattr(training.time, "perf_counter", lambda: clock() + 60 * len(evaluated))
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + 60 * len(evaluated))
 
-    monkeypatch.setattr(training, "_evaluate", lambda agent, step, *rest: evaluated.append(step))
+    monkeypatch.setattr(training.OfflineTraining, "evaluate", lambda self, step, signals: evaluated.append(step))
     run_dir = run(point_maze_dir, tmp_path / "run", eval_episodes=1, eval_interval=20)
     assert evaluated == [20, 40]
     with open(run_dir / "train.csv", newline="") as file:
@@ -176,7 +176,7 @@ def test_other_data_are_noticed(point_maze_dir, tmp_path):  # noqa: F811
 
 
 def test_one_process_at_a_time(point_maze_dir, tmp_path):  # noqa: F811
-    with locked(tmp_path / "run"), pytest.raises(UserError, match="another process is training in"):
+    with Run(tmp_path / "run").locked(), pytest.raises(UserError, match="another process is training in"):
         run(point_maze_dir, tmp_path / "run")
     leftover = tmp_path / "run" / "checkpoints" / ".00000010.abc"
     leftover.mkdir(parents=True)

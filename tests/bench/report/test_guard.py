@@ -6,14 +6,15 @@ import pytest
 from support.bench_records import ENVIRONMENT, record, refused, spread
 
 from nfkern.bench import registry
-from nfkern.bench.core import records as storage
 from nfkern.bench.core.declarations import Benchmark, rows
+from nfkern.bench.core.files import RESULTS
 from nfkern.bench.report import guard
+from nfkern.bench.report.frame import frame, read
 from nfkern.cli import commands as cli
 from nfkern.errors import UserError
 
 # Ten times as fast, of which a third of the lead is four times, half of it five and a half.
-RECORDED = [record("eager", spread(10e-3)), record("nfkern", spread(1e-3))]
+RECORDED = {record("nfkern").key: 10.0}
 
 
 def found(eager_s, nfkern_s, kept=1 / 3):
@@ -47,34 +48,53 @@ def test_a_refused_number_has_fallen_behind():
     assert (finding.lead, finding.passed, finding.reason) == (None, False, "x: error 1")
 
 
-def test_without_a_baseline_or_a_record_nothing_is_said():
+def test_without_a_baseline_nothing_is_said():
     with pytest.raises(UserError, match=r"inverse-ogbench-256-threads_1: eager has no number \(x: error 1\)"):
         guard.findings([refused("eager", "x: error 1"), record("nfkern")], RECORDED, 0.5)
-    with pytest.raises(UserError, match="inverse-ogbench-256-threads_1-nfkern is not recorded"):
-        guard.findings([record("eager"), record("nfkern")], RECORDED[:1], 0.5)
 
 
-def test_more_has_to_be_left_on_a_machine_like_one_that_was_recorded(tmp_path, monkeypatch):
-    files = tmp_path / "one.json", tmp_path / "two.json"
-    for path, name in zip(files, ("One", "Two"), strict=True):
-        storage.write(path, [record("eager", environment=replace(ENVIRONMENT, device_name=name))])
-    monkeypatch.setattr(guard, "RECORDED", files)
-    for name, asked, kept in (
-        ("One", "One", guard.KEPT),
-        ("Two", "Two", guard.KEPT),
-        ("X", "One", guard.KEPT_ELSEWHERE),
-    ):
-        (found,), share = guard.leads_for(name)
-        assert (found.environment.device_name, share) == (asked, kept)
+def guarded(device_name, date, lead=10.0, leave=0):
+    """Records of all guarded rows, but for the last of them, on a machine and day."""
+    place = replace(ENVIRONMENT, device_name=device_name)
+    found = [
+        record(
+            variant.name,
+            spread(1.0 if variant.name == guard.BASELINE else 1 / lead),
+            work=row.work.name,
+            batch=row.batch,
+            environment=place,
+            date=date,
+        )
+        for row in rows(guard.GUARDED, registry.WORKS, registry.VARIANTS, 1)
+        for variant in row.variants
+    ]
+    return found[: len(found) - leave]
 
 
-@pytest.mark.parametrize("path", guard.RECORDED, ids=lambda path: path.name)
-def test_every_guarded_row_is_recorded_with_a_clear_lead(path):
-    recorded = {row.key: row.quantiles.median_s for row in storage.read(path) if row.quantiles}
-    for row in rows(guard.GUARDED, registry.WORKS, registry.VARIANTS, 1):
-        for variant in row.variants:
-            if variant.name != guard.BASELINE:
-                assert recorded[f"{row.name}-eager"] / recorded[f"{row.name}-{variant.name}"] > 2
+def test_the_newest_file_of_this_machine_that_has_all_rows_says_what_to_keep():
+    records = frame(
+        {
+            "b.json": guarded("One", "2026-11-20T10:00:00+00:00", lead=3.0),
+            "a.json": guarded("One", "2026-11-21T10:00:00+00:00", lead=4.0),
+            "c.json": guarded("One", "2026-11-22T10:00:00+00:00", leave=1),
+            "d.json": guarded("Two", "2026-11-23T10:00:00+00:00", lead=5.0),
+        }
+    )
+    for name, lead, kept in (("One", 4.0, guard.KEPT), ("Two", 5.0, guard.KEPT), ("X", 5.0, guard.KEPT_ELSEWHERE)):
+        leads, share = guard.recorded_leads(records, name)
+        assert share == kept
+        assert leads["inverse-ogbench-1-threads_1-nfkern"] == pytest.approx(lead)
+    with pytest.raises(UserError, match="no file in .* has all rows of the guard"):
+        guard.recorded_leads(records.filter(file="c.json"), "One")
+
+
+def test_every_guarded_row_is_recorded_with_a_clear_lead():
+    records = read(RESULTS)
+    for name in records["device_name"].unique():
+        leads, _ = guard.recorded_leads(records, name)
+        for row in rows(guard.GUARDED, registry.WORKS, registry.VARIANTS, 1):
+            for variant in row.variants:
+                assert leads[f"{row.name}-{variant.name}"] > 2 or variant.name == guard.BASELINE
 
 
 @pytest.mark.slow

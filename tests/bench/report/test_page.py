@@ -1,4 +1,4 @@
-"""What the page says of each row, how to measure it again, and which files it takes."""
+"""The data behind the page, how to measure a row again, and which files the page takes."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 import torch
 import tyro
 from support.bench_records import ENVIRONMENT, record, refused, spread
-from support.bench_rows import row
+from support.bench_rows import timed
 from support.quality_results import results
 
 from nfkern.bench import commands
@@ -18,47 +18,75 @@ from nfkern.bench.core import records as storage
 from nfkern.bench.core.declarations import Benchmark
 from nfkern.bench.core.units import size
 from nfkern.bench.registry import VARIANTS, WORKS
-from nfkern.bench.report.page import details, growth, kinds, machines, plot
-from nfkern.bench.report.page.reproduction import reproduction
-from nfkern.bench.report.page.rows import timed_rows
+from nfkern.bench.report import charts, page
+from nfkern.bench.report.labels import is_ours
+from nfkern.bench.report.reproduction import reproduction
+from nfkern.bench.report.timings import timings
 from nfkern.bench.studies import records as studies
+from nfkern.bench.studies.quality.report import QUICK
 from nfkern.errors import UserError
 
 CPU = torch.device("cpu")
 RESULTS = Path(__file__).parents[3] / "bench" / "results"
 
 
+def cells(table, line=0):
+    """What a line of a table shows, by the names of its columns."""
+    return dict(zip(table.head, table.lines[line].cells, strict=False))
+
+
+def test_the_overview_has_a_line_for_each_row_and_its_verdict():
+    data = timings({"one.json": [record("eager", spread(4e-3)), record("nfkern"), record("gemm", spread(5e-4))]})
+    shown = cells(data["overview"])
+    assert (shown["verdict"].text, shown["ratio"].text, shown["ratio"].value) == ("ahead", "4.00", pytest.approx(4.0))
+    assert (shown["nfkern"].text, shown["best peer"].note, shown["floor"].text) == ("1.00 ms", "eager", "500 us")
+    assert shown["to floor"].value == pytest.approx(2.0)
+    words = data["overview"].lines[0].words.split()
+    assert {"inverse", "ogbench", "batch_256", "threads_1", "ahead", "nfkern", "gemm", "one.json"} <= set(words)
+    assert data["verdict"].startswith("nfkern at its fastest is ahead")
+    assert data["origin"] == "3 records of 1 rows, measured 2026-11-20."
+    assert data["incomplete"].startswith("In 1 of them eager PyTorch is the only peer. 1 rows lack variants")
+
+
+def test_losses_are_told_with_their_noise():
+    once = record("jax_jit", replace(spread(9e-4), repeats=1), batch=1)
+    single = [once, record(batch=1), record("nfkern_frozen", spread(9.5e-4), batch=1)]
+    slow, other = [record("eager", spread(5e-4)), record("nfkern")], record("zuko", spread(1e-4))
+    data = timings({"": [*slow, other, refused("nfkern_frozen", "<wrong>"), *single]})
+    assert [each.text for each in data["behind"].lines[0].cells[1:]] == [
+        *("1.00 ms", "980 us to 1.02 ms"),
+        *("500 us", "490 us to 510 us", "0.50"),
+    ]
+    # Of one call nothing is known.
+    assert data["called"].lines[0].cells[4].text == "unknown"
+    assert cells(data["refused"])["reason"].text == "<wrong>"
+    assert cells(data["others"])["note"].text == "same size, not the same function"
+
+
 def test_details_say_what_sets_a_variant_apart():
     records = [record("eager"), record("nfkern_frozen_bf16", precision="bf16"), record("zuko", parameters=12_345)]
-    html = details.details([row(*records, refused("nfkern", "<wrong>"))], {str(ENVIRONMENT): 7})
-    assert "1,017,006 parameters; machine 7, clock 3000 MHz; records.json" in html
-    assert "<td>eager</td>" in html
-    assert "nfkern_frozen_bf16 <small>bf16</small>" in html
-    assert "zuko <small>12,345 parameters</small> <i>(same size, not the same function)</i>" in html
-    assert "refused: &lt;wrong&gt;" in html
-    assert '<th scope="col">memory</th>' not in html
-    assert "; with what was not measured here: " in html
-    again = "<code>nfkern bench run --suite quick --match inverse-ogbench-256-threads_1"
-    assert f"Measure it again, at commit {ENVIRONMENT.commit}: {again}" in html
+    (row,) = timings({"one.json": [*records, refused("nfkern", "<wrong>")]})["rows"]
+    assert row["origin"] == "inference, 1,017,006 parameters; machine 1, clock 3000 MHz; one.json"
+    notes = [line.cells[0].note for line in row["table"].lines]
+    assert notes == ["", "bf16", "12,345 parameters, same size, not the same function", ""]
+    assert [line.kind for line in row["table"].lines] == ["best", "", "", "refused"]
+    assert row["table"].lines[3].cells[1].text == "refused: <wrong>"
+    assert "memory" not in row["table"].head
+    assert row["beside"].startswith("; with what was not measured here: ")
+    assert row["again"] == f"Measure it again, at commit {ENVIRONMENT.commit}"
+    assert row["command"].startswith("nfkern bench run --suite quick --match inverse-ogbench-256-threads_1")
 
 
-def test_details_have_memory_where_it_was_measured():
-    records = [record("eager", peak_bytes=12_340_000), record("nfkern")]
-    html = details.details([row(*records)], {str(ENVIRONMENT): 1})
-    assert html.count('<th scope="col">memory</th>') == 1
-    assert '<td data-value="12340000">12.3 MB</td>' in html
-
-
-def test_rows_of_two_files_are_two_rows():
-    found = timed_rows({"one.json": [record(batch=256), record(batch=1)], "two.json": [record(batch=1)]})
-    assert [(each.first.batch, each.file) for each in found] == [(1, "one.json"), (1, "two.json"), (256, "one.json")]
-    assert len({each.anchor for each in found}) == 3
-    assert found[1].title == "inverse, ogbench, batch 1, 1 thread (two.json)"
+def test_details_have_memory_and_steps_where_they_were_measured():
+    (row,) = timings({"": [record("eager", peak_bytes=12_340_000), record("nfkern")]})["rows"]
+    assert [line.cells[-1].text for line in row["table"].lines] == ["12.3 MB", ""]
+    (row,) = timings({"": [record("nf_gcbc", spread(8.0), work="goal_conditioned_run")]})["rows"]
+    assert cells(row["table"])["steps a second"].text == "25.0"
 
 
 def test_the_command_is_of_the_suite_that_has_most_of_the_row(monkeypatch):
     monkeypatch.setattr(
-        "nfkern.bench.report.page.reproduction.SUITES",
+        "nfkern.bench.report.reproduction.SUITES",
         {
             "small": (Benchmark("inverse", ("ogbench",), (256,), ("eager", "nfkern")),),
             "large": (Benchmark("inverse", ("ogbench",), (256,), ("eager", "nfkern", "jax_jit")),),
@@ -95,49 +123,38 @@ def test_commands_of_the_recorded_rows_measure_them_again_on_any_machine(monkeyp
             assert {variant.name for variant in row.variants} >= {r.variant for r in records} - set(found.missing)
 
 
-def test_variants_say_what_they_are_and_how_they_were_checked():
-    html = machines.variants([record("zuko"), record("gemm"), record("no_longer_known")])
-    assert "<li><b>zuko</b>: zuko's coupling flow of this size (same size, not the same function)</li>" in html.replace(
-        "&#x27;", "'"
-    )
-    assert "no_longer_known" not in html
-    assert "held to themselves in float64" in html
-
-
 def test_machines_are_the_distinct_environments():
     backends = {"a": "native", "b": "native", "c": "reference"}
     other = replace(ENVIRONMENT, commit="0123456789abcdef-dirty", backends=backends)
     records = [record(), record("eager"), record(batch=1, environment=other, clock="2000 MHz")]
-    html = machines.machines(timed_rows({"one.json": records}))
-    assert html.count("<tr>") == 3
-    common = ("Example CPU &lt;1&gt; (cpu)", "reference (1 op)", "torch 2.13.0")
-    for words in (*common, "0123456789ab with changes", "2000 MHz"):
-        assert words in html, words
-    assert "native (2 ops); reference: c" in html
+    table = timings({"one.json": records})["machines"]
+    assert len(table.lines) == 2
+    shown = [[cell.text for cell in line.cells] for line in table.lines]
+    assert [shown[0][i] for i in (3, 5, 6, 8)] == [
+        "0123456789ab with changes",
+        "native (2 ops); reference: c",
+        "2000 MHz",
+        1,
+    ]
+    assert [shown[1][i] for i in (1, 5, 8)] == ["Example CPU <1> (cpu)", "reference (1 op)", 1]
 
 
-def test_growth_has_a_picture_and_exponents_for_each_family():
+def test_time_and_memory_grow_in_charts_of_their_own():
     slower = {"nfkern": 1, "eager": 3}
-    records = [record(name, spread(1e-5 * x * slower[name]), batch=x) for name in slower for x in (1, 16, 256)]
-    html = growth.growth({"one.json": records})
-    assert (html.count("<figure>"), html.count("inverse against batch")) == (1, 1)
-    assert "case ogbench, threads 1" in html
-    assert re.findall(r'<td data-value="1">1.00</td>', html)
-    assert "1 to 256" in html
-    # Once at its curve, once in the table; the slower one lies above and comes first.
-    assert re.findall(r'data-curve="(\w+)"', html) == ["eager", "nfkern", "eager", "nfkern"]
-    assert growth.growth({"one.json": records[:2]}) == "<p>No 3 records of a file differ in one axis only.</p>"
-
-
-def test_memory_grows_in_pictures_of_its_own():
-    records = [record("nfkern", spread(1e-3), work="training_step", peak_bytes=1000 * x, batch=x) for x in (1, 16, 256)]
-    html = growth.growth({"one.json": records})
-    titles = re.findall(r"<h3>(.*?)</h3>", html)
-    assert titles == ["training_step against batch", "training_step, memory against batch"]
-    assert "256 kB</td>" in html
-    assert ">100 kB</text>" in html
-    # Time is constant, memory proportional.
-    assert re.findall(r">(-?\d\.\d\d)</td>", html) == ["0.00", "0.00", "1.00", "1.00", "1.00", "1.00"]
+    records = [
+        record(name, spread(1e-5 * x * slower[name]), peak_bytes=1000, batch=x) for name in slower for x in (1, 16, 256)
+    ]
+    time, memory = timings({"one.json": records})["families"]
+    assert (time["title"], memory["title"]) == ("inverse against batch", "inverse, memory against batch")
+    assert time["shared"] == "case ogbench, threads 1"
+    # The slower one lies above and comes first.
+    shown = [[cell.text for cell in line.cells] for line in time["fits"].lines]
+    assert shown == [
+        ["eager", "1.00", "1.00", "1.00", "1 to 256", 3, "7.68 ms"],
+        ["nfkern", "1.00", "1.00", "1.00", "1 to 256", 3, "2.56 ms"],
+    ]
+    assert [cell.text for cell in memory["fits"].lines[0].cells[1:3]] == ["0.00", "0.00"]
+    assert timings({"one.json": records[:2]})["families"] == []
 
 
 @pytest.mark.parametrize(
@@ -149,26 +166,26 @@ def test_sizes_have_three_digits(number, text):
 
 # The control loop has one batch, so that no curve shows its many policies.
 @pytest.mark.parametrize("work", [name for name in WORKS if name != "control_loop"])
-def test_variants_of_a_work_look_different_without_their_colours(work):
-    looks = [replace(plot.look(name), colour="") for name, variant in VARIANTS.items() if work in variant.builders]
-    assert len(set(looks)) == len(looks)
+def test_one_colour_is_nfkerns_alone_and_curves_differ_without_colours(work):
+    looks = charts._looks([name for name, variant in VARIANTS.items() if work in variant.builders])
+    assert all((colour == "var(--ours)") == is_ours(name) for name, (colour, _, _) in looks.items())
+    ours = [str(each[1:]) for name, each in looks.items() if is_ours(name)]
+    rivals = [str(each) for name, each in looks.items() if not is_ours(name)]
+    assert (len(set(ours)), len(set(rivals))) == (len(ours), len(rivals))
 
 
-def test_numbers_at_the_ends_of_curves_do_not_overlap():
-    places = [400.0, 401.0, 402.0, 419.0, 100.0, 99.0, 12.0]
-    moved = plot._apart(places)
-    assert sorted(range(7), key=moved.__getitem__) == sorted(range(7), key=places.__getitem__)
-    gaps = [b - a for a, b in zip(sorted(moved), sorted(moved)[1:], strict=False)]
-    assert min(gaps) >= plot._LINE - 1e-9
-    assert min(moved) >= plot._TOP
-    assert max(moved) <= plot._BOTTOM
+def test_charts_take_their_colours_from_the_page():
+    for svg in (charts.leads([timed(nfkern=1, eager=2)]), charts.growth({"nfkern": {1: 1e-3, 2: 2e-3}}, "batch", "s")):
+        assert svg.startswith('<svg class="chart" role="img"')
+        assert "var(--ours)" in svg
+        assert not re.search('(fill|stroke)="#', svg)
 
 
 def test_files_are_told_apart_by_what_they_hold(tmp_path):
     times, fits = tmp_path / "a.json", tmp_path / "b.json"
     storage.write(times, [record("eager", spread(4e-3)), record()])
     studies.write(fits, results())
-    html = kinds.to_html([fits, times])
+    html = page.to_html([fits, times])
     titles = re.findall(r"<h2 [^>]*>(.*?)</h2>", html)
     assert titles == [
         *("Overview", "Where nfkern loses", "How time and memory grow", "Machines", "Variants", "Every row"),
@@ -176,7 +193,19 @@ def test_files_are_told_apart_by_what_they_hold(tmp_path):
     ]
     assert re.findall(r'<li><a href="#[^"]*">(.*?)</a>', html) == titles
     assert "data:image/png;base64," in html
-    assert "b.json: " in html
+    assert f"b.json: {results().counted()}, started " in html
+    assert 'role="alert"' not in html
+
+
+def test_what_only_tries_something_out_says_so(tmp_path):
+    times, fits = tmp_path / "a.json", tmp_path / "b.json"
+    storage.write(times, [record(case="tiny")])
+    studies.write(fits, replace(results(), settings=QUICK))
+    banners = re.findall('role="alert">(.*?)</p>', page.to_html([fits, times]))
+    assert [banner.split(":")[0] for banner in banners] == [
+        "Quality beside speed",
+        "All cases are tiny ones, which only try the suite out. Its numbers mean nothing.",
+    ]
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "{", json.dumps({"work": "x"}), "words"])
@@ -185,25 +214,25 @@ def test_other_files_are_refused_with_both_kinds(tmp_path, text):
     path.write_text(text)
     message = "other.json: is neither benchmark records .*bench run.* nor results of densities .*bench quality"
     with pytest.raises(UserError, match=message):
-        kinds.to_html([path])
+        page.to_html([path])
 
 
 def test_what_is_wrong_with_files_is_said(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="missing.json: cannot be read .*`nfkern bench run --out .* or `nfkern bench q"):
-        kinds.to_html([tmp_path / "missing.json"])
+        page.to_html([tmp_path / "missing.json"])
     times, fits = tmp_path / "a.json", tmp_path / "b.json"
     storage.write(times, [record()])
     with pytest.raises(UserError, match="files: expected different ones"):
-        kinds.to_html([times, tmp_path / ".." / tmp_path.name / "a.json"])
+        page.to_html([times, tmp_path / ".." / tmp_path.name / "a.json"])
     studies.write(fits, results())
-    monkeypatch.setattr(kinds, "find_spec", lambda name: None)
+    monkeypatch.setattr(page, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package matplotlib: `pip install 'nfkern\\[log\\]'`"):
-        kinds.to_html([fits])
-    assert "Overview" in kinds.to_html([times])
+        page.to_html([fits])
+    assert "Overview" in page.to_html([times])
 
 
 @pytest.mark.slow
 def test_the_page_of_the_recorded_rows_stays_small():
     """Under two megabytes: a phone loads it at once."""
     for path in sorted(RESULTS.rglob("*.json")):
-        assert len(kinds.to_html([path]).encode()) < 2_000_000, path
+        assert len(page.to_html([path]).encode()) < 2_000_000, path

@@ -1,4 +1,4 @@
-"""What grows how: grouping by the one axis that differs, and exponents of power laws that are known."""
+"""Growth: grouping by the one axis that differs, and exponents of power laws that are known."""
 
 import math
 from dataclasses import replace

@@ -8,7 +8,11 @@ from support.bench_records import record, refused, spread
 
 from nfkern.bench.core import records as storage
 from nfkern.bench.report import published, tables
+from nfkern.bench.report.frame import frame
 from nfkern.errors import UserError
+
+ROW = record().row
+MARKED = "before\n<!-- bench table times of cpu-x.json: begin -->\nold\n<!-- bench table times: end -->\nafter\n"
 
 
 def test_the_committed_tables_are_the_records(capsys):
@@ -20,8 +24,7 @@ def checkout(tmp_path, monkeypatch):
     """A checkout with one published table of one row, measured on one thread and, in part, on two."""
     results, readme = tmp_path / "results", tmp_path / "README.md"
     results.mkdir()
-    begin, end = tables.marks("times")
-    readme.write_text(f"before\n{begin}old\n{end}after\n")
+    readme.write_text(MARKED)
     rows = [
         record("eager", spread(8e-3)),
         record("eager_compile", spread(5e-3)),
@@ -42,7 +45,7 @@ def checkout(tmp_path, monkeypatch):
         threads=(1, 2),
         floor=True,
     )
-    monkeypatch.setattr(tables, "PUBLISHED", {"times": published.Published("README.md", "cpu-x.json", make)})
+    monkeypatch.setattr(tables, "PUBLISHED", {"times": make})
     monkeypatch.setattr(tables, "RESULTS", results)
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     return tmp_path
@@ -90,18 +93,29 @@ def test_records_of_a_gpu_check_are_listed(checkout):
     assert "nothing.json" not in listed
 
 
-def test_a_readme_without_its_marks_is_left_alone(checkout):
-    (checkout / "README.md").write_text("nothing here\n")
-    with pytest.raises(UserError, match="expected the lines"):
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("nothing here\n", "no document has a table times: expected the lines"),
+        (
+            MARKED.replace("cpu-x", "gone"),
+            "bench table times of gone.json: expected one of times, of a file of records",
+        ),
+        (MARKED + MARKED.replace("times", "other"), "bench table other of cpu-x.json: expected one of times"),
+    ],
+)
+def test_a_readme_whose_marks_are_wrong_is_left_alone(checkout, text, reason):
+    (checkout / "README.md").write_text(text)
+    with pytest.raises(UserError, match=reason):
         tables.Tables().run()
-    assert (checkout / "README.md").read_text() == "nothing here\n"
+    assert (checkout / "README.md").read_text() == text
 
 
 def test_a_table_of_a_variant_without_a_number_is_refused():
-    rows = {"loop": [record("eager"), refused("nfkern")]}
-    assert published.tails(rows, "loop", {"naive": "eager"})[1] == ["naive", "1.00 ms", "1.06 ms", ""]
+    rows = frame({"": [record("eager"), refused("nfkern")]})
+    assert published.tails(rows, ROW, {"naive": "eager"})[1] == ["naive", "1.00 ms", "1.06 ms", ""]
     with pytest.raises(UserError, match="has no number of nfkern"):
-        published.tails(rows, "loop", {"ours": "nfkern"})
+        published.tails(rows, ROW, {"ours": "nfkern"})
 
 
 def test_a_policy_has_the_tail_of_its_fastest_form_of_equal_size():
@@ -112,8 +126,8 @@ def test_a_policy_has_the_tail_of_its_fastest_form_of_equal_size():
         "_compile_own_size": 7e-4,
         "_aot_inductor_own_size": 5e-4,
     }
-    rows = {"loop": [record(f"gaussian{form}", spread(seconds)) for form, seconds in forms.items()]}
-    head, line = published.policies(rows, "loop", {"a Gaussian": "gaussian"})
+    rows = frame({"": [record(f"gaussian{form}", spread(seconds)) for form, seconds in forms.items()]})
+    head, line = published.policies(rows, ROW, {"a Gaussian": "gaussian"})
     assert dict(zip(head, line, strict=True)) == {
         "": "a Gaussian",
         "eager": "3.00 ms",

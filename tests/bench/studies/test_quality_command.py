@@ -187,9 +187,10 @@ def test_reports_that_cannot_be_written_are_refused_before_measuring(tmp_path, m
     monkeypatch.setattr(study, "pieces", lambda results: pytest.fail("measured"))
     with pytest.raises(UserError, match="missing.md: cannot be read"):
         Quality(tmp_path / "quality.json", tables=tmp_path / "missing.md").run()
-    monkeypatch.setattr(reports, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs the package matplotlib"):
-        Quality(tmp_path / "quality.json", html=tmp_path / "page.html").run()
+    for missing, extra in reports.PAGE_NEEDS.items():
+        monkeypatch.setattr(reports, "find_spec", lambda name, missing=missing: None if name == missing else name)
+        with pytest.raises(UserError, match=rf"needs the package {missing}: `pip install 'nfkern\[{extra}\]'`"):
+            Quality(tmp_path / "quality.json", html=tmp_path / "page.html").run()
 
 
 def test_the_density_itself_scores_as_well_as_can_be_and_a_wrong_one_worse():

@@ -10,7 +10,7 @@ import pytest
 import tyro
 from support import quality_results, success_results
 
-from nfkern.bench.report.page import kinds
+from nfkern.bench.report import page
 from nfkern.bench.studies import picture, records
 from nfkern.bench.studies.quality.commands import Quality
 from nfkern.bench.studies.report import BANNER, BEGIN, END, split_markdown, write_reports
@@ -39,7 +39,7 @@ def test_results_come_back_as_they_were_and_are_told_from_others(tmp_path, name)
     records.write(path, MADE[name]())
     assert report_of(name).read(path) == MADE[name]()
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
-    assert kinds.kind_of(path).command == f"nfkern bench {name}"
+    assert page.kind_of(path).command == f"nfkern bench {name}"
     (other,) = set(COMMANDS) - {name}
     with pytest.raises(UserError, match=f"results.json: holds no results of `nfkern bench {other}`"):
         report_of(other).read(path)
@@ -164,7 +164,7 @@ def test_results_have_the_command_that_makes_them_again_and_a_quick_study_says_t
     assert (command, out, file) == (["nfkern", "bench", name], "--out", f"{name}.json")
     again = tyro.cli(type(chosen), args=shlex.split(report.again(found))[3:])
     assert again.settings() == found.settings
-    assert (BANNER in report.to_html(found), BANNER in report.to_markdown(found)) == (chosen.quick, chosen.quick)
+    assert (report.warnings(found) == [BANNER], BANNER in report.to_markdown(found)) == (chosen.quick, chosen.quick)
 
 
 def test_pages_quote_what_they_show_and_need_nothing_else(name):
@@ -192,7 +192,7 @@ def test_results_that_are_not_whole_can_be_told(name):
 def test_the_page_of_all_benchmarks_has_each_file_under_its_own_name(tmp_path, name):
     for folder in ("one", "two"):
         records.write(tmp_path / folder / "a.json", MADE[name]())
-    html = kinds.to_html([tmp_path / "one" / "a.json", tmp_path / "two" / "a.json"])
+    html = page.to_html([tmp_path / "one" / "a.json", tmp_path / "two" / "a.json"])
     assert f'<h2 id="{name}-2">{report_of(name).title}, two/a.json</h2>' in html
     assert report_of(name).to_html(MADE[name]()) in html
     assert "made of one/a.json, two/a.json" in html
@@ -204,8 +204,9 @@ def drawn(name, monkeypatch):
     figures, original = [], picture.Figure
     monkeypatch.setattr(picture, "Figure", lambda **options: figures.append(original(**options)) or figures[-1])
     report, found = report_of(name), MADE[name]()
-    rows = report.rows(found)
-    assert picture.draw(report, rows, {each: report.line(found, each) for each in rows}).startswith(b"\x89PNG")
+    rows, look = report.rows(found), picture.styles(report.policies, report.ours)
+    lines = {each: report.line(found, each) for each in rows}
+    assert picture.draw(rows, lines, report.measure, report.costs, look).startswith(b"\x89PNG")
     return figures[0].axes
 
 

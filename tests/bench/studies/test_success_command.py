@@ -12,7 +12,7 @@ from support.dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 from support.evaluation_policies import cut_episodes
 
 from nfkern.algorithms.evaluation import evaluate as evaluation
-from nfkern.algorithms.runs.folder import checkpoints
+from nfkern.algorithms.runs.run import Run
 from nfkern.algorithms.training.learner import Learner
 from nfkern.bench.core.timing import SMOKE
 from nfkern.bench.studies import records
@@ -85,7 +85,7 @@ def test_every_policy_is_trained_evaluated_and_timed(tmp_path, options, capsys):
     runs = tmp_path / "success.runs" / POINT_MAZE
     # Policies are evaluated from them.
     for row in found.trainings:
-        assert [path.name for path in checkpoints(runs / row.training / "seed-0")] == ["00000002", "00000004"]
+        assert [each.step for each in Run(runs / row.training / "seed-0").checkpoints()] == [2, 4]
     assert f"3 trainings and 9 evaluations in {out}" in capsys.readouterr().out
 
 
@@ -247,9 +247,9 @@ def test_trainings_share_a_recipe_and_are_of_their_own_or_one_size(name):
 
 
 def test_speed_is_the_median_of_the_log_and_seconds_their_sum(tmp_path):
-    log = tmp_path / "train.csv"
-    log.write_text("step,time/steps_per_second,time/seconds\n10,5.0,2.0\n20,10.0,9.0\n25,10.0,9.5\n")
-    assert study.speed(log) == (10.0, pytest.approx(2 + 1 + 0.5))
+    rows = "10,5.0,2.0\n20,10.0,9.0\n25,10.0,9.5\n"
+    (tmp_path / "train.csv").write_text(f"step,time/steps_per_second,time/seconds\n{rows}")
+    assert study.speed(Run(tmp_path)) == (10.0, pytest.approx(2 + 1 + 0.5))
 
 
 @pytest.mark.exhaustive(part="commands")

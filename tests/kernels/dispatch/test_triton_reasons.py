@@ -12,6 +12,7 @@ from nfkern.kernels import CausalParameters, CouplingParameters, backend_reasons
 from nfkern.kernels.causal.backends import triton_reasons as causal_reasons
 from nfkern.kernels.causal.reference import Settings
 from nfkern.kernels.coupling.backends import triton_reasons as coupling_reasons
+from nfkern.kernels.coupling.parameters import Settings as CouplingSettings
 from nfkern.kernels.dispatch import registry
 from nfkern.kernels.dispatch.triton_backend import recording, tensor_reasons
 
@@ -22,9 +23,11 @@ def launches(rows, call):
     mixing = torch.empty(flow.blocks, flow.features, flow.features, device="meta")
     x = torch.empty(rows, flow.features, device="meta")
     term = torch.empty(rows, flow.blocks, 2, flow.hidden[0], device="meta")
-    with recording() as started:
-        call(x, term, mixing, torch.empty((), device="meta"), flow._parameters_tuple, 1e-5, None, None)
-    return [start.kernel.__name__ for start in started]
+    with recording() as found:
+        call(
+            x, term, mixing, torch.empty((), device="meta"), flow._parameters_tuple, CouplingSettings(1e-5, None, None)
+        )
+    return [each.kernel.__name__ for each in found]
 
 
 def test_launch_counts():
@@ -45,17 +48,17 @@ def test_launch_counts_of_a_causal_flow(prefix):
     parameters = CausalParameters(*(p.detach() for p in flow._parameters_tuple))
     x, term = torch.empty(rows, tokens, 3, device="meta"), torch.empty(rows, blocks, 16, device="meta")
     settings = Settings(flow.heads, prefix, 1e-5, None, None)
-    started = {}
+    launched = {}
     for name in ("to_latent", "to_data", "to_data_with_score"):
-        with recording() as starts:
+        with recording() as found:
             getattr(triton_launch, name)(x, term, parameters, settings)
-        started[name] = [start.kernel.__name__ for start in starts]
+        launched[name] = [each.kernel.__name__ for each in found]
     products = ["product_kernel"] * 4
-    assert started["to_latent"] == [*products * layers, "causal_affine_kernel"] * blocks
+    assert launched["to_latent"] == [*products * layers, "causal_affine_kernel"] * blocks
     layer = [products[0], "attention_kernel", *products[1:]]
     position = ["token_kernel", *layer * layers]
-    assert started["to_data"] == [*position * (tokens - 1 + prefix), "token_kernel"] * blocks
-    assert started["to_data_with_score"] == started["to_data"]
+    assert launched["to_data"] == [*position * (tokens - 1 + prefix), "token_kernel"] * blocks
+    assert launched["to_data_with_score"] == launched["to_data"]
 
 
 def test_reasons():
@@ -91,10 +94,10 @@ def test_a_call_with_a_reason_runs_on_the_reference():
         expected = coupling.to_latent(*arguments)
     native = registry._natives["coupling_to_latent", "cuda"]
     here = dataclasses.replace(native, device_reasons=lambda device: ())
-    with recording() as started:
+    with recording() as found:
         flat = (*arguments[:4], *arguments[4], 1e-5, None, None)
         actual = registry.native_or_reference("coupling_to_latent", here)(*flat)
-    assert not started
+    assert not found
     assert torch.equal(actual[0], expected[0])
 
 

@@ -4,11 +4,13 @@ import dataclasses
 import importlib
 import io
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+from nfkern.algorithms.agents.registry import AGENTS
 from nfkern.cli import commands as cli
 from nfkern.errors import UserError
 
@@ -43,7 +45,7 @@ def test_version(capsys):
         (["reprot"], "did you mean `nfkern report`?"),
         (["nf_bc", "--steps", "3"], "did you mean `nfkern train nf_bc`?"),
         (["compare", "a", "b"], "did you mean `nfkern bench compare`?"),
-        (["train", "--env-name", "x"], "nfkern train: expected one of nf_gcbc, nf_bc, "),
+        (["train", "--env-name", "x"], "nfkern train: expected one of nf_bc, nf_gcbc, "),
         ([""], "no command ''"),
         (["help", "trian"], "no command 'trian'; did you mean `nfkern train`?"),
         (["nothing", "--help"], "no command 'nothing'"),
@@ -134,7 +136,10 @@ def test_errors_take_one_line(error, code, message, monkeypatch, capsys):
 
 def test_the_list_of_commands_needs_no_torch():
     code = "import sys; from nfkern.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    for name, agent in AGENTS.items():
+        assert re.search(rf"^  train {name} +{re.escape(agent.summary)}$", result.stdout, re.MULTILINE), name
 
 
 def test_every_command_is_there():

@@ -8,7 +8,7 @@ import torch
 from support import flows
 from torch.func import grad, jvp, vmap
 
-from nfkern.flows import bounds as box
+from nfkern.flows import bounds
 
 NAMES = ["tanh_bounds", "inverted_tanh", "causal_tanh_bounds"]
 every_flow = pytest.mark.parametrize("name", NAMES)
@@ -39,8 +39,8 @@ def test_single_and_double_precision_agree(name, frozen):
 @pytest.mark.parametrize("border", [1.0, 1 - 2**-30, 1.5, math.inf])
 def test_all_that_lies_beyond_is_at_the_last_number_inside(name, dtype, border):
     flow, x, context = on_the_border(name, dtype, border)
-    inside = x.clamp(-box.END, box.END)
-    assert inside.abs().max() == box.END < 1
+    inside = x.clamp(-bounds.END, bounds.END)
+    assert inside.abs().max() == bounds.END < 1
     for call in (flow.log_prob, flow.score, lambda x, c: flow.to_latent(x, c)[0]):
         assert torch.equal(call(x, context), call(inside, context))
 
@@ -50,7 +50,7 @@ def test_all_that_lies_beyond_is_at_the_last_number_inside(name, dtype, border):
 @pytest.mark.parametrize("border", [1.0, 1.5])
 def test_both_derivatives_are_those_at_the_last_number_inside(name, dtype, border):
     flow, x, context = on_the_border(name, dtype, border)
-    inside = x.clamp(-box.END, box.END)
+    inside = x.clamp(-bounds.END, bounds.END)
 
     def first(x):
         x = x.clone().requires_grad_()
@@ -78,13 +78,13 @@ def test_samples_never_reach_the_border(name, dtype):
     # Not so large that exp overflows in a causal flow.
     noise = 3 * torch.randn(1000, *context.shape[:1], *flow.event_shape, dtype=dtype)
     x = flow.sample((1000,), context, noise=noise)
-    assert x.abs().max() == box.END
+    assert x.abs().max() == bounds.END
     assert torch.isfinite(flow.log_prob(x, context)).all()
 
 
 def test_the_log_det_of_a_sample_is_that_of_the_number_returned():
     u = torch.tensor([[-40.0, 0.5, 9.0]], requires_grad=True)
-    x, log_det = box.squash(u)
+    x, log_det = bounds.squash(u)
     expected = torch.log1p(-x.double().square()).sum(1)
     torch.testing.assert_close(log_det.double(), expected, rtol=1e-5, atol=1e-5)
     # What keeps a policy away from the border must not end there.

@@ -100,7 +100,7 @@ def test_log_prob_of_samples_agrees_in_float32(name):
         x, log_prob = flow.rsample_and_log_prob(() if context is not None else (50,), context)
         again = flow.log_prob(x, context)
     if flow.bounds:
-        # Rounding x near the box's face moves atanh(x) by eps / (1 - x^2): the density of the rounded sample differs.
+        # Rounding x near a bound moves atanh(x) by eps / (1 - x^2): the density of the rounded sample differs.
         inside = (1 - x.abs()).flatten(1).amin(1) > 1e-3
         again, log_prob = again[inside], log_prob[inside]
         assert inside.sum() > 10

@@ -113,7 +113,7 @@ def test_log_prob_of_samples_agrees_in_float32(name):
         exact = flow.double()
         truth = exact.log_prob(x.double(), None if context is None else context.double())
     if flow.bounds:
-        # Rounding x near the box's face moves atanh(x) by eps / (1 - x^2): the density of the rounded sample differs.
+        # Rounding x near a bound moves atanh(x) by eps / (1 - x^2): the density of the rounded sample differs.
         inside = (1 - x.abs()).amin(1) > 1e-3
         again, log_prob, truth = again[inside], log_prob[inside], truth[inside]
         assert inside.sum() > 10

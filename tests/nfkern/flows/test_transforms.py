@@ -7,7 +7,7 @@ from torch.autograd import forward_ad
 from torch.autograd.functional import jacobian
 from torch.func import functional_call, functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from nfkern.flows.plane import plane_log_prob
+from nfkern.flows.tabulated import tabulated_log_prob_2d
 
 # PyTorch loads what it needs for tangents by torch.jit.script, which it deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -221,8 +221,10 @@ def test_tangents_of_parameters_pass_the_cache(name):
 def test_tables_of_a_plane_say_that_they_have_no_derivatives(transform):
     flow = flows.make("two_features").eval()
     x, context = flows.make_inputs(flow, 3)
-    with pytest.raises(RuntimeError, match="plane_log_prob: it has no derivatives|data-dependent control flow|item()"):
-        SINGLE[transform](lambda x: plane_log_prob(flow, x, context[0]), x)
+    with pytest.raises(
+        RuntimeError, match="tabulated_log_prob_2d: it has no derivatives|data-dependent control flow|item()"
+    ):
+        SINGLE[transform](lambda x: tabulated_log_prob_2d(flow, x, context[0]), x)
 
 
 def test_autograd_refuses_a_second_derivative_and_says_where_it_is():

@@ -1,0 +1,423 @@
+"""`python -m nfkern.bench.kernels.gpu_check`: times of the kernels on this machine's GPU, beside eager and compiled.
+
+Needs torch, triton and numpy only. Device times come from replayed CUDA graphs, host times are a caller's. Whether
+results are right is for `pytest tests/kernels --device cuda`; `make gpu-check` does both.
+"""
+
+import os
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from nfkern.acting.cuda_graphs import Capture, Tensors, capture_cuda
+from nfkern.bench.core import records as storage
+from nfkern.bench.core.cases import CASES
+from nfkern.bench.core.declarations import Row, Variant, Work
+from nfkern.bench.core.environment import Environment, current_environment
+from nfkern.bench.core.files import RESULTS
+from nfkern.bench.core.records import Record
+from nfkern.bench.core.timing import Budget, interleaved, stopwatch_for
+from nfkern.bench.kernels.calls import matmul_precision
+from nfkern.bench.problems import eager, eager_causal
+from nfkern.bench.rivals import compiled, frozen, stacked
+from nfkern.bench.rivals.graphed import Graphed
+from nfkern.bench.runner import Candidate, admit, record_of
+from nfkern.bench.works.causal_works import CAUSAL_WORKS
+from nfkern.bench.works.flow_works import FLOW_WORKS
+from nfkern.kernels.dispatch.triton_backend import launch
+
+BUDGET_S = 300.0
+"""Seconds of all timings."""
+REPLAYS = 60
+BUDGET = Budget(warmup_s=0.05, measure_s=0.2, min_repeats=60, limit_s=1.5)
+
+OURS = (
+    Variant("nfkern", "nfkern as a user calls it", stacked.BUILDERS),
+    Variant("nfkern_frozen", "nfkern frozen for acting", frozen.BUILDERS),
+    Variant("nfkern_frozen_bf16", "nfkern frozen, hidden products in bf16", frozen.BF16_BUILDERS, precision="bf16"),
+    Variant("nfkern_bf16", "nfkern trained under autocast", stacked.BF16_BUILDERS, precision="bf16"),
+    Variant(
+        "eager",
+        "naive flow, a module per block, eager PyTorch",
+        {**eager.BUILDERS, **eager_causal.BUILDERS},
+    ),
+)
+COMPILED = (
+    Variant("reference_compile", "the stacked reference compiled", compiled.REFERENCE_BUILDERS, compiles=True),
+    Variant(
+        "reference_compile_bf16",
+        "the same, hidden products in bf16",
+        compiled.REFERENCE_BF16_BUILDERS,
+        precision="bf16",
+        compiles=True,
+    ),
+)
+
+ROWS = (
+    ("inverse", "ogbench", 1),
+    ("inverse", "ogbench", 256),
+    ("denoised_action", "ogbench", 1),
+    ("training_step", "ogbench", 256),
+    ("inverse", "ogbench", 4096),
+    ("causal_inverse", "causal", 1),
+    ("causal_inverse", "causal", 256),
+    ("inverse", "chunked", 1),
+    ("inverse", "chunked", 256),
+    ("training_step", "ogbench", 4096),
+    ("training_step", "chunked", 256),
+    ("causal_log_prob", "causal", 256),
+    ("causal_training_step", "causal", 256),
+    ("causal_inverse", "causal", 4096),
+    ("inverse", "ogbench", 65536),
+)
+"""Work, case and batch; the most wanted first."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A record, and how many kernels a call launches where a profiler can tell."""
+
+    record: Record
+    launches: int | None
+
+
+def row(work: str, case: str, batch: int, variants: Sequence[Variant]) -> Row:
+    """A row of the suite for those of `variants` that do this work."""
+    works: dict[str, Work] = {each.name: each for each in (*FLOW_WORKS, *CAUSAL_WORKS)}
+    return Row(works[work], CASES[case], batch, 1, tuple(v for v in variants if work in v.builders))
+
+
+def measure(
+    row: Row, device: torch.device, environment: Environment, capture: Capture, budget: Budget = BUDGET
+) -> Iterator[Measured]:
+    """Gate every variant, time what passed side by side, then as CUDA graphs; `*_graph` is a call by replay.
+
+    Device times are those of one graph with a call for each of the problem's sets of inputs, divided by the calls; of
+    eager's and a compiler's plain calls, they are what passes on the device from the first kernel to the last.
+    """
+    problem = row.work.prepare(row.case, row.batch, device)
+    with row.work.context():
+        candidates = admit(row, problem, device)
+        passed = {c.variant.name: c.implementation.run for c in candidates if c.implementation is not None}
+        graphs: dict[str, Candidate] = {}
+        for candidate in candidates:
+            if candidate.implementation is None:
+                continue
+            name = f"{candidate.variant.name}_graph"
+            graphs[name] = replace(candidate, variant=replace(candidate.variant, name=name))
+            try:
+                passed[name] = Graphed(candidate.implementation.run, problem.inputs[0], capture)
+            except Exception as error:
+                # Not every rival can be captured; the other rows must go on.
+                graphs[name] = replace(graphs[name], error=f"not captured: {error}")
+        calls = {name: [partial(run, *each) for each in problem.inputs] for name, run in passed.items()}
+        times = interleaved(calls, budget, stopwatch_for(device)) if calls else {}
+        for candidate in (*candidates, *graphs.values()):
+            name, taken = candidate.variant.name, times.get(candidate.variant.name)
+            launches = None
+            if taken is not None and candidate.implementation is not None:
+                run, first = candidate.implementation.run, problem.inputs[0]
+                if name in graphs:
+                    taken = replace(taken, device_median_s=graph_seconds(run, problem.inputs, device, capture))
+                else:
+                    launches = launch_count(partial(run, *first), device)
+            yield Measured(record_of(row, problem, candidate, taken, device, environment), launches)
+
+
+def graph_seconds(
+    run: Callable[..., Any], inputs: Sequence[Tensors], device: torch.device, capture: Capture, replays: int = REPLAYS
+) -> float:
+    """Median device time of a call, one graph holding a call for each set of inputs."""
+    replay, _ = capture(lambda *_: _tensors([run(*pair) for pair in inputs]), inputs[0])
+    stopwatch = stopwatch_for(device)
+    for _ in range(5):
+        replay()
+    measured = [stopwatch(replay) for _ in range(replays)]
+    return statistics.median(wall if on_device is None else on_device for wall, on_device in measured) / len(inputs)
+
+
+def launch_count(call: Callable[[], Any], device: torch.device) -> int | None:
+    """Kernels that a call launches, copies and fills not counted; None without a GPU."""
+    if device.type != "cuda":
+        return None
+    call()
+    torch.cuda.synchronize(device)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        call()
+        torch.cuda.synchronize(device)
+    names = [event.name for event in profiler.events() if event.device_type.name == "CUDA"]
+    return sum(not name.startswith(("Memcpy", "Memset")) for name in names)
+
+
+def _tensors(results: Any) -> Tensors:
+    return tuple(leaf for leaf in tree_leaves(results) if isinstance(leaf, torch.Tensor))
+
+
+LAUNCHES, PROGRAMS = 200, 16
+_EDGES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("plain", {"PDL": False}),
+    ("with programmatic dependent launch", {"PDL": True, "launch_pdl": True}),
+)
+
+
+def limits(device: torch.device, capture: Capture, size: int, copied: int) -> Iterator[str]:
+    """One line each.
+
+    Args:
+        device: where.
+        capture: how to capture a graph.
+        size: of the matrices.
+        copied: bytes.
+    """
+    source = torch.randn(copied // 4, device=device)
+    target = torch.empty_like(source)
+    seconds = graph_seconds(target.copy_, [(source,)], device, capture, replays=20)
+    yield f"copy of {copied >> 20} MiB: {2 * copied / seconds / 1e12:.3g} TB/s read and written"
+    del source, target
+    for name, dtype, precision in (
+        ("bf16", torch.bfloat16, "ieee"),
+        ("tf32", torch.float32, "tf32"),
+        ("fp32", torch.float32, "ieee"),
+    ):
+        # Random numbers: zeros take less power and so run faster.
+        left, right = torch.randn(2, size, size, device=device).to(dtype)
+        with matmul_precision(precision):
+            seconds = graph_seconds(torch.matmul, [(left, right)], device, capture, replays=20)
+        yield f"product of two {size} x {size} matrices, {name}: {2 * size**3 / seconds / 1e12:.3g} TFLOP/s"
+    if device.type != "cuda":
+        yield "launches in a graph: needs a GPU"
+        return
+    yield from _edges(device, capture)
+
+
+def _edges(device: torch.device, capture: Capture) -> Iterator[str]:
+    from nfkern.bench.kernels.empty_kernel import empty_kernel
+
+    dependent = torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 9
+    for kind, options in _EDGES if dependent else _EDGES[:1]:
+
+        def many(like: torch.Tensor, options: dict[str, Any] = options) -> None:
+            for _ in range(LAUNCHES):
+                launch(empty_kernel, (PROGRAMS,), **options)
+
+        seconds = graph_seconds(many, [(torch.empty(1, device=device),)], device, capture)
+        yield f"{LAUNCHES} empty kernels in a graph, {kind}: {seconds / LAUNCHES * 1e6:.3g} us each"
+
+
+@dataclass
+class Findings:
+    """Everything so far; steps append to it.
+
+    Attributes:
+        environment: where.
+        failures: rows and steps that broke.
+        notes: what was left out, and why.
+        limits: what the device can do at best.
+        measured: timings.
+    """
+
+    environment: Environment
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    limits: list[str] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
+
+
+def write(findings: Findings, folders: Sequence[Path], date: str) -> list[Path]:
+    """Records, if there are any, and page into every folder, named after device and date; the files written."""
+    name = re.sub(r"[^a-z0-9]+", "-", findings.environment.device_name.lower()).strip("-")
+    written = []
+    for folder in folders:
+        records, page = folder / f"{name}-{date}.json", folder / f"{name}-{date}.md"
+        if findings.measured:
+            storage.write(records, [each.record for each in findings.measured])
+            written.append(records)
+        page.write_text(markdown(findings, date), encoding="utf-8")
+        written.append(page)
+    return written
+
+
+def markdown(findings: Findings, date: str) -> str:
+    """The page."""
+    e = findings.environment
+    versions = ", ".join(f"{name} {version}" for name, version in e.versions.items())
+    parts = [
+        f"# {e.device_name}, {date}",
+        f"{versions}; commit {e.commit or 'unknown'}; made by `make gpu-check`.",
+        *_section("Failures", findings.failures),
+        *_section("Left out", findings.notes),
+        *_section("Limits of the device", findings.limits),
+    ]
+    if findings.measured:
+        parts += ["## Times", _LEGEND, "\n".join(table(findings.measured))]
+    return "\n\n".join(parts) + "\n"
+
+
+_LEGEND = """Microseconds a call. *device*: of a `_graph` row, replayed calls without host, median; else from first to
+last kernel of a plain call. *wall*: as the caller sees it, results ready; a `_graph` row copies inputs in and replays.
+*kernels*: launches a plain call. *times eager*: eager's wall median over this row's; eager has a `_graph` row, too."""
+
+
+def table(measured: Sequence[Measured]) -> list[str]:
+    """Lines of a markdown table."""
+    lines = [
+        "| work | batch | variant | precision | device | wall p50 | wall p99 | kernels | times eager |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    eager = {r.row: r.quantiles.median_s for m in measured for r in (m.record,) if r.variant == "eager" and r.quantiles}
+    for each in measured:
+        record = each.record
+        head = f"| {record.case} {record.work} | {record.batch} | {record.variant} | {record.precision} |"
+        if record.quantiles is None:
+            kind, reason = ("refused", record.error) if record.error else ("skipped", record.skipped)
+            lines.append(f"{head} {kind}: {(reason or '').splitlines()[0][:120]} | | | | |")
+            continue
+        q, launches = record.quantiles, "" if each.launches is None else str(each.launches)
+        ratio = f"{eager[record.row] / q.median_s:.1f}" if record.row in eager else ""
+        device = _us(q.device_median_s) if q.device_median_s is not None else ""
+        lines.append(f"{head} {device} | {_us(q.median_s)} | {_us(q.p99_s)} | {launches} | {ratio} |")
+    return lines
+
+
+def summary(record: Record) -> str:
+    """One line as a measurement ends."""
+    if record.quantiles is None:
+        return f"{record.key}: {record.error or record.skipped}"
+    device = record.quantiles.device_median_s
+    on_device = "" if device is None else f"device {_us(device)} us, "
+    return f"{record.key}: {on_device}wall {_us(record.quantiles.median_s)} us"
+
+
+def _section(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"## {title}", "\n".join(f"- {line}" for line in lines)] if lines else []
+
+
+def _us(seconds: float) -> str:
+    return f"{seconds * 1e6:.3g}" if seconds < 1e-3 else f"{seconds * 1e6:.0f}"
+
+
+class Check:
+    """A run of all timings that keeps its time and stops at no failure.
+
+    Args:
+        device: where.
+        environment: of the records.
+        capture: how to capture a graph.
+        seconds: of the whole run.
+        now: gives seconds.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        environment: Environment,
+        capture: Capture,
+        seconds: float = BUDGET_S,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.device, self.capture, self.findings = device, capture, Findings(environment)
+        self.now, self.start, self.seconds = now, now(), seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.start + self.seconds - self.now()
+
+    def say(self, text: str) -> None:
+        """Print with the time since the start."""
+        print(f"[{self.now() - self.start:5.0f} s] {text}", flush=True)
+
+    def fail(self, title: str, error: Exception) -> None:
+        """Note a kernel, a compiler or a baseline that broke: it must not take the rest with it."""
+        first = (str(error).strip().splitlines() or [""])[0]
+        self.findings.failures.append(f"{title}: {type(error).__name__}: {first}")
+        self.say(self.findings.failures[-1])
+
+    def measure(
+        self,
+        variants: Sequence[Variant],
+        reserve: float,
+        rows: Sequence[tuple[str, str, int]] = ROWS,
+        budget: Budget = BUDGET,
+    ) -> None:
+        """Time rows in turn, as many as leave `reserve` seconds."""
+        for done, (work, case, batch) in enumerate(rows):
+            if self.left < reserve:
+                self.findings.notes.append(f"timings: {len(rows) - done} left out for want of time")
+                return self.say(self.findings.notes[-1])
+            chosen = row(work, case, batch, variants)
+            if not chosen.variants:
+                continue
+            try:
+                for each in measure(chosen, self.device, self.findings.environment, self.capture, budget):
+                    self.findings.measured.append(each)
+                    self.say(summary(each.record))
+                    if each.record.error and each.record.variant.startswith("nfkern"):
+                        self.findings.failures.append(f"{each.record.key}: {each.record.error}")
+            except Exception as error:
+                self.fail(chosen.name, error)
+        return None
+
+    def measure_limits(self, reserve: float, size: int = 8192, copied: int = 1 << 30) -> None:
+        """Measure the most that the device can do."""
+        if self.left < reserve:
+            self.findings.notes.append("limits of the device: no time left")
+            return
+        try:
+            for line in limits(self.device, self.capture, size, copied):
+                self.findings.limits.append(line)
+                self.say(line)
+        except Exception as error:
+            self.fail("limits of the device", error)
+
+
+def main() -> int:
+    """Time everything, write the results; 0, 1 if something broke, 2 without a GPU."""
+    if missing := [name for name in ("triton", "numpy") if find_spec(name) is None]:
+        print(f"gpu-check: {sys.executable} has no {' and no '.join(missing)}", file=sys.stderr)
+        return 2
+    if not torch.cuda.is_available():
+        print(
+            f"gpu-check: torch {torch.__version__} finds no GPU here, so nothing was timed. It needs a machine with "
+            "a CUDA or ROCm device and a torch built for it; `nfkern bench resources` needs neither.",
+            file=sys.stderr,
+        )
+        return 2
+    device = torch.device("cuda", torch.cuda.current_device())
+    check = Check(device, current_environment(device), capture_cuda)
+    free, total = torch.cuda.mem_get_info(device)
+    capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    e = check.findings.environment
+    versions = ", ".join(f"{name} {version}" for name, version in e.versions.items())
+    check.say(f"{e.device_name}, capability {capability}, {free >> 20} of {total >> 20} MiB free; {versions}")
+    folders = [RESULTS, *([Path(os.environ["OUT"])] if os.environ.get("OUT") else [])]
+    try:
+        check.measure(OURS, 60)
+        check.measure_limits(45)
+        # Compiling the two variants of a row takes 20 to 120 s (2026-11, two cores).
+        check.measure(COMPILED, 120)
+    except KeyboardInterrupt:
+        check.findings.failures.append("interrupted")
+    finally:
+        # Also of a run that broke off: a GPU is not always at hand.
+        written = write(check.findings, folders, datetime.now(UTC).strftime("%Y-%m-%d-%H%M"))
+        for line in (*check.findings.notes, *(f"FAILED: {failure}" for failure in check.findings.failures)):
+            print(line)
+        print(f"wrote {', '.join(map(str, written))}; `nfkern bench tables` lists them in {RESULTS / 'README.md'}")
+    check.say(f"{len(check.findings.failures)} failures")
+    return 1 if check.findings.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,1 +1,0 @@
-"""The page of `nfkern bench report`: results of every kind in one HTML file that needs nothing else."""
