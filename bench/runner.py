@@ -82,7 +82,7 @@ def record_of(
     device: torch.device,
     environment: Environment,
 ) -> Record:
-    """What is kept of a candidate."""
+    """Return the record of a candidate."""
     return Record(
         work=row.work.name,
         case=row.case.name,

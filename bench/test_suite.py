@@ -20,7 +20,7 @@ _DEVICE = torch.device("cpu")
 
 @pytest.fixture(scope="session")
 def environment() -> Environment:
-    """Of this process."""
+    """The environment of this process."""
     return current_environment(_DEVICE)
 
 

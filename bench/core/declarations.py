@@ -1,4 +1,4 @@
-"""What a benchmark is made of: a work, done by variants, on a case, at a batch size."""
+"""Declarations of benchmarks: a work, done by variants, on a case, at a batch size."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -55,7 +55,7 @@ class Implementation:
         return self.result(call()) if self.result else call()
 
     def calls(self, inputs: Sequence[tuple[Any, ...]]) -> list[Callable[[], Any]]:
-        """What is timed: for each set of inputs, `run` with its arguments at hand."""
+        """Calls to be timed: for each set of inputs, `run` with its arguments at hand."""
         made = [self.arguments(*each) for each in inputs] if self.arguments else inputs
         return [partial(self.run, *arguments) for arguments in made]
 

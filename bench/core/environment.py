@@ -20,7 +20,7 @@ _CPUS = Path("/sys/devices/system/cpu")
 
 @dataclass(frozen=True)
 class Environment:
-    """What must be the same for two measurements to be of the same thing.
+    """Values that must be equal for two measurements to be comparable.
 
     Attributes:
         device: "cpu" or "cuda".
@@ -60,14 +60,14 @@ def current_environment(device: torch.device) -> Environment:
 
 
 def _triton_version(device: torch.device) -> dict[str, str]:
-    """What compiles the kernels there; on a CPU it plays no part."""
+    """Versions of the compiler of kernels; empty on a CPU, where it plays no part."""
     if device.type != "cuda" or find_spec("triton") is None:
         return {}
     return {"triton": str(importlib.import_module("triton").__version__)}
 
 
 def _rival_versions(device: torch.device) -> dict[str, str]:
-    """Of the packages whose speed is measured on a CPU, read without importing them."""
+    """Versions of the packages whose speed is measured on a CPU, read without importing them."""
     rivals = ("onnxruntime", "onnx", "onnxscript", "jax", "optax", "zuko", "nflows", "normflows", "diffusers")
     here = rivals if device.type == "cpu" else ()
     return {name: metadata.version(name) for name in here if find_spec(name) is not None}

@@ -30,7 +30,7 @@ _NAMED = re.compile(r"\.(vgpr_count|agpr_count|vgpr_spill_count|sgpr_spill_count
 
 @dataclass(frozen=True)
 class Usage:
-    """What a kernel's machine code uses.
+    """Resources that a kernel's machine code uses.
 
     Attributes:
         registers: of a thread; on AMD the vector and accumulation registers of a lane.

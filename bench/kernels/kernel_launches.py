@@ -1,4 +1,4 @@
-"""Which Triton kernels nfkern would launch, in every configuration of the launch table, found without a GPU.
+"""Triton kernels that nfkern would launch in every configuration of the launch table, found without a GPU.
 
 The host functions themselves are run on tensors without data, so that what is listed is what would run.
 """
@@ -47,7 +47,7 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class Compilation:
-    """What a compiled kernel depends on, as Triton's own launcher would have it; may be sent to another process.
+    """Everything that a compiled kernel depends on, as for Triton's own launcher; may be sent to another process.
 
     Attributes:
         module, kernel: where the device code is.
@@ -69,7 +69,7 @@ class Compilation:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What the code depends on."""
+        """Return everything that the code depends on."""
         return (self.module, self.kernel, self.signature, self.constants, self.aligned, self.options)
 
     @property
@@ -206,7 +206,7 @@ def _compilation(
 
 @functools.cache
 def _compiled(kernel: Any) -> Any:
-    """What Triton was told of the arguments, also where it interprets."""
+    """Return the kernel as Triton would compile it, also where it interprets."""
     return kernel if isinstance(kernel, triton.JITFunction) else triton.JITFunction(kernel.fn, **kernel.kwargs)
 
 

@@ -30,7 +30,7 @@ FLOW_CASES = tuple(
 
 @dataclass(frozen=True)
 class Budget:
-    """What a kernel may use on a target.
+    """A budget: resources that a kernel may use on a target.
 
     Attributes:
         shared: bytes of shared memory that a program can have.

@@ -1,4 +1,4 @@
-"""What a robot without a GPU waits for: an observation in numpy, the denoised action out in numpy, one at a time."""
+"""The control loop of a robot without a GPU: an observation in numpy to a denoised action in numpy, one at a time."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -80,7 +80,7 @@ class ControlLoop:
 
 
 def actions(implementation: Implementation, inputs: tuple[tuple[np.ndarray], ...]) -> torch.Tensor:
-    """What it does for all inputs, each from torch's generator at `SEED`."""
+    """Return its actions for all inputs, each from torch's generator at `SEED`."""
     found = []
     with torch.random.fork_rng(devices=[]):
         for each in inputs:

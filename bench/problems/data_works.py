@@ -1,4 +1,4 @@
-"""What data pipelines are measured at: batches of goal-conditioned transitions from a dataset in memory."""
+"""Works of data pipelines: batches of goal-conditioned transitions from a dataset in memory."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

@@ -141,7 +141,7 @@ def _right_actions(
     draw: Callable[[int], torch.Tensor],
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Of the head's arithmetic, with the noise that it draws from torch's generator at `SEED`."""
+    """Return a check of the head's arithmetic, with the noise that it draws from torch's generator at `SEED`."""
     action: Callable[..., torch.Tensor] = head.action(copy.deepcopy(network).to(dtype), problem.flow.features)
 
     def act(observations: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from nfkern.bench.rivals.graphed import Graphed
 
 
 def captured(problem: FlowProblem, builder: Builder, capture: Capture = capture_cuda) -> Implementation:
-    """What `builder` gives, captured for the problem's inputs."""
+    """Return the implementation of `builder`, captured for the problem's inputs."""
     built = builder(problem)
     # A capture calls what it captures, and a training step's calls move the parameters.
     with built.run.undone() if isinstance(built.run, AdamWStep) else nullcontext():

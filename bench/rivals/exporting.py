@@ -1,4 +1,4 @@
-"""What exporters want: a module whose forward is the function, and tensors that autograd may see."""
+"""Modules for exporters: their forward is the function, and autograd may see their tensors."""
 
 from collections.abc import Callable
 from functools import wraps

@@ -1,4 +1,4 @@
-"""What the arithmetic alone takes: reading the weights once, and the matrix products by torch.mm.
+"""Floors, the arithmetic alone: reading the weights once, and the matrix products by torch.mm.
 
 They do a part of the job, so the gate has no say; a row's times are measured against them in the same turns.
 

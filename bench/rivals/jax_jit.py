@@ -260,7 +260,7 @@ class _Training:
         return loss
 
     def gradients(self) -> dict[str, torch.Tensor]:
-        """What the first step was taken with: AdamW's first moment is then a multiple of the gradient."""
+        """Return the gradient of the first step, of which AdamW's first moment is then a multiple."""
         if self.steps != 1:
             raise ValueError(f"gradients: expected one step, got {self.steps}")
         moments = self.named(_to_torch(self.state[0].mu))

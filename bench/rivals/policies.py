@@ -112,7 +112,7 @@ class _Stepped(nn.Module):
         return linear(observations, self.observation)
 
     def forward(self, hoisted: torch.Tensor, point: torch.Tensor, step: int) -> torch.Tensor:
-        """What the network says of points (batch, features) at a step."""
+        """Return the network's output for points (batch, features) at a step."""
         found: torch.Tensor = self.rest(hoisted + linear(point, self.point, self.steps[step]))
         return found
 
@@ -138,7 +138,7 @@ def _schedule(sampler: str, steps: int) -> Any:
 
 
 def denoising_numbers(sampler: str, steps: int) -> list[tuple[float, ...]]:
-    """Of each step, with a the share of the data: 1 / sqrt(a) and sqrt(1 - a), then what goes into the next point.
+    """Return the numbers of each step, with a the share of the data: 1 / sqrt(a), sqrt(1 - a), then the next point's.
 
     That is: the factors of the data, the point, the predicted noise and fresh noise, by formulas (7) of DDPM and (12)
     of DDIM.

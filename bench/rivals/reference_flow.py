@@ -94,7 +94,7 @@ class SplitReferenceFlow(ReferenceFlow):
 
 
 class _Blocks(NamedTuple):
-    """What the reference reads of `CouplingParameters`."""
+    """The fields of `CouplingParameters` that the reference reads."""
 
     each: list[CouplingParameters]
 

@@ -36,12 +36,12 @@ class Pair(nn.Module):
         self.shift, self.log_scale = shift, log_scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """What both give, in turns."""
+        """Return results of both, in turns."""
         return torch.stack([self.shift(x), self.log_scale(x)], dim=-1).flatten(-2)
 
 
 def widened(make: Callable[[int], nn.Module], case: FlowCase) -> nn.Module:
-    """Of the flows that `make` gives, the one whose number of parameters is nearest to that of nfkern's.
+    """Return the flow of `make` whose number of parameters is nearest to nfkern's.
 
     Args:
         make: of a width, a flow; the number of its parameters grows with it.
@@ -67,7 +67,7 @@ def _error(name: str, value: torch.Tensor, exact: torch.Tensor) -> str | None:
 
 
 def _jacobian_log_det(exact: Any, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-    """Of the density direction, row by row, (batch,)."""
+    """Return the log-determinant of the density direction, row by row, (batch,)."""
 
     def one(row_context: torch.Tensor, row: torch.Tensor) -> Any:
         return exact.transform(row_context)(row)

@@ -1,4 +1,4 @@
-"""What causal flows are measured at: density, inverse and a training step."""
+"""Works of causal flows: density, inverse and a training step."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

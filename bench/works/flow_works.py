@@ -1,4 +1,4 @@
-"""What flows are measured at: density, inverse, the denoised action and a training step."""
+"""Works of flows: density, inverse, the denoised action and a training step."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

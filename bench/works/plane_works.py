@@ -1,4 +1,4 @@
-"""What unsupervised exploration is measured at: densities of very many goals in a plane under one context.
+"""Works of unsupervised exploration: densities of very many goals in a plane under one context.
 
 NF-UGS commands the least likely of a thousand candidates in each of a thousand environments, a million log-densities
 that share an empty context.

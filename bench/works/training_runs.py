@@ -1,4 +1,4 @@
-"""What training is measured at: gradient steps as a user takes them, by the package's own loop.
+"""Works of training: gradient steps as a user takes them, by the package's own loop.
 
 A run draws its batches from a dataset in memory, with hindsight goals or rewards, takes its steps, writes its metrics
 and TensorBoard's events, validates once, and leaves a checkpoint. What is left out is the simulator.
