@@ -10,6 +10,9 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, Per
 
 from nfkern.bench.studies.summary import Cost, Measure, Row, Rows, front
 
+Look = Mapping[str, Mapping[str, Any]]
+"""The style of each policy."""
+
 # Colours that stay apart for colour-blind readers too (Okabe and Ito's), and a shape for each colour's second turn.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _SHAPES = ("o", "s", "^")
@@ -25,10 +28,6 @@ def styles(names: Iterable[str], ours: Iterable[str]) -> dict[str, dict[str, Any
         }
         for index, name in enumerate(names)
     }
-
-
-Look = Mapping[str, Mapping[str, Any]]
-"""The style of each policy."""
 
 
 def draw(
