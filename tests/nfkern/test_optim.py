@@ -1,16 +1,18 @@
 """FlowAdamW against torch.optim.AdamW: the same numbers in every way to take gradients."""
 
 import copy
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from support import optimizers
 from support.optimizers import OPTIONS, STEPS, loss_of, ours, theirs, trained
 
 from nfkern.optim import FlowAdamW
+
+ROOT = Path(__file__).parents[2]
 
 
 def backward(flow, encoder, optimizer, step):
@@ -175,8 +177,9 @@ def test_the_learning_rate_may_be_a_tensor():
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    script = [sys.executable, str(Path(optimizers.__file__))]
-    ranks = [subprocess.Popen([*script, str(rank), str(tmp_path)]) for rank in range(2)]
+    script = [sys.executable, "-m", "support.optimizers"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
+    ranks = [subprocess.Popen([*script, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
     assert [process.wait(timeout=60) for process in ranks] == [0, 0]
     expected = trained(theirs, plain)
     for rank in range(2):

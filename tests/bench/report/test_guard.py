@@ -108,7 +108,7 @@ def test_a_slower_stub_changes_the_verdict(monkeypatch, capsys):
 
     def several(problem):
         built = native(problem)
-        return replace(built, run=lambda *inputs: [built.run(*inputs) for _ in range(4)][-1])
+        return replace(built, run=lambda *inputs: [built.run(*inputs) for _ in range(16)][-1])
 
     slow = replace(registry.VARIANTS["nfkern"], builders={"inverse": several})
     monkeypatch.setattr(guard, "VARIANTS", {**registry.VARIANTS, "nfkern": slow})
