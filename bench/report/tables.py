@@ -87,7 +87,7 @@ class Tables:
         if not (ROOT / "README.md").exists():
             raise UserError(f"there is no {ROOT / 'README.md'}: the tables belong to a checkout")
         records = read(RESULTS)
-        texts = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
+        texts = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))}
         shown = {found[2] for text in texts.values() for found in _MARKED.finditer(text)}
         if missing := PUBLISHED.keys() - shown:
             raise UserError(

@@ -53,7 +53,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.T
     """`torch.nn.functional.linear` for rows, faster on a CPU where PyTorch's product is far from the machine's peak.
 
     Measured on a core with AVX-512 (Zen 4, torch 2.13, 2026-11): 50 rows of 256 to 12288, PyTorch 53 GF/s; see
-    `docs/cpu.md`.
+    `docs/records/cpu.md`.
 
     Args:
         x: (rows, in).

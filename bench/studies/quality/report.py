@@ -122,7 +122,7 @@ def _range(counts: Sequence[float]) -> str:
 
 
 def document(results: Results, rows: Rows) -> list[tuple[str, Table]]:
-    """The tables of docs/quality.md."""
+    """The tables of docs/records/quality.md."""
     told = [name for name in results.settings.policies if POLICIES[name].density]
     every = [name for name in (*results.settings.policies, TRUTH) if any(name in some for some in rows.values())]
 

@@ -173,7 +173,7 @@ def _share(rate: float | None) -> str:
 
 
 def document(results: Results, rows: Rows) -> list[tuple[str, Table]]:
-    """The tables of docs/success.md."""
+    """The tables of docs/records/success.md."""
     tables = []
     for env, policies in rows.items():
         tables.append((f"{env}, after all steps:", of_environment(results, env, policies)))

@@ -139,7 +139,7 @@ def test_tables_go_between_the_marks_and_nowhere_else(tmp_path, name, capsys):
     [("quality.md", "quality", True), ("success.md", "success", False), ("success-equal-size.md", "success", True)],
 )
 def test_each_document_has_the_tables_of_its_newest_record_and_no_others(document, study, sized):
-    _, between, _ = split_markdown(ROOT / "docs" / document)
+    _, between, _ = split_markdown(ROOT / "docs" / "records" / document)
     found = [report_of(study).read(path) for path in RECORDED if path.parent.name == study]
     mine = [each for each in found if (each.settings.parameters is not None) == sized]
     assert between.strip() == report_of(study).to_markdown(max(mine, key=lambda each: each.started))
