@@ -75,7 +75,7 @@ def test_what_the_first_process_refuses_ends_all(point_maze_dir, tmp_path):  # n
         [*TORCHRUN, *command("nf_gcbc", point_maze_dir, tmp_path / "taken")], capture_output=True, text=True
     )
     assert refused.returncode != 0
-    assert "already holds a run: continue it with --resume" in refused.stderr
+    assert "is no run's: it lacks algorithm, env_name, config, seed" in refused.stderr
 
 
 def test_batches_that_cannot_be_shared_out(point_maze_dir, tmp_path):  # noqa: F811
