@@ -46,7 +46,7 @@ HAS_GPU := import sys, torch; sys.exit(sys.version_info < (3, 11) or not torch.c
 gpu-check: ## check the kernels on this machine's GPU, then time them (10 minutes; needs torch, triton, numpy, pytest)
 	@for python in $(BIN)/python $(PYTHON) python3 python; do \
 		if $$python -c '$(HAS_GPU)' 2> /dev/null; then \
-			$$python -m pytest -q tests/kernels/test_device.py --device cuda || failed=1; \
+			$$python -m pytest -q -rs tests/kernels/test_device.py --device cuda || failed=1; \
 			$$python -m nfkern.bench.kernels.gpu_check && exit $${failed:-0}; exit 1; fi; done; \
 	echo "gpu-check: no Python >= 3.11 here has a torch that finds a GPU (tried $(BIN)/python, $(PYTHON), python3, python;" \
 		"choose one with PYTHON=...). Nothing was checked."; exit 2

@@ -6,9 +6,10 @@ Without the option small problems run on the CPU, which also shows that wrong re
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from nfkern.bench.kernels.calls import Maps, ops
 from nfkern.kernels import backend_reasons, registered_backends, use_reference
 
 ROOT = Path(__file__).parents[2]
+COMPILING_S = 150
+"""Seconds for compiling ahead: few cores take minutes for all."""
 CPU, TINY, CAUSAL = torch.device("cpu"), CASES["tiny"], CASES["causal_tiny"]
 SMALL = [
     (Problem(TINY, 6, 2, 0.5, 2), ("ieee", "bf16")),
@@ -58,8 +61,9 @@ def gpu(device):
     chosen = compilations(tuple(cases.values()), ("ieee", "tf32", "half"), pdl=pdl)
     # Each process takes some 0.5 GB of the device for its context.
     with ProcessPoolExecutor(min(16, os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
-        for _ in pool.map(warm_up, chosen, chunksize=4):
-            pass
+        # One that does not compile, or not in time, fails or delays the tests that launch it, and no others.
+        wait([pool.submit(warm_up, each) for each in chosen], timeout=COMPILING_S)
+        pool.shutdown(cancel_futures=True)
     return device
 
 
@@ -106,8 +110,17 @@ def test_compute_sanitizer(tool, gpu):
     # Without PyTorch's pool, every tensor has bounds that the tool can see.
     path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": path}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    pipe, both = subprocess.PIPE, subprocess.STDOUT
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=both, text=True, env=environment, start_new_session=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=90)
+        except subprocess.TimeoutExpired:
+            # The Python that it runs, too, which would share the GPU with the tests that follow.
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail(f"{tool}: not done after 90 s")
+    assert process.returncode == 0, output[-2000:]
 
 
 @pytest.mark.parametrize("field", range(len(Maps._fields)))
