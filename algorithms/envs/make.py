@@ -217,8 +217,8 @@ def make_environment(
         UserError: a package is missing, or the environment cannot be made.
         ValueError: the environment has no such task.
     """
-    environment, options = _resolve(name)
-    keys = _named_keys(name)[1]
+    stem, keys = _named_keys(name)
+    environment, options = _resolve(stem)
     if success_timing is not None:
         options["success_timing"] = success_timing
     spec = copy.deepcopy(gymnasium.spec(environment))
@@ -239,7 +239,7 @@ def make_environment(
             raise UserError(f"{name} cannot be made: {reason}") from error
     _discard_model_file(env)
     if keys or isinstance(env.observation_space, gymnasium.spaces.Dict):
-        env = ChosenObservations(env, keys, _named_keys(name)[0])
+        env = ChosenObservations(env, keys, stem)
     return PinnedTask(env, task_id)
 
 

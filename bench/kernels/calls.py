@@ -32,19 +32,19 @@ class Maps(NamedTuple):
 
 def ops(suffix: str = "") -> Maps:
     """Through PyTorch's dispatcher; suffix "_reference" for the reference on any device."""
+    return Maps(*(dispatched(f"coupling_{name}{suffix}") for name in Maps._fields))
 
-    def function(name: str) -> Map:
-        op = getattr(torch.ops.nfkern, f"coupling_{name}{suffix}").default
 
-        def call(*args: Any) -> Tensors:
-            # A schema is flat: parameters and settings are spread out in their place.
-            flat = [part for arg in args for part in (arg if isinstance(arg, tuple) else (arg,))]
-            results: Tensors = op(*flat)
-            return results
+def dispatched(name: str) -> Map:
+    """Return an op by name as a function that takes parameters and settings as tuples."""
+    op = getattr(torch.ops.nfkern, name).default
 
-        return call
+    def call(*args: Any) -> Tensors:
+        # A schema is flat: tuples are spread out in their place.
+        results: Tensors = op(*[part for arg in args for part in (arg if isinstance(arg, tuple) else (arg,))])
+        return results
 
-    return Maps(*map(function, Maps._fields))
+    return call
 
 
 class Inputs(NamedTuple):

@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor, wait
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,27 @@ def maps_of(problem):
     return causal_ops() if isinstance(problem, CausalProblem) else ops()
 
 
+def compile_ahead(pool, compile_one, chosen, seconds):
+    """One that does not compile, or not in time, fails or delays the tests that launch it, and no others."""
+    wait([pool.submit(compile_one, each) for each in chosen], timeout=seconds)
+    pool.shutdown(cancel_futures=True)
+
+
+def run_sanitizer(command, environment, seconds):
+    """Exit code and output of a command that is ended, with all that it started, when its time is over."""
+    pipe, both = subprocess.PIPE, subprocess.STDOUT
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=both, text=True, env=environment, start_new_session=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            # The Python that it runs, too, which would share the GPU with the tests that follow.
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail(f"not done after {seconds:g} s")
+    return process.returncode, output
+
+
 @pytest.fixture(scope="session")
 def gpu(device):
     """The device, with the kernels compiled on all cores: tests would compile one after the other."""
@@ -61,9 +84,7 @@ def gpu(device):
     chosen = compilations(tuple(cases.values()), ("ieee", "tf32", "half"), pdl=pdl)
     # Each process takes some 0.5 GB of the device for its context.
     with ProcessPoolExecutor(min(16, os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
-        # One that does not compile, or not in time, fails or delays the tests that launch it, and no others.
-        wait([pool.submit(warm_up, each) for each in chosen], timeout=COMPILING_S)
-        pool.shutdown(cancel_futures=True)
+        compile_ahead(pool, warm_up, chosen, COMPILING_S)
     return device
 
 
@@ -100,27 +121,18 @@ def test_compute_sanitizer(tool, gpu):
     sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if not Path(sanitizer).exists():
         pytest.skip("needs compute-sanitizer")
-    code = (
+    checks = (
         "from support.device_checks import *\n"
         "from support.causal_device_problems import causal_ops\nfrom nfkern.bench.kernels.calls import ops\n"
         "for problem, maps in ((Problem(CASES['tiny'], 7, 7), ops()), (CausalProblem(CASES['causal_tiny'], 7, 7), "
         "causal_ops())):\n    assert not list(check(problem, ('ieee',), maps, torch.device('cuda')))\n"
     )
-    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", code]
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", checks]
     # Without PyTorch's pool, every tensor has bounds that the tool can see.
     path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": path}
-    pipe, both = subprocess.PIPE, subprocess.STDOUT
-    with subprocess.Popen(
-        command, stdout=pipe, stderr=both, text=True, env=environment, start_new_session=True
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=90)
-        except subprocess.TimeoutExpired:
-            # The Python that it runs, too, which would share the GPU with the tests that follow.
-            os.killpg(process.pid, signal.SIGKILL)
-            pytest.fail(f"{tool}: not done after 90 s")
-    assert process.returncode == 0, output[-2000:]
+    code, output = run_sanitizer(command, environment, 90)
+    assert code == 0, output[-2000:]
 
 
 @pytest.mark.parametrize("field", range(len(Maps._fields)))
@@ -238,3 +250,31 @@ def test_rows_that_depend_on_others_are_found(monkeypatch):
 def test_an_op_that_would_run_its_reference_fails():
     with use_reference(), pytest.raises(AssertionError, match="use_reference"):
         test_every_op_runs_its_kernel(CPU)
+
+
+def test_compiling_ahead_survives_what_breaks_and_keeps_its_time():
+    release, done = threading.Event(), []
+
+    def compile_one(number):
+        if number == 0:
+            raise RuntimeError("no such instruction")
+        release.wait(timeout=30)
+        done.append(number)
+
+    threading.Timer(0.5, release.set).start()
+    with ThreadPoolExecutor(2) as pool:
+        compile_ahead(pool, compile_one, range(10), 0.1)
+    assert sorted(done) == [1, 2]
+
+
+def test_a_sanitizer_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path):
+    child = tmp_path / "child"
+    script = f"sleep 60 &\necho $! > {child}\nwait\n"
+    with pytest.raises(pytest.fail.Exception, match="not done after 1 s"):
+        run_sanitizer(["sh", "-c", script], dict(os.environ), 1)
+    state, end = Path("/proc") / child.read_text().strip() / "stat", time.monotonic() + 10
+    # A process that has ended may wait for its parent as a zombie.
+    while state.exists() and state.read_text().split()[2] != "Z":
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert run_sanitizer(["sh", "-c", "echo wrong; exit 9"], dict(os.environ), 10) == (9, "wrong\n")

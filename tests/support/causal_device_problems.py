@@ -3,12 +3,12 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from nfkern.bench.core.cases import CausalCase
-from nfkern.bench.kernels.calls import COMPUTE_DTYPES, Arithmetic, Map, Tensors, matmul_precision
+from nfkern.bench.kernels.calls import COMPUTE_DTYPES, Arithmetic, Map, dispatched, matmul_precision
 from nfkern.bench.problems.causal_problem import random_causal_flow
 from nfkern.kernels import CausalParameters
 from support.device_problems import Results
@@ -30,18 +30,7 @@ class CausalMaps(NamedTuple):
 def causal_ops(suffix: str = "") -> CausalMaps:
     """Through PyTorch's dispatcher; suffix "_reference" for the reference on any device."""
 
-    def function(name: str) -> Map:
-        op = getattr(torch.ops.nfkern, f"causal_flow_{name}{suffix}").default
-
-        def call(*args: Any) -> Tensors:
-            # A schema is flat: the parameters are spread out in their place.
-            flat = [part for arg in args for part in (arg if isinstance(arg, CausalParameters) else (arg,))]
-            results: Tensors = op(*flat)
-            return results
-
-        return call
-
-    return CausalMaps(*map(function, CausalMaps._fields))
+    return CausalMaps(*(dispatched(f"causal_flow_{name}{suffix}") for name in CausalMaps._fields))
 
 
 class CausalInputs(NamedTuple):
