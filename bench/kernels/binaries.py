@@ -70,13 +70,12 @@ def _kernel(each: Compilation) -> Any:
     return kernel
 
 
-def warm_up(each: Compilation) -> None:
+def warm_up(each: Compilation) -> Any:
     """Compile for this machine's GPU through Triton's own launcher, which will find it in Triton's cache."""
     kernel, constants = _kernel(each), dict(each.constants)
     typed = [(index, kind) for index, (_, kind) in enumerate(each.signature) if kind != "constexpr"]
     arguments = [_example(kind, index in each.aligned) for index, kind in typed]
-    # Returned to nobody: what Triton gives cannot be sent from one process to another.
-    kernel.warmup(*arguments, grid=(1,), **constants, **dict(each.options))
+    return kernel.warmup(*arguments, grid=(1,), **constants, **dict(each.options))
 
 
 def _example(kind: str, aligned: bool) -> Any:

@@ -50,6 +50,13 @@ def maps_of(problem):
     return causal_ops() if isinstance(problem, CausalProblem) else ops()
 
 
+def warm_cache(each):
+    """Returns nothing: a compiled kernel cannot be sent from one process to another."""
+    from nfkern.bench.kernels.binaries import warm_up
+
+    warm_up(each)
+
+
 def compile_ahead(pool, compile_one, chosen, seconds):
     """One that does not compile, or not in time, fails or delays the tests that launch it, and no others."""
     wait([pool.submit(compile_one, each) for each in chosen], timeout=seconds)
@@ -76,7 +83,6 @@ def gpu(device):
     """The device, with the kernels compiled on all cores: tests would compile one after the other."""
     if device.type != "cuda":
         pytest.skip("needs a CUDA device")
-    from nfkern.bench.kernels.binaries import warm_up
     from nfkern.bench.kernels.kernel_launches import compilations
 
     cases = {problem.case.name: problem.case for problem, _ in device_checks.problems()}
@@ -84,7 +90,7 @@ def gpu(device):
     chosen = compilations(tuple(cases.values()), ("ieee", "tf32", "half"), pdl=pdl)
     # Each process takes some 0.5 GB of the device for its context.
     with ProcessPoolExecutor(min(16, os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
-        compile_ahead(pool, warm_up, chosen, COMPILING_S)
+        compile_ahead(pool, warm_cache, chosen, COMPILING_S)
     return device
 
 

@@ -1,11 +1,10 @@
 """`nfkern bench quality`: what it measures, how it goes on after an interruption, what it refuses."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from nfkern.bench.studies.quality.report import DEFAULT, QUICK, REPORT
 from nfkern.bench.studies.quality.shapes import DENSITIES
 from nfkern.errors import UserError
 
+ROOT = Path(__file__).parents[3]
 TINY = {"quick": True, "densities": ("pinwheel",), "steps": 6, "parameters": 2000}
 
 
@@ -208,17 +208,15 @@ def test_the_density_itself_scores_as_well_as_can_be_and_a_wrong_one_worse():
 @pytest.mark.exhaustive(part="commands")
 def test_the_command_of_all_policies_survives_control_c(tmp_path):
     out = tmp_path / "quality.json"
-    options = ["--quick", "--steps", "6", "--densities", "chunk", "pinwheel", "--parameters", "6000"]
-    command = [sys.executable, "-m", "nfkern", "bench", "quality", "--out", str(out), *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 300
-    while not (out.exists() and REPORT.read(out).trials):
-        assert (process.poll(), time.monotonic() < deadline) == (None, True)
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGINT)
-    printed, errors = process.communicate(timeout=300)
-    assert (process.returncode, "the same command goes on" in printed) == (130, True), errors
-    again = subprocess.run([*command, "--html", str(tmp_path / "q.html")], capture_output=True, text=True, check=False)
+    options = ["bench", "quality", "--out", str(out), "--quick", "--steps", "6", "--parameters", "6000"]
+    options += ["--densities", "chunk", "pinwheel"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
+    command = [sys.executable, "-m", "support.interrupted", "8", "*/.quality.json.*", *options]
+    stopped = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (stopped.returncode, "the same command goes on" in stopped.stdout) == (130, True), stopped.stderr
+    assert REPORT.read(out).trials
+    command = [sys.executable, "-m", "nfkern", *options, "--html", str(tmp_path / "q.html")]
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     assert {fit.policy for fit in REPORT.read(out).fits} == {TRUTH, *DEFAULT.policies}
     assert "data:image/png;base64," in (tmp_path / "q.html").read_text()

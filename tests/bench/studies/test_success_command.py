@@ -4,8 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
@@ -24,6 +24,8 @@ from nfkern.bench.studies.success.policies import POLICIES, TRAININGS, config_of
 from nfkern.bench.studies.success.records import Dataset
 from nfkern.bench.studies.success.report import DEFAULT, QUICK, REPORT
 from nfkern.errors import UserError
+
+ROOT = Path(__file__).parents[3]
 
 pytestmark = pytest.mark.slow
 
@@ -254,22 +256,19 @@ def test_speed_is_the_median_of_the_log_and_seconds_their_sum(tmp_path):
 
 @pytest.mark.exhaustive(part="commands")
 def test_the_command_survives_control_c(tmp_path, point_maze_dir):  # noqa: F811
-    out, run_dir = tmp_path / "success.json", tmp_path / "success.runs" / POINT_MAZE / "gaussian" / "seed-0"
-    options = ["--quick", "--steps", "2", "--policies", "gaussian", "--parameters", "3000"]
-    command = [sys.executable, "-m", "nfkern", "bench", "success", "--out", str(out), *options]
-    command += ["--dataset-dir", str(point_maze_dir)]
-    # Files of a training that has begun, and of an evaluation; neither has come far then.
-    for begun in ("train.csv", "evaluations/*.partial.jsonl"):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        with process:
-            deadline = time.monotonic() + 300
-            while not list(run_dir.glob(begun)) and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
-            printed, errors = process.communicate(timeout=300)
-        assert (process.returncode, "the same command goes on" in printed) == (130, True), printed + errors
+    out = tmp_path / "success.json"
+    options = ["bench", "success", "--out", str(out), "--dataset-dir", str(point_maze_dir), "--quick"]
+    options += ["--steps", "2", "--policies", "gaussian", "--parameters", "3000"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
+    # Files of a training that has begun, and of an evaluation.
+    for begun in ("*/train.csv", "*/evaluations/*.partial.jsonl"):
+        command = [sys.executable, "-m", "support.interrupted", "1", begun, *options]
+        stopped = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        printed, errors = stopped.stdout, stopped.stderr
+        assert (stopped.returncode, "the same command goes on" in printed) == (130, True), printed + errors
         assert "Traceback" not in errors
-    again = subprocess.run([*command, "--html", str(tmp_path / "s.html")], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "nfkern", *options, "--html", str(tmp_path / "s.html")]
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     assert [row.step for row in REPORT.read(out).evaluations] == [1, 2]
     assert "data:image/png;base64," in (tmp_path / "s.html").read_text()
