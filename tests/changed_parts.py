@@ -1,4 +1,4 @@
-"""Which parts of `make test-all` concern the files that changed since a commit: prints a marker expression for pytest.
+"""Print a marker expression for pytest: the parts of `make test-all` that concern the files changed since a commit.
 
     python tests/changed_parts.py [BASE]
 
@@ -53,7 +53,7 @@ def parts_in(test_file: str) -> list[str]:
 
 
 def expression(parts: Iterable[str]) -> str:
-    """For pytest's `-m`."""
+    """Return an expression for pytest's `-m`."""
     return " or ".join(f"exhaustive(part='{part}')" for part in parts)
 
 

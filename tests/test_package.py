@@ -20,7 +20,7 @@ def sources(folder):
 
 
 def imported_layers(path):
-    """Which of the four folders a file imports, absolute or relative, anywhere in it."""
+    """The layers that a file imports, absolute or relative, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

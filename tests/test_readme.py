@@ -1,4 +1,4 @@
-"""What the README tells people to type works: its Python runs, its commands run (with small sizes)."""
+"""The README's examples work: its Python runs, its commands run (with small sizes)."""
 
 import doctest
 import importlib

@@ -18,7 +18,7 @@ in_git = pytest.mark.skipif(not FILES, reason="needs a git checkout")
 
 
 def run_suite(folder, code, *options):
-    """What pytest prints of a test file under the rules, and its exit code."""
+    """Output of pytest for a test file under the rules, and its exit code."""
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow\n    exhaustive\n")
     (folder / "test_it.py").write_text(code)
     # Other plugins take seconds to import.

@@ -191,7 +191,7 @@ class TransitionDataset:
         return dataset
 
     def with_rewards(self, rewards: np.ndarray, masks: np.ndarray) -> "TransitionDataset":
-        """The same rows with these rewards and masks, both (rows,); the other arrays are shared.
+        """Return a copy with other rewards and masks, both (rows,); all other arrays are shared.
 
         Raises:
             ValueError: If shapes do not fit.

@@ -74,12 +74,12 @@ class EvaluationSettings:
         return [Block(task, first, min(size, quota - first)) for task in self.tasks for first in range(0, quota, size)]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types."""
+        """Return the fields as JSON types."""
         return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self), "tasks": list(self.tasks)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """From `to_dict`'s result.
+        """Make an object from what `to_dict` returned.
 
         Raises:
             ValueError: another format version, or keys that are missing or unknown.
@@ -186,7 +186,7 @@ class EvaluationResult:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types: settings, summary, tasks and every episode."""
+        """Return settings, summary, tasks and every episode as JSON types."""
         return {
             "settings": self.settings.to_dict(),
             "success_rate": self.success_rate,
@@ -198,7 +198,7 @@ class EvaluationResult:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """From `to_dict`'s result; derived values are computed again.
+        """Make a result from what `to_dict` returned; derived values are computed again.
 
         Raises:
             ValueError: not an evaluation, or one of another format.

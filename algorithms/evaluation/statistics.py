@@ -223,7 +223,7 @@ def _wilson(rate: float, trials: int, confidence: float) -> Interval:
 
 
 def _cells(outcomes: np.ndarray, name: str) -> np.ndarray:
-    """As (seeds, goals, episodes) in float64."""
+    """Return the values as (seeds, goals, episodes) in float64."""
     values = np.asarray(outcomes, dtype=np.float64)
     if values.ndim not in (2, 3) or not values.size:
         raise ValueError(f"{name}: expected (seeds, goals, episodes) or (goals, episodes), got shape {values.shape}")

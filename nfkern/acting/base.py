@@ -150,7 +150,7 @@ class Frozen(ActingFlow):
         refuse_broken(self, "expected finite parameters")
 
     def rsample(self, sample_shape: tuple[int, ...] = (), context: Context = None, **options: Any) -> torch.Tensor:
-        """As `sample`. Refused while gradients are recorded: a frozen flow has none."""
+        """Sample as `sample` does; refused while gradients are recorded, for a frozen flow has none."""
         self._refuse_gradient("rsample")
         return super().rsample(sample_shape, context, **options)
 

@@ -1,1 +1,1 @@
-"""What tests share: oracles, problems, made files and the rules of the suite."""
+"""Oracles, problems, made files and the rules of the suite, shared by the tests."""

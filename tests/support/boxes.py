@@ -44,7 +44,7 @@ class Follow(gymnasium.Env):
 
 
 class FollowInParts(Follow):
-    """The same with a Dict of observations, as gymnasium's goal environments have it, and no goal in `info`."""
+    """`Follow` with a Dict of observations, as gymnasium's goal environments have it, and no goal in `info`."""
 
     observation_space = gymnasium.spaces.Dict(
         {name: gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float64) for name in ("desired_goal", "position")}
@@ -66,7 +66,7 @@ def register(box, kind=Follow):
 
 
 def scripted(box, episodes=300, seed=0):
-    """What a script does that goes to the target, give or take: rewards say how near it came."""
+    """Data of a script that goes to the target with some noise; rewards say how near it came."""
     rng = np.random.default_rng(seed)
     low, high = (np.array(bound) for bound in BOXES[box])
     targets = np.repeat(rng.uniform(-1, 1, (episodes, 1, 2)), EPISODE + 1, 1)
@@ -85,7 +85,7 @@ def scripted(box, episodes=300, seed=0):
 
 
 def save(dataset, path):
-    """As an .npz file, rewards included."""
+    """Write the data as an .npz file, rewards included."""
     terminals = np.zeros(len(dataset.observations), bool)
     terminals[dataset.episode_ends] = True
     columns = {name: getattr(dataset, name) for name in ("observations", "actions", "rewards", "masks")}

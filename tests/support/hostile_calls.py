@@ -81,7 +81,7 @@ SETTINGS = {
 
 
 def spoil(arguments, choose):
-    """The same arguments but for one, and what was done to it."""
+    """Spoil one of a call's arguments; return them and what was done."""
     which = choose(range(len(arguments)))
     given = arguments[which]
     if isinstance(given, torch.Tensor):

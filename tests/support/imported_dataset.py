@@ -27,7 +27,7 @@ def transitions(directory: Path, extras: tuple[str, ...] = ()) -> dict[str, np.n
 
 
 def same_steps(mine: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
-    """The same transitions in any order, number by number in float32."""
+    """Whether two datasets have the same transitions in any order, number by number in float32."""
     keys = list(theirs)
     tables = [
         np.concatenate([np.asarray(each[key], np.float32).reshape(len(each[key]), -1) for key in keys], 1)

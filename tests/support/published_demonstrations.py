@@ -42,7 +42,7 @@ def zipped(folder: Path, *, below: str) -> Path:
 
 
 def write_robomimic(path: Path, *, episodes: int = 12, following: bool = True) -> dict[str, dict[str, np.ndarray]]:
-    """As robomimic has it: a group for each demonstration, images beside vectors, lists of demonstrations in mask/."""
+    """Write robomimic's layout: a group for each demonstration, images beside vectors, lists of demonstrations."""
     written = {}
     with h5py.File(path, "w") as file:
         for number in range(episodes):
@@ -105,7 +105,7 @@ def lerobot_columns(lengths: Sequence[int]) -> dict[str, np.ndarray]:
 
 
 def write_lerobot(folder: Path, columns: dict[str, np.ndarray], *, version: str, splits: dict[str, str]) -> None:
-    """As LeRobot has them: v2.1 has a file for each episode, v3 one for many."""
+    """Write LeRobot's layouts: v2.1 has a file for each episode, v3 one for many."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -137,7 +137,7 @@ def write_lerobot(folder: Path, columns: dict[str, np.ndarray], *, version: str,
 
 
 def write_minari_arrow(folder: Path) -> list[dict[str, np.ndarray]]:
-    """As Minari's Arrow storage has them: a folder for each episode, whose last row is an observation and padding."""
+    """Write Minari's Arrow storage: a folder for each episode, whose last row is an observation and padding."""
     import pyarrow as pa
 
     def lists(array: np.ndarray) -> "pa.Array":

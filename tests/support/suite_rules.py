@@ -66,7 +66,7 @@ class Judge:
             self.skips[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
 
     def complaints(self) -> list[str]:
-        """What breaks a rule, a line each."""
+        """Broken rules, a line each."""
         too_long = [
             f"TOO LONG {test}: {seconds:.0f} s, at most {LIMIT:.0f} s unless marked exhaustive"
             for test, seconds in self.seconds.items()

@@ -154,14 +154,14 @@ def _ask_about_equal_lengths(leaves: Leaves, layout: Layout, options: ImportOpti
 
 
 def _ended(steps: Steps, layout: Layout, options: ImportOptions) -> Steps:
-    """With the end that the user speaks for where the source has no flags."""
+    """Add the ends that the user declares where the source has no flags."""
     if steps.rewards is None or steps.ended is not None or options.terminals != "end" or not len(steps):
         return steps
     return replace(steps, ended=np.arange(len(steps)) == len(steps) - 1)
 
 
 def _as_observed(steps: Steps, name: str, options: ImportOptions, source: Source) -> Steps:
-    """With the observations of the environment that the dataset is named after, where those published are others."""
+    """Replace published observations by those of the environment that the dataset is named after, where they differ."""
     if options.observation_keys:
         return steps
     width, observations = steps.observations.shape[1], steps.observations

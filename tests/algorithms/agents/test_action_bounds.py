@@ -90,7 +90,7 @@ def test_agents_that_need_the_unit_box_say_so(name):
 
 @pytest.mark.parametrize("name", OFFLINE_RL[:2])
 def test_offline_losses_do_not_depend_on_the_units(name):
-    """The same data in other units, normalised to the same numbers, give the same losses."""
+    """Data in other units, normalised to the same numbers, give the same losses."""
     losses = []
     for box in ("pixels", "unequal"):
         dataset = scripted(box, episodes=20)

@@ -1,4 +1,4 @@
-"""What the offline goal-conditioned agents share: what is normalised, what they know of, and the way to a goal."""
+"""Offline goal-conditioned agents: normalisation, what they observe, and the way to a goal."""
 
 from dataclasses import asdict
 

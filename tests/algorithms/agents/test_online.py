@@ -225,7 +225,7 @@ def test_acting_while_learning_is_a_copys_and_one_round_behind(name):
 
 
 class Simulator:
-    """What docs/nf-ugs.md wraps: a batch of points on tensors."""
+    """A batch of points on tensors, the simulator that docs/nf-ugs.md wraps."""
 
     def __init__(self, points):
         self.plane = Plane(points)

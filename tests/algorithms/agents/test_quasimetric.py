@@ -11,7 +11,7 @@ from nfkern.algorithms.agents.goals.quasimetric import GROUP, IntervalDistance
 
 
 def union_length(intervals):
-    """By merging: what is open is closed where the next one begins beyond it."""
+    """Length of a union of intervals, found by merging them in order."""
     total, end = 0.0, -math.inf
     for start, stop in sorted(intervals):
         if stop > start:

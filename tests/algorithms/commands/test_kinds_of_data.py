@@ -20,7 +20,7 @@ def kind(request):
 
 @pytest.fixture(scope="module")
 def data(kind, point_maze_dir, tmp_path_factory):  # noqa: F811
-    """What the dataset is called, and the options that go with the name."""
+    """A dataset's name, and the options that go with it."""
     folder = tmp_path_factory.mktemp(kind)
     name, file = POINT_MAZE, folder / "mine.npz"
     if kind == "generated":
@@ -69,7 +69,7 @@ def test_training_goes_on(data, run_dir):
 
 
 def test_offline_agents_train(data, kind, tmp_path):
-    """With the rewards of the file, where it has some."""
+    """Offline agents train on the file's rewards, where it has some."""
     name, where = data
     command = ["train", "iql" if kind in ("imported", "handmade") else "gcivl", "--env-name", name, *where]
     small = ["--steps", "2", "--batch-size", "8", "--hidden", "8", "--critic-hidden", "8", "--quiet"]

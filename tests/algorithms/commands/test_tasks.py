@@ -90,7 +90,7 @@ QUICK = [command for command in COMMANDS_OF_TASKS if "ur3" in command or "train 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", selected(COMMANDS_OF_TASKS, QUICK, part="commands"))
 def test_every_command_runs_as_printed(command, tmp_path, monkeypatch, capsys):
-    """For two steps; with data of the right shape, and an evaluation of one short episode."""
+    """Two steps on data of the right shape, and an evaluation of one short episode."""
     task = COMMANDS_OF_TASKS[command]
     monkeypatch.chdir(tmp_path)
     words = [*shlex.split(command)[1:], "--steps", "2", "--eval-episodes", "1", "--quiet"]

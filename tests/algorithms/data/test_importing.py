@@ -29,7 +29,7 @@ def write_relay(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_minari(folder: Path, *, size: int = 59, episodes: int = len(LENGTHS)) -> list[tuple[np.ndarray, np.ndarray]]:
-    """As Minari writes them: one observation more than actions, goals beside the state, one of them a dictionary."""
+    """Episodes as Minari writes them: one observation more than actions, goals beside states, one in a dictionary."""
     (folder / "data").mkdir(parents=True)
     written = []
     with h5py.File(folder / "data" / "main_data.hdf5", "w") as file:

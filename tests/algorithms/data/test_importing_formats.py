@@ -93,7 +93,7 @@ def test_robomimic_without_next_observations_leaves_out_what_was_only_cut(tmp_pa
 
 
 def test_an_episode_with_other_arrays_is_refused(tmp_path: Path) -> None:
-    """What the first episode lacks must not be dropped from the others."""
+    """An array that the first episode lacks must not be dropped from the others."""
     for key in ("rewards", "obs/object"):
         write_robomimic(tmp_path / "demos", episodes=4)
         with h5py.File(tmp_path / "demos", "a") as file:

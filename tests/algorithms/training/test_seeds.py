@@ -51,7 +51,7 @@ def test_every_seed_takes_the_path_of_a_run_of_its_own(name, options, on_device,
 
 
 def test_seeds_whose_permutations_differ_do_not_run_together():
-    """As those of an old checkpoint beside a new one's: the flows share what is neither parameter nor buffer."""
+    """Seeds of an old checkpoint and of a new one: flows in one batch share what is neither parameter nor buffer."""
     agents, _ = make_learner("nf_bc", (0, 1))
     SeedStack(agents)
     flow = next(module for module in agents[1].modules() if isinstance(module, CouplingFlow))

@@ -249,7 +249,7 @@ def test_a_flow_goes_with_its_last_name():
 
 
 class TestNotFinite:
-    """What is not finite is named, and never becomes an action."""
+    """Numbers that are not finite are named, and never become an action."""
 
     @pytest.fixture(params=["native", "reference", "other encoder"])
     def frozen(self, request):

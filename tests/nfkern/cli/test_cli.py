@@ -60,7 +60,7 @@ def test_unknown_commands_are_usage_errors(args, message, capsys):
 
 
 def one_line(capsys):
-    """What a command has said of an error: on stderr, in one line, and nothing else."""
+    """A command's message about an error: one line on stderr, and nothing else."""
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("nfkern")

@@ -13,7 +13,7 @@ from nfkern.errors import UserError, check_least, closest
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a command."""
+    """A command's settings."""
 
     place: tyro.conf.Positional[Path]
     """Where."""

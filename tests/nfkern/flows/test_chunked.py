@@ -12,7 +12,7 @@ NAMES = ["paper", "inverted", "tanh_bounds", "causal_published", "causal_prefix"
 
 @pytest.fixture
 def seen(monkeypatch):
-    """How many contexts each projection got."""
+    """Number of contexts of each projection."""
     found, project = [], {}
     for maps in (flows.nfkern.CouplingFlow, flows.nfkern.CausalFlow):
         project[maps] = maps._project_rows

@@ -1,4 +1,4 @@
-"""What is no weight is out of reach of what averages, casts and copies weights; what is no permutation is refused."""
+"""Fixed state stays as it is when weights are averaged, cast and copied; a permutation that is none is refused."""
 
 import copy
 
