@@ -20,8 +20,10 @@ from nfkern.algorithms.agents.optimization import (
     move_average,
     optimization,
 )
+from nfkern.algorithms.agents.policy import FlowPolicy, Policy, check_inputs
 from nfkern.algorithms.data import DatasetStatistics
 from nfkern.algorithms.data.transitions import ColumnStatistics
+from nfkern.flows.flow import Flow
 from nfkern.flows.normalizer import Mode, Normalizer
 
 Batch = Mapping[str, np.ndarray] | Mapping[str, torch.Tensor]
@@ -228,12 +230,30 @@ class Agent(nn.Module, ABC):
 
     def _checked_conditioning(self, observations: np.ndarray, goals: np.ndarray | None) -> torch.Tensor:
         """Check the arguments of `act`, and return their `_conditioning`."""
-        expected = (len(observations), self.history, self.sizes["observation_size"])
-        if observations.shape != expected:
-            raise ValueError(f"observations: expected shape {expected}, got {observations.shape}")
-        if (goals is None) == self.goal_conditioned:
-            raise ValueError(f"goals: expected {'an array' if self.goal_conditioned else 'None'}, got {type(goals)}")
+        check_inputs(observations, goals, (self.history, self.sizes["observation_size"]), self.goal_conditioned)
         return self._conditioning(self._tensor(observations), None if goals is None else self._tensor(goals))
+
+    def freeze(self) -> Policy:
+        """Return a policy that acts as this agent does now, faster where the agent has a flow.
+
+        Its actions are those of `act` up to rounding. A flow acts on the CPU, wherever it was trained. An agent without
+        a flow is returned as it is.
+        """
+        return self
+
+    def _frozen(self, flow: Flow, encoder: nn.Module, sigma: float) -> FlowPolicy:
+        """Return a flow behind its encoder, on the CPU; `sigma`, in normalised units, is that of the denoising step."""
+        return FlowPolicy(
+            flow.freeze(encoder=encoder).cpu(),
+            sigma,
+            observations=self.observation_normalizer,
+            actions=self.action_normalizer,
+            bounds=(self.action_low, self.action_high),
+            history=self.history,
+            chunk=self.chunk,
+            execute=self.execute,
+            goal_conditioned=self.goal_conditioned,
+        )
 
     def _clip(self, actions: torch.Tensor) -> torch.Tensor:
         """Clip normalised actions (n, action_size) to the bounds of the data, as `act` does."""

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from nfkern.algorithms.agents import listing
 from nfkern.algorithms.agents.base import REGISTERED, Agent
 from nfkern.algorithms.agents.config import Preset
+from nfkern.algorithms.agents.policy import Policy
 from nfkern.checkpoint import FORMAT_VERSION, read_tensors
 from nfkern.errors import UserError
 from nfkern.host.files import read_json, write_json
@@ -81,6 +82,11 @@ def load_agent(folder: str | Path, device: torch.device | str = "cpu") -> Agent:
     except RuntimeError as error:
         raise ValueError(f"folder: weights in {folder} do not fit: {error}") from None
     return agent.to(device)
+
+
+def load_policy(folder: str | Path) -> Policy:
+    """Restore an agent from `save_agent`'s folder and freeze it for acting; errors as of `load_agent`."""
+    return load_agent(folder).freeze()
 
 
 def _former_bounds(tensors: Mapping[str, torch.Tensor], mode: str) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import tyro
 
-from nfkern.algorithms.agents.registry import AGENTS, load_agent
+from nfkern.algorithms.agents.registry import AGENTS, load_policy
 from nfkern.algorithms.envs.make import SuccessTiming, UnknownEnvironment, environment_id
 from nfkern.algorithms.evaluation.blocks import Loader
 from nfkern.algorithms.evaluation.evaluate import EnvironmentPool, make_settings
@@ -133,7 +133,7 @@ class _Policy:
 
     @property
     def loader(self) -> Loader:
-        return functools.partial(load_agent, self.checkpoint.path)
+        return functools.partial(load_policy, self.checkpoint.path)
 
     @classmethod
     def open(cls, path: Path, step: str, eval_env: str | None) -> "_Policy":

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from nfkern.algorithms.agents.policy import Policy
 from nfkern.algorithms.envs.make import PinnedTask
 from nfkern.algorithms.evaluation.progress import BlockResult
 from nfkern.algorithms.evaluation.result import Block, EvaluationSettings, Trajectory
-from nfkern.algorithms.evaluation.rollout import EnvironmentPool, Episode, Policy, run_block
+from nfkern.algorithms.evaluation.rollout import EnvironmentPool, Episode, run_block
 from nfkern.errors import UserError
 from nfkern.host.interrupts import uninterrupted
 
@@ -28,7 +29,7 @@ Loader = Callable[[], Policy]
 Results = Generator[tuple[Block, BlockResult], None, None]
 
 
-def load_policy(policy: Policy | Loader) -> Policy:
+def _loaded(policy: Policy | Loader) -> Policy:
     """Return the policy itself, or the one that the loader loads."""
     return cast(Policy, policy) if hasattr(policy, "act") else policy()
 
@@ -37,7 +38,7 @@ def run_here(
     policy: Policy | Loader, pool: EnvironmentPool, settings: EvaluationSettings, todo: list[Block], bar: "tqdm[None]"
 ) -> Results:
     """Yield each block with its result, in order."""
-    policy = load_policy(policy) if todo else policy
+    policy = _loaded(policy) if todo else policy
     successes = 0
 
     def finished(episode: Episode) -> None:

@@ -9,12 +9,13 @@ from typing import cast
 
 from tqdm import tqdm
 
+from nfkern.algorithms.agents.policy import Policy
 from nfkern.algorithms.envs import imitation
 from nfkern.algorithms.envs.make import SuccessTiming
 from nfkern.algorithms.evaluation.blocks import Loader, run_here, run_in_workers
 from nfkern.algorithms.evaluation.progress import BlockResult, ProgressFile
 from nfkern.algorithms.evaluation.result import Block, EvaluationResult, EvaluationSettings, Trajectory
-from nfkern.algorithms.evaluation.rollout import EnvironmentPool, Episode, Policy
+from nfkern.algorithms.evaluation.rollout import EnvironmentPool, Episode
 
 __all__ = ["EnvironmentPool", "EvaluationResult", "EvaluationSettings", "Loader", "Policy", "evaluate", "make_settings"]
 

@@ -3,48 +3,13 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import gymnasium
 import numpy as np
 import torch
 
+from nfkern.algorithms.agents.policy import Policy
 from nfkern.algorithms.envs.make import PinnedTask, SuccessTiming, make_environment
-
-
-class Policy(Protocol):
-    """The interface that the evaluator needs of an agent; plain attributes will do."""
-
-    @property
-    def history(self) -> int:
-        """The number of observations that a decision sees, the current one included."""
-
-    @property
-    def chunk(self) -> int:
-        """The number of actions that one decision returns."""
-
-    @property
-    def execute(self) -> int:
-        """The number of these that are executed before the next decision, 1 to `chunk`."""
-
-    @property
-    def goal_conditioned(self) -> bool:
-        """Whether `act` needs goals."""
-
-    def act(
-        self, observations: np.ndarray, goals: np.ndarray | None = None, generator: torch.Generator | None = None
-    ) -> np.ndarray:
-        """Decide for a batch.
-
-        Args:
-            observations: (n, history, observation_size) float32, oldest first.
-            goals: (n, goal_size) float32, or None for a policy that is not goal-conditioned.
-            generator: a CPU generator, the only source of randomness to draw from.
-
-        Returns:
-            Actions (n, chunk, action_size).
-        """
-        ...
 
 
 @dataclass(frozen=True, order=True)

@@ -132,7 +132,7 @@ def _act(agent: Agent, batch: dict[str, np.ndarray], rows: np.ndarray, samples: 
     observations = batch["observations"].reshape(len(batch["observations"]), -1, agent.sizes["observation_size"])
     observations = observations[rows, -agent.history :].repeat(samples, 0)
     goals = batch["goals"][rows].repeat(samples, 0) if agent.goal_conditioned else None
-    actions = agent.act(observations, goals, torch.Generator().manual_seed(0))
+    actions = agent.freeze().act(observations, goals, torch.Generator().manual_seed(0))
     return actions[:, 0].reshape(len(rows), samples, -1)
 
 

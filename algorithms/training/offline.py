@@ -13,7 +13,7 @@ import torch
 from nfkern.algorithms.agents.base import Agent
 from nfkern.algorithms.agents.config import AgentConfig
 from nfkern.algorithms.agents.optimization import Info
-from nfkern.algorithms.agents.registry import AGENTS, load_agent
+from nfkern.algorithms.agents.registry import AGENTS, load_policy
 from nfkern.algorithms.data import BatchSampler, DeviceBatchSampler, DeviceDataset, TransitionDataset
 from nfkern.algorithms.data.task_rewards import RELABEL_COLUMNS, with_task_rewards
 from nfkern.algorithms.runs.checkpoint import Checkpoint
@@ -248,7 +248,7 @@ class OfflineTraining(Training):
         )
         if evaluations.find_same(step, wanted) is not None:
             return
-        policy = agent if self._eval_workers == 1 else functools.partial(load_agent, checkpoint.path)
+        policy = agent.freeze() if self._eval_workers == 1 else functools.partial(load_policy, checkpoint.path)
         progress = not self.settings.quiet
         evaluations.evaluate(step, policy, self._pool, wanted, workers=self._eval_workers, progress=progress)
         log.evaluation(step)

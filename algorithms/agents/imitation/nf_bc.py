@@ -1,7 +1,7 @@
 """NF-BC: behavioural cloning with a conditional normalizing flow."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from nfkern.algorithms.agents.base import register
 from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning, BehavioralCloningConfig
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
+from nfkern.algorithms.agents.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -150,3 +151,8 @@ class NFBC(BehavioralCloning):
         if not self.config.denoise:
             return flow.sample((), context, noise=noise).flatten(1)
         return flow.sample_denoised(self.config.noise_std, (), context, noise=noise).flatten(1)
+
+    def freeze(self) -> Policy:
+        """Return the flow frozen behind its encoder."""
+        networks, sigma = self._acting(), self.config.noise_std if self.config.denoise else 0.0
+        return self._frozen(cast(Flow, networks["flow"]), networks["encoder"], sigma)

@@ -11,6 +11,7 @@ from nfkern import CouplingFlow, Encoder, Flow
 from nfkern.algorithms.agents.base import register
 from nfkern.algorithms.agents.offline.base import OfflineRL, PolicyValueConfig, Transitions, task_presets
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
+from nfkern.algorithms.agents.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,11 @@ class NFRLBC(OfflineRL):
         self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
     ) -> torch.Tensor:
         return _sampled(networks, conditioning, self._noise(len(conditioning), generator))
+
+    def freeze(self) -> Policy:
+        """Return the flow frozen behind its encoder."""
+        networks = self._acting()
+        return self._frozen(_flow(networks), networks["encoder"], 0.0)
 
 
 def _flow(networks: nn.ModuleDict) -> Flow:

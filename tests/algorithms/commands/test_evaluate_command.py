@@ -18,11 +18,11 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Stand-ins for training runs: a checkpoint holds nothing but the policy's noise."""
     loaded: list[Path] = []
 
-    def load_agent(checkpoint: Path) -> StraightToGoal:
+    def load_policy(checkpoint: Path) -> StraightToGoal:
         loaded.append(checkpoint)
         return StraightToGoal(noise=float((checkpoint / "agent.safetensors").read_text()))
 
-    monkeypatch.setattr("nfkern.algorithms.commands.evaluate.load_agent", load_agent)
+    monkeypatch.setattr("nfkern.algorithms.commands.evaluate.load_policy", load_policy)
     return loaded
 
 
