@@ -36,8 +36,10 @@ _switch = _Switch()
 class Op:
     """An op under two names: `name`, which native kernels may override, and `name_reference`, which they may not."""
 
-    def __init__(self, name: str, rank: int | None, rows: Rows | None, check: Callable[..., None]) -> None:
-        self.name, self.rows = name, rows
+    def __init__(
+        self, name: str, rank: int | None, rows: Rows | None, check: Callable[..., None], differentiable: bool
+    ) -> None:
+        self.name, self.rows, self.differentiable = name, rows, differentiable
         self.dispatched = getattr(torch.ops.nfkern, name).default
         self.reference = getattr(torch.ops.nfkern, f"{name}_reference").default
         self._rank, self._check = rank, check
@@ -131,6 +133,11 @@ def native_or_reference(name: str, native: Native) -> Callable[..., Any]:
     return run
 
 
+def native_kernel(name: str, device_type: str) -> Native | None:
+    """Return an op's native kernel for a type of device, if it has one."""
+    return _natives.get((name, device_type))
+
+
 @functools.cache
 def _say_once(device_type: str, reasons: str) -> None:
     warnings.warn(
@@ -168,7 +175,7 @@ def define(
         backward: `(ctx, *grads) -> grads of the arguments`, with or without seeds; runs what the forward pass ran.
         check: of the op's arguments, for one seed; raises where the op is not defined for them. Whatever comes through
             the dispatcher is checked, for the reference and for native kernels.
-        setup_context: `(ctx, inputs, output)`, keeps what backward needs.
+        setup_context: `(ctx, inputs, output)`, keeps what backward needs; None for ops that have no gradient.
         rows: where rows are, if `torch.vmap` over them may become one call with more rows.
         differentiable_reference: whether `torch.func` and forward-mode AD may go through the reference, operation by
             operation; else they are refused.
@@ -181,7 +188,7 @@ def define(
     names = (name, f"{name}_reference")
     for qualified in names:
         _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag,))
-    op = _ops[name] = Op(name, rank, rows, check)
+    op = _ops[name] = Op(name, rank, rows, check, differentiable=setup_context is not None)
     definition, fake = _without_autocast(over_seeds(reference, rank)), fake_over_seeds(fake, rank)
 
     def checked(*args: Any) -> Any:
@@ -270,7 +277,7 @@ def backend_reasons(name: str, device: torch.device | str) -> list[str]:
     key = _KEYS.get(device.type)
     if key is None or not torch._C._dispatch_has_kernel_for_dispatch_key(f"nfkern::{name}", key):
         return ["this version has no native kernel for it"]
-    native = _natives.get((name, device.type))
+    native = native_kernel(name, device.type)
     reasons = [] if native is None else list(native.device_reasons(device))
     return [*reasons, *(["use_reference() is in force"] if _switch.forced else [])]
 
