@@ -184,7 +184,7 @@ class CouplingCalls(Calls):
         return found
 
     def _matrices(self, ops: Ops, i: CouplingInputs) -> dict[str, torch.Tensor]:
-        """Whatever else a flow calls: its matrices, and the base density."""
+        """Call the other ops of a flow: its matrices, and the base density."""
         found = {}
         for kind, inverse in (("matrix", False), ("inverse", True)):
             factors = (i.lu, i.permutation, inverse)

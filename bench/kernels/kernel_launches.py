@@ -56,7 +56,7 @@ class Compilation:
 
     @property
     def mode(self) -> str:
-        """The map and what else is switched on, as in `to_data save`."""
+        """Return the map and what else is switched on, as in `to_data save`."""
         constants = dict(self.constants)
         words = [constants["MODE"]] if "MODE" in constants else []
         if "TO_DATA" in constants:
@@ -66,7 +66,7 @@ class Compilation:
 
     @property
     def launch(self) -> str:
-        """Tile, chunks, warps and stages."""
+        """Return tile, chunks, warps and stages as text."""
         constants, options = dict(self.constants), dict(self.options)
         sizes = [str(constants[name]) for name in ("TILE", "CHUNK1", "CHUNK2") if name in constants]
         extent = f"{options.get('num_warps', 4)}w {options.get('num_stages', 3)}s"
@@ -74,7 +74,7 @@ class Compilation:
 
     @property
     def products(self) -> bool:
-        """Whether it has matrix products, which `arithmetic` is about."""
+        """True for a kernel with matrix products, whose precision `arithmetic` is."""
         return "PRECISION" in dict(self.constants)
 
 
@@ -146,14 +146,14 @@ def compilation(launch: Launch, pdl: bool, arithmetic: Arithmetic = "ieee", case
 
 @functools.cache
 def _parameters(kernel: Any) -> list[tuple[str, bool, bool, Any]]:
-    """Each parameter's name, whether it is a compile-time constant, whether all values share code, and its default."""
+    """Return each parameter's name, two flags (compile-time constant; one code for all values) and its default."""
     # As Triton would compile it, also where it interprets.
     compiled = kernel if isinstance(kernel, triton.JITFunction) else triton.JITFunction(kernel.fn, **kernel.kwargs)
     return [(p.name, p.is_constexpr, p.do_not_specialize, p.default) for p in compiled.params]
 
 
 def _type(value: Any, general: bool) -> str:
-    """Triton's name of an argument's type; a `general` integer is compiled once for all values."""
+    """Return Triton's name of an argument's type; a `general` integer is compiled once for all values."""
     if isinstance(value, torch.Tensor):
         return f"*{_NAMES[value.dtype]}"
     if isinstance(value, float):
@@ -164,5 +164,5 @@ def _type(value: Any, general: bool) -> str:
 
 
 def _address(value: Any) -> int:
-    """An integer, or where a tensor lies; without data, from the beginning of its memory."""
+    """Return an integer, or a tensor's address; without data, counted from the beginning of its memory."""
     return value.data_ptr() if isinstance(value, torch.Tensor) else int(value)

@@ -1,7 +1,7 @@
 """`nfkern bench resources`: registers, spills and shared memory of every kernel, held against a budget, without a GPU.
 
-What a budget can and cannot say: a spill or a missing matrix instruction is a defect; which of two launches without
-either is faster, only a measurement tells.
+A spill or a missing matrix instruction is a defect. A budget does not tell which of two launches without either is
+faster: that takes a measurement.
 """
 
 import json
@@ -71,7 +71,7 @@ have (seen at 64 to 128 registers of 255, Triton 3.7, 2026-11): that is its choi
 
 @dataclass(frozen=True)
 class Line:
-    """A kernel's usage on a target, and how it breaks the budget."""
+    """A kernel's usage on a target, and the reasons for which it is over budget."""
 
     target: str
     compilation: Compilation
@@ -80,7 +80,7 @@ class Line:
 
 
 def broken(each: Compilation, used: Usage, budget: Budget) -> tuple[str, ...]:
-    """How a kernel breaks a budget; empty if it does not."""
+    """Return the reasons for which a kernel is over budget; empty if it is not."""
     reasons = []
     limit = budget.registers
     if limit is not None and used.stack > (MOVED_STACK if used.registers < limit else 0):

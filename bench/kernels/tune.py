@@ -21,7 +21,7 @@ from nfkern.kernels.coupling.triton_launch import LAUNCHES, MANY, Arithmetic, La
 
 Table = dict[tuple[str, Arithmetic], tuple[tuple[int, LaunchConfig], ...]]
 MOST_ROWS = 4096
-"""What entries without a limit are tuned for."""
+"""Rows that entries without a limit are tuned for."""
 GAIN = 0.03
 """A neighbour must be so much faster, relative, to be taken: less is noise."""
 
@@ -75,7 +75,7 @@ def tuned(case: FlowCase, device: torch.device) -> Table:
 def search(
     start: LaunchConfig, seconds: Callable[[LaunchConfig], float], fits: Callable[[LaunchConfig], bool]
 ) -> LaunchConfig:
-    """Walk from neighbour to faster neighbour; every launch is timed once, and one that breaks is none."""
+    """Walk from neighbour to faster neighbour; every launch is timed once, and one that fails is left out."""
 
     def timed(launch: LaunchConfig) -> float:
         try:
@@ -130,7 +130,7 @@ def source(table: Table) -> str:
 
 @contextmanager
 def launched(kernel: str, arithmetic: Arithmetic, launch: LaunchConfig, step_rows: int) -> Iterator[None]:
-    """Inside, every number of rows takes this launch, and maps of more than `step_rows` rows the flow kernel."""
+    """Use a launch for every number of rows inside the context, and the flow kernel above `step_rows` rows."""
     before, rows_before = LAUNCHES[kernel, arithmetic], triton_launch.STEP_ROWS
     LAUNCHES[kernel, arithmetic], triton_launch.STEP_ROWS = ((MANY, launch),), step_rows
     try:

@@ -25,7 +25,7 @@ _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
 
 class _Switch(threading.local):
-    """Whether this thread's calls go to the reference."""
+    """A switch that sends this thread's calls to the reference."""
 
     forced = False
 
@@ -107,7 +107,7 @@ class Native:
 
 
 def native_or_reference(name: str, native: Native) -> Callable[..., Any]:
-    """An op's native kernel, giving way to the reference; with seeds in front, the kernel gets them all at once."""
+    """Return an op's native kernel, with the reference for calls that it does not take; it gets all seeds at once."""
     op = _ops[name]
 
     def call(*args: Any) -> Any:
@@ -216,7 +216,7 @@ def define(
 
 
 def _as_forward(backward: Callable[..., Any], reference: bool) -> Callable[..., Any]:
-    """A backward that runs what its forward pass ran: autograd has threads of its own, which no context reaches."""
+    """Return a backward that runs what its forward pass ran: no context reaches autograd's own threads."""
 
     @functools.wraps(backward)
     def run(ctx: Any, *grads: Any) -> Any:
@@ -238,7 +238,7 @@ def gathered(function: Callable[..., Any], before: int, first: Any, second: Any)
 
 
 def may_differentiate(arguments: Iterable[Any]) -> bool:
-    """Whether autograd may want gradients of such a call; a tensor under `torch.vmap` does not tell."""
+    """True if autograd may want gradients of such a call; of a tensor under `torch.vmap` it cannot be known."""
 
     def may(argument: Any) -> bool:
         if not isinstance(argument, torch.Tensor):
@@ -251,7 +251,7 @@ def may_differentiate(arguments: Iterable[Any]) -> bool:
 
 
 def refuse_gradient(what: str, instead: str = "detach its inputs") -> Callable[..., Any]:
-    """A backward for ops that have none: silent zero gradients would be worse than an error."""
+    """Return a backward for ops without gradients: silent zeros would be worse than an error."""
 
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         raise RuntimeError(f"nfkern: {what} is not differentiable; {instead}")
@@ -260,19 +260,19 @@ def refuse_gradient(what: str, instead: str = "detach its inputs") -> Callable[.
 
 
 def refuse_second_gradient(what: str) -> Callable[..., Any]:
-    """A backward for the derivative of an op."""
+    """Return a backward for the derivative of an op."""
     instead = "take second derivatives by torch.func alone, as torch.func.hessian or torch.func.grad twice"
     return refuse_gradient(f"the gradient of {what} (double backward)", instead)
 
 
 def registered_backends(device: torch.device | str = "cpu") -> dict[str, str]:
-    """Which implementation each op would run on `device`: `native` or `reference`."""
+    """Return the implementation that each op would run on `device`: `native` or `reference`."""
     device = torch.device(device)
     return {name: "reference" if backend_reasons(name, device) else "native" for name in _ops}
 
 
 def backend_reasons(name: str, device: torch.device | str) -> list[str]:
-    """Why an op would run its reference on `device`; empty if it would run a native kernel."""
+    """Return the reasons for which an op would run its reference on `device`; empty if it would run a native kernel."""
     device = torch.device(device)
     key = _KEYS.get(device.type)
     if key is None or not torch._C._dispatch_has_kernel_for_dispatch_key(f"nfkern::{name}", key):
@@ -283,7 +283,7 @@ def backend_reasons(name: str, device: torch.device | str) -> list[str]:
 
 
 def reference_forced() -> bool:
-    """Whether `use_reference()` is in force in this thread."""
+    """True while `use_reference()` is in force in this thread."""
     return _switch.forced
 
 

@@ -1,4 +1,4 @@
-"""Example arguments of `compose`'s ops, and matrices for whoever needs some."""
+"""Example arguments of `compose`'s ops, and factors of matrices."""
 
 import torch
 
