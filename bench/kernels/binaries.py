@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -79,9 +80,9 @@ def warm_up(each: Compilation) -> Any:
 
 
 def _example(kind: str, aligned: bool) -> Any:
-    """Return an argument of this type for `JITFunction.warmup`, which takes a dtype in a tensor's place."""
+    """Return an argument of this type for `JITFunction.warmup`, which looks at a tensor's dtype and address."""
     if kind[0] == "*":
-        return DTYPES[kind[1:]]
+        return torch.empty(2, dtype=DTYPES[kind[1:]], device="meta")[0 if aligned else 1 :]
     if kind == "fp32":
         return 0.5
     return (1 << 40 if kind == "i64" else 0) + (16 if aligned else 7)
