@@ -1,4 +1,4 @@
-"""LayerNorm as the references use it, and its derivative: PyTorch's own, and written out in transforms.
+"""LayerNorm of the references and its derivative: PyTorch's own, or written out inside transforms.
 
 There PyTorch's is not enough (torch 2.13). To a second derivative, the tangents of `native_layer_norm` are constants:
 `torch.func.jacfwd` of `jacfwd` of `torch.nn.functional.layer_norm` is wrong. `native_layer_norm_backward` has no

@@ -20,6 +20,7 @@ PARTS = {
     "targets": (
         "kernels/*triton*",
         "bench/kernels/binaries.py",
+        "bench/kernels/calls.py",
         "bench/kernels/kernel_launches.py",
         "bench/kernels/resources.py",
     ),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -50,7 +51,7 @@ class Usage:
 
 
 def compile_kernel(each: Compilation, target: GPUTarget) -> Any:
-    """Triton's compiled kernel.
+    """Return Triton's compiled kernel.
 
     Raises:
         UserError: TRITON_INTERPRET is set, with which nothing is compiled.
@@ -79,9 +80,9 @@ def warm_up(each: Compilation) -> Any:
 
 
 def _example(kind: str, aligned: bool) -> Any:
-    """An argument of this type for `JITFunction.warmup`, which takes a dtype in a tensor's place."""
+    """Return an argument of this type for `JITFunction.warmup`, which looks at a tensor's dtype and address."""
     if kind[0] == "*":
-        return DTYPES[kind[1:]]
+        return torch.empty(2, dtype=DTYPES[kind[1:]], device="meta")[0 if aligned else 1 :]
     if kind == "fp32":
         return 0.5
     return (1 << 40 if kind == "i64" else 0) + (16 if aligned else 7)
@@ -100,7 +101,7 @@ def usage(each: Compilation, target_name: str) -> Usage:
 
 
 def read_nvidia(resources: str, assembly: str, dynamic_shared: int) -> Usage:
-    """From the output of `cuobjdump -res-usage` and `cuobjdump -sass`."""
+    """Read the output of `cuobjdump -res-usage` and `cuobjdump -sass`."""
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", resources)
     if found is None:
         raise ValueError(f"resources: expected cuobjdump's REG, STACK, SHARED and LOCAL, got {resources[:200]!r}")
@@ -118,7 +119,7 @@ def read_nvidia(resources: str, assembly: str, dynamic_shared: int) -> Usage:
 
 
 def read_amd(assembly: str, shared: int) -> Usage:
-    """From the assembly that Triton keeps."""
+    """Read the assembly that Triton keeps."""
     found = Counter({name: int(value) for name, value in _NAMED.findall(assembly)})
     matrix = Counter(re.findall(r"^\s+(v_mfma_\w+)", assembly, re.MULTILINE))
     return Usage(

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""A kernel that does nothing: what a launch itself costs."""
+"""A kernel that does nothing, to time a launch."""
 
 import triton
 import triton.language as tl
@@ -8,7 +8,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 @triton.jit
 def empty_kernel(PDL: tl.constexpr):
-    """Wait for the launch before, if there is a choice, and let the next one go."""
+    """Wait for the launch before and let the next one start, where launches are dependent."""
     if PDL:
         gdc_wait()
         gdc_launch_dependents()

@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.util import find_spec
@@ -35,7 +35,7 @@ from nfkern.bench.rivals.graphed import Graphed
 from nfkern.bench.runner import Candidate, admit, record_of
 from nfkern.bench.works.causal_works import CAUSAL_WORKS
 from nfkern.bench.works.flow_works import FLOW_WORKS
-from nfkern.kernels.dispatch.triton_backend import launch
+from nfkern.kernels.dispatch.triton_backend import dependent, launch
 
 BUDGET_S = 300.0
 """Seconds of all timings."""
@@ -86,14 +86,14 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Measured:
-    """A record, and how many kernels a call launches where a profiler can tell."""
+    """A record, and the number of kernels of a call where a profiler can tell."""
 
     record: Record
     launches: int | None
 
 
 def row(work: str, case: str, batch: int, variants: Sequence[Variant]) -> Row:
-    """A row of the suite for those of `variants` that do this work."""
+    """Return a row of the suite for those of `variants` that do this work."""
     works: dict[str, Work] = {each.name: each for each in (*FLOW_WORKS, *CAUSAL_WORKS)}
     return Row(works[work], CASES[case], batch, 1, tuple(v for v in variants if work in v.builders))
 
@@ -138,7 +138,7 @@ def measure(
 def graph_seconds(
     run: Callable[..., Any], inputs: Sequence[Tensors], device: torch.device, capture: Capture, replays: int = REPLAYS
 ) -> float:
-    """Median device time of a call, one graph holding a call for each set of inputs."""
+    """Return the median device time of a call, one graph holding a call for each set of inputs."""
     replay, _ = capture(lambda *_: _tensors([run(*pair) for pair in inputs]), inputs[0])
     stopwatch = stopwatch_for(device)
     for _ in range(5):
@@ -148,7 +148,7 @@ def graph_seconds(
 
 
 def launch_count(call: Callable[[], Any], device: torch.device) -> int | None:
-    """Kernels that a call launches, copies and fills not counted; None without a GPU."""
+    """Count the kernels that a call launches, without copies and fills; None without a GPU."""
     if device.type != "cuda":
         return None
     call()
@@ -165,31 +165,17 @@ def _tensors(results: Any) -> Tensors:
 
 
 LAUNCHES, PROGRAMS = 200, 16
-_EDGES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("plain", {"PDL": False}),
-    ("with programmatic dependent launch", {"PDL": True, "launch_pdl": True}),
-)
 
 
 def limits(device: torch.device, capture: Capture, size: int, copied: int) -> Iterator[str]:
-    """One line each.
-
-    Args:
-        device: where.
-        capture: how to capture a graph.
-        size: of the matrices.
-        copied: bytes.
-    """
+    """Measure the most that a device can do, a line each: `copied` bytes, products of matrices of `size`, launches."""
     source = torch.randn(copied // 4, device=device)
     target = torch.empty_like(source)
     seconds = graph_seconds(target.copy_, [(source,)], device, capture, replays=20)
     yield f"copy of {copied >> 20} MiB: {2 * copied / seconds / 1e12:.3g} TB/s read and written"
     del source, target
-    for name, dtype, precision in (
-        ("bf16", torch.bfloat16, "ieee"),
-        ("tf32", torch.float32, "tf32"),
-        ("fp32", torch.float32, "ieee"),
-    ):
+    precisions = (("bf16", torch.bfloat16, "ieee"), ("tf32", torch.float32, "tf32"), ("fp32", torch.float32, "ieee"))
+    for name, dtype, precision in precisions:
         # Random numbers: zeros take less power and so run faster.
         left, right = torch.randn(2, size, size, device=device).to(dtype)
         with matmul_precision(precision):
@@ -198,14 +184,12 @@ def limits(device: torch.device, capture: Capture, size: int, copied: int) -> It
     if device.type != "cuda":
         yield "launches in a graph: needs a GPU"
         return
-    yield from _edges(device, capture)
-
-
-def _edges(device: torch.device, capture: Capture) -> Iterator[str]:
     from nfkern.bench.kernels.empty_kernel import empty_kernel
 
-    dependent = torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 9
-    for kind, options in _EDGES if dependent else _EDGES[:1]:
+    kinds: dict[str, dict[str, Any]] = {"plain": {"PDL": False}}
+    if (options := dependent(device))["PDL"]:
+        kinds["with programmatic dependent launch"] = options
+    for kind, options in kinds.items():
 
         def many(like: torch.Tensor, options: dict[str, Any] = options) -> None:
             for _ in range(LAUNCHES):
@@ -213,55 +197,6 @@ def _edges(device: torch.device, capture: Capture) -> Iterator[str]:
 
         seconds = graph_seconds(many, [(torch.empty(1, device=device),)], device, capture)
         yield f"{LAUNCHES} empty kernels in a graph, {kind}: {seconds / LAUNCHES * 1e6:.3g} us each"
-
-
-@dataclass
-class Findings:
-    """Everything so far; steps append to it.
-
-    Attributes:
-        environment: where.
-        failures: rows and steps that broke.
-        notes: what was left out, and why.
-        limits: what the device can do at best.
-        measured: timings.
-    """
-
-    environment: Environment
-    failures: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    limits: list[str] = field(default_factory=list)
-    measured: list[Measured] = field(default_factory=list)
-
-
-def write(findings: Findings, folders: Sequence[Path], date: str) -> list[Path]:
-    """Records, if there are any, and page into every folder, named after device and date; the files written."""
-    name = re.sub(r"[^a-z0-9]+", "-", findings.environment.device_name.lower()).strip("-")
-    written = []
-    for folder in folders:
-        records, page = folder / f"{name}-{date}.json", folder / f"{name}-{date}.md"
-        if findings.measured:
-            storage.write(records, [each.record for each in findings.measured])
-            written.append(records)
-        page.write_text(markdown(findings, date), encoding="utf-8")
-        written.append(page)
-    return written
-
-
-def markdown(findings: Findings, date: str) -> str:
-    """The page."""
-    e = findings.environment
-    versions = ", ".join(f"{name} {version}" for name, version in e.versions.items())
-    parts = [
-        f"# {e.device_name}, {date}",
-        f"{versions}; commit {e.commit or 'unknown'}; made by `make gpu-check`.",
-        *_section("Failures", findings.failures),
-        *_section("Left out", findings.notes),
-        *_section("Limits of the device", findings.limits),
-    ]
-    if findings.measured:
-        parts += ["## Times", _LEGEND, "\n".join(table(findings.measured))]
-    return "\n\n".join(parts) + "\n"
 
 
 _LEGEND = """Microseconds a call. *device*: of a `_graph` row, replayed calls without host, median; else from first to
@@ -290,17 +225,12 @@ def table(measured: Sequence[Measured]) -> list[str]:
     return lines
 
 
-def summary(record: Record) -> str:
-    """One line as a measurement ends."""
+def _summary(record: Record) -> str:
     if record.quantiles is None:
         return f"{record.key}: {record.error or record.skipped}"
     device = record.quantiles.device_median_s
     on_device = "" if device is None else f"device {_us(device)} us, "
     return f"{record.key}: {on_device}wall {_us(record.quantiles.median_s)} us"
-
-
-def _section(title: str, lines: Sequence[str]) -> list[str]:
-    return [f"## {title}", "\n".join(f"- {line}" for line in lines)] if lines else []
 
 
 def _us(seconds: float) -> str:
@@ -326,23 +256,25 @@ class Check:
         seconds: float = BUDGET_S,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.device, self.capture, self.findings = device, capture, Findings(environment)
+        self.device, self.environment, self.capture = device, environment, capture
         self.now, self.start, self.seconds = now, now(), seconds
+        self.failures, self.notes, self.limits = list[str](), list[str](), list[str]()
+        self.measured = list[Measured]()
 
-    @property
     def left(self) -> float:
-        """Seconds."""
+        """Return the seconds that are left."""
         return self.start + self.seconds - self.now()
 
-    def say(self, text: str) -> None:
-        """Print with the time since the start."""
+    def say(self, text: str, to: list[str] | None = None) -> None:
+        """Print with the time since the start, and keep in a list."""
+        if to is not None:
+            to.append(text)
         print(f"[{self.now() - self.start:5.0f} s] {text}", flush=True)
 
     def fail(self, title: str, error: Exception) -> None:
         """Note a kernel, a compiler or a baseline that broke: it must not take the rest with it."""
         first = (str(error).strip().splitlines() or [""])[0]
-        self.findings.failures.append(f"{title}: {type(error).__name__}: {first}")
-        self.say(self.findings.failures[-1])
+        self.say(f"{title}: {type(error).__name__}: {first}", self.failures)
 
     def measure(
         self,
@@ -353,33 +285,61 @@ class Check:
     ) -> None:
         """Time rows in turn, as many as leave `reserve` seconds."""
         for done, (work, case, batch) in enumerate(rows):
-            if self.left < reserve:
-                self.findings.notes.append(f"timings: {len(rows) - done} left out for want of time")
-                return self.say(self.findings.notes[-1])
+            if self.left() < reserve:
+                return self.say(f"timings: {len(rows) - done} left out for want of time", self.notes)
             chosen = row(work, case, batch, variants)
             if not chosen.variants:
                 continue
             try:
-                for each in measure(chosen, self.device, self.findings.environment, self.capture, budget):
-                    self.findings.measured.append(each)
-                    self.say(summary(each.record))
-                    if each.record.error and each.record.variant.startswith("nfkern"):
-                        self.findings.failures.append(f"{each.record.key}: {each.record.error}")
+                for each in measure(chosen, self.device, self.environment, self.capture, budget):
+                    self.measured.append(each)
+                    wrong = each.record.error and each.record.variant.startswith("nfkern")
+                    self.say(_summary(each.record), self.failures if wrong else None)
             except Exception as error:
                 self.fail(chosen.name, error)
         return None
 
     def measure_limits(self, reserve: float, size: int = 8192, copied: int = 1 << 30) -> None:
         """Measure the most that the device can do."""
-        if self.left < reserve:
-            self.findings.notes.append("limits of the device: no time left")
-            return
+        if self.left() < reserve:
+            return self.say("limits of the device: no time left", self.notes)
         try:
             for line in limits(self.device, self.capture, size, copied):
-                self.findings.limits.append(line)
-                self.say(line)
+                self.say(line, self.limits)
         except Exception as error:
             self.fail("limits of the device", error)
+        return None
+
+    def write(self, folders: Sequence[Path], date: str) -> list[Path]:
+        """Write records, if there are any, and page into every folder, named after device and date."""
+        name = re.sub(r"[^a-z0-9]+", "-", self.environment.device_name.lower()).strip("-")
+        written = []
+        for folder in folders:
+            records, page = folder / f"{name}-{date}.json", folder / f"{name}-{date}.md"
+            if self.measured:
+                storage.write(records, [each.record for each in self.measured])
+                written.append(records)
+            page.write_text(self.page(date), encoding="utf-8")
+            written.append(page)
+        return written
+
+    def page(self, date: str) -> str:
+        """Return all that was found, as markdown."""
+        e = self.environment
+        made = f"{versions(e)}; commit {e.commit or 'unknown'}; made by `make gpu-check`."
+        parts = [f"# {e.device_name}, {date}", made]
+        sections = {"Failures": self.failures, "Left out": self.notes, "Limits of the device": self.limits}
+        for title, found in sections.items():
+            if found:
+                parts += [f"## {title}", "\n".join(f"- {line}" for line in found)]
+        if self.measured:
+            parts += ["## Times", _LEGEND, "\n".join(table(self.measured))]
+        return "\n\n".join(parts) + "\n"
+
+
+def versions(environment: Environment) -> str:
+    """Return the versions of Python and of packages in words."""
+    return ", ".join(f"{name} {version}" for name, version in environment.versions.items())
 
 
 def main() -> int:
@@ -398,9 +358,8 @@ def main() -> int:
     check = Check(device, current_environment(device), capture_cuda)
     free, total = torch.cuda.mem_get_info(device)
     capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
-    e = check.findings.environment
-    versions = ", ".join(f"{name} {version}" for name, version in e.versions.items())
-    check.say(f"{e.device_name}, capability {capability}, {free >> 20} of {total >> 20} MiB free; {versions}")
+    e = check.environment
+    check.say(f"{e.device_name}, capability {capability}, {free >> 20} of {total >> 20} MiB free; {versions(e)}")
     folders = [RESULTS, *([Path(os.environ["OUT"])] if os.environ.get("OUT") else [])]
     try:
         check.measure(OURS, 60)
@@ -408,15 +367,15 @@ def main() -> int:
         # Compiling the two variants of a row takes 20 to 120 s (2026-11, two cores).
         check.measure(COMPILED, 120)
     except KeyboardInterrupt:
-        check.findings.failures.append("interrupted")
+        check.failures.append("interrupted")
     finally:
         # Also of a run that broke off: a GPU is not always at hand.
-        written = write(check.findings, folders, datetime.now(UTC).strftime("%Y-%m-%d-%H%M"))
-        for line in (*check.findings.notes, *(f"FAILED: {failure}" for failure in check.findings.failures)):
+        written = check.write(folders, datetime.now(UTC).strftime("%Y-%m-%d-%H%M"))
+        for line in (*check.notes, *(f"FAILED: {failure}" for failure in check.failures)):
             print(line)
         print(f"wrote {', '.join(map(str, written))}; `nfkern bench tables` lists them in {RESULTS / 'README.md'}")
-    check.say(f"{len(check.findings.failures)} failures")
-    return 1 if check.findings.failures else 0
+    check.say(f"{len(check.failures)} failures")
+    return 1 if check.failures else 0
 
 
 if __name__ == "__main__":

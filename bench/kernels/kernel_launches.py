@@ -1,32 +1,20 @@
-"""Triton kernels that nfkern would launch in every configuration of the launch table, found without a GPU.
+"""Triton kernels that calls would launch on a GPU, found without one.
 
-The host functions themselves are run on tensors without data, so that what is listed is what would run.
+The calls themselves are made on tensors without data, and their ops' host functions run: what is listed is what runs.
 """
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from nfkern.bench.core.cases import CausalCase, FlowCase
-from nfkern.bench.problems.causal_problem import random_causal_flow
-from nfkern.kernels import CausalParameters, CouplingParameters
-from nfkern.kernels.affine import triton_launch as causal_affine
-from nfkern.kernels.base import triton_launch as base
-from nfkern.kernels.causal import triton_launch as causal
-from nfkern.kernels.causal.reference import Settings as CausalSettings
-from nfkern.kernels.coupling import triton_derivatives, triton_launch
-from nfkern.kernels.coupling.parameters import Settings
-from nfkern.kernels.coupling.triton_launch import Arithmetic
-from nfkern.kernels.dispatch.triton_backend import recording
-from nfkern.kernels.plu import triton_launch as plu
-
-ROWS = (1, 256, 600, 5000)
-"""Numbers of rows that between them use every entry of both `LAUNCHES`."""
+from nfkern.bench.kernels.calls import Arithmetic, Calls, ops
+from nfkern.kernels.dispatch.registry import native_kernel
+from nfkern.kernels.dispatch.triton_backend import Launch, recording
 
 DTYPES = {
     "fp32": torch.float32,
@@ -36,13 +24,7 @@ DTYPES = {
     "i64": torch.int64,
 }
 """Triton's names."""
-
-
-FLAGS = (
-    "CHAIN", "SAVE", "STORE", "BOUNDED", "INVERSE", "NORM", "GELU", "RESIDUAL", "PREFIX", "GUIDED", "MOVE", "EMBED",
-    "FLIPPED",
-)  # fmt: skip
-"""Constants that switch something on in a kernel."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -74,16 +56,17 @@ class Compilation:
 
     @property
     def mode(self) -> str:
-        """The map and what else is switched on, as in `to_data save`."""
+        """Return the map and what else is switched on, as in `to_data save`."""
         constants = dict(self.constants)
         words = [constants["MODE"]] if "MODE" in constants else []
         if "TO_DATA" in constants:
             words.append("to_data" if constants["TO_DATA"] else "to_latent")
-        return " ".join([*words, *(flag.lower() for flag in FLAGS if constants.get(flag))])
+        flags = (name.lower() for name, value in self.constants if value is True and name not in ("PDL", "TO_DATA"))
+        return " ".join([*words, *flags])
 
     @property
     def launch(self) -> str:
-        """Tile, chunks, warps and stages."""
+        """Return tile, chunks, warps and stages as text."""
         constants, options = dict(self.constants), dict(self.options)
         sizes = [str(constants[name]) for name in ("TILE", "CHUNK1", "CHUNK2") if name in constants]
         extent = f"{options.get('num_warps', 4)}w {options.get('num_stages', 3)}s"
@@ -91,105 +74,62 @@ class Compilation:
 
     @property
     def products(self) -> bool:
-        """Whether it has matrix products, which `arithmetic` is about."""
+        """True for a kernel with matrix products, whose precision `arithmetic` is."""
         return "PRECISION" in dict(self.constants)
 
 
-def compilations(
-    cases: tuple[FlowCase | CausalCase, ...],
-    arithmetics: tuple[Arithmetic, ...],
-    rows: tuple[int, ...] = ROWS,
-    pdl: bool = False,
-) -> list[Compilation]:
-    """Every kernel that flows of these shapes need, once each.
+class _HostFunctions(TorchDispatchMode):
+    """Inside, ops run what they would run on a GPU, whatever their tensors' device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        """Call an op's host function if it has one that takes these arguments."""
+        native = native_kernel(func._schema.name.removeprefix("nfkern::"), "cuda")
+        if native is None or native.call_reasons(*args):
+            return func(*args, **(kwargs or {}))
+        with self:
+            return native.load()(*args)
+
+
+def launches_of(call: Callable[[], Any]) -> list[Launch]:
+    """Return what a call of ops would launch on a GPU; its results are not computed."""
+    with recording() as found, _HostFunctions():  # type: ignore[no-untyped-call]
+        call()
+    return found
+
+
+def compilations(chosen: Iterable[tuple[Calls, Iterable[Arithmetic]]], pdl: bool = False) -> Iterator[Compilation]:
+    """Yield every kernel that calls launch, once each.
 
     Args:
-        cases: shapes; of the first, and of causal flows, flows with bounded log_scale too.
-        arithmetics: of the products.
-        rows: numbers of rows.
+        chosen: calls, with the arithmetics of their products.
         pdl: as on hardware with programmatic dependent launch.
     """
-    found: dict[tuple[Any, ...], Compilation] = {}
-    for case in cases:
+    found = set()
+    for calls, arithmetics in chosen:
+        inputs = calls.inputs(torch.device("meta"))
         for arithmetic in arithmetics:
-            with recording() as launches, _arithmetic(arithmetic):
-                for count in rows:
-                    if isinstance(case, CausalCase):
-                        _run_causal(case, arithmetic, count)
-                        continue
-                    for bound in (None, 2.0) if case is cases[0] else (None,):
-                        _run_everything(case, arithmetic, count, bound)
-            for launch in launches:
-                options = dict(launch.options)
-                if pdl and "PDL" in options:
-                    # As `triton_backend.dependent` says on a GPU that has it.
-                    options |= {"PDL": True, "launch_pdl": True}
-                each = _compilation(launch.kernel, launch.args, options, arithmetic, case.name)
-                found.setdefault(each.key, each)
-    return list(found.values())
+            for launch in launches_of(functools.partial(calls.run, ops, inputs, arithmetic)):
+                each = compilation(launch, pdl, arithmetic, calls.name)
+                if each.key not in found:
+                    found.add(each.key)
+                    yield each
 
 
-def _run_everything(case: FlowCase, arithmetic: Arithmetic, rows: int, bound: float | None) -> None:
-    features, blocks, (width1, width2) = case.features, case.blocks, case.hidden
-
-    def new(*shape: int) -> torch.Tensor:
-        return torch.empty(shape, device="meta")
-
-    term, matrices, one, states = new(rows, blocks, 2, width1), new(blocks, features, features), new(), new(rows)
-    x, inputs, kept, moved = new(rows, features), new(blocks, rows, features), (features + 1) // 2, features // 2
-    parameters = CouplingParameters(
-        new(blocks, 2, width1, kept), new(blocks, 2, width1), new(blocks, 2, width1), new(blocks, 2, width2, width1),
-        new(blocks, 2, width2), new(blocks, 2, width2), new(blocks, 2, width2), new(blocks, 2, moved, width2),
-        new(blocks, 2, moved),
-    )  # fmt: skip
-    settings = (parameters, Settings(case.norm_eps, bound, torch.bfloat16 if arithmetic == "half" else None))
-    triton_launch.to_latent(x, term, matrices, one, *settings)
-    triton_launch.to_data(x, term, matrices, one, *settings)
-    triton_derivatives.to_data_with_score(x, term, matrices, matrices, one, *settings)
-    for parameter_grads in (False, True):
-        triton_derivatives.to_latent_backward(x, states, inputs, term, matrices, *settings, parameter_grads)
-        triton_derivatives.to_data_backward(x, states, inputs, term, matrices, *settings, parameter_grads)
-    permutation = torch.empty(blocks, features, dtype=torch.int64, device="meta")
-    for inverse in (False, True):
-        plu.compose(matrices, permutation, inverse)
-        plu.compose_backward(matrices, one, matrices, permutation, inverse)
-    base.standard_normal_log_prob(x)
-    base.standard_normal_log_prob_backward(states, x)
-
-
-def _run_causal(case: CausalCase, arithmetic: Arithmetic, rows: int) -> None:
-    # Two blocks, one of them flipped, of one layer launch what all blocks and layers launch.
-    flow = random_causal_flow(replace(case, blocks=2, layers=1)).to("meta")
-    parameters = CausalParameters(*(getattr(flow, name).detach() for name in CausalParameters._fields))
-    x, term, states = (
-        torch.empty(shape, device="meta") for shape in ((rows, case.tokens, case.features), (rows, 2, case.width), rows)
-    )
-    for prefix, bound in ((False, None), (True, 2.0)):
-        settings = CausalSettings(flow.heads, prefix, 1e-5, bound, torch.bfloat16 if arithmetic == "half" else None)
-        causal.to_latent(x, term, parameters, settings)
-        # All positions launch the same kernels; so many are as many keys as a program takes at once.
-        short = x[:, :34]
-        causal.to_data(short, term, parameters, settings)
-        causal.to_data(short, term, parameters, settings, term[:1], 1.5, True)
-        pairs = torch.empty(rows, case.tokens - 1 + prefix, 2, case.features, device="meta")
-        for flipped in (False, True):
-            causal_affine.causal_affine_backward(x, states, x, pairs, flipped, bound)
-
-
-def _compilation(
-    kernel: Any, args: tuple[Any, ...], options: dict[str, Any], arithmetic: Arithmetic, case: str
-) -> Compilation:
-    compiled = _compiled(kernel)
-    given = dict(zip(kernel.arg_names, args, strict=False)) | options
-    defaults = {p.name: p.default for p in compiled.params if p.has_default}
+def compilation(launch: Launch, pdl: bool, arithmetic: Arithmetic = "ieee", case: str = "") -> Compilation:
+    """Return the code that a launch needs."""
+    kernel, options = launch.kernel, dict(launch.options)
+    if pdl and "PDL" in options:
+        # As `triton_backend.dependent` says on a GPU that has it.
+        options |= {"PDL": True, "launch_pdl": True}
+    given = dict(zip(kernel.arg_names, launch.args, strict=False)) | options
     signature, constants, aligned = [], [], []
-    for index, parameter in enumerate(compiled.params):
-        value = given[parameter.name] if parameter.name in given else defaults[parameter.name]
-        kind = "constexpr" if parameter.is_constexpr else _type(value, parameter.do_not_specialize)
-        signature.append((parameter.name, kind))
+    for index, (name, constant, general, default) in enumerate(_parameters(kernel)):
+        value = given.get(name, default)
+        kind = "constexpr" if constant else _type(value, general)
+        signature.append((name, kind))
         if kind == "constexpr":
-            constants.append((parameter.name, value))
-        elif not parameter.do_not_specialize and (kind[0] == "*" or (kind[0] == "i" and value % 16 == 0)):
+            constants.append((name, value))
+        elif not general and kind[0] in "*i" and _address(value) % 16 == 0:
             aligned.append(index)
     chosen = tuple((name, options[name]) for name in ("num_warps", "num_stages", "launch_pdl") if name in options)
     return Compilation(
@@ -205,15 +145,17 @@ def _compilation(
 
 
 @functools.cache
-def _compiled(kernel: Any) -> Any:
-    """Return the kernel as Triton would compile it, also where it interprets."""
-    return kernel if isinstance(kernel, triton.JITFunction) else triton.JITFunction(kernel.fn, **kernel.kwargs)
+def _parameters(kernel: Any) -> list[tuple[str, bool, bool, Any]]:
+    """Return each parameter's name, two flags (compile-time constant; one code for all values) and its default."""
+    # As Triton would compile it, also where it interprets.
+    compiled = kernel if isinstance(kernel, triton.JITFunction) else triton.JITFunction(kernel.fn, **kernel.kwargs)
+    return [(p.name, p.is_constexpr, p.do_not_specialize, p.default) for p in compiled.params]
 
 
 def _type(value: Any, general: bool) -> str:
-    """Triton's name of an argument's type; a `general` integer is compiled once for all values."""
+    """Return Triton's name of an argument's type; a `general` integer is compiled once for all values."""
     if isinstance(value, torch.Tensor):
-        return "*" + next(name for name, dtype in DTYPES.items() if dtype == value.dtype)
+        return f"*{_NAMES[value.dtype]}"
     if isinstance(value, float):
         return "fp32"
     if value == 1 and not general:
@@ -221,11 +163,6 @@ def _type(value: Any, general: bool) -> str:
     return "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
 
 
-@contextmanager
-def _arithmetic(arithmetic: Arithmetic) -> Iterator[None]:
-    matmul = torch.backends.cuda.matmul
-    before, matmul.fp32_precision = matmul.fp32_precision, "tf32" if arithmetic == "tf32" else "ieee"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before
+def _address(value: Any) -> int:
+    """Return an integer, or a tensor's address; without data, counted from the beginning of its memory."""
+    return value.data_ptr() if isinstance(value, torch.Tensor) else int(value)

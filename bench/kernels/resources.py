@@ -1,7 +1,7 @@
 """`nfkern bench resources`: registers, spills and shared memory of every kernel, held against a budget, without a GPU.
 
-What a budget can and cannot say: a spill or a missing matrix instruction is a defect; which of two launches without
-either is faster, only a measurement tells.
+A spill or a missing matrix instruction is a defect. A budget does not tell which of two launches without either is
+faster: that takes a measurement.
 """
 
 import json
@@ -15,17 +15,32 @@ from typing import Literal
 from nfkern.bench.core.cases import CASES, CausalCase, FlowCase
 from nfkern.bench.core.files import check_writable
 from nfkern.bench.kernels.binaries import TARGETS, Usage, usage
+from nfkern.bench.kernels.calls import Arithmetic, Calls, CausalCalls, CouplingCalls, ExampleCalls
 from nfkern.bench.kernels.kernel_launches import Compilation, compilations
 from nfkern.errors import UserError, check_least
 from nfkern.host.progress import progress_bar
-from nfkern.kernels.coupling.triton_launch import Arithmetic
 
-ARITHMETICS: tuple[Arithmetic, ...] = ("ieee", "tf32", "half")
-FLOW_CASES = tuple(
-    case
-    for name in ("ogbench", "ogbench_jax", "chunked", "widest", "causal")
-    if isinstance(case := CASES[name], FlowCase | CausalCase)
-)
+ARITHMETICS: tuple[Arithmetic, ...] = ("ieee", "tf32", "bf16")
+SHAPES = ("ogbench", "ogbench_jax", "chunked", "widest", "causal")
+ROWS = (1, 256, 600, 5000)
+"""Numbers of rows that between them use every entry of both tables of launches."""
+
+
+def chosen_calls(
+    shapes: Sequence[str] = SHAPES, rows: Sequence[int] = ROWS, arithmetics: tuple[Arithmetic, ...] = ARITHMETICS
+) -> Iterator[tuple[Calls, tuple[Arithmetic, ...]]]:
+    """Yield the calls whose kernels are compiled: flows of these shapes, and every op's examples."""
+    for case in map(CASES.__getitem__, shapes):
+        for count in rows:
+            if isinstance(case, FlowCase):
+                yield CouplingCalls(case, count), arithmetics
+                if case.name == shapes[0]:
+                    # A bound changes as little in every shape.
+                    yield CouplingCalls(case, count, bound=2.0), arithmetics
+            elif isinstance(case, CausalCase):
+                yield CausalCalls(case, count), arithmetics
+                yield CausalCalls(case, count, prefix=True, bound=2.0), arithmetics
+    yield from ((example, ("ieee",)) for example in ExampleCalls.of_all_ops())
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,7 @@ have (seen at 64 to 128 registers of 255, Triton 3.7, 2026-11): that is its choi
 
 @dataclass(frozen=True)
 class Line:
-    """A kernel's usage on a target, and how it breaks the budget."""
+    """A kernel's usage on a target, and the reasons for which it is over budget."""
 
     target: str
     compilation: Compilation
@@ -65,7 +80,7 @@ class Line:
 
 
 def broken(each: Compilation, used: Usage, budget: Budget) -> tuple[str, ...]:
-    """How a kernel breaks a budget; empty if it does not."""
+    """Return the reasons for which a kernel is over budget; empty if it is not."""
     reasons = []
     limit = budget.registers
     if limit is not None and used.stack > (MOVED_STACK if used.registers < limit else 0):
@@ -110,7 +125,7 @@ class Resources:
         lines: list[Line] = []
         for target in TARGETS if self.target == "all" else (self.target,):
             pdl = target in ("sm_90", "sm_100")
-            chosen = [each for each in compilations(FLOW_CASES, ARITHMETICS, pdl=pdl) if self.match in title(each)]
+            chosen = [each for each in compilations(chosen_calls(), pdl) if self.match in title(each)]
             if not chosen:
                 raise UserError(f"--match: no kernel's line contains {self.match!r}")
             measured = measure(target, chosen, self.jobs)
@@ -129,12 +144,12 @@ class Resources:
 def title(each: Compilation) -> str:
     """Kernel, mode, arithmetic, shape and launch in columns."""
     name = each.kernel.removesuffix("_kernel")
-    return f"{name:22} {each.mode:32} {each.arithmetic:5} {each.case:12} {each.launch:18}"
+    return f"{name:22} {each.mode:32} {each.arithmetic:5} {each.case:24} {each.launch:18}"
 
 
 def table(lines: Sequence[Line]) -> list[str]:
     """The lines with a head, one target's."""
-    head = f"{'kernel':22} {'mode':32} {'arith':5} {'shape':12} {'launch':18}"
+    head = f"{'kernel':22} {'mode':32} {'arith':5} {'calls':24} {'launch':18}"
     return [
         f"{lines[0].target}\n{head}  regs stack spills  shared   FFMA  matrix",
         *(

@@ -9,19 +9,19 @@ import torch
 
 from nfkern.acting.cuda_graphs import Tensors, capture_cuda
 from nfkern.bench.core.cases import CASES, FlowCase
+from nfkern.bench.kernels import calls
 from nfkern.bench.kernels.binaries import TARGETS, usage
-from nfkern.bench.kernels.calls import COMPUTE_DTYPES, matmul_precision, ops, random_inputs
+from nfkern.bench.kernels.calls import CouplingCalls, ops
 from nfkern.bench.kernels.gpu_check import graph_seconds
 from nfkern.bench.kernels.kernel_launches import compilations
 from nfkern.bench.kernels.resources import BUDGETS, broken
 from nfkern.errors import UserError
 from nfkern.kernels.coupling import triton_launch
-from nfkern.kernels.coupling.parameters import Settings
 from nfkern.kernels.coupling.triton_launch import LAUNCHES, MANY, Arithmetic, LaunchConfig
 
 Table = dict[tuple[str, Arithmetic], tuple[tuple[int, LaunchConfig], ...]]
 MOST_ROWS = 4096
-"""What entries without a limit are tuned for."""
+"""Rows that entries without a limit are tuned for."""
 GAIN = 0.03
 """A neighbour must be so much faster, relative, to be taken: less is noise."""
 
@@ -75,7 +75,7 @@ def tuned(case: FlowCase, device: torch.device) -> Table:
 def search(
     start: LaunchConfig, seconds: Callable[[LaunchConfig], float], fits: Callable[[LaunchConfig], bool]
 ) -> LaunchConfig:
-    """Walk from neighbour to faster neighbour; every launch is timed once, and one that breaks is none."""
+    """Walk from neighbour to faster neighbour; every launch is timed once, and one that fails is left out."""
 
     def timed(launch: LaunchConfig) -> float:
         try:
@@ -130,7 +130,7 @@ def source(table: Table) -> str:
 
 @contextmanager
 def launched(kernel: str, arithmetic: Arithmetic, launch: LaunchConfig, step_rows: int) -> Iterator[None]:
-    """Inside, every number of rows takes this launch, and maps of more than `step_rows` rows the flow kernel."""
+    """Use a launch for every number of rows inside the context, and the flow kernel above `step_rows` rows."""
     before, rows_before = LAUNCHES[kernel, arithmetic], triton_launch.STEP_ROWS
     LAUNCHES[kernel, arithmetic], triton_launch.STEP_ROWS = ((MANY, launch),), step_rows
     try:
@@ -139,28 +139,25 @@ def launched(kernel: str, arithmetic: Arithmetic, launch: LaunchConfig, step_row
         LAUNCHES[kernel, arithmetic], triton_launch.STEP_ROWS = before, rows_before
 
 
+def _calls(case: FlowCase, kernel: str, arithmetic: Arithmetic, rows: int) -> tuple[CouplingCalls, calls.Arithmetic]:
+    """Return what an entry of the table is tuned on: both maps, and for the step kernels the derivatives, too."""
+    parts = () if kernel == "flow" else ("derivatives",)
+    return CouplingCalls(case, rows, parts=parts), "bf16" if arithmetic == "half" else arithmetic
+
+
 def _timer(
     case: FlowCase, kernel: str, arithmetic: Arithmetic, rows: int, device: torch.device
 ) -> Callable[[LaunchConfig], float]:
-    """Device seconds of what the kernel does: both maps; of the steps also the derivatives."""
-    maps, i = ops(), random_inputs(case, rows, rows, torch.Generator(device).manual_seed(0))
-    settings = (i.parameters, Settings(case.norm_eps, None, COMPUTE_DTYPES["bf16" if arithmetic == "half" else "ieee"]))
+    """Return a function to the calls' device seconds with a launch."""
+    chosen, precision = _calls(case, kernel, arithmetic, rows)
+    inputs = chosen.inputs(device)
 
     def work(x: torch.Tensor) -> Tensors:
-        z, _, states, *_ = maps.to_latent(x, i.term, i.mixing, i.mixing_log_det, *settings)
-        data = maps.to_data(x, i.term, i.inverse, i.inverse_log_det, *settings)[0]
-        if kernel == "flow":
-            return z, data
-        score = maps.to_data_with_score(x, i.term, i.mixing, i.inverse, i.inverse_log_det, *settings)[2]
-        grads = maps.to_latent_backward(i.grad, i.grad_log_det, states, i.term, i.mixing, *settings, True)
-        return (z, data, score, *grads)
+        return tuple(chosen.run(ops, inputs._replace(x=x), precision).found.values())
 
     def seconds(launch: LaunchConfig) -> float:
-        with (
-            launched(kernel, arithmetic, launch, 0 if kernel == "flow" else MANY),
-            matmul_precision("tf32" if arithmetic == "tf32" else "ieee"),
-        ):
-            return graph_seconds(work, [(i.x,), (i.x.flip(0),)], device, capture_cuda)
+        with launched(kernel, arithmetic, launch, 0 if kernel == "flow" else MANY):
+            return graph_seconds(work, [(inputs.x,), (inputs.x.flip(0),)], device, capture_cuda)
 
     return seconds
 
@@ -168,16 +165,20 @@ def _timer(
 def _fits(
     case: FlowCase, kernel: str, arithmetic: Arithmetic, rows: int, device: torch.device
 ) -> Callable[[LaunchConfig], bool]:
-    """Whether all kernels keep the budget with a launch; where the target has none, the launcher must find out."""
+    """Return a function that tells whether all kernels keep the budget with a launch.
+
+    Where the target has no budget, the launcher must find out.
+    """
     major, minor = torch.cuda.get_device_capability(device)
     target = "gfx942" if torch.version.hip else f"sm_{major}{minor}"
+    chosen, precision = _calls(case, kernel, arithmetic, rows)
 
     def fits(launch: LaunchConfig) -> bool:
         if target not in TARGETS:
             return True
         with launched(kernel, arithmetic, launch, 0 if kernel == "flow" else MANY):
-            chosen = compilations((case,), (arithmetic,), (rows,), pdl=target in ("sm_90", "sm_100"))
-        wanted = [each for each in chosen if each.products and each.kernel.startswith("flow") == (kernel == "flow")]
+            found = compilations([(chosen, (precision,))], pdl=target in ("sm_90", "sm_100"))
+        wanted = [each for each in found if each.products and each.kernel.startswith("flow") == (kernel == "flow")]
         return not any(broken(each, usage(each, target), BUDGETS[target]) for each in wanted)
 
     return fits

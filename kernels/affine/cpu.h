@@ -1,4 +1,4 @@
-// What the causal affine kernels are called with.
+// Arguments of the causal affine kernels.
 #pragma once
 
 #include <cstdint>

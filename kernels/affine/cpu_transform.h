@@ -22,13 +22,13 @@ struct AffineMap {
   V inverse(V z) const { return z * factor + shift; }
   V log_det() const { return -log_scale; }
 
-  // Of the bounded log_scale, not the raw one: see `unbounded_gradient`.
+  // The gradient of the bounded log_scale, not the raw one: see `unbounded_gradient`.
   template <class G>
   AffineGrads<V> forward_vjp(V x, V grad, G grad_log_det) const {
     const V grad_x = grad * factor;
     return {grad_x, -grad_x * (x - shift) - grad_log_det, -grad_x};
   }
-  // The same where z is known, not x.
+  // The vjp of `forward` where z is known, not x.
   template <class G>
   AffineGrads<V> forward_vjp_from_latent(V z, V grad, G grad_log_det) const {
     const V grad_x = grad * factor;

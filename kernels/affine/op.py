@@ -106,7 +106,7 @@ def causal_affine(
         z (rows, tokens, features) and the log-determinant so far (rows).
 
     Raises:
-        ValueError: shapes that do not fit, or a bound that is none; the message names the argument.
+        ValueError: shapes that do not fit, or a bound that is not positive; the message names the argument.
         TypeError: dtypes or devices that differ from those of x.
     """
     z, total = _op.for_one_seed(x, pairs, log_det, flipped, scale_bound)

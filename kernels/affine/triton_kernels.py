@@ -12,7 +12,7 @@ from nfkern.kernels.affine.triton_transform import affine_map, forward, forward_
 
 @triton.jit
 def _pair_of(element, row, TOKENS: tl.constexpr, FEATURES: tl.constexpr, UNMOVED: tl.constexpr, FLIPPED: tl.constexpr):
-    """Where the log_scale of an element of a row's tokens lies, and whether it has one; its shift is FEATURES on."""
+    """Return the place of an element's log_scale, and a mask of those that have one; the shift is FEATURES on."""
     token = element // FEATURES
     seen = TOKENS - 1 - token if FLIPPED else token
     pair = seen - UNMOVED

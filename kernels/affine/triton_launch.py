@@ -1,4 +1,4 @@
-"""Causal affine coupling on a GPU: what is launched. Each function equals its namesake in `reference.py`."""
+"""Causal affine coupling's launches on a GPU. Each function equals its namesake in `reference.py`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The base density on a GPU: what is launched. Each function equals its namesake in `reference.py`."""
+"""The base density's launches on a GPU. Each function equals its namesake in `reference.py`."""
 
 import math
 from typing import Any

@@ -30,11 +30,11 @@ def cpu(function: Callable[..., Any], reasons: Callable[..., list[str]]) -> Nati
 
 
 def cuda(function: str) -> Native:
-    """The same of a Triton host function; seeds go one after the other."""
+    """Return a Triton host function as an op's kernel; seeds go one after the other."""
 
     def reasons(*args: Any) -> list[str]:
         settings, more = Settings(*args[_AFTER:_SETTINGS_END]), args[_SETTINGS_END:]
-        # Of `to_latent`, whether to keep hidden activations; of `to_data`, guidance in three arguments, the tolerance.
+        # More is `keep_hidden` for `to_latent`; guidance in three arguments and the tolerance for `to_data`.
         found = triton_reasons(args[0], CausalParameters(*args[2:_AFTER]), settings, *more[3:])
         return [*found, "keep_hidden: the kernels keep nothing"] if function == "to_latent" and any(more) else found
 
@@ -45,7 +45,7 @@ def cuda(function: str) -> Native:
 def triton_reasons(
     x: torch.Tensor, parameters: CausalParameters, settings: Settings, tolerance: float | None = None
 ) -> list[str]:
-    """Why a call of a causal op cannot run on Triton kernels; empty if it can.
+    """Return the reasons for which a call of a causal op cannot run on Triton kernels; empty if it can.
 
     Args:
         x: (rows, tokens, features), or with seeds in front as everything else then has.

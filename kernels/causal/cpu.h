@@ -1,4 +1,4 @@
-// What the causal flow's kernels are called with: plain pointers to contiguous tensors.
+// Arguments of the causal flow's kernels: plain pointers to contiguous tensors.
 #pragma once
 
 #include <cstdint>

@@ -16,7 +16,7 @@ BF16 = torch.bfloat16
 
 
 def reasons(x: torch.Tensor, settings: Settings, *_: object) -> list[str]:
-    """Why a call of a causal op cannot run on the CPU kernels; empty if it can."""
+    """Return the reasons for which a call of a causal op cannot run on the CPU kernels; empty if it can."""
     found, compute_dtype = call_reasons(x), settings.compute_dtype
     if compute_dtype not in (None, x.dtype) and (compute_dtype, x.dtype) != (BF16, torch.float32):
         found.append(f"compute_dtype {compute_dtype}: the kernels take that of x, or bfloat16 for float32")
@@ -31,7 +31,7 @@ def sampling_reasons(
     annealed: bool,
     tolerance: float | None,
 ) -> list[str]:
-    """The same for `to_data`."""
+    """Return the reasons for which a call of `to_data` cannot run on the CPU kernels; empty if it can."""
     found = reasons(z, settings)
     if tolerance is not None:
         found.append("method jacobi: the kernels go token by token")

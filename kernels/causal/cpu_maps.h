@@ -14,7 +14,7 @@ int64_t rows_together(const Causal<T>& p, bool to_data) {
   return rows < p.rows ? rows : p.rows;
 }
 
-// What a range of rows needs beside the transformer's scratch; all members of a team share it.
+// Scratch of a range of rows beside the transformer's; all members of a team share it.
 template <class T>
 struct BlocksScratch {
   T *keys_values, *unconditional_keys_values;
@@ -81,7 +81,7 @@ struct Blocks {
     }
   }
 
-  // What the columns' pairs move, the token after each; from and to (rows, tokens, features).
+  // Moves the token after each column by its pair; from and to (rows, tokens, features).
   void move(bool to_data, int64_t block, const Positions<T>& at, const T* from, T* to) {
     if (!team.leads()) return;
     const int64_t P = columns_of<T>(at.vectors), count = p.features * P;

@@ -25,7 +25,7 @@ struct Positions {
   int64_t row[kWidestPanel<T>], position[kWidestPanel<T>];
 };
 
-// What columns need on their way through the transformer; the first four are the team's, the others each member's own.
+// Scratch of columns in the transformer; the first four are the team's, the others each member's own.
 template <class T>
 struct TransformerScratch {
   T* hidden;    // (width, P)
@@ -82,7 +82,7 @@ void attend(const Causal<T>& p, int64_t count, const T* query, const T* keys, co
   for (int64_t i = 0; i < size; ++i) result[i] /= total;
 }
 
-// What the columns' tokens and contexts become before the first layer -> s.hidden.
+// Embeds the columns' tokens and contexts for the first layer -> s.hidden.
 template <class T, class C>
 void embed(const Causal<T>& p, int64_t block, const Positions<T>& at, const T* tokens, const TransformerScratch<T>& s) {
   constexpr int P = C::P;
@@ -123,7 +123,7 @@ void transform(const Team& team, const Causal<T>& p, int64_t block, const Positi
   for (int64_t i = 0; i < p.layers; ++i) {
     const int64_t layer = block * p.layers + i;
     const auto of = [&](const T* vectors) { return vectors + layer * width; };
-    // What is kept lies one result after the other, each (rows, length, its width).
+    // Kept results lie one after the other, each (rows, length, its width).
     T* next = kept ? kept + layer * p.rows * p.length() * p.kept_width() : nullptr;
     const auto keep = [&](int64_t count, const T* from) {
       if (!kept) return;

@@ -16,7 +16,7 @@ TOLERANCE = 1e-6
 """Largest change of a row in a Jacobi iteration's last step, relative to its largest token, in float32."""
 
 KEPT_BYTES = 1 << 30
-"""What a forward pass on a CPU may keep of hidden activations; autograd keeps more of an eager flow's.
+"""Bytes of hidden activations that a forward pass on a CPU may keep; autograd keeps more for an eager flow.
 
 Loss and gradients of 256 sequences of 16 tokens, 283 MB kept: 1.89 s against 2.43 (Zen 4, one thread, 2026-11).
 """
@@ -25,7 +25,7 @@ _SETTINGS_END = PARAMETER_COUNT + len(reference.Settings._fields)
 
 
 def _without_parameters(args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """A derivative's arguments without what was kept, laid out by rows; None if it adds up weights' gradients."""
+    """Return a derivative's arguments without kept activations; None if it sums weights' gradients over rows."""
     after = 4 + _SETTINGS_END
     return None if args[after] else args[: after + 1]
 
@@ -256,7 +256,7 @@ def score(
 
 
 def _keeps_hidden(*arguments: Any) -> bool:
-    """Whether a pass should keep its hidden activations for the derivative: on a CPU, up to `KEPT_BYTES`."""
+    """True if a pass keeps its hidden activations for the derivative: on a CPU, up to `KEPT_BYTES`."""
     _to_latent.check(*arguments)
     x, parameters = arguments[0], CausalParameters(*arguments[2 : 2 + PARAMETER_COUNT])
     blocks, layers, hidden, width = parameters.up_weight.shape

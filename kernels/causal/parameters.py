@@ -8,7 +8,7 @@ from nfkern.kernels.dispatch.checks import check_compute_dtype, check_like, chec
 
 
 class CausalParameters(NamedTuple):
-    """Weights of all blocks' transformers; axis 0 is the block, axis 1 of what each layer has the layer.
+    """Weights of all blocks' transformers; axis 0 is the block, and for weights of layers axis 1 the layer.
 
     The context's weight and the first layer's bias are not here: they act on the context alone and are projected before
     the chain, (groups, blocks, width).
@@ -91,7 +91,7 @@ class LayerParameters(NamedTuple):
 
 
 HIDDEN = ("qkv_weight", "projection_weight", "up_weight", "down_weight")
-"""The weights of the layers' products, which may be in 16 bits where all else is not."""
+"""Names of the weights of the layers' products, which may be in 16 bits while all others are not."""
 
 
 def shapes(

@@ -109,7 +109,7 @@ def block_backward(
     parameter_grads: bool,
     kept: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, BlockGrads | None]:
-    """Gradients of block k's input x (rows, T, D), and of its own arguments; what was not kept is computed again."""
+    """Gradients of block k's input x (rows, T, D) and of its arguments; what was not kept is computed again."""
     rows, s = x.shape[0], settings
     seen = in_order(x, k)
     hidden, saved = embed(seen, term_of(context_term, k, rows), block, k, s), list[Saved]()
@@ -140,7 +140,7 @@ def block_backward(
 
 
 def flipped(k: int) -> bool:
-    """Whether block k sees the tokens from the last to the first."""
+    """True if block k sees the tokens from the last to the first."""
     return k % 2 == 1
 
 

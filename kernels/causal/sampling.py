@@ -23,7 +23,7 @@ from nfkern.kernels.causal.transformer import Cache, layer
 
 
 class Guidance(NamedTuple):
-    """How far samples lean away from the flow without context.
+    """Strength of guidance away from the flow without context.
 
     The pairs become `conditional + weight * (conditional - unconditional)`; `annealed` lets the weight grow linearly
     over the positions, up to its full value at the last.
@@ -78,7 +78,7 @@ def carried_score(
     parameters: CausalParameters,
     settings: Settings,
 ) -> torch.Tensor:
-    """grad_x log p(x), (rows, T, D), from noise and what each block made of it on the way to data."""
+    """grad_x log p(x), (rows, T, D), from noise and each block's result on the way to data."""
     score, ones = -z, z.new_ones(z.shape[0])
     for k, block in reversed(list(enumerate(parameters.blocks()))):
         score, _ = block_backward(score, ones, results[k], context_term, block, k, settings, False)

@@ -26,7 +26,7 @@ class Cache(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The products' results in a layer: with them, nothing is multiplied twice for the derivative."""
+    """Results of a layer's products, kept so that the derivative multiplies nothing again."""
 
     qkv: torch.Tensor  # (rows, S, 3 width)
     middle: torch.Tensor  # (rows, S, width)
@@ -39,7 +39,7 @@ class Kept(NamedTuple):
 
     @classmethod
     def of(cls, flat: torch.Tensor, rows: int, width: int, hidden: int) -> "Kept":
-        """The inverse of `flat`."""
+        """Undo `flat`."""
         sizes = (3 * width, width, hidden, width)
         places = flat.numel() // sum(sizes)
         parts = flat.split([places * size for size in sizes])
@@ -152,18 +152,18 @@ def layer_backward(
 
 
 def _by_head(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """(..., S, width) -> (..., heads, S, width / heads), copied once: every product that it takes part in would."""
+    """(..., S, width) -> (..., heads, S, width / heads), copied once instead of in each of its products."""
     by_head: torch.Tensor = x.unflatten(-1, (heads, -1))
     return by_head.transpose(-2, -3).contiguous()
 
 
 def _together(x: torch.Tensor) -> torch.Tensor:
-    """The inverse of `_by_head`."""
+    """Undo `_by_head`."""
     return x.transpose(1, 2).flatten(2)
 
 
 def _product(left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    """A product in `dtype`, given back in the operands' own."""
+    """A product in `dtype`, returned in the operands' own dtype."""
     if dtype is None or dtype == left.dtype:
         return left @ right
     return (left.to(dtype) @ right.to(dtype)).to(left.dtype)

@@ -1,4 +1,4 @@
-"""The causal flow on a GPU: what is launched, and how. Each function equals its namesake in the reference.
+"""The causal flow's launches on a GPU. Each function equals its namesake in the reference.
 
 Density: all tokens at once, four products a layer around PyTorch's own fused attention. Sampling: for each token one
 launch between the last layer and the first, and five a layer; which they are depends on shapes alone, so that a CUDA
@@ -44,20 +44,20 @@ LAUNCHES: dict[Arithmetic, tuple[tuple[int, LaunchConfig], ...]] = {
 }
 
 HELD = 8192
-"""So many elements of rows a program holds at once for their statistics: 64 registers of a thread of four warps."""
+"""Elements of rows that a program holds at once for their statistics: 64 registers of a thread of four warps."""
 
 ATTENTION_HELD = 2048
-"""So many elements of keys, and of values, a program holds at once."""
+"""Elements of keys, and of values, that a program holds at once."""
 
 ATTENTION_ROWS = 65535
-"""PyTorch's attention kernels lay rows along a grid axis that has no more programs (pytorch issues 142228, 146704)."""
+"""Rows of a call of PyTorch's attention: a grid axis has no more programs (pytorch issues 142228, 146704)."""
 
 TOKEN_TILE, TOKEN_CHUNK = 16, 64
 """Rows of a program between two positions, and the part of the width that it takes at once."""
 
 
 class Network(NamedTuple):
-    """The parameters as the kernels take them, and what all launches share."""
+    """The parameters as the kernels take them, and arguments that all launches share."""
 
     parameters: CausalParameters  # contiguous, the layers' weights in the dtype of their products
     settings: Settings
@@ -74,7 +74,7 @@ class Network(NamedTuple):
         return cls(contiguous, settings, single if dtype == torch.float32 else "half", single)
 
     def new(self, *shape: int, hidden: bool = False) -> torch.Tensor:
-        """Uninitialised memory in float32, or for what only the layers' products read, in their dtype."""
+        """Return uninitialised memory in float32, or with `hidden` in the dtype of the layers' products."""
         like = self.parameters.qkv_weight if hidden else self.parameters.position
         return like.new_empty(shape)
 
@@ -147,7 +147,7 @@ class Chain:
         return result
 
     def step(self, k: int, block: CausalParameters, position: int, noise: torch.Tensor, result: torch.Tensor) -> None:
-        """Move what the position before has read, and embed it for this one."""
+        """Move the token after the position before, and embed it for this position."""
         n, guidance, seen = self.network, self.guidance, position - self.network.settings.prefix
         growth = position / self.length if guidance is not None and guidance.annealed else 1.0
         bound, (width, features) = n.settings.scale_bound, block.input_weight.shape

@@ -27,7 +27,7 @@ def cpu(function: Callable[..., Any], tensors: int) -> Native:
 
 
 def cuda(module: str, function: str, tensors: int) -> Native:
-    """The same of a Triton host function in a module beside this one."""
+    """Return a Triton host function of a module beside this one as an op's kernel."""
     # Up to the settings, or of a derivative, `parameter_grads`: these kernels keep no hidden activations.
     known = tensors + SETTINGS_END + function.endswith("backward")
 
@@ -48,7 +48,7 @@ def _parameters_and_dtype(rest: tuple[Any, ...]) -> tuple[CouplingParameters, to
 
 
 def triton_reasons(x: torch.Tensor, parameters: CouplingParameters, compute_dtype: torch.dtype | None) -> list[str]:
-    """Why a call of a coupling op cannot run on Triton kernels; empty if it can.
+    """Return the reasons for which a call of a coupling op cannot run on Triton kernels; empty if it can.
 
     Args:
         x: (rows, features), or with seeds in front as everything else then has.

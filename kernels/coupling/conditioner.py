@@ -69,7 +69,7 @@ def activations(layers: Layers) -> torch.Tensor:
 
 
 def kept_panels(rows: int, dtype: torch.dtype) -> tuple[int, int]:
-    """How many panels of how many rows: in a panel, a unit's activations of all rows are side by side, for vectors."""
+    """Numbers of panels and of their rows; in a panel, a unit's activations of all rows lie side by side."""
     lanes = max(1, min(rows, 128 // dtype.itemsize))
     return -(-rows // lanes), lanes
 
@@ -123,7 +123,7 @@ def parameter_gradients(
     sums2: torch.Tensor,
     sums3: torch.Tensor,
 ) -> CouplingParameters:
-    """Gradients of the parameters, from those of what each product is taken with.
+    """Gradients of the parameters, from those of the products' operands.
 
     Args:
         p: parameters, not folded, as `CouplingParameters.shaped` gives them, with any leading dimensions.
@@ -176,7 +176,7 @@ def _scaled(weight: torch.Tensor, norm_weight: torch.Tensor | None) -> torch.Ten
 def _product(
     left: torch.Tensor, right: torch.Tensor, dtype: torch.dtype | None, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """A batch of products in `dtype`, given back in the operands' own; bias (2, 1, columns) is added in the latter."""
+    """A batch of products in `dtype`, returned in the operands' own dtype, in which bias (2, 1, columns) is added."""
     if dtype is not None and dtype != left.dtype:
         product = _bmm(left.to(dtype), right.to(dtype)).to(left.dtype)
         return product if bias is None else product + bias

@@ -1,4 +1,4 @@
-// What the coupling flow's kernels are called with: plain pointers to contiguous tensors.
+// Arguments of the coupling flow's kernels: plain pointers to contiguous tensors.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ struct Coupling {
   T norm_eps;
   T scale_bound;  // 0 for none
 
-  // Whether the large weights are more than caches are likely to hold.
+  // True if the large weights are more than caches are likely to hold.
   bool far() const {
     const int64_t hidden = width2 * (hidden_bf16 ? 2 : static_cast<int64_t>(sizeof(T)));
     const int64_t context = context_weight ? context_features * static_cast<int64_t>(sizeof(T)) : 0;
@@ -45,7 +45,7 @@ struct EncoderLayer {
   T norm_eps;
 };
 
-// Where contexts come from when they are projected on the way: observations, and the encoder's layers if there are any.
+// The source of contexts that are projected on the way: observations, and the encoder's layers if there are any.
 template <class T>
 struct Contexts {
   const T* observations;  // (rows, observed)
@@ -74,7 +74,7 @@ struct KeptHidden {
     return memory + panel * (width1 + width2) * lanes() + row % lanes();
   }
 
-  // Whether the rows [row, row + count) lie side by side, and there are so many.
+  // True if the rows [row, row + count) exist and lie side by side.
   bool together(int64_t row, int64_t count) const { return row + count <= rows && row % lanes() + count <= lanes(); }
 };
 

@@ -29,7 +29,7 @@ struct Layer {
 
 using LayerTensors = std::tuple<std::string, Tensor, Tensor, std::optional<Tensor>, std::optional<Tensor>, double>;
 
-// What a flow was gathered from, in Python: a look at each shows whether anything has been assigned since. The fewer,
+// The Python objects that a flow was gathered from: each shows whether anything has been assigned since. The fewer,
 // the better: after a pass over the weights none is in a cache.
 struct Source {
   template <class... Items>
@@ -162,7 +162,7 @@ class ActingFlow {
   std::vector<Layer> encoder_;
 
   int64_t features() const { return mixing_.size(2); }
-  // Of a flow with contexts.
+  // Only for a flow with contexts.
   int64_t observed() const { return encoder_.empty() ? context_weight_->size(3) : encoder_[0].weight.size(1); }
 
   // The flow's own words for a weight that is to blame.
@@ -206,7 +206,7 @@ class ActingFlow {
     Contexts<float> contexts{observations, observed(), static_cast<int64_t>(encoder_.size()), nullptr, false, 0, 0};
     contexts.widest = observed();
     for (const Layer& layer : encoder_) {
-      // What a layer gives, the next one takes, and the last gives contexts.
+      // A layer's results go to the next one, and the last layer's are the contexts.
       const int64_t inputs = layers.empty() ? observed() : layers.back().outputs;
       const int64_t outputs = &layer == &encoder_.back() ? p.context_features : layer.weight.size(0);
       const auto name = [&](size_t which) { return layer.names[which].c_str(); };

@@ -70,7 +70,7 @@ void store_grads(const Coupling<T>& p, const Derivative<T>& d, const Chunk<T>& c
     for (int64_t i = 0; i < p.features; ++i) d.x[(chunk.row + panel * P + c) * p.features + i] = grad[i * P + c];
 }
 
-// Where a network's sums of a panel lie.
+// Pointers to a network's sums of a panel.
 template <class T>
 PanelSums<T> panel_sums(const Coupling<T>& p, const Derivative<T>& d, const Chunk<T>& chunk, int64_t block, int net,
                         int64_t panel) {

@@ -16,7 +16,7 @@ BF16 = torch.bfloat16
 
 
 def reasons(x: torch.Tensor, parameters: CouplingParameters, compute_dtype: torch.dtype | None) -> list[str]:
-    """Why a call of a coupling op cannot run on the CPU kernels; empty if it can.
+    """Return the reasons for which a call of a coupling op cannot run on the CPU kernels; empty if it can.
 
     Args:
         x: (rows, features), or with seeds in front as everything else then has.

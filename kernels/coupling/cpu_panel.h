@@ -7,7 +7,7 @@
 
 namespace nfkern::NFKERN_ISA {
 
-// Where a panel's derivative leaves what parameters' gradients are made of; sums are over the panel's rows.
+// Results of a panel's derivative that parameters' gradients are made of; sums are over the panel's rows.
 template <class T>
 struct PanelSums {
   T *norm1_weight, *norm1_bias;    // (width1)
@@ -84,7 +84,7 @@ struct Panel {
     output_product(p, net, second, scaled, output);
   }
 
-  // The same from kept activations.
+  // Reads kept activations instead.
   static void restore(const Coupling<T>& p, const KeptHidden<const T>& hidden, int64_t block, int64_t net, int64_t row,
                       int64_t count, Layer& first, Layer& second, T* scratch, T* output) {
     if (!place(p, hidden, block, net, row, first, second)) {

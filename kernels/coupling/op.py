@@ -22,7 +22,7 @@ from nfkern.kernels.dispatch.op_transforms import Rows
 from nfkern.kernels.dispatch.registry import Op, define, may_differentiate, refuse_gradient, refuse_second_gradient
 
 HIDDEN_BYTES = 32 << 20
-"""What a forward pass on a CPU may keep of hidden activations.
+"""Bytes of hidden activations that a forward pass on a CPU may keep.
 
 Loss and gradients of the paper's flow, computed again against kept, on a Zen 4 core with 32 MiB of last cache, 2026-11:
 6 MiB 23.6 against 19.9 ms, 24 MiB 88 against 73, 48 MiB 176 against 172, 96 MiB 387 against 384.
@@ -47,7 +47,7 @@ def _define_backward(name: str, function: Callable[..., Any], native: Callable[.
 
 
 def _without_parameters(args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """A derivative's arguments without what was kept, laid out by rows; None if it adds up weights' gradients."""
+    """Return a derivative's arguments without kept activations; None if it sums weights' gradients over rows."""
     after = 5 + SETTINGS_END
     return None if args[after] else args[: after + 1]
 
@@ -222,7 +222,7 @@ def score(
 
 
 def _keeps_hidden(op: Op, arguments: tuple[Any, ...]) -> bool:
-    """Whether a pass over these arguments should keep its hidden activations for the derivative.
+    """True if a pass over these arguments keeps its hidden activations for the derivative.
 
     On a CPU it should while they stay in the last cache or near it: see `HIDDEN_BYTES`. A GPU's kernels recompute them.
     """

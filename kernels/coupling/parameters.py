@@ -40,7 +40,7 @@ class CouplingParameters(NamedTuple):
 
     @property
     def folded(self) -> bool:
-        """Whether LayerNorm's weights and biases are folded into the products that follow."""
+        """True if LayerNorm's weights and biases are folded into the products that follow."""
         return self.norm1_weight is None
 
     def shaped(self) -> "CouplingParameters":

@@ -1,4 +1,4 @@
-"""The coupling flow's derivatives on a GPU: what is launched. Each function equals its namesake in `reference.py`.
+"""The coupling flow's derivatives on a GPU: their launches. Each function equals its namesake in `reference.py`.
 
 A derivative first computes hidden units again from each block's input, all blocks in one launch, then takes one launch
 a block; the score's are computed once, on the way from noise to data. The parameters' gradients come from factors of
@@ -25,7 +25,7 @@ from nfkern.kernels.coupling.triton_launch import (
 from nfkern.kernels.dispatch.triton_backend import dependent, launch
 
 SCRATCH_BYTES = 1 << 30
-"""A derivative takes so many blocks at a time that its scratch stays below this, but at least one."""
+"""Bytes of scratch that bound the blocks of a derivative at a time; it takes at least one."""
 
 
 def to_latent_backward(*args: Any) -> tuple[torch.Tensor, ...]:
@@ -162,7 +162,7 @@ def _backward(
 
 
 def _bytes_of_a_block(p: Problem) -> int:
-    """Scratch of one block's derivative, near enough: both networks' hidden units, in and out, in float32."""
+    """Bytes of one block's scratch, approximately: both networks' hidden units, in and out, in float32."""
     width1, width2 = int(p.constants["WIDTH1"]), int(p.constants["WIDTH2"])
     return 4 * 2 * p.seeds * p.rows * (width1 + 3 * width2)
 

@@ -63,7 +63,7 @@ def seed_weights(
 
 @triton.jit
 def groups_of(start, rows, count, groups):
-    """The contexts of a tile's rows, counted from that of its first row, and the latter."""
+    """The contexts of a tile's rows, counted from the first row's, and the first row's own."""
     per_group = count // groups
     first_group = start // per_group
     return ((start - first_group * per_group).to(tl.int32) + rows) // per_group, first_group
@@ -173,7 +173,7 @@ def third_layer(
     activation, weights, net, start2, accumulator, FEATURES: tl.constexpr, WIDTH2: tl.constexpr,
     TRANSFORMED: tl.constexpr, CHUNK2: tl.constexpr, PRECISION: tl.constexpr,
 ):
-    """`accumulator` (rows, TRANSFORMED) plus what the hidden units from `start2` on bring, before 1 / deviation."""
+    """Add the part of the hidden units from `start2` on, before 1 / deviation, to `accumulator` (rows, TRANSFORMED)."""
     moved: tl.constexpr = FEATURES // 2
     units2, outputs = start2 + tl.arange(0, CHUNK2), tl.arange(0, TRANSFORMED)
     weight = tl.load(

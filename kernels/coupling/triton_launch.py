@@ -1,4 +1,4 @@
-"""The coupling flow on a GPU: what is launched, and how. Each function equals its namesake in `reference.py`.
+"""The coupling flow's launches on a GPU. Each function equals its namesake in `reference.py`.
 
 Tensors may have a leading seed dimension; then all of them have it.
 """
@@ -61,7 +61,7 @@ LAUNCHES: dict[tuple[str, Arithmetic], tuple[tuple[int, LaunchConfig], ...]] = {
 }
 
 STEP_ROWS = 512
-"""Up to so many rows a map takes one launch a block, with hidden units split over programs; beyond, one in all."""
+"""Rows up to which a map takes one launch a block, with hidden units split over programs; beyond, it takes one."""
 
 
 class Problem(NamedTuple):
@@ -218,7 +218,7 @@ def problem(
 
 
 def _fold(p: CouplingParameters, hidden_dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """The weights that the kernels take: LayerNorm's own folded into what follows it, rows centred; once is enough."""
+    """Return the weights that the kernels take: LayerNorm's folded into the next product, rows centred."""
     hidden = _fold_norm(p.hidden_weight, p.hidden_bias, p.norm1_weight, p.norm1_bias, hidden_dtype)
     output = _fold_norm(p.output_weight, p.output_bias, p.norm2_weight, p.norm2_bias, torch.float32)
     return (p.input_weight.contiguous(), *hidden, *output)

@@ -1,1 +1,1 @@
-"""How ops are defined and called: registry, checks, backends, instruction sets."""
+"""Definition and dispatch of ops: registry, checks, backends, instruction sets."""

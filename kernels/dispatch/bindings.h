@@ -1,4 +1,4 @@
-// How a file adds its functions to the extension module: NFKERN_BINDINGS { module.def(...); }
+// Adds a file's functions to the extension module: NFKERN_BINDINGS { module.def(...); }
 #pragma once
 
 #include <torch/csrc/utils/pybind.h>

@@ -18,7 +18,7 @@ constexpr bool kExact = false;
 constexpr int64_t kScratchStep = 4096;
 #endif
 
-// Where freed memory waits: no more than kSlots blocks of kSmallest to kSmall bytes, older ones giving way, and one of
+// Freed memory: no more than kSlots blocks of kSmallest to kSmall bytes, older ones giving way, and one of
 // up to kLargest. Without locks, which a fork could leave held.
 class Recycling final : public c10::Allocator {
  public:
@@ -47,7 +47,7 @@ class Recycling final : public c10::Allocator {
   static inline Slot slots_[kSlots] = {}, large_{nullptr};
   static inline std::atomic<unsigned> oldest_{0};
 
-  // What waits there, if it is of about the size.
+  // Takes what waits there, if it is of about the size.
   static std::unique_ptr<Block> take(Slot& slot, size_t bytes) {
     std::unique_ptr<Block> block(slot.exchange(nullptr));
     if (block && bytes <= block->bytes && block->bytes <= 2 * bytes) return block;

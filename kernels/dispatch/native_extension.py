@@ -1,4 +1,4 @@
-"""The C++ extension: whether it is there, and the instruction set that it uses. Imports it only when asked."""
+"""The C++ extension, imported on first use: its presence, and the instruction set that it uses."""
 
 import contextlib
 import functools
@@ -31,7 +31,7 @@ def load() -> ModuleType:
 
 @functools.cache
 def device_reasons(device: torch.device) -> tuple[str, ...]:
-    """Why no native kernel can run on the CPU; empty if one can."""
+    """Return the reasons for which no native kernel can run on the CPU; empty if one can."""
     if find_spec("nfkern.kernels._native") is None:
         return (f"the C++ extension is not built: {BUILD}",)
     try:
@@ -42,7 +42,7 @@ def device_reasons(device: torch.device) -> tuple[str, ...]:
 
 
 def call_reasons(tensor: torch.Tensor) -> list[str]:
-    """Why a call whose first tensor this is cannot run on a native kernel; empty if it can."""
+    """Return the reasons for which a call with this first tensor cannot run on a native kernel; empty if it can."""
     found = []
     if tensor.dtype not in (torch.float32, torch.float64):
         found.append(f"{tensor.dtype}: the kernels take float32 and float64")

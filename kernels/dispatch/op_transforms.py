@@ -1,4 +1,4 @@
-"""Ops under the transforms of `torch.func` and forward-mode AD: which kernel runs, and how mapped rows are added."""
+"""Ops under the transforms of `torch.func` and forward-mode AD: choice of the kernel, and calls with mapped rows."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 @dataclass(frozen=True)
 class Rows:
-    """Where an op has rows that do not see each other, without seeds: `torch.vmap` over rows alone adds to them.
+    """Axes of rows that do not see each other, without seeds: `torch.vmap` over rows alone makes a call with more rows.
 
     Attributes:
         arguments: axis of the rows, by the argument's place. All other arguments belong to all rows.
@@ -27,7 +27,7 @@ class Rows:
 
 
 def in_transform(arguments: Iterable[Any]) -> bool:
-    """Whether a call happens inside a transform of `torch.func`, or forward-mode AD has tangents of its arguments."""
+    """True inside a transform of `torch.func`, or if forward-mode AD has tangents of the arguments."""
     return torch._C._are_functorch_transforms_active() or has_tangents(arguments)
 
 
@@ -54,7 +54,7 @@ def through_definition(
 
 
 def has_tangents(arguments: Iterable[Any]) -> bool:
-    """Whether forward-mode AD, of `torch.autograd.forward_ad` or `torch.func.jvp`, has tangents of any of these."""
+    """True if forward-mode AD, of `torch.autograd.forward_ad` or `torch.func.jvp`, has tangents of an argument."""
     if forward_ad._current_level < 0:
         return False
     tensors = (argument for argument in arguments if isinstance(argument, torch.Tensor))

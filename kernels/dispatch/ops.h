@@ -1,5 +1,5 @@
-// The one list of the ops with kernels for each instruction set. An op has its arguments and a table of its kernels in a
-// header of its own; another, with the kernels themselves, is compiled once for each set, which defines NFKERN_ISA.
+// The list of ops with kernels for each instruction set. Each op has a header with its arguments and the table of its
+// kernels, and one with the kernels themselves, compiled once for each set, which defines NFKERN_ISA.
 #ifndef NFKERN_OPS
 #define NFKERN_OPS(OP)              \
   OP(Coupling, coupling)            \

@@ -25,7 +25,7 @@ _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
 
 class _Switch(threading.local):
-    """Whether this thread's calls go to the reference."""
+    """A switch that sends this thread's calls to the reference."""
 
     forced = False
 
@@ -36,8 +36,10 @@ _switch = _Switch()
 class Op:
     """An op under two names: `name`, which native kernels may override, and `name_reference`, which they may not."""
 
-    def __init__(self, name: str, rank: int | None, rows: Rows | None, check: Callable[..., None]) -> None:
-        self.name, self.rows = name, rows
+    def __init__(
+        self, name: str, rank: int | None, rows: Rows | None, check: Callable[..., None], differentiable: bool
+    ) -> None:
+        self.name, self.rows, self.differentiable = name, rows, differentiable
         self.dispatched = getattr(torch.ops.nfkern, name).default
         self.reference = getattr(torch.ops.nfkern, f"{name}_reference").default
         self._rank, self._check = rank, check
@@ -105,7 +107,7 @@ class Native:
 
 
 def native_or_reference(name: str, native: Native) -> Callable[..., Any]:
-    """An op's native kernel, giving way to the reference; with seeds in front, the kernel gets them all at once."""
+    """Return an op's native kernel, with the reference for calls that it does not take; it gets all seeds at once."""
     op = _ops[name]
 
     def call(*args: Any) -> Any:
@@ -129,6 +131,11 @@ def native_or_reference(name: str, native: Native) -> Callable[..., Any]:
             raise
 
     return run
+
+
+def native_kernel(name: str, device_type: str) -> Native | None:
+    """Return an op's native kernel for a type of device, if it has one."""
+    return _natives.get((name, device_type))
 
 
 @functools.cache
@@ -168,7 +175,7 @@ def define(
         backward: `(ctx, *grads) -> grads of the arguments`, with or without seeds; runs what the forward pass ran.
         check: of the op's arguments, for one seed; raises where the op is not defined for them. Whatever comes through
             the dispatcher is checked, for the reference and for native kernels.
-        setup_context: `(ctx, inputs, output)`, keeps what backward needs.
+        setup_context: `(ctx, inputs, output)`, keeps what backward needs; None for ops that have no gradient.
         rows: where rows are, if `torch.vmap` over them may become one call with more rows.
         differentiable_reference: whether `torch.func` and forward-mode AD may go through the reference, operation by
             operation; else they are refused.
@@ -181,7 +188,7 @@ def define(
     names = (name, f"{name}_reference")
     for qualified in names:
         _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag,))
-    op = _ops[name] = Op(name, rank, rows, check)
+    op = _ops[name] = Op(name, rank, rows, check, differentiable=setup_context is not None)
     definition, fake = _without_autocast(over_seeds(reference, rank)), fake_over_seeds(fake, rank)
 
     def checked(*args: Any) -> Any:
@@ -209,7 +216,7 @@ def define(
 
 
 def _as_forward(backward: Callable[..., Any], reference: bool) -> Callable[..., Any]:
-    """A backward that runs what its forward pass ran: autograd has threads of its own, which no context reaches."""
+    """Return a backward that runs what its forward pass ran: no context reaches autograd's own threads."""
 
     @functools.wraps(backward)
     def run(ctx: Any, *grads: Any) -> Any:
@@ -231,7 +238,7 @@ def gathered(function: Callable[..., Any], before: int, first: Any, second: Any)
 
 
 def may_differentiate(arguments: Iterable[Any]) -> bool:
-    """Whether autograd may want gradients of such a call; a tensor under `torch.vmap` does not tell."""
+    """True if autograd may want gradients of such a call; of a tensor under `torch.vmap` it cannot be known."""
 
     def may(argument: Any) -> bool:
         if not isinstance(argument, torch.Tensor):
@@ -244,7 +251,7 @@ def may_differentiate(arguments: Iterable[Any]) -> bool:
 
 
 def refuse_gradient(what: str, instead: str = "detach its inputs") -> Callable[..., Any]:
-    """A backward for ops that have none: silent zero gradients would be worse than an error."""
+    """Return a backward for ops without gradients: silent zeros would be worse than an error."""
 
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         raise RuntimeError(f"nfkern: {what} is not differentiable; {instead}")
@@ -253,30 +260,30 @@ def refuse_gradient(what: str, instead: str = "detach its inputs") -> Callable[.
 
 
 def refuse_second_gradient(what: str) -> Callable[..., Any]:
-    """A backward for the derivative of an op."""
+    """Return a backward for the derivative of an op."""
     instead = "take second derivatives by torch.func alone, as torch.func.hessian or torch.func.grad twice"
     return refuse_gradient(f"the gradient of {what} (double backward)", instead)
 
 
 def registered_backends(device: torch.device | str = "cpu") -> dict[str, str]:
-    """Which implementation each op would run on `device`: `native` or `reference`."""
+    """Return the implementation that each op would run on `device`: `native` or `reference`."""
     device = torch.device(device)
     return {name: "reference" if backend_reasons(name, device) else "native" for name in _ops}
 
 
 def backend_reasons(name: str, device: torch.device | str) -> list[str]:
-    """Why an op would run its reference on `device`; empty if it would run a native kernel."""
+    """Return the reasons for which an op would run its reference on `device`; empty if it would run a native kernel."""
     device = torch.device(device)
     key = _KEYS.get(device.type)
     if key is None or not torch._C._dispatch_has_kernel_for_dispatch_key(f"nfkern::{name}", key):
         return ["this version has no native kernel for it"]
-    native = _natives.get((name, device.type))
+    native = native_kernel(name, device.type)
     reasons = [] if native is None else list(native.device_reasons(device))
     return [*reasons, *(["use_reference() is in force"] if _switch.forced else [])]
 
 
 def reference_forced() -> bool:
-    """Whether `use_reference()` is in force in this thread."""
+    """True while `use_reference()` is in force in this thread."""
     return _switch.forced
 
 

@@ -132,7 +132,7 @@ void as_team(int64_t members, c10::function_ref<void(const Team&)> work) {
   work({});
 }
 
-// How many threads a call's parts really run on now.
+// The number of threads that a call's parts really run on now.
 int64_t threads_in_use() {
   std::vector<std::thread::id> ids(static_cast<size_t>(at::get_num_threads()));
   over_parts(static_cast<int64_t>(ids.size()),

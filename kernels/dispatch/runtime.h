@@ -1,4 +1,4 @@
-// What every binding needs: the chosen instruction set, and threads.
+// The chosen instruction set and threads, for every binding.
 #pragma once
 
 #include <c10/util/FunctionRef.h>
@@ -16,7 +16,7 @@ void over_parts(int64_t count, c10::function_ref<void(int64_t)> part);
 // Calls `part(begin, end)` for ranges of rows, in parallel if torch has several threads and the rows are worth it.
 void over_rows(int64_t rows, int64_t smallest, c10::function_ref<void(int64_t, int64_t)> part);
 
-// How many members a team may have now.
+// The number of members that a team may have now.
 int64_t team_size();
 
 // Calls `work` once for every member of a team of up to `members`, all at the same time. It must not throw.

@@ -1,4 +1,4 @@
-"""A leading seed dimension on all of an op's tensors: what `torch.vmap` calls, and how several seeds train at once."""
+"""A leading seed dimension on all of an op's tensors, for `torch.vmap` and for training several seeds at once."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map_only
 
 
 def over_seeds(function: Callable[..., Any], rank: int | None) -> Callable[..., Any]:
-    """A kernel for one seed as one that also takes a leading seed dimension on every tensor: seed by seed, stacked."""
+    """Return a kernel for one seed that also takes a leading seed dimension on every tensor: seed by seed, stacked."""
 
     @functools.wraps(function)
     def looped(*args: Any) -> Any:
@@ -24,7 +24,7 @@ def over_seeds(function: Callable[..., Any], rank: int | None) -> Callable[..., 
 
 
 def fake_over_seeds(fake: Callable[..., Any], rank: int | None) -> Callable[..., Any]:
-    """`over_seeds` for a fake kernel: every seed's results have the first one's shapes."""
+    """Do as `over_seeds` for a fake kernel: every seed's results have the first one's shapes."""
 
     def stacked(*args: Any) -> Any:
         if rank is None or args[0].ndim <= rank:

@@ -1,4 +1,4 @@
-"""Where Triton kernels can run, how each is launched, and how to see what would be. Imports no Triton itself."""
+"""Conditions of Triton kernels, their launches, and a recording of launches without a GPU. Imports no Triton itself."""
 
 import contextlib
 import functools
@@ -41,20 +41,20 @@ def triton_kernel(
 
 
 def any_size(tensor: torch.Tensor) -> list[str]:
-    """Why no Triton kernel takes a tensor of any size; empty if they do."""
+    """Return the reasons for which no Triton kernel takes a tensor of any size; empty if they do."""
     reasons = [] if tensor.dtype == torch.float32 else [f"{tensor.dtype}: the kernels take float32"]
     return reasons if tensor.numel() else [*reasons, "no rows"]
 
 
 def tensor_reasons(tensor: torch.Tensor) -> list[str]:
-    """Why no Triton kernel takes a tensor, (..., features); empty if they do."""
+    """Return the reasons for which no Triton kernel takes a tensor, (..., features); empty if they do."""
     if tensor.shape[-1] <= MAX_FEATURES:
         return any_size(tensor)
     return [f"{tensor.shape[-1]} features: the kernels hold up to {MAX_FEATURES}", *any_size(tensor)]
 
 
 def dtype_reasons(compute_dtype: torch.dtype | None) -> list[str]:
-    """Why no Triton kernel has products in a dtype; empty if they do."""
+    """Return the reasons for which no Triton kernel has products in a dtype; empty if they do."""
     if compute_dtype in HIDDEN_DTYPES:
         return []
     return [f"compute_dtype {compute_dtype}: the kernels take float32, bfloat16 and float16"]
@@ -62,7 +62,7 @@ def dtype_reasons(compute_dtype: torch.dtype | None) -> list[str]:
 
 @functools.cache
 def device_reasons(device: torch.device) -> tuple[str, ...]:
-    """Why no Triton kernel can run on a CUDA or ROCm device; empty if one can."""
+    """Return the reasons for which no Triton kernel can run on a CUDA or ROCm device; empty if one can."""
     if find_spec("triton") is None:
         return ("the package triton is missing: CUDA builds of torch bring it",)
     if not torch.cuda.is_available():
@@ -74,7 +74,7 @@ def device_reasons(device: torch.device) -> tuple[str, ...]:
 
 
 def on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Launches go to the current device: make it that of the first tensor."""
+    """Return a function that makes the first tensor's device the current one, to which launches go."""
 
     @functools.wraps(function)
     def guarded(*args: Any) -> Any:
@@ -98,7 +98,7 @@ class Launch:
 
 
 class _Recorder(threading.local):
-    """Where this thread's launches are listed; None where they are made."""
+    """The list of this thread's launches; None while they are made."""
 
     launches: list[Launch] | None = None
 
@@ -116,7 +116,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> No
 
 @contextlib.contextmanager
 def recording() -> Iterator[list[Launch]]:
-    """Inside, this thread's launches are listed instead of made: for inspection without a GPU, with meta tensors."""
+    """List this thread's launches instead of making them: for inspection without a GPU, with meta tensors."""
     before, launches = _recorder.launches, list[Launch]()
     _recorder.launches = launches
     try:
@@ -126,11 +126,11 @@ def recording() -> Iterator[list[Launch]]:
 
 
 def dependent(device: torch.device) -> dict[str, Any]:
-    """Programmatic dependent launch, as a launch's arguments, where the hardware has it."""
+    """Return a launch's arguments for programmatic dependent launch, where the hardware has it."""
     able = device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 9
     return {"PDL": able, "launch_pdl": True} if able else {"PDL": False}
 
 
 def padded(width: int) -> int:
-    """A power of two, at least the 16 that a product wants."""
+    """Return the next power of two, at least the 16 that a product wants."""
     return max(16, 1 << (width - 1).bit_length())

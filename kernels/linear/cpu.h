@@ -1,4 +1,4 @@
-// What the linear kernels are called with.
+// Arguments of the linear kernels.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ struct Linear {
   const T *x, *weight, *bias;  // (rows, depth), (outputs, depth), (outputs)
   T* result;                   // (rows, outputs)
 
-  // Whether the weight is more than caches are likely to hold.
+  // True if the weight is more than caches are likely to hold.
   bool far() const { return outputs * depth * static_cast<int64_t>(sizeof(T)) > (int64_t{8} << 20); }
 };
 

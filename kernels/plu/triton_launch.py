@@ -1,4 +1,4 @@
-"""PLU mixing on a GPU: what is launched. Each function equals its namesake in `reference.py`; seeds may lead."""
+"""PLU mixing's launches on a GPU. Each function equals its namesake in `reference.py`; seeds may lead."""
 
 import torch
 
@@ -36,5 +36,5 @@ def compose_backward(
 
 
 def _warps(size: int) -> int:
-    """Two matrices of 64 x 64 in float64 take all registers of four warps: the inverse's derivative spilled."""
+    """Warps of a program: the inverse's derivative of 64 x 64, with two matrices in float64, spilled with four."""
     return 8 if padded(size) > 32 else 4

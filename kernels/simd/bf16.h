@@ -41,7 +41,7 @@ void pair_panel(int64_t depth, const float* panel, int32_t* pairs) {
     }
 }
 
-// The same for a weight (rows, columns) whose transpose multiplies: rows 2i and 2i + 1 -> (rows / 2, columns).
+// Pairs of a weight (rows, columns) whose transpose multiplies: rows 2i and 2i + 1 -> (rows / 2, columns).
 inline void pair_rows(int64_t rows, int64_t columns, const uint16_t* weight, int32_t* pairs) {
   constexpr int L = kLanes<float>;
   for (int64_t j = 0; j < rows; j += 2, pairs += columns) {

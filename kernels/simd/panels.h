@@ -1,4 +1,4 @@
-// What a panel of rows, (width, P) with P rows side by side, needs beside products.
+// Work on a panel of rows, (width, P) with P rows side by side, beside products.
 #pragma once
 
 #include "products.h"
@@ -8,7 +8,7 @@ namespace nfkern::NFKERN_ISA {
 template <class T>
 constexpr int kWidestPanel = 2 * kLanes<T>;
 
-// How `rest` rows are cut: into panels of two vectors, then whatever is cheapest. A panel costs the same however many
+// Cuts `rest` rows: into panels of two vectors, then whatever is cheapest. A panel costs the same however many
 // of its rows are in use: one of 16 rows with AVX-512 as much as eight single rows, or three where the weights are far;
 // one of 8 with AVX2 as much as five, and one of 16 hardly more than that (Zen 4, 2026-11).
 template <class T>

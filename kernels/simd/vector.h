@@ -72,7 +72,7 @@ inline Vec<T> broadcast(T value) {
   return value - Vec<T>{};  // x - 0 is x, of -0 too
 }
 
-// Of blocks of 2H lanes, the first halves (or the second) of x's and y's, next to each other.
+// The first halves (or the second) of x's and y's blocks of 2H lanes, next to each other.
 template <class T, int H, bool Second, int... I>
 inline Vec<T> halves(Vec<T> x, Vec<T> y, std::integer_sequence<int, I...>) {
   constexpr int shift = Second ? H : 0;

@@ -39,7 +39,9 @@ class Chunked(Flow):
     @property
     def _contexts_at_a_time(self) -> int:
         # The first layers' biases are as large as one projected context.
-        return max(1, TERM_BYTES // self._like.nbytes)
+        most = max(1, TERM_BYTES // self._like.nbytes)
+        # Sixteen rows, of whatever size, keep the parts' addresses round: a GPU has a kernel of its own for others.
+        return most // 16 * 16 or most
 
     def _in_chunks(self, events: Any, context: torch.Tensor) -> bool:
         if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(context):

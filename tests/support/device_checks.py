@@ -18,14 +18,28 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nfkern.acting.cuda_graphs import Capture
 from nfkern.bench.core import gate
-from nfkern.bench.core.cases import CASES, CausalCase, FlowCase
-from nfkern.bench.kernels.calls import ARITHMETICS, Arithmetic, Maps, Tensors, matmul_precision
+from nfkern.bench.core.cases import CASES
+from nfkern.bench.kernels.calls import (
+    ARITHMETICS,
+    Arithmetic,
+    Calls,
+    CausalCalls,
+    CouplingCalls,
+    ExampleCalls,
+    Ops,
+    Results,
+    Tensors,
+    cast,
+    matmul_precision,
+    ops,
+    reference_ops,
+)
 from nfkern.kernels.coupling.parameters import Settings
-from support.causal_device_problems import CausalProblem
-from support.device_problems import Problem, Results
+from support import kinks
 
 EPSILON: dict[Arithmetic, float] = {
     "ieee": gate.EPSILON["fp32"],
@@ -35,78 +49,63 @@ EPSILON: dict[Arithmetic, float] = {
     "fp16": gate.EPSILON["tf32"],
 }
 ROWS_SHARE = 0.01
-_ROW_DERIVATIVES = ("score score", "grad of x")
+_ROW_DERIVATIVES = ("to_data_with_score score", "grad of x")
 
 
-def _case(name: str) -> FlowCase:
-    case = CASES[name]
-    assert isinstance(case, FlowCase)
-    return case
-
-
-def _causal_case(name: str) -> CausalCase:
-    case = CASES[name]
-    assert isinstance(case, CausalCase)
-    return case
-
-
-def problems() -> Iterator[tuple[Problem | CausalProblem, tuple[Arithmetic, ...]]]:
-    """What is checked, in which arithmetic, the most used first."""
-    ogbench, chunked = _case("ogbench"), _case("chunked")
-    for case in (ogbench, chunked):
+def problems() -> Iterator[tuple[Calls, tuple[Arithmetic, ...]]]:
+    """The calls that are checked, in which arithmetic, the most used first."""
+    for name in ("ogbench", "chunked"):
         for rows in (1, 7, 256, 600, 5000):
-            yield Problem(case, rows, rows), ARITHMETICS
-    causal = _causal_case("causal")
+            yield CouplingCalls(CASES[name], rows), ARITHMETICS
     for rows in (1, 256, 5000):
-        yield CausalProblem(causal, rows, rows), ARITHMETICS
-    yield CausalProblem(causal, 600, 3, prefix=True, bound=2.0), ARITHMETICS
-    yield Problem(ogbench, 600, 3, bound=2.0), ARITHMETICS
-    yield Problem(ogbench, 256, 1, bound=0.5), ("ieee", "bf16")
-    yield Problem(ogbench, 256, 256, seeds=3), ("ieee", "bf16")
-    yield Problem(ogbench, 600, 600, seeds=2), ("ieee",)
+        yield CausalCalls(CASES["causal"], rows), ARITHMETICS
+    yield CausalCalls(CASES["causal"], 600, 3, prefix=True, bound=2.0), ARITHMETICS
+    yield CouplingCalls(CASES["ogbench"], 600, 3, bound=2.0), ARITHMETICS
+    yield CouplingCalls(CASES["ogbench"], 256, 1, bound=0.5), ("ieee", "bf16")
+    yield CouplingCalls(CASES["ogbench"], 256, seeds=3), ("ieee", "bf16")
+    yield CouplingCalls(CASES["ogbench"], 600, seeds=2), ("ieee",)
     for name in ("ogbench_jax", "ogbench_features_8", "ogbench_features_21", "goal_density", "widest", "tiny"):
         for rows in (7, 600):
-            yield Problem(_case(name), rows, rows), ("ieee", "tf32", "bf16")
+            yield CouplingCalls(CASES[name], rows), ("ieee", "tf32", "bf16")
     for name in ("causal_2", "causal_8", "causal_256", "causal_tiny"):
-        yield CausalProblem(_causal_case(name), 7, 7), ("ieee", "bf16")
+        yield CausalCalls(CASES[name], 7), ("ieee", "bf16")
+    for examples in ExampleCalls.of_all_ops():
+        yield examples, ("ieee",)
 
 
-def check(
-    problem: Problem | CausalProblem, arithmetics: tuple[Arithmetic, ...], maps: Any, device: torch.device
-) -> Iterator[str]:
-    """What is wrong with the results of `maps`, one line each."""
-    inputs = problem.inputs(device)
-    double = inputs.map(torch.Tensor.double)
-    exact = problem.run(problem.maps("_reference"), double, "ieee")
-    states = exact.states.float()
-    single = problem.run(problem.maps("_reference"), inputs, "ieee", states)
+def check(calls: Calls, arithmetics: tuple[Arithmetic, ...], device: torch.device, ops: Ops = ops) -> Iterator[str]:
+    """Yield what is wrong with the results of `ops`, one line each."""
+    inputs = calls.inputs(device)
+    if isinstance(calls, CouplingCalls):
+        kinks.move_away(calls, inputs)
+    exact = calls.run(reference_ops, cast(inputs, torch.float64), "ieee")
+    states = cast(exact.states, torch.float32)
+    single = calls.run(reference_ops, inputs, "ieee", states)
     for arithmetic in arithmetics:
-        name = f"{problem.name} {arithmetic}"
-        results = problem.run(maps, inputs, arithmetic, states)
-        for wrong in judge(problem, arithmetic, results, exact, single):
+        name = f"{calls.name} {arithmetic}"
+        results = calls.run(ops, inputs, arithmetic, states)
+        for wrong in judge(calls, arithmetic, results, exact, single):
             yield f"{name}: {wrong}"
         with nan_filled():
-            again = problem.run(maps, inputs, arithmetic, states)
+            again = calls.run(ops, inputs, arithmetic, states)
         for key, value in results.found.items():
             if not torch.equal(value, again.found[key]):
                 yield f"{name}: {key}: a second run, in memory filled with NaN, gives other bits"
 
 
-def judge(
-    problem: Problem | CausalProblem, arithmetic: Arithmetic, results: Results, exact: Results, single: Results
-) -> Iterator[str]:
-    """Which results are beyond their tolerance."""
+def judge(calls: Calls, arithmetic: Arithmetic, results: Results, exact: Results, single: Results) -> Iterator[str]:
+    """Yield a line for every result beyond its tolerance."""
     epsilon = EPSILON[arithmetic]
     for key, wanted in exact.found.items():
         value, rounded = results.found[key], single.found[key]
         summed = "grad of" in key and not key.endswith(_ROW_DERIVATIVES)
-        terms = problem.terms * (problem.rows if summed else 1)
+        terms = calls.terms * (calls.rows if summed else 1)
         if arithmetic == "ieee" or not ("grad of" in key or key.endswith(_ROW_DERIVATIVES)):
             wrong = gate.disagreement(key, value, wanted, rounded, epsilon, terms)
         elif value.shape != wanted.shape:
             wrong = f"{key}: expected shape {tuple(wanted.shape)}, got {tuple(value.shape)}"
         elif summed:
-            wrong = _norm_disagreement(key, value, wanted, epsilon, problem.case.blocks)
+            wrong = _norm_disagreement(key, value, wanted, epsilon, calls.blocks)
         else:
             wrong = _rows_disagreement(key, value, wanted, gate.tolerance(wanted, rounded, epsilon, terms))
         if wrong:
@@ -140,54 +139,54 @@ def nan_filled() -> Iterator[None]:
 
 
 def check_graphs(
-    problem: Problem | CausalProblem,
-    arithmetics: tuple[Arithmetic, ...],
-    maps: Any,
-    device: torch.device,
-    capture: Capture,
+    calls: Calls, arithmetics: tuple[Arithmetic, ...], device: torch.device, capture: Capture
 ) -> Iterator[str]:
-    """What differs when a captured graph is replayed on fresh inputs."""
+    """Yield what differs when a captured graph is replayed on fresh inputs."""
     for arithmetic in arithmetics:
-        first, fresh = (problem.inputs(device, seed) for seed in (1, 2))
-        static = first.map(torch.clone)
+        first, fresh = (calls.inputs(device, seed) for seed in (1, 2))
+        static = tree_map_only(torch.Tensor, torch.clone, first)
 
         def function(*_: torch.Tensor, static: Any = static, arithmetic: Arithmetic = arithmetic) -> Tensors:
-            return tuple(problem.run(maps, static, arithmetic).found.values())
+            return tuple(calls.run(ops, static, arithmetic).found.values())
 
         replay, outputs = capture(function, (static.x,))
-        for target, source in zip(static[:-1], fresh[:-1], strict=True):
+        for target, source in zip(tree_leaves(static), tree_leaves(fresh), strict=True):
             target.copy_(source)
         replay()
-        wanted = problem.run(maps, fresh, arithmetic).found
+        wanted = calls.run(ops, fresh, arithmetic).found
         for (key, value), output in zip(wanted.items(), outputs, strict=True):
             if not torch.equal(value, output):
-                yield f"{problem.name} {arithmetic}: {key}: a graph's replay on fresh inputs gives other bits"
+                yield f"{calls.name} {arithmetic}: {key}: a graph's replay on fresh inputs gives other bits"
 
 
-def check_addresses(rows: int, part: int, maps: Maps, device: torch.device) -> Iterator[str]:
-    """What differs between many rows and the same rows in parts: 2^20 rows' contexts take 13 GB, 2^32 beyond.
+def check_addresses(
+    rows: int, part: int, device: torch.device, ops: Ops = ops, shape: str = "ogbench"
+) -> Iterator[str]:
+    """Yield what differs between many rows and the same rows in parts: 2^20 rows' contexts take 13 GB, 2^32 beyond.
 
     Args:
-        rows: of ogbench.
+        rows: of a call.
         part: rows of a part, a divisor of `rows` above every entry of the launch table but the last.
-        maps: what is checked.
         device: where.
+        ops: to call.
+        shape: the flow's.
     """
-    case = _case("ogbench")
-    small = Problem(case, 1, 1).inputs(device)
+    case = CASES[shape]
+    small = CouplingCalls(case, 1).inputs(device)
     x, grad = torch.randn(2, rows, case.features, device=device)
     term = torch.randn(rows, case.blocks, 2, case.hidden[0], device=device)
     grad_log_det, settings = torch.randn(rows, device=device), (small.parameters, Settings(case.norm_eps, None, None))
 
     def run(chosen: slice) -> Iterator[tuple[str, torch.Tensor]]:
         args = (term[chosen], small.mixing, small.mixing_log_det)
-        z, log_det, inputs, *_ = maps.to_latent(x[chosen], *args, *settings)
+        z, log_det, inputs, *_ = ops("coupling_to_latent", x[chosen], *args, *settings)
         yield from (("to_latent z", z), ("to_latent log_det", log_det))
-        back = maps.to_latent_backward(grad[chosen], grad_log_det[chosen], inputs, *args[:2], *settings, False)
+        grads = (grad[chosen], grad_log_det[chosen])
+        back = ops("coupling_to_latent_backward", *grads, inputs, *args[:2], *settings, False)
         yield "to_latent_backward grad of x", back[0]
-        yield "to_data x", maps.to_data(x[chosen], *args, *settings)[0]
-        matrices = (small.mixing, small.inverse, small.inverse_log_det)
-        yield "score score", maps.to_data_with_score(x[chosen], term[chosen], *matrices, *settings)[2]
+        yield "to_data x", ops("coupling_to_data", x[chosen], *args, *settings)[0]
+        arguments = (term[chosen], small.mixing, small.inverse, small.inverse_log_det)
+        yield "score", ops("coupling_to_data_with_score", x[chosen], *arguments, *settings)[2]
 
     with matmul_precision("ieee"):
         whole = dict(run(slice(None)))
@@ -198,9 +197,7 @@ def check_addresses(rows: int, part: int, maps: Maps, device: torch.device) -> I
                     yield f"{rows} rows: {key}: rows {start} to {start + part} differ from the same rows alone"
 
 
-def graph_problems() -> Iterator[Problem | CausalProblem]:
-    """Where graphs are checked: each regime of the launch table."""
-    for rows in (1, 256, 5000):
-        yield Problem(_case("ogbench"), rows, rows)
-    for rows in (1, 256):
-        yield CausalProblem(_causal_case("causal"), rows, rows)
+def graph_problems() -> Iterator[Calls]:
+    """Calls whose graphs are checked: each regime of the launch table."""
+    yield from (CouplingCalls(CASES["ogbench"], rows) for rows in (1, 256, 5000))
+    yield from (CausalCalls(CASES["causal"], rows) for rows in (1, 256))

@@ -13,7 +13,7 @@ from collections import Counter
 import torch
 
 from nfkern.kernels.dispatch import registry
-from support.op_cases import op_cases
+from nfkern.kernels.dispatch.examples import examples
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -100,10 +100,8 @@ def spoil(arguments, choose):
 
 def cases():
     """Valid calls: (op, arguments), in float64 and float32, whole and folded, with products in bfloat16."""
-    for folded, compute_dtype in ((False, None), (True, None), (True, torch.bfloat16)):
-        for name, arguments in op_cases(folded=folded, compute_dtype=compute_dtype).items():
-            if folded and not name.startswith("coupling"):
-                continue
+    for variant in ("", "folded", "folded bfloat16"):
+        for name, arguments in examples(variant=variant).items():
             yield name, arguments
             yield (
                 name,
@@ -142,7 +140,8 @@ def check(name, arguments):
         assert found.isfinite().all()
         if not half:
             tolerance = 1e-4 if found.dtype == torch.float32 else 1e-9
-            scale = float(wanted.abs().max()) if wanted.numel() else 0.0
+            # What cancels to zero is rounding of numbers of about 1: columns of a weight that are all the same do that.
+            scale = max(float(wanted.abs().max()), 1e-3) if wanted.numel() else 0.0
             torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance * scale)
     return "equal"
 

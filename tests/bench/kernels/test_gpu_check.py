@@ -37,8 +37,8 @@ def test_a_dry_run_writes_records_and_a_page(tmp_path, monkeypatch):
     c.measure_limits(45, 16, 1 << 12)
     # A compiler would take a minute, and is tested with the suite's own variants.
     c.measure((replace(gpu_check.OURS[0], name="reference_compile"),), 120, ROWS, SMOKE)
-    assert c.findings.failures == []
-    written = gpu_check.write(c.findings, [tmp_path / "a", tmp_path / "b"], "2026-11-25")
+    assert c.failures == []
+    written = c.write([tmp_path / "a", tmp_path / "b"], "2026-11-25")
     assert [path.name for path in written] == ["example-cpu-1-2026-11-25.json", "example-cpu-1-2026-11-25.md"] * 2
     records = storage.read(written[0])
     plain = ["nfkern", "nfkern_frozen", "nfkern_frozen_bf16", "eager"]
@@ -67,9 +67,9 @@ def test_nothing_that_breaks_takes_the_rest_with_it(error, monkeypatch):
     c = check()
     c.measure(gpu_check.OURS, 0, ROWS[:2], SMOKE)
     c.measure_limits(0)
-    titles = [failure.partition(":")[0] for failure in c.findings.failures]
+    titles = [failure.partition(":")[0] for failure in c.failures]
     assert titles == ["inverse-tiny-4-threads_1", "denoised_action-tiny-1-threads_1", "limits of the device"]
-    assert "## Failures" in gpu_check.markdown(c.findings, "2026-11-25")
+    assert "## Failures" in c.page("2026-11-25")
 
 
 def test_what_time_does_not_allow_is_left_out_and_said(monkeypatch):
@@ -77,15 +77,15 @@ def test_what_time_does_not_allow_is_left_out_and_said(monkeypatch):
     times = iter(range(0, 1000, 40))
     c = check(100, lambda: next(times))
     c.measure(gpu_check.OURS, 10, ROWS, SMOKE)
-    assert c.findings.notes == ["timings: 2 left out for want of time"]
+    assert c.notes == ["timings: 2 left out for want of time"]
     c.measure_limits(45)
-    assert c.findings.notes[1] == "limits of the device: no time left"
+    assert c.notes[1] == "limits of the device: no time left"
 
 
 def test_a_check_that_broke_off_writes_no_records_without_rows(tmp_path):
     c = check()
-    c.findings.failures.append("interrupted")
-    (page,) = gpu_check.write(c.findings, [tmp_path], "2026-11-25-1200")
+    c.failures.append("interrupted")
+    (page,) = c.write([tmp_path], "2026-11-25-1200")
     assert page.name == "example-cpu-1-2026-11-25-1200.md"
     assert "- interrupted" in page.read_text()
 

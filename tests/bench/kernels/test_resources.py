@@ -15,7 +15,9 @@ pytest.importorskip("triton", reason="kernels are compiled by Triton")
 from nfkern.bench.core.cases import CASES
 from nfkern.bench.kernels import resources
 from nfkern.bench.kernels.binaries import TARGETS, Usage, read_amd, read_nvidia
+from nfkern.bench.kernels.calls import CausalCalls, CouplingCalls
 from nfkern.bench.kernels.kernel_launches import compilations
+from nfkern.bench.kernels.resources import chosen_calls
 from nfkern.errors import UserError
 from nfkern.kernels.causal.triton_launch import LAUNCHES as CAUSAL_LAUNCHES
 from nfkern.kernels.coupling.triton_launch import LAUNCHES
@@ -56,12 +58,17 @@ AMD = """
 SOUND = Usage(registers=168, stack=0, spills=0, shared=40_000, matrix="HGMMA 24", multiply_adds=100)
 
 
+def compiled(calls, *arithmetics, pdl=True):
+    return list(compilations(((each, arithmetics) for each in calls), pdl))
+
+
 @pytest.fixture(scope="module")
 def ogbench():
-    return compilations((CASES["ogbench"],), ("ieee", "half"), pdl=True)
+    calls = (CouplingCalls(CASES["ogbench"], rows, bound=bound) for rows in (1, 600) for bound in (None, 2.0))
+    return compiled(calls, "ieee", "bf16")
 
 
-def only(found, kernel, mode, arithmetic="half"):
+def only(found, kernel, mode, arithmetic="bf16"):
     return next(c for c in found if (c.kernel, c.mode, c.arithmetic) == (kernel, mode, arithmetic))
 
 
@@ -85,7 +92,7 @@ def test_the_budget(ogbench):
     assert resources.broken(flow, spilled, h100) == ("spills registers: 8 bytes of stack, 2 instructions",)
     assert resources.broken(flow, replace(SOUND, stack=24), h100)
     assert resources.broken(flow, replace(SOUND, matrix=""), h100) == (
-        "no matrix instructions, though its products are in half",
+        "no matrix instructions, though its products are in bf16",
     )
     assert resources.broken(plain, replace(SOUND, matrix=""), h100) == ()
     assert resources.broken(flow, replace(SOUND, shared=70_000), mi300) == (
@@ -120,17 +127,17 @@ def test_a_broken_budget_is_exit_code_1(monkeypatch, tmp_path, capsys, ogbench):
 
 
 @pytest.mark.slow
-def test_every_entry_of_the_launch_table_is_compiled():
-    found = compilations((CASES["widest"], CASES["causal"]), ("ieee", "tf32", "half"))
+def test_every_entry_of_both_tables_of_launches_is_compiled():
+    found = {
+        (c.kernel, "half" if c.arithmetic == "bf16" else c.arithmetic, c.launch)
+        for c in compilations(chosen_calls(("widest", "causal")))
+    }
+    kernels = {"flow": "flow_kernel", "step": "forward_step_kernel", "product": "product_kernel"}
     products = {("product", arithmetic): entries for arithmetic, entries in CAUSAL_LAUNCHES.items()}
     for (kernel, arithmetic), entries in (LAUNCHES | products).items():
         for _, launch in entries:
             tiles = f"{launch.tile}x{launch.chunk1}x{launch.chunk2} {launch.warps}w {launch.stages}s"
-            assert any(
-                c.launch == tiles and c.arithmetic == arithmetic and c.kernel.startswith(kernel) != (kernel == "step")
-                for c in found
-            ), (kernel, arithmetic, launch)
-    assert len({c.key for c in found}) == len(found)
+            assert (kernels[kernel], arithmetic, tiles) in found
 
 
 def test_modes_and_types(ogbench):
@@ -139,23 +146,23 @@ def test_modes_and_types(ogbench):
     assert (types["x"], types["hidden_weight"], types["count"], types["norm_eps"]) == ("*fp32", "*bf16", "i32", "fp32")
     assert types["TILE"] == "constexpr"
     modes = {c.mode for c in ogbench if c.kernel == "backward_step_kernel"}
-    assert modes == {
-        f"{mode}{bound}" for mode in ("to_latent", "to_data", "to_latent store", "to_data store", "score")
-        for bound in ("", " bounded")
-    }  # fmt: skip
+    directions = [f"{mode}{bound}" for mode in ("to_latent", "to_data") for bound in ("", " bounded")]
+    assert modes == {*directions, *(f"{each} store" for each in directions), "score", "score bounded"}
     assert all(dict(c.constants).get("PDL", True) for c in ogbench)
-    assert not any(dict(c.constants).get("PDL") for c in compilations((CASES["ogbench"],), ("ieee",), (1,)))
+    without = compiled([CouplingCalls(CASES["ogbench"], 1)], "ieee", pdl=False)
+    assert not any(dict(c.constants).get("PDL") for c in without)
 
 
+@pytest.mark.slow
 def test_a_causal_flow_needs_few_kernels():
-    """One for all positions, blocks and layers: only the width, the heads and what is switched on make another."""
-    found = compilations((CASES["causal"],), ("ieee",), (1,), pdl=True)
+    """One for all positions and layers, and two of the blocks': an odd block's biases lie at odd addresses."""
+    found = compiled([CausalCalls(CASES["causal_4"], 1)], "ieee")
     assert {c.mode for c in found if c.kernel == "product_kernel"} == {"norm", "residual", "norm gelu"}
     assert len([c for c in found if c.kernel == "attention_kernel"]) == 1
     tokens = [c for c in found if c.kernel == "token_kernel"]
     assert len(tokens) == 12
     assert all(dict(c.signature)["place"] == "i32" for c in tokens)
-    longer = compilations((CASES["causal_32"],), ("ieee",), (1,), pdl=True)
+    longer = compiled([CausalCalls(CASES["causal_8"], 1)], "ieee")
     assert {c.key for c in longer if c.kernel in ("product_kernel", "token_kernel")} == {
         c.key for c in found if c.kernel in ("product_kernel", "token_kernel")
     }
@@ -163,22 +170,29 @@ def test_a_causal_flow_needs_few_kernels():
 
 def test_the_switch_for_tf32_is_restored():
     before = torch.backends.cuda.matmul.fp32_precision
-    compilations((CASES["ogbench"],), ("tf32",), (1,))
+    compiled([CouplingCalls(CASES["ogbench"], 1)], "tf32")
     assert torch.backends.cuda.matmul.fp32_precision == before
+
+
+def run_compiling(code, **environment):
+    """Run code in a process in which Triton compiles: here, it interprets."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | environment
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
 
 
 def compile_within_budget(target, arithmetics, chosen=slice(None)):
     """Each kernel in each arithmetic and launch, in the mode that holds most; `nfkern bench resources` has all modes.
 
-    With a single arithmetic, in one launch alone. In a process of its own: here, Triton interprets.
+    With a single arithmetic, in one launch alone.
     """
     code = f"""
 from nfkern.bench.kernels.binaries import usage
-from nfkern.bench.core.cases import CASES
 from nfkern.bench.kernels.kernel_launches import compilations
-from nfkern.bench.kernels.resources import BUDGETS, broken, title
+from nfkern.bench.kernels.resources import BUDGETS, broken, chosen_calls, title
 chosen = {{}}
-for each in compilations((CASES["ogbench"], CASES["causal"]), {arithmetics}, pdl={target in ("sm_90", "sm_100")}):
+calls = chosen_calls(("ogbench", "causal"), {(1, 5000) if len(arithmetics) == 1 else resources.ROWS}, {arithmetics})
+for each in compilations(calls, pdl={target in ("sm_90", "sm_100")}):
     key = (each.kernel, each.arithmetic, each.launch) if len({arithmetics}) > 1 else each.kernel
     if key not in chosen or any(word in each.mode for word in ("store", "gelu", "move embed")):
         chosen[key] = each
@@ -190,9 +204,7 @@ for each in list(chosen.values())[{chosen}]:
     assert not broken(each, used, BUDGETS["{target}"]), (title(each), used)
     assert used.registers, title(each)
 """
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    result = run_compiling(code)
     assert result.returncode == 0, result.stderr
 
 
@@ -200,7 +212,7 @@ for each in list(chosen.values())[{chosen}]:
 @pytest.mark.parametrize("first", range(3))
 def test_every_kernel_compiles_within_its_budget(first):
     """A third of them at a time."""
-    compile_within_budget("sm_90", ("half",), slice(first, None, 3))
+    compile_within_budget("sm_90", ("bf16",), slice(first, None, 3))
 
 
 @pytest.mark.exhaustive(part="targets")
@@ -216,26 +228,26 @@ def test_tritons_own_launcher_compiles_the_same_code(tmp_path):
 from types import SimpleNamespace
 from triton.runtime import driver
 from nfkern.bench.kernels.binaries import TARGETS, compile_kernel, warm_up
-from nfkern.bench.core.cases import CASES
 from nfkern.bench.kernels.kernel_launches import compilations
+from nfkern.bench.kernels.resources import chosen_calls
 target = TARGETS["sm_90"]
 driver.set_active(SimpleNamespace(
     get_current_target=lambda: target, get_current_device=lambda: 0, get_current_stream=lambda device: 0,
 ))
 first = {}
-for each in compilations((CASES["ogbench"], CASES["causal"]), ("half",), (1,), pdl=True):
-    first.setdefault(each.kernel, each)
-assert {"forward_step_kernel", "backward_step_kernel", "product_kernel", "attention_kernel"} <= set(first)
+for each in compilations(chosen_calls(("ogbench", "causal"), (1,), ("bf16",)), pdl=True):
+    first.setdefault((each.kernel, each.kernel == "token_kernel" and each.aligned), each)
+kernels = [kernel for kernel, _ in first]
+assert {"forward_step_kernel", "backward_step_kernel", "product_kernel", "attention_kernel"} <= {*kernels}
+# With biases at round addresses, and at others.
+assert kernels.count("token_kernel") == 2
 for each in first.values():
     ours, theirs = compile_kernel(each, target), warm_up(each)
     assert ours.asm["ptx"] == theirs.asm["ptx"], each.kernel
     assert ours.metadata.launch_pdl == theirs.metadata.launch_pdl == ("PDL" in dict(each.constants)), each.kernel
 """
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     # A cache of its own: code from another checkout would name that one's files.
-    environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    result = run_compiling(code, TRITON_CACHE_DIR=str(tmp_path))
     assert result.returncode == 0, result.stderr
 
 
@@ -243,12 +255,8 @@ for each in first.values():
 def test_the_interpreter_compiles_nothing():
     code = """
 from nfkern.bench.kernels.binaries import TARGETS, compile_kernel
-from nfkern.bench.core.cases import CASES
 from nfkern.bench.kernels.kernel_launches import Compilation
 module = "nfkern.kernels.coupling.triton_kernels"
-compile_kernel(Compilation(module, "flow_kernel", "half", "", (), (), (), ()), TARGETS["sm_90"])
+compile_kernel(Compilation(module, "flow_kernel", "bf16", "", (), (), (), ()), TARGETS["sm_90"])
 """
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
-    assert "UserError: TRITON_INTERPRET is set" in result.stderr
+    assert "UserError: TRITON_INTERPRET is set" in run_compiling(code, TRITON_INTERPRET="1").stderr

@@ -4,13 +4,14 @@ import re
 
 import pytest
 import torch
-from support.op_cases import op_cases, op_cases_over_seeds
+from support.op_cases import examples_over_seeds
 
 from nfkern.kernels import CouplingParameters, coupling
 from nfkern.kernels.dispatch import registry
+from nfkern.kernels.dispatch.examples import examples
 
 pytestmark = pytest.mark.usefixtures("_native")
-CASES = op_cases()
+CASES = examples()
 variants = pytest.mark.parametrize("variant", ["", "_reference"])
 
 
@@ -101,7 +102,7 @@ def test_a_setting_out_of_range_is_named(name, variant):
 @variants
 @pytest.mark.parametrize("name", [name for name in CASES if registry._ops[name]._rank is not None])
 def test_seeds_that_do_not_fit_are_named(name, variant):
-    given = list(op_cases_over_seeds()[name])
+    given = list(examples_over_seeds()[name])
     second = [index for index, value in enumerate(given) if isinstance(value, torch.Tensor)][1]
     given[second] = given[second][:1]
     argument = registry._ops[name].dispatched._schema.arguments[second].name

@@ -4,22 +4,22 @@ import itertools
 
 import pytest
 import torch
-from support.op_cases import op_cases
 from torch.autograd import forward_ad
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 from nfkern.kernels.dispatch import registry
+from nfkern.kernels.dispatch.examples import examples
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
 REFUSED = {"causal_flow_to_data", "causal_flow_to_data_with_score"}
-every_op = pytest.mark.parametrize("name", [n + variant for n in op_cases() for variant in ("", "_reference")])
+every_op = pytest.mark.parametrize("name", [n + variant for n in examples() for variant in ("", "_reference")])
 
 
 def problem(name):
     """A number that depends on all results of an op, as a function of its floating-point tensors, and these."""
     torch.manual_seed(0)
-    arguments = list(op_cases()[name.removesuffix("_reference")])
+    arguments = list(examples()[name.removesuffix("_reference")])
     places = [i for i, a in enumerate(arguments) if isinstance(a, torch.Tensor) and a.is_floating_point()]
     op = getattr(torch.ops.nfkern, name).default
     # The rest are inputs of blocks and hidden units, which the derivative takes as they are.
@@ -81,12 +81,12 @@ def test_transforms(name, transform):
     torch.testing.assert_close(TRANSFORMS[transform](call, tensors, directions), expected, rtol=1e-5, atol=1e-5)
 
 
-ROW_OPS = [name for name in op_cases() if registry._ops[name].rows is not None]
+ROW_OPS = [name for name in examples() if registry._ops[name].rows is not None]
 
 
 @pytest.mark.parametrize("name", ROW_OPS)
 def test_more_rows_are_the_calls_one_after_the_other(name):
-    rows, arguments = registry._ops[name].rows, list(op_cases()[name])
+    rows, arguments = registry._ops[name].rows, list(examples()[name])
     if name.endswith(("to_latent_backward", "to_data_backward")):
         # Without gradients of the weights, which are sums over rows.
         arguments[-1] = False

@@ -6,12 +6,15 @@ import itertools
 import pytest
 import torch
 from support import flows
-from support.op_cases import DIFFERENTIABLE, op_cases, op_cases_over_seeds, problem
+from support.op_cases import examples_over_seeds, problem, with_gradients
 from support.selected import exhaustive, selected
 
 from nfkern.kernels import CouplingParameters, compose, coupling, registered_backends, use_reference
 from nfkern.kernels import standard_normal_log_prob as base
 from nfkern.kernels.dispatch import registry
+from nfkern.kernels.dispatch.examples import every_example, examples
+
+OPS = list(registry._ops)
 
 
 def directed(flow, direction, settings):
@@ -75,36 +78,33 @@ def test_compose_gives_inverses_and_their_log_det(features):
     assert log_det == -inverse_log_det
 
 
-def test_every_op_has_a_case():
-    assert set(op_cases()) == set(registry._ops)
+def test_every_op_has_examples():
+    assert set(examples()) == set(OPS)
 
 
 @pytest.mark.parametrize("variant", ["", exhaustive("_reference", part="sweeps")])
-@pytest.mark.parametrize("name", list(op_cases()))
-def test_opcheck(name, variant):
+@pytest.mark.parametrize("example", [*OPS, *(f"{name} kept" for name in examples(variant="kept"))])
+def test_opcheck(example, variant):
+    name = example.partition(" ")[0]
     op = getattr(torch.ops.nfkern, name + variant).default
-    arguments = op_cases()[name]
-    if name in DIFFERENTIABLE:
-        arguments = [
-            a.clone().requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a
-            for a in arguments
-        ]
-    torch.library.opcheck(op, tuple(arguments))
+    torch.library.opcheck(op, with_gradients(name, every_example()[example]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("parameter_grads", "compute_dtype"),
+    ("parameter_grads", "variant"),
     selected(
-        itertools.product((False, True), (None, torch.bfloat16)), ((False, None), (True, torch.bfloat16)), part="sweeps"
+        itertools.product((False, True), ("folded", "folded bfloat16")),
+        ((False, "folded"), (True, "folded bfloat16")),
+        part="sweeps",
     ),
 )
-@pytest.mark.parametrize("name", [name for name in op_cases() if name.startswith("coupling")])
-def test_opcheck_of_folded_parameters(name, parameter_grads, compute_dtype):
-    arguments = list(op_cases(folded=True, compute_dtype=compute_dtype)[name])
+@pytest.mark.parametrize("name", list(examples(variant="folded")))
+def test_opcheck_of_folded_parameters(name, parameter_grads, variant):
+    arguments = list(examples(variant=variant)[name])
     if name.endswith("backward"):
         arguments[-1] = parameter_grads
-    elif name in DIFFERENTIABLE and parameter_grads:
+    elif registry._ops[name].differentiable and parameter_grads:
         arguments[:4] = [a.clone().requires_grad_() for a in arguments[:4]]
     torch.library.opcheck(getattr(torch.ops.nfkern, name).default, tuple(arguments))
 
@@ -113,21 +113,17 @@ QUICK = ("test_schema", "test_autograd_registration", "test_faketensor")
 
 
 @pytest.mark.parametrize("checks", [QUICK, exhaustive("test_aot_dispatch_dynamic", part="sweeps")])
-@pytest.mark.parametrize("name", list(op_cases()))
+@pytest.mark.parametrize("name", OPS)
 def test_opcheck_over_seeds(name, checks):
-    arguments = op_cases_over_seeds()[name]
-    if name in DIFFERENTIABLE:
-        arguments = [
-            a.requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments
-        ]
-    torch.library.opcheck(getattr(torch.ops.nfkern, name).default, tuple(arguments), test_utils=checks)
+    op = getattr(torch.ops.nfkern, name).default
+    torch.library.opcheck(op, with_gradients(name, examples_over_seeds()[name]), test_utils=checks)
 
 
-@pytest.mark.parametrize("name", list(op_cases()))
+@pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("variant", ["", "_reference"])
 def test_vmap_is_one_call_per_seed(name, variant):
     op = getattr(torch.ops.nfkern, name + variant).default
-    arguments = list(op_cases_over_seeds()[name])
+    arguments = list(examples_over_seeds()[name])
     tensors = [i for i, a in enumerate(arguments) if isinstance(a, torch.Tensor)]
     dims = [0 if i in tensors else None for i in range(len(arguments))]
     # The first tensor's seeds lie last, and the last tensor is the same for all.
@@ -221,7 +217,7 @@ def test_double_backward_is_refused():
 
 
 def test_the_score_op_refuses_a_gradient():
-    arguments = op_cases()["coupling_to_data_with_score"]
+    arguments = examples()["coupling_to_data_with_score"]
     z = arguments[0].clone().requires_grad_()
     _, _, score = torch.ops.nfkern.coupling_to_data_with_score(z, *arguments[1:])
     with pytest.raises(RuntimeError, match="score of a coupling flow is not differentiable"):

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from support.op_cases import op_cases
 
 from nfkern.kernels import CouplingParameters, causal_affine, coupling, use_reference
 from nfkern.kernels.coupling import cpu_kernels
+from nfkern.kernels.dispatch.examples import examples
 from nfkern.kernels.dispatch.registry import reference_forced
 
 
@@ -52,7 +52,7 @@ def test_it_nests_and_ends_with_an_error():
 def loss_of():
     """A loss with a graph, and where its gradient goes."""
     x, term, matrix, log_det, *rest = (
-        a.float() if isinstance(a, torch.Tensor) else a for a in op_cases()["coupling_to_latent"]
+        a.float() if isinstance(a, torch.Tensor) else a for a in examples()["coupling_to_latent"]
     )
     parameters = [p.clone().requires_grad_() for p in rest[:9]]
     z, log_det = coupling.to_latent(x, term, matrix, log_det, CouplingParameters(*parameters))
