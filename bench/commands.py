@@ -1,5 +1,6 @@
 """`nfkern bench run | list | report`."""
 
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -38,6 +39,12 @@ BUDGETS = {
     "training": timing.RUNS,
     "full": timing.FULL,
 }
+KINDS = {
+    "run": ("benchmark records", {"work", "case", "batch", "variant"}),
+    "quality": ("results of densities", {"settings", "latencies", "trials", "fits"}),
+    "success": ("results in the simulator", {"settings", "latencies", "trainings", "evaluations"}),
+}
+"""By the command that makes them: files of results in words, and what only their first JSON object has."""
 PAGE_NEEDS = ("msgspec", "jinja2", "vl_convert")
 _BUSY = 0.1
 # Without a bar: names, counts and what is being built fit into eighty columns.
@@ -177,11 +184,67 @@ class Report:
 
 
 def _write_page(files: Sequence[Path], html: Path) -> None:
-    # Here, not above: the page needs packages that measuring does not.
-    from nfkern.bench.report.page import to_html
-
-    write_text(html, to_html(files))
+    write_text(html, page_of(files))
     print(f"wrote {html}")
+
+
+def page_of(paths: Sequence[Path]) -> str:
+    """Return the page of files of any kind: records first, then study after study.
+
+    Raises:
+        UserError: a file cannot be read, is of no kind or holds nothing, or two are the same.
+    """
+    # Here, not above: the page needs packages that measuring does not.
+    from nfkern.bench.report.page import Section, to_html
+
+    names, records = _names(paths), {}
+    sections: dict[str, list[Section]] = {"quality": [], "success": []}
+    for path, name in names.items():
+        if (kind := _kind(path)) == "run":
+            records[name] = storage.read(path)
+        elif kind == "quality":
+            from nfkern.bench.studies.quality.report import REPORT as QUALITY
+
+            sections[kind].append(QUALITY.section(QUALITY.read(path), name))
+        else:
+            from nfkern.bench.studies.success.report import REPORT as SUCCESS
+
+            sections[kind].append(SUCCESS.section(SUCCESS.read(path), name))
+    return to_html(records, [section for found in sections.values() for section in found])
+
+
+def _kind(path: Path) -> str:
+    """Return the command that has made a file, by the keys of its first JSON object."""
+    makers = " or ".join(f"`nfkern bench {kind} --out {path}`" for kind in KINDS)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); make one with {makers}") from None
+    if not text.strip():
+        raise UserError(f"{path} holds no records: make some with {makers}, and --overwrite")
+    try:
+        found, _ = json.JSONDecoder().raw_decode(text.lstrip())
+    except ValueError:
+        found = None
+    for kind, (_, keys) in KINDS.items():
+        if isinstance(found, dict) and keys <= found.keys():
+            return kind
+    known = " nor ".join(f"{name} (`nfkern bench {kind}`)" for kind, (name, _) in KINDS.items())
+    raise UserError(f"{path}: is neither {known}")
+
+
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Files by name, with as many folders before it as tell them apart."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UserError(f"files: expected different ones, got {', '.join(map(str, paths))}")
+
+    def name(path: Path) -> str:
+        for count in range(1, len(path.resolve().parts)):
+            if sum(other.resolve().parts[-count:] == path.resolve().parts[-count:] for other in paths) == 1:
+                return "/".join(path.resolve().parts[-count:])
+        return str(path)
+
+    return {path: name(path) for path in paths}
 
 
 def _device(name: str) -> torch.device:

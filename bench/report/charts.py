@@ -44,7 +44,7 @@ def leads(rows: Sequence[Timed]) -> str:
     even = {"data": {"values": [{"ratio": 1.0}]}, "mark": {"type": "rule", "color": "currentColor"}}
     marks = {"mark": {"type": "point", "filled": True, "size": 45, "opacity": 0.75}, "data": {"values": found}}
     layers = [even | {"encoding": {"x": x}}, marks | {"encoding": {"x": x, "y": y, **looks}}]
-    return _svg({"layer": layers, "width": 200, "height": {"step": 24}})
+    return svg({"layer": layers, "width": 200, "height": {"step": 24}})
 
 
 def growth(curves: Mapping[str, Mapping[int, float]], axis: str, unit: str) -> str:
@@ -73,7 +73,7 @@ def growth(curves: Mapping[str, Mapping[int, float]], axis: str, unit: str) -> s
     }
     encoding = {"x": x | common, "y": y | common, **looks}
     mark = {"type": "line", "strokeWidth": 1.5, "point": {"filled": True, "size": 30}}
-    return _svg({"data": {"values": points}, "mark": mark, "encoding": encoding, "width": 280, "height": 240})
+    return svg({"data": {"values": points}, "mark": mark, "encoding": encoding, "width": 280, "height": 240})
 
 
 def _looks(names: Sequence[str]) -> dict[str, tuple[str, str, list[int]]]:
@@ -98,7 +98,8 @@ def _nominal(field: str, names: Sequence[str], looks: Sequence[Any]) -> dict[str
     return {"field": field, "type": "nominal", "title": None, "scale": {"domain": names, "range": looks}}
 
 
-def _svg(chart: dict[str, Any]) -> str:
-    svg: str = vl_convert.vegalite_to_svg(chart | {"config": _CONFIG})
+def svg(chart: dict[str, Any]) -> str:
+    """Return a Vega-Lite chart as SVG."""
+    drawn: str = vl_convert.vegalite_to_svg(chart | {"config": _CONFIG})
     # As wide as the page's style says.
-    return re.sub(r'^<svg [^>]*?width="[\d.]+" height="[\d.]+"', '<svg class="chart" role="img"', svg)
+    return re.sub(r'^<svg [^>]*?width="[\d.]+" height="[\d.]+"', '<svg class="chart" role="img"', drawn)
