@@ -29,23 +29,15 @@ from nfkern.errors import UserError, check_least
 from nfkern.host.files import write_text
 
 Suite = Literal["smoke", "quick", "cpu", "causal", "control-loop", "scaling", "training", "full"]
-BUDGETS = {
-    "smoke": timing.SMOKE,
-    "quick": timing.QUICK,
-    "cpu": timing.QUICK,
-    "causal": timing.QUICK,
-    "control-loop": timing.CONTROL,
-    "scaling": timing.QUICK,
-    "training": timing.RUNS,
-    "full": timing.FULL,
-}
+# Others are measured as the quick one is.
+BUDGETS = {"smoke": timing.SMOKE, "control-loop": timing.CONTROL, "training": timing.RUNS, "full": timing.FULL}
 KINDS = {
     "run": ("benchmark records", {"work", "case", "batch", "variant"}),
     "quality": ("results of densities", {"settings", "latencies", "trials", "fits"}),
     "success": ("results in the simulator", {"settings", "latencies", "trainings", "evaluations"}),
 }
 """By the command that makes them: files of results in words, and what only their first JSON object has."""
-PAGE_NEEDS = ("msgspec", "jinja2", "vl_convert")
+PAGE_NEEDS = ("msgspec", "polars", "jinja2", "vl_convert")
 _BUSY = 0.1
 # Without a bar: names, counts and what is being built fit into eighty columns.
 PROGRESS = "{desc}{n_fmt} of {total_fmt} rows [{elapsed}<{remaining}{postfix}]"
@@ -99,11 +91,12 @@ class Run:
         if pending:
             check_writable(self.out)
         start, others = time.perf_counter(), others_cpu_s()
+        budget = BUDGETS.get(self.suite, timing.QUICK)
         try:
             with tqdm(pending, bar_format=PROGRESS, disable=not pending) as progress:
                 for row in progress:
                     progress.set_description(row.name)
-                    found = measure(row, device, environment, BUDGETS[self.suite], progress.set_postfix_str)
+                    found = measure(row, device, environment, budget, progress.set_postfix_str)
                     # Earlier numbers of the row stay until there are new ones.
                     records = [record for record in records if record.row != row.name] + found
                     storage.write(self.out, records)
@@ -297,7 +290,8 @@ def _summary(row: Row, records: list[Record]) -> str:
 
 def _standing(row: Timed) -> str:
     """Return a row's verdict, e.g. `ahead  inverse-ogbench-1-threads_1: nfkern 155 us, jax_jit 197 us (1.27x)`."""
-    shown = [f"{each.variant} {duration(row.seconds(each))}" for each in (row.ours, row.peer) if each]
+    best = (each for each in (row.ours, row.peer) if each)
+    shown = [f"{each.variant} {duration(each.quantiles.median_s)}" for each in best if each.quantiles]
     ratio = f" ({row.ratio:.2f}x)" if row.ratio else ""
     return f"{row.word:6} {row.first.row}: {', '.join(shown) or 'no number'}{ratio}"
 

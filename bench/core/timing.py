@@ -85,6 +85,18 @@ class Quantiles:
         """Whether `noise_s` is of medians; otherwise it is of single calls."""
         return self.low_median_s is not None and self.high_median_s is not None
 
+    def above(self, other: "Quantiles", relative: float = 0.0, absolute_s: float = 0.0) -> bool:
+        """Whether this time is longer than another by more than the bounds, each median outside the other's noise.
+
+        Args:
+            other: another time.
+            relative: share of the other median up to which a difference does not count.
+            absolute_s: seconds up to which a difference does not count.
+        """
+        outside = self.median_s > other.noise_s[1] and other.median_s < self.noise_s[0]
+        more = self.median_s - other.median_s
+        return outside and more > relative * other.median_s and more > absolute_s
+
     def scaled(self, factor: float) -> "Quantiles":
         """All times, multiplied."""
         times = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "repeats"}

@@ -1,5 +1,6 @@
 """One HTML page of results that needs no network and no script: benchmark records, then sections made elsewhere."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from nfkern.bench.core.records import Record
+from nfkern.bench.core.units import duration, size
 from nfkern.bench.report.charts import svg
-from nfkern.bench.report.timings import timings
-from nfkern.page import page, table
+from nfkern.bench.report.labels import is_ours, standing, standing_note
+from nfkern.bench.report.timings import apart, timings, words
+from nfkern.page import page
 
 _HERE = Path(__file__).parent
 _TIMES = (
@@ -77,8 +80,12 @@ def to_html(records: Mapping[str, Sequence[Record]], sections: Sequence[Section]
         banners.append("All cases are tiny ones, which only try the suite out. Its numbers mean nothing.")
     contents = [*(_TIMES if times else ()), *((anchor, title) for anchor, title, _ in headed)]
     # Lines of a template's own are no part of the page.
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(_text("page.html"))
-    body = template.render(times=times, sections=headed, banners=banners, contents=contents, svg=svg, text_table=table)
+    jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    used = (duration, size, words, apart, is_ours, standing, standing_note, svg)
+    jinja.filters |= {each.__name__: each for each in used}
+    body = jinja.from_string(_text("page.html")).render(
+        times=times, sections=headed, banners=banners, contents=contents, infinite=math.inf
+    )
     files = [*records, *(section.file for section in sections)]
     return page("nfkern benchmarks", body, f"made of {', '.join(files)}", _text("page.css"), _text("page.js"))
 
