@@ -105,11 +105,10 @@ class Run:
             print(f"interrupted; {self.out} has the finished rows: the same command with --resume goes on")
             return 130
         timed = timed_rows({self.out.name: records})
-        for each in timed:
-            print(_standing(each))
-        print(verdict(timed))
-        for line in _busy(environment, time.perf_counter() - start, others) if pending else ():
+        for line in (*map(_standing, timed), verdict(timed)):
             print(line)
+        if pending:
+            _tell_if_busy(environment, time.perf_counter() - start, others)
         print(f"{len(records)} records in {self.out}")
         if self.page and (missing := [name for name in PAGE_NEEDS if find_spec(name) is None]):
             print(f"no page: it needs the package {missing[0]}: `pip install 'nfkern[bench]'`")
@@ -227,17 +226,11 @@ def _kind(path: Path) -> str:
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Files by name, with as many folders before it as tell them apart."""
+    """Return files by name, with the folders that they do not share."""
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError(f"files: expected different ones, got {', '.join(map(str, paths))}")
-
-    def name(path: Path) -> str:
-        for count in range(1, len(path.resolve().parts)):
-            if sum(other.resolve().parts[-count:] == path.resolve().parts[-count:] for other in paths) == 1:
-                return "/".join(path.resolve().parts[-count:])
-        return str(path)
-
-    return {path: name(path) for path in paths}
+    shared = os.path.commonpath([path.resolve().parent for path in paths])
+    return {path: path.resolve().relative_to(shared).as_posix() for path in paths}
 
 
 def _device(name: str) -> torch.device:
@@ -296,14 +289,10 @@ def _standing(row: Timed) -> str:
     return f"{row.word:6} {row.first.row}: {', '.join(shown) or 'no number'}{ratio}"
 
 
-def _busy(environment: Environment, seconds: float, before: float | None) -> list[str]:
-    """Return a line that names the machine, if others kept more than a tenth of its processors busy meanwhile."""
+def _tell_if_busy(environment: Environment, seconds: float, before: float | None) -> None:
+    """Name the machine, if others kept more than a tenth of its processors busy meanwhile."""
     after = others_cpu_s()
-    if before is None or after is None:
-        return []
-    share = (after - before) / (seconds * (os.cpu_count() or 1))
-    if share <= _BUSY:
-        return []
-    return [
-        f"{environment.device_name} was busy: others took {share:.0%} of its processors. Measure again when it idles."
-    ]
+    share = 0.0 if before is None or after is None else (after - before) / (seconds * (os.cpu_count() or 1))
+    if share > _BUSY:
+        name = environment.device_name
+        print(f"{name} was busy: others took {share:.0%} of its processors. Measure again when it idles.")
