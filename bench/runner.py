@@ -116,7 +116,7 @@ def _admit(variant: Variant, row: Row, problem: Problem, device: torch.device) -
 
 
 def _wrong(variant: Variant, row: Row, problem: Problem, implementation: Implementation) -> str | None:
-    """Why its results are wrong, by the work's check or, where the variant computes something else, by its own."""
+    """Return why its results are wrong, by the work's check or, where it computes something else, by its own."""
     if (implementation.check is None) != (variant.standing in SAME_RESULTS):
         raise ValueError(
             f"{variant.name}: a check of its own belongs to every variant with other results, and to no other"

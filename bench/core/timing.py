@@ -70,9 +70,9 @@ class Quantiles:
 
     @property
     def noise_s(self) -> tuple[float, float]:
-        """Between what the median moves within a measurement, as far as is known: calls move more than their median.
+        """The band in which the median moves within a measurement; without one, that of single calls, which move more.
 
-        Of one call or two nothing is known: anything.
+        Nothing is known of one call or two: the band is endless.
         """
         if self.repeats < FEWEST:
             return 0.0, math.inf
@@ -157,8 +157,8 @@ def interleaved(
 
     A turn is a burst of calls of about `budget.turn_s`, but at least three unless they take much longer. A burst of
     several calls starts with an untimed one, because the variants before it have taken the caches: what is reported is
-    a flow that runs, or trains, again and again. Who is ahead of the others, because its turns are longer, sits turns
-    out, so that every variant is measured over the whole time and none for longer than asked.
+    a flow that runs, or trains, again and again. A variant that is ahead of the others, because its turns are longer,
+    sits turns out, so that every variant is measured over the whole time and none for longer than asked.
 
     Args:
         variants: for each its calls, one for every set of inputs, used in rotation.

@@ -63,13 +63,9 @@ class Finding(NamedTuple):
 
 
 def recorded_leads(records: pl.DataFrame, device_name: str) -> tuple[dict[str, float], float]:
-    """By key, how many times as fast as eager PyTorch it was, and how much of that lead has to be left.
+    """Return how many times as fast as eager PyTorch each key was, and the share of that lead that has to be left.
 
-    Of the newest file that has all guarded rows, of this machine if there is one.
-
-    Args:
-        records: as `frame.frame`.
-        device_name: of this machine, as in its environment.
+    They are those of the newest file that has all guarded rows, one of this device if there is any.
     """
     guarded = pl.DataFrame(
         [(row.name, each.name) for row in rows(GUARDED, WORKS, VARIANTS, 1) for each in row.variants],
@@ -89,12 +85,7 @@ def recorded_leads(records: pl.DataFrame, device_name: str) -> tuple[dict[str, f
 
 
 def findings(measured: Sequence[Record], recorded: Mapping[str, float], kept: float) -> list[Finding]:
-    """Return what is left of the leads of one row.
-
-    Args:
-        measured: the row's records, eager PyTorch's among them.
-        recorded: leads by key, those of this row among them.
-        kept: share of a lead that has to be left.
+    """Return what is left of the recorded leads, by key, in one row's records; `kept` is the share that has to be.
 
     Raises:
         UserError: eager PyTorch has no number.

@@ -50,7 +50,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Section:
-    """What a page says of one file, such as a study's.
+    """One file's part of the page, such as a study's.
 
     Args:
         file: its name.

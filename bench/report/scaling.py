@@ -29,7 +29,7 @@ class Family(NamedTuple):
 
     @property
     def curves(self) -> dict[str, dict[int, float]]:
-        """By variant, the quantity by place on the axis; at least `FEWEST` each. The highest at its end comes first."""
+        """Points of each variant, `FEWEST` or more: the quantity by place. The one that ends highest comes first."""
         parts = self.records.partition_by("variant", as_dict=True, maintain_order=True).items()
         curves = {str(name): dict(part.select("x", "y").iter_rows()) for (name,), part in parts}
         return dict(sorted(curves.items(), key=lambda curve: -curve[1][max(curve[1])]))
