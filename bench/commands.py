@@ -29,8 +29,10 @@ from nfkern.errors import UserError, check_least
 from nfkern.host.files import write_text
 
 Suite = Literal["smoke", "quick", "cpu", "causal", "control-loop", "scaling", "training", "full"]
-# Others are measured as the quick one is.
-BUDGETS = {"smoke": timing.SMOKE, "control-loop": timing.CONTROL, "training": timing.RUNS, "full": timing.FULL}
+BUDGETS = {
+    **dict.fromkeys(("quick", "cpu", "causal", "scaling"), timing.QUICK),
+    **{"smoke": timing.SMOKE, "control-loop": timing.CONTROL, "training": timing.RUNS, "full": timing.FULL},
+}
 KINDS = {
     "run": ("benchmark records", {"work", "case", "batch", "variant"}),
     "quality": ("results of densities", {"settings", "latencies", "trials", "fits"}),
@@ -91,12 +93,11 @@ class Run:
         if pending:
             check_writable(self.out)
         start, others = time.perf_counter(), others_cpu_s()
-        budget = BUDGETS.get(self.suite, timing.QUICK)
         try:
             with tqdm(pending, bar_format=PROGRESS, disable=not pending) as progress:
                 for row in progress:
                     progress.set_description(row.name)
-                    found = measure(row, device, environment, budget, progress.set_postfix_str)
+                    found = measure(row, device, environment, BUDGETS[self.suite], progress.set_postfix_str)
                     # Earlier numbers of the row stay until there are new ones.
                     records = [record for record in records if record.row != row.name] + found
                     storage.write(self.out, records)

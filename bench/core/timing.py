@@ -86,12 +86,10 @@ class Quantiles:
         return self.low_median_s is not None and self.high_median_s is not None
 
     def above(self, other: "Quantiles", relative: float = 0.0, absolute_s: float = 0.0) -> bool:
-        """Whether this time is longer than another by more than the bounds, each median outside the other's noise.
+        """Whether this time is longer than another, by more than the noise and the bounds.
 
-        Args:
-            other: another time.
-            relative: share of the other median up to which a difference does not count.
-            absolute_s: seconds up to which a difference does not count.
+        Each median lies outside the other's noise; they differ by more than the share `relative` of the other, and by
+        more than `absolute_s` seconds.
         """
         outside = self.median_s > other.noise_s[1] and other.median_s < self.noise_s[0]
         more = self.median_s - other.median_s

@@ -45,13 +45,9 @@ class Change(NamedTuple):
 def compare(
     before: Sequence[Record], after: Sequence[Record], relative: float = 0.1, absolute_s: float = 0.0
 ) -> list[Change]:
-    """Changes of every record of either file that has or had a number.
+    """Return the changes of all records of either file that have or had a number.
 
-    Args:
-        before: the first file.
-        after: the second file.
-        relative: a median's change up to this share of the smaller one is within bounds.
-        absolute_s: so is one up to as many seconds.
+    A median's change of up to the share `relative` of the smaller one, or up to `absolute_s` seconds, is within bounds.
     """
     old, new = ({record.key: record for record in records} for records in (before, after))
     found = (_change(key, old.get(key), new.get(key), relative, absolute_s) for key in {**old, **new})

@@ -3,7 +3,7 @@
 The document says, at the marks around a table, which file it is made of.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,14 +27,14 @@ class Published:
         columns: by title, what the names of the variants end with.
         head: of the column of titles.
         threads: a cell has a number for each that is recorded.
-        written: by title of a column that does not show medians, how it writes a line of `frame.frame`.
+        quantities: by title of a column that does not show medians, its column of `frame.frame`, or "steps" a second.
     """
 
     lines: Mapping[str, tuple[str, str]]
     columns: Variants
     head: str = ""
     threads: tuple[int, ...] = (1,)
-    written: Mapping[str, Callable[[Mapping[str, Any]], str]] = field(default_factory=dict)
+    quantities: Mapping[str, str] = field(default_factory=dict)
 
     def table(self, records: pl.DataFrame) -> list[list[str]]:
         """Return head and lines of one file's records, without columns of which nothing was measured.
@@ -50,30 +50,25 @@ class Published:
             here = [row for count in self.threads if (row := f"{name}-threads_{count}") in rows]
             lines.append([title])
             for column, ends in self.columns.items():
-                write = self.written.get(column, _median)
-                timed_here = [[found[row, start + end] for end in ends if (row, start + end) in found] for row in here]
-                lines[-1].append(_joined([write(min(each, key=_seconds)) if each else "" for each in timed_here]))
+                quantity, texts = self.quantities.get(column, "median_s"), []
+                for row in here:
+                    there = [found[row, start + end] for end in ends if (row, start + end) in found]
+                    fastest = min(there, key=lambda each: float(each["median_s"]), default=None)
+                    texts.append(_text(fastest, quantity) if fastest else "")
+                lines[-1].append(_joined(texts))
             if not any(lines[-1][1:]):
                 raise UserError(f"{name} has no number of {start or 'the variants'} that a table shows")
         shown = [number for number in range(len(lines[0])) if any(line[number] for line in lines[1:])]
         return [[line[number] for number in shown] for line in lines]
 
 
-def _seconds(timed: Mapping[str, Any]) -> float:
-    return float(timed["median_s"])
-
-
-def _median(timed: Mapping[str, Any]) -> str:
-    return duration(timed["median_s"])
-
-
-def _tail(timed: Mapping[str, Any]) -> str:
-    return duration(timed["p99_s"])
-
-
-def _far_tail(timed: Mapping[str, Any]) -> str:
-    """Return the 99.9th percentile, or nothing where there were too few calls."""
-    return duration(timed["p999_s"]) if timed["p999_s"] else ""
+def _text(timed: Mapping[str, Any], quantity: str) -> str:
+    if quantity == "steps":
+        return f"{STEPS / timed['median_s']:.1f}"
+    if quantity == "parameters":
+        return f"{timed['parameters'] / 1e6:.2f} M"
+    # Of few calls the far tail is not known.
+    return "" if timed[quantity] is None else duration(timed[quantity])
 
 
 def _joined(texts: Sequence[str]) -> str:
@@ -209,12 +204,12 @@ PUBLISHED: dict[str, Published] = {
     "libraries": Published(_BESIDE_LIBRARIES, {"eager": ("eager",), **_LIBRARIES, **_OURS}),
     "shapes": Published(_SHAPES, _PACKAGES | _OURS | _FLOOR),
     "policies": Published(
-        _of_one_row("control_loop-ogbench-1", _POLICIES), _FORMS, written={"p99 of the fastest": _tail}
+        _of_one_row("control_loop-ogbench-1", _POLICIES), _FORMS, quantities={"p99 of the fastest": "p99_s"}
     ),
     "acting": Published(
         _of_one_row("control_loop-ogbench-1", _FLOW_ACTING),
         {"median": ("",), "p99": ("",), "p99.9": ("",)},
-        written={"p99": _tail, "p99.9": _far_tail},
+        quantities={"p99": "p99_s", "p99.9": "p999_s"},
     ),
     "quick": Published(_QUICK, _PACKAGES | _LIBRARIES | _OURS | _FLOOR, threads=(1, 2)),
     "causal": Published(_CAUSAL, _PACKAGES | _OURS | _FLOOR, threads=(1, 2)),
@@ -227,10 +222,7 @@ PUBLISHED: dict[str, Published] = {
         | _of_one_row("offline_rl_run-synthetic_100k-256", _OFFLINE_RL),
         {"steps a second": ("",), "parameters": ("",)},
         threads=(2,),
-        written={
-            "steps a second": lambda timed: f"{STEPS / timed['median_s']:.1f}",
-            "parameters": lambda timed: f"{timed['parameters'] / 1e6:.2f} M",
-        },
+        quantities={"steps a second": "steps", "parameters": "parameters"},
     ),
 }
 """By the name that the marks in a document have: a table of the records of the file that they name."""
