@@ -1,5 +1,6 @@
 """`nfkern bench run | list | report`."""
 
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -29,16 +30,16 @@ from nfkern.host.files import write_text
 
 Suite = Literal["smoke", "quick", "cpu", "causal", "control-loop", "scaling", "training", "full"]
 BUDGETS = {
-    "smoke": timing.SMOKE,
-    "quick": timing.QUICK,
-    "cpu": timing.QUICK,
-    "causal": timing.QUICK,
-    "control-loop": timing.CONTROL,
-    "scaling": timing.QUICK,
-    "training": timing.RUNS,
-    "full": timing.FULL,
+    **dict.fromkeys(("quick", "cpu", "causal", "scaling"), timing.QUICK),
+    **{"smoke": timing.SMOKE, "control-loop": timing.CONTROL, "training": timing.RUNS, "full": timing.FULL},
 }
-PAGE_NEEDS = ("msgspec", "jinja2", "vl_convert")
+KINDS = {
+    "run": ("benchmark records", {"work", "case", "batch", "variant"}),
+    "quality": ("results of densities", {"settings", "latencies", "trials", "fits"}),
+    "success": ("results in the simulator", {"settings", "latencies", "trainings", "evaluations"}),
+}
+"""By the command that makes them: files of results in words, and what only their first JSON object has."""
+PAGE_NEEDS = ("msgspec", "polars", "jinja2", "vl_convert")
 _BUSY = 0.1
 # Without a bar: names, counts and what is being built fit into eighty columns.
 PROGRESS = "{desc}{n_fmt} of {total_fmt} rows [{elapsed}<{remaining}{postfix}]"
@@ -105,11 +106,10 @@ class Run:
             print(f"interrupted; {self.out} has the finished rows: the same command with --resume goes on")
             return 130
         timed = timed_rows({self.out.name: records})
-        for each in timed:
-            print(_standing(each))
-        print(verdict(timed))
-        for line in _busy(environment, time.perf_counter() - start, others) if pending else ():
+        for line in (*map(_standing, timed), verdict(timed)):
             print(line)
+        if pending:
+            _tell_if_busy(environment, time.perf_counter() - start, others)
         print(f"{len(records)} records in {self.out}")
         if self.page and (missing := [name for name in PAGE_NEEDS if find_spec(name) is None]):
             print(f"no page: it needs the package {missing[0]}: `pip install 'nfkern[bench]'`")
@@ -177,11 +177,61 @@ class Report:
 
 
 def _write_page(files: Sequence[Path], html: Path) -> None:
-    # Here, not above: the page needs packages that measuring does not.
-    from nfkern.bench.report.page import to_html
-
-    write_text(html, to_html(files))
+    write_text(html, page_of(files))
     print(f"wrote {html}")
+
+
+def page_of(paths: Sequence[Path]) -> str:
+    """Return the page of files of any kind: records first, then study after study.
+
+    Raises:
+        UserError: a file cannot be read, is of no kind or holds nothing, or two are the same.
+    """
+    # Here, not above: the page needs packages that measuring does not.
+    from nfkern.bench.report.page import Section, to_html
+
+    names, records = _names(paths), {}
+    sections: dict[str, list[Section]] = {"quality": [], "success": []}
+    for path, name in names.items():
+        if (kind := _kind(path)) == "run":
+            records[name] = storage.read(path)
+        elif kind == "quality":
+            from nfkern.bench.studies.quality.report import REPORT as QUALITY
+
+            sections[kind].append(QUALITY.section(QUALITY.read(path), name))
+        else:
+            from nfkern.bench.studies.success.report import REPORT as SUCCESS
+
+            sections[kind].append(SUCCESS.section(SUCCESS.read(path), name))
+    return to_html(records, [section for found in sections.values() for section in found])
+
+
+def _kind(path: Path) -> str:
+    """Return the command that has made a file, by the keys of its first JSON object."""
+    makers = " or ".join(f"`nfkern bench {kind} --out {path}`" for kind in KINDS)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); make one with {makers}") from None
+    if not text.strip():
+        raise UserError(f"{path} holds no records: make some with {makers}, and --overwrite")
+    try:
+        found, _ = json.JSONDecoder().raw_decode(text.lstrip())
+    except ValueError:
+        found = None
+    for kind, (_, keys) in KINDS.items():
+        if isinstance(found, dict) and keys <= found.keys():
+            return kind
+    known = " nor ".join(f"{name} (`nfkern bench {kind}`)" for kind, (name, _) in KINDS.items())
+    raise UserError(f"{path}: is neither {known}")
+
+
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return files by name, with the folders that they do not share."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UserError(f"files: expected different ones, got {', '.join(map(str, paths))}")
+    shared = os.path.commonpath([path.resolve().parent for path in paths])
+    return {path: path.resolve().relative_to(shared).as_posix() for path in paths}
 
 
 def _device(name: str) -> torch.device:
@@ -234,19 +284,16 @@ def _summary(row: Row, records: list[Record]) -> str:
 
 def _standing(row: Timed) -> str:
     """Return a row's verdict, e.g. `ahead  inverse-ogbench-1-threads_1: nfkern 155 us, jax_jit 197 us (1.27x)`."""
-    shown = [f"{each.variant} {duration(row.seconds(each))}" for each in (row.ours, row.peer) if each]
+    best = (each for each in (row.ours, row.peer) if each)
+    shown = [f"{each.variant} {duration(each.quantiles.median_s)}" for each in best if each.quantiles]
     ratio = f" ({row.ratio:.2f}x)" if row.ratio else ""
     return f"{row.word:6} {row.first.row}: {', '.join(shown) or 'no number'}{ratio}"
 
 
-def _busy(environment: Environment, seconds: float, before: float | None) -> list[str]:
-    """Return a line that names the machine, if others kept more than a tenth of its processors busy meanwhile."""
+def _tell_if_busy(environment: Environment, seconds: float, before: float | None) -> None:
+    """Name the machine, if others kept more than a tenth of its processors busy meanwhile."""
     after = others_cpu_s()
-    if before is None or after is None:
-        return []
-    share = (after - before) / (seconds * (os.cpu_count() or 1))
-    if share <= _BUSY:
-        return []
-    return [
-        f"{environment.device_name} was busy: others took {share:.0%} of its processors. Measure again when it idles."
-    ]
+    share = 0.0 if before is None or after is None else (after - before) / (seconds * (os.cpu_count() or 1))
+    if share > _BUSY:
+        name = environment.device_name
+        print(f"{name} was busy: others took {share:.0%} of its processors. Measure again when it idles.")

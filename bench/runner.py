@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -42,7 +42,11 @@ def measure(
     with num_threads(row.threads), row.work.context():
         candidates = admit(row, problem, device, tell)
         passed = {c.variant.name: c.implementation.calls(problem.inputs) for c in candidates if c.implementation}
-        times = _timed(passed, device, budget, tell) if passed else {}
+        times: Mapping[str, Quantiles] = {}
+        if passed:
+            tell("timing 0 %")
+            stopwatch = stopwatch_for(device)
+            times = interleaved(passed, budget, stopwatch, lambda share: tell(f"timing {100 * share:.0f} %"))
     records = [record_of(row, problem, c, times.get(c.variant.name), device, environment) for c in candidates]
     if not row.memory:
         return records
@@ -64,16 +68,6 @@ def admit(row: Row, problem: Problem, device: torch.device, tell: Tell = lambda 
     return candidates
 
 
-def _timed(
-    calls: Mapping[str, Sequence[Callable[[], Any]]], device: torch.device, budget: Budget, tell: Tell
-) -> dict[str, Quantiles]:
-    def tell_share(share: float) -> None:
-        tell(f"timing {100 * share:.0f} %")
-
-    tell_share(0.0)
-    return interleaved(calls, budget, stopwatch_for(device), tell_share)
-
-
 def record_of(
     row: Row,
     problem: Problem,
@@ -83,6 +77,7 @@ def record_of(
     environment: Environment,
 ) -> Record:
     """Return the record of a candidate."""
+    own = candidate.implementation.parameters if candidate.implementation else None
     return Record(
         work=row.work.name,
         case=row.case.name,
@@ -91,7 +86,7 @@ def record_of(
         mode=row.work.mode,
         threads=row.threads,
         precision=candidate.variant.precision,
-        parameters=_parameters(problem, candidate.implementation),
+        parameters=problem.parameters if own is None else own,
         first_call_s=candidate.first_call_s,
         quantiles=times,
         error=candidate.error,
@@ -100,12 +95,6 @@ def record_of(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment,
     )
-
-
-def _parameters(problem: Problem, implementation: Implementation | None) -> int:
-    if implementation is None or implementation.parameters is None:
-        return problem.parameters
-    return implementation.parameters
 
 
 def _admit(variant: Variant, row: Row, problem: Problem, device: torch.device) -> Candidate:
@@ -127,7 +116,7 @@ def _admit(variant: Variant, row: Row, problem: Problem, device: torch.device) -
 
 
 def _wrong(variant: Variant, row: Row, problem: Problem, implementation: Implementation) -> str | None:
-    """Why its results are wrong, by the work's check or, where the variant computes something else, by its own."""
+    """Return why its results are wrong, by the work's check or, where it computes something else, by its own."""
     if (implementation.check is None) != (variant.standing in SAME_RESULTS):
         raise ValueError(
             f"{variant.name}: a check of its own belongs to every variant with other results, and to no other"

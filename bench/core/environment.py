@@ -51,26 +51,20 @@ def current_environment(device: torch.device) -> Environment:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
-            **_triton_version(device),
-            **_rival_versions(device),
+            **_compilers_and_rivals(device),
         },
         commit=_commit(Path(__file__).resolve()),
         backends=registered_backends(device),
     )
 
 
-def _triton_version(device: torch.device) -> dict[str, str]:
-    """Versions of the compiler of kernels; empty on a CPU, where it plays no part."""
-    if device.type != "cuda" or find_spec("triton") is None:
-        return {}
-    return {"triton": str(importlib.import_module("triton").__version__)}
-
-
-def _rival_versions(device: torch.device) -> dict[str, str]:
-    """Versions of the packages whose speed is measured on a CPU, read without importing them."""
+def _compilers_and_rivals(device: torch.device) -> dict[str, str]:
+    """Versions of the compiler of kernels on a GPU, of the packages whose speed is measured on a CPU."""
+    if device.type == "cuda":
+        # Its distribution has several names, the module one.
+        return {"triton": str(importlib.import_module("triton").__version__)} if find_spec("triton") else {}
     rivals = ("onnxruntime", "onnx", "onnxscript", "jax", "optax", "zuko", "nflows", "normflows", "diffusers")
-    here = rivals if device.type == "cpu" else ()
-    return {name: metadata.version(name) for name in here if find_spec(name) is not None}
+    return {name: metadata.version(name) for name in rivals if find_spec(name) is not None}
 
 
 def clock_state(device: torch.device) -> str:
@@ -81,8 +75,10 @@ def clock_state(device: torch.device) -> str:
         except Exception:
             # NVML has errors of its own, of a module that may be missing.
             return "unreadable"
-    states = [f"{_cpu_megahertz():.0f} MHz"] if _cpu_megahertz() else []
+    kilohertz = [_read(path) for path in sorted(_CPUS.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))]
+    clocks = [float(value) / 1e3 for value in kilohertz if value] or [float(value) for value in _cpuinfo("cpu MHz")]
     governor = _read(_CPUS / "cpu0/cpufreq/scaling_governor")
+    states = [f"{sum(clocks) / len(clocks):.0f} MHz"] if clocks else []
     return ", ".join([*states, f"governor {governor}"] if governor else states) or "unreadable"
 
 
@@ -105,12 +101,6 @@ def _cpu_name() -> str:
     numbers = {"family": _cpuinfo("cpu family"), "model": _cpuinfo("model")}
     parts = [f"{part} {found[0]}" for part, found in numbers.items() if found]
     return f"{name} ({', '.join([*parts, torch.backends.cpu.get_cpu_capability()])})"
-
-
-def _cpu_megahertz() -> float | None:
-    kilohertz = [_read(path) for path in sorted(_CPUS.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))]
-    values = [float(value) / 1e3 for value in kilohertz if value] or [float(value) for value in _cpuinfo("cpu MHz")]
-    return sum(values) / len(values) if values else None
 
 
 def _cpuinfo(field: str) -> list[str]:

@@ -44,7 +44,7 @@ def tolerance(exact: torch.Tensor, single: torch.Tensor, epsilon: float, terms: 
 def disagreement(
     name: str, value: torch.Tensor, exact: torch.Tensor, single: torch.Tensor, epsilon: float, terms: int = 1
 ) -> str | None:
-    """Why `value` cannot stand for `exact`, or None; `name` says in the message which result it is."""
+    """Return why `value` cannot stand for `exact`, or None; `name` says in the message which result it is."""
     if value.shape != exact.shape:
         return f"{name}: expected shape {tuple(exact.shape)}, got {tuple(value.shape)}"
     allowed = tolerance(exact, single, epsilon, terms)
@@ -62,7 +62,7 @@ def first_disagreement(
     precision: Precision,
     terms: int,
 ) -> str | None:
-    """Why results by name cannot stand for those of the reference, or None."""
+    """Return why results by name cannot stand for those of the reference, or None."""
     if missing := exact.keys() - found.keys():
         return f"results missing: {', '.join(sorted(missing))}"
     for name, wanted in exact.items():

@@ -70,9 +70,9 @@ class Quantiles:
 
     @property
     def noise_s(self) -> tuple[float, float]:
-        """Between what the median moves within a measurement, as far as is known: calls move more than their median.
+        """The band in which the median moves within a measurement; without one, that of single calls, which move more.
 
-        Of one call or two nothing is known: anything.
+        Nothing is known of one call or two: the band is endless.
         """
         if self.repeats < FEWEST:
             return 0.0, math.inf
@@ -84,6 +84,16 @@ class Quantiles:
     def has_median_band(self) -> bool:
         """Whether `noise_s` is of medians; otherwise it is of single calls."""
         return self.low_median_s is not None and self.high_median_s is not None
+
+    def above(self, other: "Quantiles", relative: float = 0.0, absolute_s: float = 0.0) -> bool:
+        """Whether this time is longer than another, by more than the noise and the bounds.
+
+        Each median lies outside the other's noise; they differ by more than the share `relative` of the other, and by
+        more than `absolute_s` seconds.
+        """
+        outside = self.median_s > other.noise_s[1] and other.median_s < self.noise_s[0]
+        more = self.median_s - other.median_s
+        return outside and more > relative * other.median_s and more > absolute_s
 
     def scaled(self, factor: float) -> "Quantiles":
         """All times, multiplied."""
@@ -145,8 +155,8 @@ def interleaved(
 
     A turn is a burst of calls of about `budget.turn_s`, but at least three unless they take much longer. A burst of
     several calls starts with an untimed one, because the variants before it have taken the caches: what is reported is
-    a flow that runs, or trains, again and again. Who is ahead of the others, because its turns are longer, sits turns
-    out, so that every variant is measured over the whole time and none for longer than asked.
+    a flow that runs, or trains, again and again. A variant that is ahead of the others, because its turns are longer,
+    sits turns out, so that every variant is measured over the whole time and none for longer than asked.
 
     Args:
         variants: for each its calls, one for every set of inputs, used in rotation.

@@ -33,18 +33,17 @@ def leads(rows: Sequence[Timed]) -> str:
     found = [{"work": row.first.work, "ratio": row.ratio, "word": row.word} for row in rows if row.ratio]
     ratios = [row.ratio for row in rows if row.ratio]
     domain = [min(0.8, *ratios), max(2.0, *ratios)]
-    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if domain[0] <= tick <= domain[1]]
     x = {
         **{"field": "ratio", "type": "quantitative", "title": "times as fast as the best peer"},
         "scale": {"type": "log", "domain": domain, "nice": False, "padding": 6},
-        "axis": {"values": ticks, "format": "~g"},
+        "axis": {"values": _ticks(*domain), "format": "~g"},
     }
     looks = {name: _nominal("word", list(_WORDS), each) for name, each in _parts(_WORDS, "color", "shape").items()}
     y = {"field": "work", "type": "nominal", "sort": list(dict.fromkeys(each["work"] for each in found)), "title": None}
     even = {"data": {"values": [{"ratio": 1.0}]}, "mark": {"type": "rule", "color": "currentColor"}}
     marks = {"mark": {"type": "point", "filled": True, "size": 45, "opacity": 0.75}, "data": {"values": found}}
     layers = [even | {"encoding": {"x": x}}, marks | {"encoding": {"x": x, "y": y, **looks}}]
-    return _svg({"layer": layers, "width": 200, "height": {"step": 24}})
+    return svg({"layer": layers, "width": 200, "height": {"step": 24}})
 
 
 def growth(curves: Mapping[str, Mapping[int, float]], axis: str, unit: str) -> str:
@@ -58,14 +57,10 @@ def growth(curves: Mapping[str, Mapping[int, float]], axis: str, unit: str) -> s
     points = [{"x": x, "y": y, "variant": name} for name, curve in curves.items() for x, y in curve.items()]
     common = {"type": "quantitative", "scale": {"type": "log", "nice": False, "padding": 8}}
     xs = sorted({x for curve in curves.values() for x in curve})
-    # Powers of ten, and 2 and 5 of each where those are few.
     low, high = (pick(y for curve in curves.values() for y in curve.values()) for pick in (min, max))
-    steps = (1,) if high > 300 * low else (1, 2, 5)
-    ys = [step * 10.0**power for power in range(-9, 13) for step in steps]
     x = {"field": "x", "title": axis, "axis": {"values": xs, "labelOverlap": True, "format": "~d"}}
     label = f"format(datum.value, '~s') + '{unit}'"
-    ticks = {"labelExpr": label, "values": [tick for tick in ys if low / 1.5 <= tick <= high * 1.5]}
-    y = {"field": "y", "title": None, "axis": ticks}
+    y = {"field": "y", "title": None, "axis": {"labelExpr": label, "values": _ticks(low / 1.5, high * 1.5)}}
     looks = {
         name: _nominal("variant", list(curves), each)
         | {"legend": {"orient": "bottom", "columns": 2, "columnPadding": 20}}
@@ -73,7 +68,14 @@ def growth(curves: Mapping[str, Mapping[int, float]], axis: str, unit: str) -> s
     }
     encoding = {"x": x | common, "y": y | common, **looks}
     mark = {"type": "line", "strokeWidth": 1.5, "point": {"filled": True, "size": 30}}
-    return _svg({"data": {"values": points}, "mark": mark, "encoding": encoding, "width": 280, "height": 240})
+    return svg({"data": {"values": points}, "mark": mark, "encoding": encoding, "width": 280, "height": 240})
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return the powers of ten, and 2 and 5 of each where those are few."""
+    steps = (1,) if high > 300 * low else (1, 2, 5)
+    ticks = (step * 10.0**power for power in range(-9, 13) for step in steps)
+    return [tick for tick in ticks if low <= tick <= high]
 
 
 def _looks(names: Sequence[str]) -> dict[str, tuple[str, str, list[int]]]:
@@ -98,7 +100,8 @@ def _nominal(field: str, names: Sequence[str], looks: Sequence[Any]) -> dict[str
     return {"field": field, "type": "nominal", "title": None, "scale": {"domain": names, "range": looks}}
 
 
-def _svg(chart: dict[str, Any]) -> str:
-    svg: str = vl_convert.vegalite_to_svg(chart | {"config": _CONFIG})
+def svg(chart: dict[str, Any]) -> str:
+    """Return a Vega-Lite chart as SVG."""
+    drawn: str = vl_convert.vegalite_to_svg(chart | {"config": _CONFIG})
     # As wide as the page's style says.
-    return re.sub(r'^<svg [^>]*?width="[\d.]+" height="[\d.]+"', '<svg class="chart" role="img"', svg)
+    return re.sub(r'^<svg [^>]*?width="[\d.]+" height="[\d.]+"', '<svg class="chart" role="img"', drawn)

@@ -1,17 +1,16 @@
 """`nfkern bench compare`: two files of records against each other; what became slower by more than the noise."""
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
 from nfkern.bench.core import records as storage
 from nfkern.bench.core.records import Record
-from nfkern.bench.core.timing import FEWEST, Quantiles
+from nfkern.bench.core.timing import FEWEST
 from nfkern.bench.core.units import duration
 from nfkern.bench.report.labels import standing_note
 from nfkern.errors import UserError
@@ -19,18 +18,8 @@ from nfkern.errors import UserError
 Verdict = Literal["slower", "faster", "within noise", "within bounds", "broken", "missing", "new"]
 
 
-@dataclass(frozen=True)
-class Change:
-    """Change of one record between two files.
-
-    Attributes:
-        key: as `Record.key`.
-        verdict: "within bounds" for a change beyond the noise that is too small to count, "broken" for a number that
-            the second file refuses to give, "missing" for one it does not mention.
-        before_s: median of the first file, seconds.
-        after_s: median of the second file, seconds.
-        reason: why it is broken.
-    """
+class Change(NamedTuple):
+    """Change of one record between two files: medians in seconds, and why a number is broken or missing."""
 
     key: str
     verdict: Verdict
@@ -43,61 +32,52 @@ class Change:
         """Whether `bench compare` fails for it."""
         return self.verdict in ("slower", "broken")
 
-
-@dataclass(frozen=True)
-class Bounds:
-    """Changes of a median that are too small to count.
-
-    Attributes:
-        relative: a share of the smaller one, e.g. 0.1.
-        absolute_s: seconds.
-    """
-
-    relative: float = 0.1
-    absolute_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ValueError: a bound is negative, or no number.
-        """
-        for name, value in (("relative", self.relative), ("absolute_s", self.absolute_s)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name}: expected a number >= 0, got {value}")
+    def __str__(self) -> str:
+        """Return one line, as in `slower        inverse-ogbench-1-threads_1-nfkern: 1.00 ms -> 1.50 ms (1.50x)`."""
+        note = standing_note(self.key.rsplit("-", 1)[1])
+        line = f"{self.verdict:13} {self.key}{f' ({note})' if note else ''}: "
+        line += " -> ".join(duration(each) for each in (self.before_s, self.after_s) if each is not None)
+        if self.before_s and self.after_s:
+            line += f" ({self.after_s / self.before_s:.2f}x)"
+        return line + (f", {self.reason}" if self.reason else "")
 
 
-def compare(before: Sequence[Record], after: Sequence[Record], bounds: Bounds) -> list[Change]:
-    """Every record of either file that has or had a number.
+def compare(
+    before: Sequence[Record], after: Sequence[Record], relative: float = 0.1, absolute_s: float = 0.0
+) -> list[Change]:
+    """Return the changes of all records of either file that have or had a number.
 
-    A time has changed if its median moved by more than both bounds and each median lies outside the other's noise, as
-    `Quantiles.noise_s`: a machine that jitters widens its own.
-
-    Args:
-        before: the first file.
-        after: the second file.
-        bounds: changes below which nothing is said.
+    A median's change of up to the share `relative` of the smaller one, or up to `absolute_s` seconds, is within bounds.
     """
     old, new = ({record.key: record for record in records} for records in (before, after))
-    return [change for key in {**old, **new} if (change := _change(key, old.get(key), new.get(key), bounds))]
+    found = (_change(key, old.get(key), new.get(key), relative, absolute_s) for key in {**old, **new})
+    return [change for change in found if change]
+
+
+def _change(key: str, old: Record | None, new: Record | None, relative: float, absolute_s: float) -> Change | None:
+    before, after = old and old.quantiles, new and new.quantiles
+    if not before:
+        return Change(key, "new", after_s=after.median_s) if after else None
+    verdict: Verdict
+    if not after:
+        verdict = "broken" if new and not new.skipped else "missing"
+        return Change(key, verdict, before.median_s, reason=(new.error or new.skipped) if new else None)
+    if after.above(before, relative, absolute_s):
+        verdict = "slower"
+    elif before.above(after, relative, absolute_s):
+        verdict = "faster"
+    else:
+        verdict = "within bounds" if after.above(before) or before.above(after) else "within noise"
+    return Change(key, verdict, before.median_s, after.median_s)
 
 
 def at_speed_of(
     variant: str, before: Sequence[Record], after: Sequence[Record]
 ) -> tuple[list[Record], dict[str, float]]:
-    """`after` with each row's times multiplied by what gives `variant` the median that it has in `before`.
+    """Return `after` with each row's times multiplied by what gives `variant` its earlier median, and these factors.
 
     Variants of a row take turns, so the speed of a machine, or of an hour, touches them alike and cancels. What comes
-    in is the noise of `variant` itself, in either file.
-
-    Args:
-        variant: which both files measured.
-        before: the first file.
-        after: the second file.
-
-    Returns:
-        The records, and the factor of each row; a row where one of the files has no number of `variant` has none and
-        stays as it is.
+    in is the noise of `variant` itself, in either file. A row where a file has no number of it stays as it is.
     """
     earlier, later = (
         {r.row: r.quantiles for r in records if r.variant == variant and r.quantiles} for records in (before, after)
@@ -110,34 +90,6 @@ def at_speed_of(
         for record in after
     ]
     return scaled, factors
-
-
-def _change(key: str, old: Record | None, new: Record | None, bounds: Bounds) -> Change | None:
-    before = old.quantiles if old else None
-    after = new.quantiles if new else None
-    if before is None:
-        return Change(key, "new", after_s=after.median_s) if after else None
-    if after is None:
-        verdict: Verdict = "missing" if new is None or new.skipped else "broken"
-        reason = (new.error or new.skipped) if new else None
-        return Change(key, verdict, before.median_s, reason=reason)
-    return Change(key, _verdict(before, after, bounds), before.median_s, after.median_s)
-
-
-def _verdict(before: Quantiles, after: Quantiles, bounds: Bounds) -> Verdict:
-    if above(after, before, bounds):
-        return "slower"
-    if above(before, after, bounds):
-        return "faster"
-    changed = above(after, before, Bounds(0.0)) or above(before, after, Bounds(0.0))
-    return "within bounds" if changed else "within noise"
-
-
-def above(high: Quantiles, low: Quantiles, bounds: Bounds) -> bool:
-    """Whether a time lies above another by more than the noise and the bounds."""
-    outside = high.median_s > low.noise_s[1] and low.median_s < high.noise_s[0]
-    more = high.median_s - low.median_s
-    return outside and more > bounds.relative * low.median_s and more > bounds.absolute_s
 
 
 @dataclass(frozen=True)
@@ -167,51 +119,51 @@ class Compare:
 
     def run(self) -> int:
         """Print the changes; 0, or 1 if there is a regression."""
-        bounds = Bounds(
-            _number("--fail-if-slower", self.fail_if_slower, {"%": 0.01}),
-            _number("--ignore-below", self.ignore_below, {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}),
-        )
+        relative = _number("--fail-if-slower", self.fail_if_slower, {"%": 0.01})
+        absolute_s = _number("--ignore-below", self.ignore_below, {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0})
         before, after = storage.read(self.before), storage.read(self.after)
         scaled = _scaled(self.relative_to, before, after) if self.relative_to else after
         before, after, scaled = (self._wanted(records) for records in (before, after, scaled))
-        changes = compare(before, scaled, bounds)
-        if not any(change.before_s is not None and change.verdict != "missing" for change in changes):
+        changes = compare(before, scaled, relative, absolute_s)
+        missing, new = (sum(change.verdict == word for change in changes) for word in ("missing", "new"))
+        compared, regressions = len(changes) - missing - new, sum(change.regression for change in changes)
+        if not compared:
             raise UserError(
                 f"{self.before} and {self.after} have no time in common: were they made with the same suite"
                 + (" and have these variants?" if self.variants else "?")
             )
-        names = {record.environment.device_name for record in (*before, *after)}
-        if len(names) > 1:
-            print(f"note: measured on different devices ({', '.join(sorted(names))})")
-        for path, records in ((self.before, before), (self.after, after)):
-            if any(record.quantiles and not record.quantiles.has_median_band for record in records):
-                print(f"note: {path} does not have how far medians move: single calls count, which hides small changes")
-            if few := sum(record.quantiles is not None and record.quantiles.repeats < FEWEST for record in records):
-                print(f"note: {few} times in {path} are of fewer than {FEWEST} calls: none is called slower or faster")
-        for change in changes:
-            print(_describe(change))
-        regressions = sum(change.regression for change in changes)
-        missing = sum(change.verdict == "missing" for change in changes)
-        new = sum(change.verdict == "new" for change in changes)
-        compared, word = len(changes) - missing - new, "regression" if regressions == 1 else "regressions"
+        for line in (*self._notes(before, after), *changes):
+            print(line)
+        word = "regression" if regressions == 1 else "regressions"
         print(f"{compared} compared, {regressions} {word}; {missing} missing, {new} new")
         return 1 if regressions or (missing and not self.allow_missing) else 0
 
     def _wanted(self, records: Sequence[Record]) -> list[Record]:
         return [each for each in records if not self.variants or any(part in each.variant for part in self.variants)]
 
+    def _notes(self, before: Sequence[Record], after: Sequence[Record]) -> Iterator[str]:
+        names = {record.environment.device_name for record in (*before, *after)}
+        if len(names) > 1:
+            yield f"note: measured on different devices ({', '.join(sorted(names))})"
+        for path, records in ((self.before, before), (self.after, after)):
+            times = [record.quantiles for record in records if record.quantiles]
+            if not all(each.has_median_band for each in times):
+                yield f"note: {path} does not have how far medians move: single calls count, which hides small changes"
+            if few := sum(each.repeats < FEWEST for each in times):
+                yield f"note: {few} times in {path} are of fewer than {FEWEST} calls: none is called slower or faster"
+
 
 def _number(flag: str, text: str, units: Mapping[str, float]) -> float:
-    """A number of 0 or more with one of the units, in units of 1."""
+    """Return a number of 0 or more with one of the units, in units of 1."""
     found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z%]*)", text.strip())
-    if found is None or found[2] not in units or math.isinf(float(found[1])):
+    if found is None or found[2] not in units or float(found[1]) == float("inf"):
         wanted = " or ".join(f"10{unit}" for unit in units)
         raise UserError(f"{flag}: expected a number >= 0 such as {wanted}, got {text!r}")
     return float(found[1]) * units[found[2]]
 
 
 def _scaled(variant: str, before: Sequence[Record], after: Sequence[Record]) -> list[Record]:
-    """The later records at the earlier speed, and what is to be known about it."""
+    """Return the later records at the earlier speed, and print what is to be known about it."""
     scaled, factors = at_speed_of(variant, before, after)
     if not factors:
         shared = sorted({record.variant for record in before} & {record.variant for record in after})
@@ -219,23 +171,12 @@ def _scaled(variant: str, before: Sequence[Record], after: Sequence[Record]) -> 
             f"--relative-to: expected a variant with a number in a row of both files, got {variant!r}; "
             f"both have {', '.join(shared) or 'none'}"
         )
-    low, high = min(factors.values()), max(factors.values())
     print(
         f"note: later times are multiplied, row by row, so that {variant} takes what it took before: "
-        f"by {low:.2f} to {high:.2f}"
+        f"by {min(factors.values()):.2f} to {max(factors.values()):.2f}"
     )
-    rows = storage.by_row(before)
+    earlier = {record.row for record in before}
     for row in storage.by_row(after):
-        if row in rows and row not in factors:
+        if row in earlier and row not in factors:
             print(f"note: {row} is compared by its own times: one of the files has none of {variant} there")
     return scaled
-
-
-def _describe(change: Change) -> str:
-    note = standing_note(change.key.rsplit("-", 1)[1])
-    key = f"{change.key} ({note})" if note else change.key
-    if change.before_s is None or change.after_s is None:
-        (told,) = [duration(each) for each in (change.before_s, change.after_s) if each is not None] or [""]
-        return f"{change.verdict:13} {key}: {told}" + (f", {change.reason}" if change.reason else "")
-    times = f"{duration(change.before_s)} -> {duration(change.after_s)} ({change.after_s / change.before_s:.2f}x)"
-    return f"{change.verdict:13} {key}: {times}"

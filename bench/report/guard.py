@@ -8,6 +8,7 @@ there is `nfkern bench compare`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import polars as pl
 import torch
@@ -18,102 +19,90 @@ from nfkern.bench.core.files import RESULTS
 from nfkern.bench.core.records import Record
 from nfkern.bench.core.timing import Budget
 from nfkern.bench.registry import VARIANTS, WORKS
-from nfkern.bench.report.frame import medians, read
+from nfkern.bench.report.frame import read
 from nfkern.bench.runner import measure
 from nfkern.errors import UserError
 
 KEPT, KEPT_ELSEWHERE = 1 / 2, 1 / 3
 BASELINE = "eager"
 # Rows with a lead of more than two: elsewhere a third of it would drown in other machines' differences.
-GUARDED = (
-    Benchmark("inverse", ("ogbench",), (1,), (BASELINE, "nfkern", "nfkern_frozen"), threads=("one",)),
-    Benchmark("log_prob", ("ogbench",), (1,), (BASELINE, "nfkern", "nfkern_frozen"), threads=("one",)),
-    Benchmark("denoised_action", ("ogbench",), (1, 256), (BASELINE, "nfkern", "nfkern_frozen"), threads=("one",)),
+GUARDED = tuple(
+    Benchmark(work, ("ogbench",), batches, (BASELINE, "nfkern", "nfkern_frozen"), threads=("one",))
+    for work, batches in (("inverse", (1,)), ("log_prob", (1,)), ("denoised_action", (1, 256)))
 )
 BUDGET = Budget(warmup_s=0.1, measure_s=0.5, min_repeats=20)
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One variant of a row, beside eager PyTorch in the same measurement.
 
     Attributes:
         key: as `Record.key`.
         lead: how many times as fast it is now; None where it has no number.
         recorded: how many times as fast it was.
-        kept: share of the lead that has to be left.
+        least: the lead up to which it passes.
         reason: why it has no number.
     """
 
     key: str
     lead: float | None
     recorded: float
-    kept: float
-    reason: str | None = None
-
-    @property
-    def least(self) -> float:
-        """The lead up to which it passes."""
-        return 1 + self.kept * (self.recorded - 1)
+    least: float
+    reason: str | None
 
     @property
     def passed(self) -> bool:
         """Whether enough of the lead is left."""
         return self.lead is not None and self.lead >= self.least
 
+    def __str__(self) -> str:
+        """Return one line, as in `ok     inverse-ogbench-1-threads_1-nfkern: 9.1 times as fast as eager (...)`."""
+        verdict = "ok    " if self.passed else "BEHIND"
+        now = self.reason if self.lead is None else f"{self.lead:.1f} times as fast as {BASELINE}"
+        return f"{verdict} {self.key}: {now} (recorded {self.recorded:.1f}, at least {self.least:.1f})"
+
 
 def recorded_leads(records: pl.DataFrame, device_name: str) -> tuple[dict[str, float], float]:
-    """By key, how many times as fast as eager PyTorch it was, and how much of that lead has to be left.
+    """Return how many times as fast as eager PyTorch each key was, and the share of that lead that has to be left.
 
-    Of the newest file that has all guarded rows, of this machine if there is one.
-
-    Args:
-        records: as `frame.frame`.
-        device_name: of this machine, as in its environment.
+    They are those of the newest file that has all guarded rows, one of this device if there is any.
     """
-    guarded = {(row.name, each.name) for row in rows(GUARDED, WORKS, VARIANTS, 1) for each in row.variants}
+    guarded = pl.DataFrame(
+        [(row.name, each.name) for row in rows(GUARDED, WORKS, VARIANTS, 1) for each in row.variants],
+        schema=["row", "variant"],
+        orient="row",
+    )
     timed = records.filter(pl.col("median_s").is_not_null(), pl.col("device") == "cpu")
-    suitable = [
-        each for each in timed.partition_by("file") if guarded <= set(each.select("row", "variant").iter_rows())
-    ]
-    if not suitable:
+    found = timed.join(guarded, on=["row", "variant"], how="semi", maintain_order="left")
+    found = found.filter(pl.struct("row", "variant").n_unique().over("file") == len(guarded)).sort("date")
+    if found.is_empty():
         raise UserError(f"no file in {RESULTS} has all rows of the guard, so that there is no lead to keep")
-    here = [each for each in suitable if each["device_name"].unique().to_list() == [device_name]]
-    newest = max(here or suitable, key=lambda each: str(each["date"].max()))
-    leads = {
-        f"{line['row']}-{variant}": line[BASELINE] / seconds
-        for line in medians(newest).iter_rows(named=True)
-        for variant, seconds in line.items()
-        if variant != "row" and seconds and line[BASELINE]
-    }
-    return leads, KEPT if here else KEPT_ELSEWHERE
+    here = found.filter((pl.col("device_name") == device_name).all().over("file"))
+    newest = (found if here.is_empty() else here).filter(pl.col("file") == pl.col("file").last())
+    eager = pl.col("median_s").filter(pl.col("variant") == BASELINE).first().over("row")
+    leads = newest.select(pl.format("{}-{}", "row", "variant"), eager / pl.col("median_s"))
+    return dict(leads.iter_rows()), KEPT_ELSEWHERE if here.is_empty() else KEPT
 
 
 def findings(measured: Sequence[Record], recorded: Mapping[str, float], kept: float) -> list[Finding]:
-    """Return what is left of the leads of one row.
-
-    Args:
-        measured: the row's records, eager PyTorch's among them.
-        recorded: leads by key, those of this row among them.
-        kept: share of a lead that has to be left.
+    """Return what is left of the recorded leads, by key, in one row's records; `kept` is the share that has to be.
 
     Raises:
         UserError: eager PyTorch has no number.
     """
-    times = {record.variant: record.quantiles.median_s for record in measured if record.quantiles}
-    if BASELINE not in times:
-        reason = next((record.error or record.skipped for record in measured if record.variant == BASELINE), "not run")
-        raise UserError(f"{measured[0].row}: {BASELINE} has no number ({reason})")
+    (eager,) = [record for record in measured if record.variant == BASELINE]
+    if eager.quantiles is None:
+        raise UserError(f"{eager.row}: {BASELINE} has no number ({eager.error or eager.skipped})")
     return [
         Finding(
             record.key,
-            times[BASELINE] / times[record.variant] if record.variant in times else None,
+            eager.quantiles.median_s / record.quantiles.median_s if record.quantiles else None,
             recorded[record.key],
-            kept,
+            1 + kept * (recorded[record.key] - 1),
             record.error or record.skipped,
         )
         for record in measured
-        if record.variant != BASELINE
+        if record is not eager
     ]
 
 
@@ -147,15 +136,8 @@ class Guard:
             found = look(row)
             if not all(finding.passed for finding in found):
                 found = look(row)
-            for finding in found:
-                print(_line(finding))
+            print(*found, sep="\n")
             failed += sum(not finding.passed for finding in found)
         if failed:
             print(f"{failed} fell behind; `nfkern doctor` says which kernels run here")
         return int(failed > 0)
-
-
-def _line(finding: Finding) -> str:
-    verdict = "ok    " if finding.passed else "BEHIND"
-    now = finding.reason if finding.lead is None else f"{finding.lead:.1f} times as fast as {BASELINE}"
-    return f"{verdict} {finding.key}: {now} (recorded {finding.recorded:.1f}, at least {finding.least:.1f})"

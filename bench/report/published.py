@@ -1,90 +1,78 @@
 """The tables that people read in README.md and docs/: which records stand in which cell.
 
-A variant's time is the median of its record. Of several variants in one column the fastest is shown, with several
-thread counts a cell has one time for each. The document says, at the marks around a table, which file it is made of.
+The document says, at the marks around a table, which file it is made of.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
 from nfkern.bench.core.units import duration
-from nfkern.bench.report.frame import medians
 from nfkern.bench.rivals.policies import OWN_WIDTH
 from nfkern.bench.works.training_runs import STEPS
 from nfkern.errors import UserError
 
-Table = list[list[str]]
-"""Head and rows."""
+Variants = dict[str, tuple[str, ...]]
+"""Variants by the title of their column, which shows the fastest."""
 
 
-def times(
-    records: pl.DataFrame,
-    titles: Mapping[str, str],
-    columns: Mapping[str, tuple[str, ...]],
-    head: str = "",
-    threads: tuple[int, ...] = (1,),
-    floor: bool = False,
-) -> Table:
-    """Medians; a column of which nothing was measured is left out.
+@dataclass(frozen=True)
+class Published:
+    """A table.
 
-    Args:
-        records: of one file.
-        titles: the table's lines, each with the name of its rows up to the threads.
-        columns: the variants of each.
-        head: of the first column.
-        threads: one time for each that is recorded.
-        floor: whether the last column has the floor: reading the weights for a single row, the products for others.
+    Attributes:
+        lines: by title, a row without its threads, and what the names of its variants begin with.
+        columns: by title, what the names of the variants end with.
+        head: of the column of titles.
+        threads: a cell has a number for each that is recorded.
+        quantities: by title of a column that does not show medians, its column of `frame.frame`, or "steps" a second.
     """
-    found = {line["row"]: line for line in medians(records).iter_rows(named=True)}
-    table = [[head, *columns, *(["floor"] if floor else [])]]
-    for title, name in titles.items():
-        floors = ("weights_read",) if name.endswith("-1") else ("gemm",)
-        wanted = (*columns.values(), *([floors] if floor else []))
-        rows = [found[f"{name}-threads_{count}"] for count in threads if f"{name}-threads_{count}" in found]
-        table.append([title, *(_cell([_fastest(row, variants) for row in rows]) for variants in wanted)])
-    measured = [number for number in range(len(table[0])) if any(line[number] for line in table[1:])]
-    return [[line[number] for number in measured] for line in table]
+
+    lines: Mapping[str, tuple[str, str]]
+    columns: Variants
+    head: str = ""
+    threads: tuple[int, ...] = (1,)
+    quantities: Mapping[str, str] = field(default_factory=dict)
+
+    def table(self, records: pl.DataFrame) -> list[list[str]]:
+        """Return head and lines of one file's records, without columns of which nothing was measured.
+
+        Raises:
+            UserError: nothing was measured of a line.
+        """
+        timed = records.filter(pl.col("median_s").is_not_null())
+        found = {(each["row"], each["variant"]): each for each in timed.iter_rows(named=True)}
+        rows = {row for row, _ in found}
+        lines = [[self.head, *self.columns]]
+        for title, (name, start) in self.lines.items():
+            here = [row for count in self.threads if (row := f"{name}-threads_{count}") in rows]
+            lines.append([title])
+            for column, ends in self.columns.items():
+                quantity, texts = self.quantities.get(column, "median_s"), []
+                for row in here:
+                    there = [found[row, start + end] for end in ends if (row, start + end) in found]
+                    fastest = min(there, key=lambda each: float(each["median_s"]), default=None)
+                    texts.append(_text(fastest, quantity) if fastest else "")
+                lines[-1].append(_joined(texts))
+            if not any(lines[-1][1:]):
+                raise UserError(f"{name} has no number of {start or 'the variants'} that a table shows")
+        shown = [number for number in range(len(lines[0])) if any(line[number] for line in lines[1:])]
+        return [[line[number] for number in shown] for line in lines]
 
 
-def policies(records: pl.DataFrame, row: str, names: Mapping[str, str]) -> Table:
-    """The control loop's other policies: three forms as large as the flow, and two of the width of their own."""
-    forms = ("", "_compile", "_aot_inductor", "_compile_own_size", "_aot_inductor_own_size")
-    equal = ("eager", "torch.compile", "AOTInductor")
-    table = [["", *equal, "p99 of the fastest", *(f"width {OWN_WIDTH}, {form}" for form in equal[1:])]]
-    for title, name in names.items():
-        found = [_only(records, row, name + form) for form in forms]
-        fastest = min(found[: len(equal)], key=lambda each: each["median_s"])
-        seconds = [each["median_s"] for each in found]
-        seconds.insert(len(equal), fastest["p99_s"])
-        table.append([title, *map(duration, seconds)])
-    return table
+def _text(timed: Mapping[str, Any], quantity: str) -> str:
+    if quantity == "steps":
+        return f"{STEPS / timed['median_s']:.1f}"
+    if quantity == "parameters":
+        return f"{timed['parameters'] / 1e6:.2f} M"
+    # Of few calls the far tail is not known.
+    return "" if timed[quantity] is None else duration(timed[quantity])
 
 
-def tails(records: pl.DataFrame, row: str, names: Mapping[str, str]) -> Table:
-    """Median and tail of some variants; a cell is empty where there were too few calls."""
-    table = [["", "median", "p99", "p99.9"]]
-    for title, name in names.items():
-        found = _only(records, row, name)
-        seconds = (found[column] for column in ("median_s", "p99_s", "p999_s"))
-        table.append([title, *("" if each is None else duration(each) for each in seconds)])
-    return table
-
-
-def steps(records: pl.DataFrame, names: Mapping[str, Mapping[str, str]]) -> Table:
-    """Gradient steps a second of the suite `training`, and parameters; for each row its variants' titles."""
-    table = [["", "steps a second", "parameters"]]
-    for row, titles in names.items():
-        for title, name in titles.items():
-            found = _only(records, row, name)
-            table.append([title, f"{STEPS / found['median_s']:.1f}", f"{found['parameters'] / 1e6:.2f} M"])
-    return table
-
-
-def _cell(seconds: Sequence[float | None]) -> str:
-    """`1.02 / 0.52 ms`: with one unit where all have it; empty where nothing was measured."""
-    texts = ["" if each is None else duration(each) for each in seconds]
+def _joined(texts: Sequence[str]) -> str:
+    """Return `1.02 / 0.52 ms`: with one unit where all have it; empty where nothing was measured."""
     if not any(texts):
         return ""
     *others, last = (text or "-" for text in texts)
@@ -92,100 +80,51 @@ def _cell(seconds: Sequence[float | None]) -> str:
     return " / ".join([*(text.removesuffix(unit) if unit else text for text in others), last])
 
 
-def _fastest(row: Mapping[str, float | None], variants: Sequence[str]) -> float | None:
-    return min((seconds for name in variants if (seconds := row.get(name)) is not None), default=None)
-
-
-def _only(records: pl.DataFrame, row: str, variant: str) -> dict[str, float]:
-    found = records.filter(pl.col("row") == row, pl.col("variant") == variant, pl.col("median_s").is_not_null())
-    if found.is_empty():
-        raise UserError(f"{row} has no number of {variant}, which a table shows")
-    return found.row(0, named=True)
-
-
-_PACKAGES: dict[str, tuple[str, ...]] = {
-    "eager": ("eager",),
-    "torch.compile": (
-        "eager_compile",
-        "reference_compile",
-        "reference_max_autotune",
-        "eager_plu_once_max_autotune",
-    ),
-    "AOTInductor": ("reference_aot_inductor", "eager_plu_once_aot_inductor"),
-    "ONNX Runtime": ("onnxruntime", "onnxruntime_one_sweep"),
-    "JAX, jitted": ("jax_jit",),
-}
-_OURS: dict[str, tuple[str, ...]] = {
-    "nfkern": ("nfkern",),
-    "frozen": ("nfkern_frozen",),
-    "frozen, bf16": ("nfkern_frozen_bf16",),
-}
-_LIBRARIES: dict[str, tuple[str, ...]] = {
-    f"{title}{words}": (f"{name}{form}",)
-    for title, name in {
-        "zuko": "zuko",
-        "nflows": "nflows",
-        "zuko, splines": "zuko_nsf",
-        "normflows, splines": "normflows",
-    }.items()
-    for words, form in {"": "", ", compiled": "_compile"}.items()
-}
-_COMPILED: dict[str, tuple[str, ...]] = {
-    "stacked, compiled": ("reference_compile",),
-    "naive, compiled": ("eager_compile",),
-    "stacked, autotuned": ("reference_max_autotune",),
-    "naive, autotuned": ("eager_plu_once_max_autotune",),
-    "package, stacked": ("reference_aot_inductor",),
-    "package, naive": ("eager_plu_once_aot_inductor",),
-}
-
-
-def _titles(*rows: tuple[str, str, int]) -> dict[str, str]:
-    """Titles and names of rows of work, case and batch; the paper's flow is not named."""
-    named = {}
-    for work, case, batch in rows:
+def _rows(*groups: tuple[str, str, tuple[int, ...]]) -> dict[str, tuple[str, str]]:
+    """Return lines of works, in words, on a case at batch sizes; the paper's flow is not named."""
+    lines = {}
+    for works, case, batches in groups:
         shape = "" if case == "ogbench" else f", `{case}`"
-        named[f"{work.replace('_', ' ').replace('log prob', 'log_prob')}{shape}, batch {batch}"] = (
-            f"{work}-{case}-{batch}"
-        )
-    return named
+        for batch in batches:
+            for work in works.split():
+                title = work.replace("_", " ").replace("log prob", "log_prob")
+                lines[f"{title}{shape}, batch {batch}"] = (f"{work}-{case}-{batch}", "")
+    return lines
 
 
-_ACTING = ("inverse", "log_prob", "denoised_action")
-_FLOW = _titles(
-    *((work, "ogbench", 1) for work in _ACTING),
-    *((work, "ogbench", 50) for work in ("inverse", "denoised_action")),
-    *((work, "ogbench", 256) for work in _ACTING),
-    *(("inverse", "ogbench", batch) for batch in (4096, 65536)),
-    ("training_step", "ogbench", 256),
+def _of_one_row(row: str, variants: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    return {title: (row, variant) for title, variant in variants.items()}
+
+
+_ACTING = "inverse log_prob denoised_action"
+_FLOW = _rows(
+    (_ACTING, "ogbench", (1,)),
+    ("inverse denoised_action", "ogbench", (50,)),
+    (_ACTING, "ogbench", (256,)),
+    ("inverse", "ogbench", (4096, 65536)),
+    ("training_step", "ogbench", (256,)),
 )
-_SHAPES = _titles(
-    *((work, "chunked", 1) for work in _ACTING),
-    *((work, "chunked", 50) for work in ("inverse", "denoised_action")),
-    *((work, "chunked", 256) for work in ("inverse", "log_prob", "training_step")),
-    *((work, "ogbench_jax", 1) for work in ("inverse", "denoised_action")),
-    *(("inverse", "ogbench_jax", batch) for batch in (50, 256)),
-    ("training_step", "ogbench_jax", 256),
-    *(("log_prob", "goal_density", batch) for batch in (50, 256, 4096)),
-    ("training_step", "goal_density", 256),
+_OVERVIEW = _rows(("inverse denoised_action", "ogbench", (1,)), ("inverse training_step", "ogbench", (256,)))
+_QUICK = _rows((_ACTING, "ogbench", (1, 256)), ("training_step", "ogbench", (256,)))
+_BESIDE_LIBRARIES = _rows(("inverse", "ogbench", (1,)), ("inverse log_prob training_step", "ogbench", (256,)))
+_SHAPES = _rows(
+    (_ACTING, "chunked", (1,)),
+    ("inverse denoised_action", "chunked", (50,)),
+    ("inverse log_prob training_step", "chunked", (256,)),
+    ("inverse denoised_action", "ogbench_jax", (1,)),
+    ("inverse", "ogbench_jax", (50, 256)),
+    ("training_step", "ogbench_jax", (256,)),
+    ("log_prob", "goal_density", (50, 256, 4096)),
+    ("training_step", "goal_density", (256,)),
 )
-_OVERVIEW = _titles(
-    *((work, "ogbench", 1) for work in ("inverse", "denoised_action")),
-    *((work, "ogbench", 256) for work in ("inverse", "training_step")),
-)
-_QUICK = _titles(
-    *((work, "ogbench", batch) for batch in (1, 256) for work in _ACTING), ("training_step", "ogbench", 256)
-)
-_BESIDE_LIBRARIES = _titles(
-    ("inverse", "ogbench", 1), *((work, "ogbench", 256) for work in ("inverse", "log_prob", "training_step"))
-)
-_CAUSAL = {f"inverse, batch {batch}": f"causal_inverse-causal-{batch}" for batch in (1, 50, 256, 4096)}
+_CAUSAL = {f"inverse, batch {batch}": (f"causal_inverse-causal-{batch}", "") for batch in (1, 50, 256, 4096)}
 _CAUSAL_DENSITY = {
-    **{f"log_prob, batch {batch}": f"causal_log_prob-causal-{batch}" for batch in (1, 50, 256)},
-    "training step, batch 256": "causal_training_step-causal-256",
+    **{f"log_prob, batch {batch}": (f"causal_log_prob-causal-{batch}", "") for batch in (1, 50, 256)},
+    "training step, batch 256": ("causal_training_step-causal-256", ""),
 }
 _LENGTHS = {
-    str(tokens): f"causal_inverse-causal{'' if tokens == 16 else f'_{tokens}'}-1" for tokens in (2, 4, 8, 16, 32, 256)
+    str(tokens): (f"causal_inverse-causal{'' if tokens == 16 else f'_{tokens}'}-1", "")
+    for tokens in (2, 4, 8, 16, 32, 256)
 }
 _POLICIES = {
     "a Gaussian's mean": "gaussian",
@@ -202,43 +141,88 @@ _FLOW_ACTING = {
     "AOTInductor": "reference_aot_inductor",
     "ONNX Runtime": "onnxruntime_one_sweep",
     "JAX, jitted": "jax_jit",
-    **{title: name for title, (name,) in _OURS.items()},
+    "nfkern": "nfkern",
+    "frozen": "nfkern_frozen",
+    "frozen, bf16": "nfkern_frozen_bf16",
 }
-_RUNS = {
-    "goal_conditioned_run-synthetic_100k-256-threads_2": {
-        "NF-GCBC": "nf_gcbc",
-        "flow matching": "flow_matching_gcbc",
-        "diffusion": "diffusion_gcbc",
-        "Gaussian": "gaussian_gcbc",
-    },
-    "offline_rl_run-synthetic_100k-256-threads_2": {
-        "NF-RLBC": "nf_rlbc",
-        "FQL": "fql",
-        "IFQL": "ifql",
-        "IQL": "iql",
-        "ReBRAC": "rebrac",
-        "diffusion Q-learning": "diffusion_ql",
-    },
+_GOAL_CONDITIONED = {
+    "NF-GCBC": "nf_gcbc",
+    "flow matching": "flow_matching_gcbc",
+    "diffusion": "diffusion_gcbc",
+    "Gaussian": "gaussian_gcbc",
 }
-_LOOP = "control_loop-ogbench-1-threads_1"
-_CAUSAL_DENSITIES = partial(times, titles=_CAUSAL_DENSITY, floor=True)
+_OFFLINE_RL = {
+    "NF-RLBC": "nf_rlbc",
+    "FQL": "fql",
+    "IFQL": "ifql",
+    "IQL": "iql",
+    "ReBRAC": "rebrac",
+    "diffusion Q-learning": "diffusion_ql",
+}
 
-PUBLISHED: dict[str, Callable[[pl.DataFrame], Table]] = {
-    "overview": partial(times, titles=_OVERVIEW, columns=_PACKAGES | _OURS, head="the paper's flow", floor=True),
-    "flow": partial(times, titles=_FLOW, columns=_PACKAGES | _OURS, threads=(1, 2), floor=True),
-    "compilers": partial(times, titles=_OVERVIEW, columns=_COMPILED | _OURS),
-    "libraries": partial(times, titles=_BESIDE_LIBRARIES, columns={"eager": ("eager",)} | _LIBRARIES | _OURS),
-    "shapes": partial(times, titles=_SHAPES, columns=_PACKAGES | _OURS, floor=True),
-    "policies": partial(policies, row=_LOOP, names=_POLICIES),
-    "acting": partial(tails, row=_LOOP, names=_FLOW_ACTING),
-    "quick": partial(times, titles=_QUICK, columns=_PACKAGES | _LIBRARIES | _OURS, threads=(1, 2), floor=True),
-    "causal": partial(times, titles=_CAUSAL, columns=_PACKAGES | _OURS, threads=(1, 2), floor=True),
-    "causal_density": partial(_CAUSAL_DENSITIES, columns=_PACKAGES | _OURS),
-    # Its eager flows, compiled or exported too, multiply a token more than they have to.
-    "causal_density_first": partial(_CAUSAL_DENSITIES, columns={"JAX, jitted": _PACKAGES["JAX, jitted"]} | _OURS),
-    "lengths": partial(
-        times, titles=_LENGTHS, columns=_PACKAGES | _OURS | {"Jacobi": ("nfkern_jacobi",)}, head="tokens", floor=True
+_COMPILED: Variants = {
+    "stacked, compiled": ("reference_compile",),
+    "naive, compiled": ("eager_compile",),
+    "stacked, autotuned": ("reference_max_autotune",),
+    "naive, autotuned": ("eager_plu_once_max_autotune",),
+    "package, stacked": ("reference_aot_inductor",),
+    "package, naive": ("eager_plu_once_aot_inductor",),
+}
+_PACKAGES: Variants = {
+    "eager": ("eager",),
+    "torch.compile": ("eager_compile", "reference_compile", "reference_max_autotune", "eager_plu_once_max_autotune"),
+    "AOTInductor": ("reference_aot_inductor", "eager_plu_once_aot_inductor"),
+    "ONNX Runtime": ("onnxruntime", "onnxruntime_one_sweep"),
+    "JAX, jitted": ("jax_jit",),
+}
+_LIBRARIES: Variants = {
+    "zuko": ("zuko",),
+    "zuko, compiled": ("zuko_compile",),
+    "nflows": ("nflows",),
+    "nflows, compiled": ("nflows_compile",),
+    "zuko, splines": ("zuko_nsf",),
+    "zuko, splines, compiled": ("zuko_nsf_compile",),
+    "normflows, splines": ("normflows",),
+    "normflows, splines, compiled": ("normflows_compile",),
+}
+_OURS: Variants = {"nfkern": ("nfkern",), "frozen": ("nfkern_frozen",), "frozen, bf16": ("nfkern_frozen_bf16",)}
+# Reading the weights is timed for single rows, the products for more.
+_FLOOR: Variants = {"floor": ("weights_read", "gemm")}
+_FORMS: Variants = {
+    "eager": ("",),
+    "torch.compile": ("_compile",),
+    "AOTInductor": ("_aot_inductor",),
+    "p99 of the fastest": ("", "_compile", "_aot_inductor"),
+    f"width {OWN_WIDTH}, torch.compile": ("_compile_own_size",),
+    f"width {OWN_WIDTH}, AOTInductor": ("_aot_inductor_own_size",),
+}
+
+PUBLISHED: dict[str, Published] = {
+    "overview": Published(_OVERVIEW, _PACKAGES | _OURS | _FLOOR, head="the paper's flow"),
+    "flow": Published(_FLOW, _PACKAGES | _OURS | _FLOOR, threads=(1, 2)),
+    "compilers": Published(_OVERVIEW, _COMPILED | _OURS),
+    "libraries": Published(_BESIDE_LIBRARIES, {"eager": ("eager",), **_LIBRARIES, **_OURS}),
+    "shapes": Published(_SHAPES, _PACKAGES | _OURS | _FLOOR),
+    "policies": Published(
+        _of_one_row("control_loop-ogbench-1", _POLICIES), _FORMS, quantities={"p99 of the fastest": "p99_s"}
     ),
-    "training": partial(steps, names=_RUNS),
+    "acting": Published(
+        _of_one_row("control_loop-ogbench-1", _FLOW_ACTING),
+        {"median": ("",), "p99": ("",), "p99.9": ("",)},
+        quantities={"p99": "p99_s", "p99.9": "p999_s"},
+    ),
+    "quick": Published(_QUICK, _PACKAGES | _LIBRARIES | _OURS | _FLOOR, threads=(1, 2)),
+    "causal": Published(_CAUSAL, _PACKAGES | _OURS | _FLOOR, threads=(1, 2)),
+    "causal_density": Published(_CAUSAL_DENSITY, _PACKAGES | _OURS | _FLOOR),
+    # Its eager flows, compiled or exported too, multiply a token more than they have to.
+    "causal_density_first": Published(_CAUSAL_DENSITY, {"JAX, jitted": ("jax_jit",), **_OURS, **_FLOOR}),
+    "lengths": Published(_LENGTHS, {**_PACKAGES, **_OURS, "Jacobi": ("nfkern_jacobi",), **_FLOOR}, head="tokens"),
+    "training": Published(
+        _of_one_row("goal_conditioned_run-synthetic_100k-256", _GOAL_CONDITIONED)
+        | _of_one_row("offline_rl_run-synthetic_100k-256", _OFFLINE_RL),
+        {"steps a second": ("",), "parameters": ("",)},
+        threads=(2,),
+        quantities={"steps a second": "steps", "parameters": "parameters"},
+    ),
 }
 """By the name that the marks in a document have: a table of the records of the file that they name."""

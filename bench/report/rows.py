@@ -3,20 +3,17 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from nfkern.bench.core.cases import CASES
 from nfkern.bench.core.records import Record, by_row
-from nfkern.bench.report.compare import Bounds, above
 from nfkern.bench.report.labels import is_ours, standing
 
 Word = Literal["ahead", "even", "behind", "alone"]
 
 EVEN = 0.05
 """Share of the smaller median up to which two are called even."""
-
-UNTUNED = {"eager", "eager_plu_once"}
-"""Peers that nothing was done for: a row that has no others says little."""
 
 _PRECISIONS = ("bf16", "tf32", "fp32", "fp64")
 
@@ -39,7 +36,7 @@ class Timed:
 
     @property
     def first(self) -> Record:
-        """Says what all have in common: work, case, batch, threads, environment."""
+        """The first record: work, case, batch, threads and environment are those of all."""
         return self.records[0]
 
     @property
@@ -49,31 +46,31 @@ class Timed:
         file = f" ({self.file})" if self.several else ""
         return f"{self.first.work}, {self.first.case}, batch {self.first.batch}, {threads}{file}"
 
-    @property
+    @cached_property
     def peers(self) -> list[Record]:
         """All that do the same job, are not nfkern's own, and have a number."""
-        found = (each for each in self.records if not is_ours(each.variant) and _is(each, "peer"))
+        found = (each for each in self.records if not is_ours(each.variant) and standing(each.variant) == "peer")
         return [each for each in found if each.quantiles]
 
-    @property
+    @cached_property
     def peer(self) -> Record | None:
         """The fastest of `peers`."""
         return _fastest(self.peers)
 
-    @property
+    @cached_property
     def ours(self) -> Record | None:
         """Nfkern's fastest variant, at the peer's precision or a higher one; without a peer at that of fp32.
 
         One that gives the results to a tolerance is none: peers give them to rounding.
         """
-        least = self.peer.precision if self.peer else "fp32"
-        found = (each for each in self.records if is_ours(each.variant) and not _is(each, "tolerance"))
-        return _fastest(each for each in found if _rank(each) >= _rank(least))
+        least = _PRECISIONS.index(self.peer.precision if self.peer else "fp32")
+        found = (each for each in self._own if standing(each.variant) != "tolerance")
+        return _fastest(each for each in found if _PRECISIONS.index(each.precision) >= least)
 
     @property
     def ours_coarser(self) -> Record | None:
         """Nfkern's fastest variant of all, if its results are less precise than those of `ours` may be."""
-        fastest = _fastest(each for each in self.records if is_ours(each.variant))
+        fastest = _fastest(self._own)
         return None if fastest is self.ours else fastest
 
     @property
@@ -85,21 +82,20 @@ class Timed:
     def floor(self) -> Record | None:
         """The highest of the floors in the precision of `ours`."""
         precision = self.ours.precision if self.ours else "fp32"
-        floors = [each for each in self.records if _is(each, "floor") and each.precision == precision]
+        floors = [each for each in self.records if standing(each.variant) == "floor" and each.precision == precision]
         return max((each for each in floors if each.quantiles), key=_median, default=None)
 
-    @property
+    @cached_property
     def word(self) -> Word:
-        """How `ours` stands to `peer`.
+        """How `ours` stands to `peer`: ahead or behind where the medians differ by more than the noise.
 
-        Ahead or behind if each median lies outside the other's noise, as `nfkern bench compare` has it.
         A difference of up to `EVEN` in nfkern's favour is called even, however small the noise; one against it is not.
         """
         if not (self.ours and self.peer and self.ours.quantiles and self.peer.quantiles):
             return "alone"
-        if above(self.ours.quantiles, self.peer.quantiles, Bounds(0.0)):
+        if self.ours.quantiles.above(self.peer.quantiles):
             return "behind"
-        return "ahead" if above(self.peer.quantiles, self.ours.quantiles, Bounds(EVEN)) else "even"
+        return "ahead" if self.peer.quantiles.above(self.ours.quantiles, EVEN) else "even"
 
     @property
     def called_behind(self) -> Record | None:
@@ -107,11 +103,10 @@ class Timed:
 
         By however little: what is within the noise does not count for nfkern.
         """
-        called = next((each for each in self.records if each.variant == "nfkern"), None)
-        peer = self.peer
-        if self.word == "behind" or not (called and peer and called.quantiles and peer.quantiles):
+        called = _fastest(each for each in self._own if each.variant == "nfkern")
+        if self.word in ("behind", "alone") or not (called and self.peer) or called is self.ours:
             return None
-        return called if _median(called) > _median(peer) and called is not self.ours else None
+        return called if _median(called) > _median(self.peer) else None
 
     @property
     def ratio(self) -> float | None:
@@ -121,20 +116,17 @@ class Timed:
     @property
     def other_functions_ahead(self) -> list[Record]:
         """Variants that compute another function, and do so faster than `ours` its own."""
-        return [
-            each
-            for each in self.records
-            if self.ours and each.quantiles and _other(each) and _median(each) < _median(self.ours)
-        ]
-
-    def seconds(self, record: Record) -> float:
-        """The median of a record that has a number."""
-        return _median(record)
+        found = (each for each in self.records if standing(each.variant) in ("same_size", "own_size"))
+        return [each for each in found if self.ours and each.quantiles and _median(each) < _median(self.ours)]
 
     @property
     def refused(self) -> list[Record]:
         """Those that the gate, or an error, left without a number."""
         return [each for each in self.records if each.error]
+
+    @cached_property
+    def _own(self) -> list[Record]:
+        return [each for each in self.records if is_ours(each.variant)]
 
 
 def timed_rows(files: Mapping[str, Sequence[Record]]) -> list[Timed]:
@@ -149,7 +141,11 @@ def timed_rows(files: Mapping[str, Sequence[Record]]) -> list[Timed]:
     works = list(dict.fromkeys(row.first.work for row in found))
     # Cases as they are declared; what is no longer known comes last.
     cases = list(dict.fromkeys([*CASES, *(row.first.case for row in found)]))
-    return sorted(found, key=lambda row: _place(row.first, works, cases))
+
+    def place(row: Timed) -> tuple[int, int, int, int]:
+        return works.index(row.first.work), cases.index(row.first.case), row.first.batch, row.first.threads
+
+    return sorted(found, key=place)
 
 
 def verdict(rows: Sequence[Timed]) -> str:
@@ -164,22 +160,6 @@ def verdict(rows: Sequence[Timed]) -> str:
         f"nfkern at its fastest is ahead of the best peer in {words['ahead']} of {compared} rows, "
         f"even in {words['even']} and behind in {words['behind']}{unfrozen}."
     )
-
-
-def _place(record: Record, works: Sequence[str], cases: Sequence[str]) -> tuple[int, int, int, int]:
-    return works.index(record.work), cases.index(record.case), record.batch, record.threads
-
-
-def _is(record: Record, kind: str) -> bool:
-    return standing(record.variant) == kind
-
-
-def _other(record: Record) -> bool:
-    return standing(record.variant) in ("same_size", "own_size")
-
-
-def _rank(precision: Record | str) -> int:
-    return _PRECISIONS.index(precision if isinstance(precision, str) else precision.precision)
 
 
 def _median(record: Record) -> float:

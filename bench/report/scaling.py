@@ -2,104 +2,90 @@
 
 import math
 import statistics
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import polars as pl
 
 from nfkern.bench.core.cases import CASES, Case
-from nfkern.bench.core.records import Record
 
 FEWEST = 3
 """Points of a curve: through two there is always a line."""
 
-Quantity = Callable[[Record], float | None]
-"""Reads a number off a record; None where it has no such number."""
 
-_AXES = ("batch", "threads")
-
-
-def median_s(record: Record) -> float | None:
-    """Seconds per call."""
-    return record.quantiles.median_s if record.quantiles else None
-
-
-def peak_bytes(record: Record) -> float | None:
-    """Bytes that a training step holds at most."""
-    return record.peak_bytes or None
-
-
-@dataclass(frozen=True)
-class Family:
+class Family(NamedTuple):
     """Records that differ in one axis and the variant only.
 
     Attributes:
         axis: "batch", "threads" or a field of the cases.
         shared: what all have in common: work, device, cores, batch, threads and the case's fields, less the axis.
-        curves: by variant, the records by their value on the axis, which ascends; at least `FEWEST` each.
+        records: as `frame.frame`; in `x` the axis, which ascends, in `y` the quantity.
     """
 
     axis: str
     shared: Mapping[str, Any]
-    curves: Mapping[str, Mapping[int, Record]]
+    records: pl.DataFrame
 
     @property
-    def records(self) -> list[Record]:
-        """The records of all curves."""
-        return [record for curve in self.curves.values() for record in curve.values()]
+    def curves(self) -> dict[str, dict[int, float]]:
+        """Points of each variant, `FEWEST` or more: the quantity by place. The one that ends highest comes first."""
+        parts = self.records.partition_by("variant", as_dict=True, maintain_order=True).items()
+        curves = {str(name): dict(part.select("x", "y").iter_rows()) for (name,), part in parts}
+        return dict(sorted(curves.items(), key=lambda curve: -curve[1][max(curve[1])]))
 
 
-@dataclass(frozen=True)
-class PowerLaw:
+class PowerLaw(NamedTuple):
     """`coefficient * x ** exponent`, least squares in the logarithms.
 
     Attributes:
-        low, high: the range of x that it was fitted to.
-        points: how many.
         off: the largest factor between a point and the law, at least 1.
         last: the exponent between the last two points alone: where it differs, this is no power law yet.
     """
 
     exponent: float
     coefficient: float
-    low: float
-    high: float
-    points: int
     off: float
     last: float
 
 
-def families(
-    records: Sequence[Record], cases: Mapping[str, Case] = CASES, quantity: Quantity = median_s
-) -> list[Family]:
+def families(records: pl.DataFrame, quantity: str, cases: Mapping[str, Case] = CASES) -> list[Family]:
     """Every way in which at least `FEWEST` records of a variant differ in one axis only.
 
-    Records of cases that are no longer known are left out. Of two records at one point the
-    later one counts. Machines are never mixed, commits may be.
+    Works come as in the records; of each, batches and threads come before the cases' fields. Of two records at one
+    point the later one counts. Machines are never mixed, commits may be.
 
     Args:
-        records: of one file, or of several that belong together.
+        records: of one file, as `frame.frame`; those without the quantity, or of unknown cases, are left out.
+        quantity: a column.
         cases: by name.
-        quantity: what is to be drawn; records without it are left out.
     """
-    groups: dict[tuple[str, Hashable], dict[str, dict[int, Record]]] = {}
-    shared: dict[tuple[str, Hashable], dict[str, Any]] = {}
-    for record in sorted((each for each in records if quantity(each) is not None), key=lambda each: each.date):
-        described = _described(record, cases)
-        for axis in _axes(described):
-            rest = {name: value for name, value in described.items() if name != axis}
-            group = (axis, tuple(rest.items()))
-            shared[group] = rest
-            groups.setdefault(group, {}).setdefault(record.variant, {})[described[axis]] = record
+    described = pl.DataFrame([_described(case) for case in cases.values()], infer_schema_length=None)
+    known = records.with_row_index().with_columns(y=pl.col(quantity).cast(float))
+    known = known.filter(pl.col("y") > 0).join(described, on="case", maintain_order="left").sort("date")
+    shape = [name for name in described.columns if name != "case"]
+    axes = ["batch", "threads", *(name for name in shape if described[name].dtype == pl.Int64)]
+    key = ["work", "device_name", "cores", "batch", "threads", *shape]
     found = []
-    for (axis, key), variants in groups.items():
-        curves = {name: dict(sorted(curve.items())) for name, curve in variants.items() if len(curve) >= FEWEST}
-        if curves:
-            found.append(Family(axis, shared[axis, key], curves))
-    return sorted(found, key=lambda family: _place(family, records))
+    for axis in axes:
+        rest = [name for name in key if name != axis]
+        for group in known.filter(pl.col(axis).is_not_null()).partition_by(rest, maintain_order=True):
+            points = group.unique(["variant", axis], keep="last", maintain_order=True).sort(axis)
+            points = points.filter(pl.len().over("variant") >= FEWEST).with_columns(x=pl.col(axis))
+            if len(points):
+                shared = {name: value for name in rest if (value := points[name][0]) is not None}
+                found.append(Family(axis, shared, points))
+    works = list(dict.fromkeys(records["work"]))
+
+    def place(family: Family) -> tuple[int, bool, int]:
+        first: int = family.records["index"].min()  # type: ignore[assignment]
+        return works.index(family.shared["work"]), family.axis not in ("batch", "threads"), first
+
+    return sorted(found, key=place)
 
 
-def fit(points: Mapping[int, float] | Mapping[float, float]) -> PowerLaw:
-    """The power law through values by x, which ascends.
+def fit(points: Mapping[int, float]) -> PowerLaw:
+    """Return the power law through values by x, which ascends.
 
     Raises:
         ValueError: fewer than two points, or one that has no logarithm.
@@ -109,33 +95,14 @@ def fit(points: Mapping[int, float] | Mapping[float, float]) -> PowerLaw:
     xs, ys = [math.log(x) for x in points], [math.log(y) for y in points.values()]
     exponent, intercept = statistics.linear_regression(xs, ys)
     off = max(abs(y - intercept - exponent * x) for x, y in zip(xs, ys, strict=True))
-    last = (ys[-1] - ys[-2]) / (xs[-1] - xs[-2])
-    return PowerLaw(exponent, math.exp(intercept), min(points), max(points), len(points), math.exp(off), last)
+    return PowerLaw(exponent, math.exp(intercept), math.exp(off), (ys[-1] - ys[-2]) / (xs[-1] - xs[-2]))
 
 
-def _described(record: Record, cases: Mapping[str, Case]) -> dict[str, Any]:
-    """Everything that tells its measurement from others of the variant; empty if its case is not known."""
-    case = cases.get(record.case)
-    if case is None:
-        return {}
-    place = record.environment
-    described: dict[str, Any] = {"work": record.work, "device": place.device_name, "cores": place.cores}
-    described |= {"batch": record.batch, "threads": record.threads, "shape": type(case).__name__}
-    for each in fields(case):
-        if each.name != "name":
-            value = getattr(case, each.name)
-            # Layers of one width are as wide as one number says.
-            equal = isinstance(value, tuple) and len(set(value)) == 1
-            described[each.name] = value[0] if equal else value
-    return described
-
-
-def _axes(described: Mapping[str, Any]) -> list[str]:
-    return [name for name, value in described.items() if isinstance(value, int) and name != "cores"]
-
-
-def _place(family: Family, records: Sequence[Record]) -> tuple[int, bool, int]:
-    """Works as the records have them, batches first, then the other axes."""
-    first = next(index for index, record in enumerate(records) if record.work == family.shared["work"])
-    own = {id(record) for record in family.records}
-    return first, family.axis not in _AXES, next(index for index, record in enumerate(records) if id(record) in own)
+def _described(case: Case) -> dict[str, Any]:
+    """Return what tells a case from others; layers of one width are as wide as one number says."""
+    found = asdict(case) | {"case": case.name, "shape": type(case).__name__}
+    del found["name"]
+    if hidden := found.get("hidden"):
+        equal = len(set(hidden)) == 1
+        found |= {"hidden": hidden[0] if equal else None, "widths": None if equal else " x ".join(map(str, hidden))}
+    return found

@@ -4,7 +4,7 @@ Numbers that people read come from files that a run has written, and a test keep
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -12,7 +12,7 @@ import polars as pl
 from nfkern.bench.core.files import RESULTS
 from nfkern.bench.core.units import duration
 from nfkern.bench.registry import VARIANTS
-from nfkern.bench.report.frame import medians, read
+from nfkern.bench.report.frame import read
 from nfkern.bench.report.published import PUBLISHED
 from nfkern.errors import UserError
 
@@ -27,7 +27,7 @@ _MOST_COLUMNS = 12
 
 
 def listing(records: pl.DataFrame) -> str:
-    """Every record of every file: medians, a table for each work and its variants."""
+    """Return the medians of every record of every file: a table for each work and its variants."""
     parts = [_INTRODUCTION]
     for group in records.partition_by("file"):
         machines = sorted(set(group.select(pl.format("{}, {} cores", "device_name", "cores")).to_series()))
@@ -38,21 +38,17 @@ def listing(records: pl.DataFrame) -> str:
 
 
 def _work(records: pl.DataFrame) -> str:
-    found = medians(records, ("case", "batch", "threads"))
+    index = pl.format("{}, {}, {}", "case", "batch", "threads").alias("case, batch, threads")
+    text = pl.col("median_s").map_elements(duration, pl.String, skip_nulls=True)
+    found = records.select(index, "variant", text).pivot(on="variant", values="median_s", aggregate_function="first")
     # As declared; the GPU check has variants of its own.
-    variants = sorted(found.columns[3:], key=_place)
-    lines = [["case, batch, threads", *variants]]
-    for row in found.iter_rows(named=True):
-        times = ("" if row[name] is None else duration(row[name]) for name in variants)
-        lines.append([f"{row['case']}, {row['batch']}, {row['threads']}", *times])
-    if len(lines) <= len(variants) > _MOST_COLUMNS:
+    known = [name for name in VARIANTS if name in found.columns]
+    found = found.select(index.meta.output_name(), *known, pl.exclude(index.meta.output_name(), *known))
+    lines = [found.columns, *([cell or "" for cell in line] for line in found.iter_rows())]
+    if len(lines) < len(found.columns) > _MOST_COLUMNS + 1:
         # A page is longer than wide.
         lines = [list(column) for column in zip(*lines, strict=True)]
     return f"### {records['work'][0]}\n\n{_markdown(lines)}"
-
-
-def _place(variant: str) -> int:
-    return list(VARIANTS).index(variant) if variant in VARIANTS else len(VARIANTS)
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:
@@ -60,19 +56,19 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
     return "".join([head, "|---" * len(lines[0]) + "|\n", *rows])
 
 
-def _filled(text: str, records: pl.DataFrame) -> Iterator[str]:
-    """The parts of a document's text, with tables of the records between its marks."""
-    end = 0
-    for found in _MARKED.finditer(text):
-        _, name, file, _, _ = found.groups()
+def _filled(text: str, records: pl.DataFrame) -> str:
+    """Return a document's text with tables of the records between its marks."""
+
+    def fill(found: re.Match[str]) -> str:
+        begin, name, file, _, end = found.groups()
         of_file = records.filter(pl.col("file") == file)
         if name not in PUBLISHED or of_file.is_empty():
             raise UserError(
                 f"bench table {name} of {file}: expected one of {', '.join(PUBLISHED)}, of a file of records"
             )
-        yield text[end : found.end(1)] + _markdown(PUBLISHED[name](of_file))
-        end = found.start(5)
-    yield text[end:]
+        return begin + _markdown(PUBLISHED[name].table(of_file)) + end
+
+    return _MARKED.sub(fill, text)
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,7 @@ class Tables:
                 f"no document has a table {', '.join(sorted(missing))}: expected the lines "
                 "<!-- bench table NAME of FILE: begin --> and <!-- bench table NAME: end --> around it"
             )
-        wanted = {path: "".join(_filled(text, records)) for path, text in texts.items()}
+        wanted = {path: _filled(text, records) for path, text in texts.items()}
         wanted[RESULTS / "README.md"] = listing(records)
         code = 0
         for path, text in wanted.items():

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -86,7 +85,7 @@ class StudyCommand(ABC, Generic[Results]):
         print(f"{results.counted()} in {self.out}")
         for failure in failures:
             print(f"failed: {failure}")
-        write_reports(self.out, self.html, self.tables, partial(self.report.to_markdown, results))
+        write_reports(self.report, results, self.out, self.html, self.tables)
         return 1 if failures else 0
 
     def settings(self) -> Any:

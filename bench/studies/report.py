@@ -1,24 +1,24 @@
-"""Reports on a study: tables in Markdown between two marks, and a section of the page with verdicts and a picture."""
+"""Reports on a study: tables in Markdown between two marks, and a section of the page."""
 
-import base64
 import shlex
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from nfkern.bench.studies import records
+from nfkern.bench.studies.charts import chart, colours_and_shapes
 from nfkern.bench.studies.policies import Policy
 from nfkern.bench.studies.records import StudyResults
 from nfkern.bench.studies.summary import Cost, Measure, Row, Rows, Table, counted, front
 from nfkern.errors import UserError
 from nfkern.host.files import write_text
-from nfkern.page import table
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+    from nfkern.bench.report.page import Section
 
 Results = TypeVar("Results", bound=StudyResults[Any])
 
@@ -27,8 +27,7 @@ BEGIN, END = "<!-- from the records: begin -->", "<!-- from the records: end -->
 QUICK = ("--quick",)
 BANNER = "Made with --quick: a trial of the study itself. Its numbers mean nothing."
 
-PAGE_NEEDS = {"matplotlib": "log", "msgspec": "bench", "jinja2": "bench", "vl_convert": "bench"}
-"""Packages without which there is no page, and the extra of each."""
+PAGE_NEEDS = ("msgspec", "jinja2", "vl_convert")
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,10 @@ class Report(Generic[Results]):
         options: names of the command's options that are settings.
         measure: of quality.
         better: the comparative of the verdicts, such as "nearer to the density than".
-        costs: of the picture's two panels.
-        caption: of the picture.
+        costs: of the two charts of a condition.
+        caption: of the charts.
         rows: of the results.
-        line: a value of the measure to which the picture draws a dashed line, by condition.
+        line: a value of the measure to which charts draw a dashed line, by condition.
         described: how it was measured.
         remarks: sentences of the verdicts on a condition, which stand behind those on who is ahead.
         sections: of the page: heading, text and tables.
@@ -112,36 +111,37 @@ class Report(Generic[Results]):
             parts += [title, "\n".join("| " + " | ".join(line) + " |" for line in lines)]
         return "\n\n".join([*parts, "\n".join(f"- {sentence}" for sentence in self.verdicts(results))])
 
-    def to_html(self, results: Results) -> str:
-        """Return the study as a part of a page, below a heading of the second order and without the warnings."""
-        # Here, not above: pictures need matplotlib, and measuring does not.
-        from nfkern.bench.studies.picture import draw, styles
+    def section(self, results: Results, file: str) -> "Section":
+        """Return the study as a section of the page; `file` is where the results are from."""
+        # Here, not above: pages need packages that measuring does not.
+        from nfkern.bench.report.page import Part, Section
 
         rows = self.rows(results)
         names = [name for name in results.settings.policies if name not in results.skipped]
-        policies = [f"<b>{escape(name)}</b>: {escape(self.policies[name].summary)}" for name in names]
-        policies += [escape(f"{name}: skipped, {reason}") for name, reason in results.skipped.items()]
-        parts = [f"<p>{escape(text)}</p>" for text in (self.introduction, self.described(results))]
-        commit = f", at commit {escape(results.environment.commit[:12])}" if results.environment.commit else ""
-        parts.append(f"<p>Measure it again{commit}: <code>{escape(self.again(results))}</code></p>")
-        if rows:
-            lines = {condition: self.line(results, condition) for condition in rows}
-            image = draw(rows, lines, self.measure, self.costs, styles(self.policies, self.ours))
-            source = f"data:image/png;base64,{base64.b64encode(image).decode()}"
-            parts.append(
-                f'<figure><div class="scroll" tabindex="0"><img class="picture" alt="{escape(self.measure.label)} '
-                f'against costs" src="{source}"></div><figcaption>{escape(self.caption)}</figcaption></figure>'
-            )
-        parts += [
-            "<h3>Who is ahead</h3>",
-            _items(map(escape, self.verdicts(results))),
-            "<h3>Policies</h3>",
-            _items(policies),
+        policies = [f"{name}: {self.policies[name].summary}" for name in names]
+        policies += [f"{name}: skipped, {reason}" for name, reason in results.skipped.items()]
+        commit = f", at commit {results.environment.commit[:12]}" if results.environment.commit else ""
+        texts = (
+            self.introduction,
+            self.caption,
+            f"Measured on {self.described(results)}",
+            f"Measure it again{commit}:",
+        )
+        looks = colours_and_shapes(self.policies, self.ours)
+        parts = [
+            Part(texts=texts, code=self.again(results)),
+            Part("Who is ahead", items=self.verdicts(results)),
+            Part("Policies", items=policies),
         ]
-        for heading, text, tables in self.sections(results, rows):
-            parts += [f"<h3>{escape(heading)}</h3>", f"<p>{escape(text)}</p>" if text else ""]
-            parts += [table(head, lines) for head, lines in tables]
-        return "\n".join(parts)
+        for title, text, tables in self.sections(results, rows):
+            drawn = [
+                chart(rows[title], self.measure, cost, self.line(results, title), looks)
+                for cost in self.costs
+                if title in rows
+            ]
+            parts.append(Part(title, [text] if text else [], charts=drawn, tables=tables))
+        origin = f"{results.counted()}, started {results.started}."
+        return Section(file, self.title, origin, self.warnings(results), parts)
 
     def again(self, results: Results) -> str:
         """Return the command that makes the results again."""
@@ -179,28 +179,28 @@ def check_reports(html: Path | None, tables: Path | None) -> None:
     Raises:
         UserError: a package is missing, or the Markdown file has no marks.
     """
-    for name, extra in PAGE_NEEDS.items():
+    for name in PAGE_NEEDS:
         if html is not None and find_spec(name) is None:
-            raise UserError(f"--html needs the package {name}: `pip install 'nfkern[{extra}]'`")
+            raise UserError(f"--html needs the package {name}: `pip install 'nfkern[bench]'`")
     if tables is not None:
         split_markdown(tables)
 
 
-def write_reports(results: Path, html: Path | None, tables: Path | None, markdown: Callable[[], str]) -> None:
-    """Write the page of a file of results, and tables into a Markdown file, where they are wanted.
+def write_reports(report: Report[Results], results: Results, out: Path, html: Path | None, tables: Path | None) -> None:
+    """Write the page of the results of a file, and tables into a Markdown file, where they are wanted.
 
     Raises:
         UserError: as `split_markdown`.
     """
     if html is not None:
-        # Here, not above: the page reads this module.
+        # Here, not above: pages need packages that measuring does not.
         from nfkern.bench.report.page import to_html
 
-        write_text(html, to_html((results,)))
+        write_text(html, to_html({}, [report.section(results, out.name)]))
         print(f"wrote {html}")
     if tables is not None:
         before, _, after = split_markdown(tables)
-        write_text(tables, f"{before}{BEGIN}\n\n{markdown()}\n\n{END}{after}")
+        write_text(tables, f"{before}{BEGIN}\n\n{report.to_markdown(results)}\n\n{END}{after}")
         print(f"wrote {tables}")
 
 
@@ -219,10 +219,6 @@ def split_markdown(path: Path) -> tuple[str, str, str]:
     if not begin or not end:
         raise UserError(f"{path}: expected a line {BEGIN} and after it a line {END}, to put the tables between")
     return before, between, after
-
-
-def _items(lines: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
 
 
 def differing(one: "DataclassInstance", other: "DataclassInstance") -> list[str]:

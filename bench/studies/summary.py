@@ -88,7 +88,6 @@ class Cost:
 
     name: str
     label: str
-    units: float = 1.0
     curves: bool = False
 
 

@@ -188,13 +188,13 @@ REPORT = Report[Results](
     options=("densities", "policies", "steps", "seeds", "parameters"),
     measure=Measure("sliced_wasserstein", "sliced Wasserstein", 1),
     better="nearer to the density than",
-    costs=(Cost("act 1", "time of one action, ms", 1e3), Cost("training_cpu_s", "training, CPU seconds")),
+    costs=(Cost("act 1", "time of one action"), Cost("training_cpu_s", "CPU time of a training")),
     caption=(
-        "Sliced Wasserstein distance from the density (below is better) against the median time of one action (left) "
-        "and the CPU seconds of a training (right; two policies that share one have the same), on logarithmic axes; "
-        "bars are a standard deviation over seeds to either side. The line joins the policies to which none is "
-        "preferable in both; nothing can be expected below the dashed line, the distance of an equally large sample of "
-        "the density itself. nfkern's own policies are the large points."
+        "Each density has two charts: the sliced Wasserstein distance from it (lower is better) against the median "
+        "time of one action, and against the CPU time of a training, which two policies may share. Bars are a "
+        "standard deviation over seeds to either side. The line joins the policies to which none is preferable in "
+        "both. Nothing can be expected below the dashed line, the distance of an equally large sample of the density "
+        "itself. nfkern's own policies alone are green."
     ),
     rows=rows,
     line=_floor,

@@ -217,13 +217,13 @@ REPORT = Report[Results](
     options=("envs", "policies", "steps", "seeds", "parameters", "target", "threads"),
     measure=Measure("success", "success", -1),
     better="more success than",
-    costs=(Cost("act 1", "time of one action, ms", 1e3), Cost("training", "training, s", curves=True)),
+    costs=(Cost("act 1", "time of one action"), Cost("training", "training", curves=True)),
     caption=(
-        "Left: success after all steps (above is better) against the median time of one action on a logarithmic axis "
-        "(left is better); bars are a standard deviation over seeds to either side, and the line joins the policies to "
-        "which none is preferable in both. Right: mean success over seeds against the seconds of training, without "
-        "evaluations. The dashed line is the success to which the tables tell the time. A single mark is a policy "
-        "evaluated at the end only. nfkern's own policy has the large marks."
+        "Each environment has two charts: success after all steps (higher is better) against the median time of one "
+        "action, and mean success over seeds against the time of training without evaluations. Bars are a standard "
+        "deviation over seeds to either side, and the line joins the policies to which none is preferable in both. The "
+        "dashed line is the success to which the tables tell the time. A single mark in the second chart is a policy "
+        "evaluated at the end only. nfkern's own policy alone is green."
     ),
     rows=rows,
     line=target,

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nfkern.bench.core.timing import Budget, interleaved, num_threads, quantiles, stopwatch_for
+from nfkern.bench.core.units import duration, size
 
 
 class Bench:
@@ -129,3 +130,18 @@ def test_a_call_held_up_in_the_warm_up_does_not_shorten_the_bursts():
     bench.time(Budget(warmup_s=1.05, measure_s=0.0, min_repeats=1, turn_s=1.0))
     # An untimed call and a burst of ten, not one call a turn.
     assert len(bench.calls) == 11 + 1 + 10
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.51e-5, "45.1 us"), (1.2e-3, "1.20 ms"), (2.5, "2.50 s"), (0.123, "123 ms"), (3e-7, "0.30 us"), (0, "0.00 us")],
+)
+def test_durations_have_three_digits(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(512, "512 B"), (1200, "1.20 kB"), (45_600_000, "45.6 MB"), (2.5e9, "2.50 GB")]
+)
+def test_sizes_have_three_digits(number, text):
+    assert size(number) == text

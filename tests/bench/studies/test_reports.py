@@ -10,8 +10,10 @@ import pytest
 import tyro
 from support import quality_results, success_results
 
-from nfkern.bench.report import page
-from nfkern.bench.studies import picture, records
+from nfkern.bench.commands import page_of
+from nfkern.bench.report.page import to_html
+from nfkern.bench.studies import records
+from nfkern.bench.studies.charts import chart, colours_and_shapes
 from nfkern.bench.studies.quality.commands import Quality
 from nfkern.bench.studies.report import BANNER, BEGIN, END, split_markdown, write_reports
 from nfkern.bench.studies.success.commands import Success
@@ -39,7 +41,6 @@ def test_results_come_back_as_they_were_and_are_told_from_others(tmp_path, name)
     records.write(path, MADE[name]())
     assert report_of(name).read(path) == MADE[name]()
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
-    assert page.kind_of(path).command == f"nfkern bench {name}"
     (other,) = set(COMMANDS) - {name}
     with pytest.raises(UserError, match=f"results.json: holds no results of `nfkern bench {other}`"):
         report_of(other).read(path)
@@ -124,7 +125,7 @@ def test_tables_go_between_the_marks_and_nowhere_else(tmp_path, name, capsys):
     path, found = tmp_path / "page.md", MADE[name]()
     path.write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
     for _ in range(2):
-        write_reports(tmp_path / "none.json", None, path, lambda: report_of(name).to_markdown(found))
+        write_reports(report_of(name), found, tmp_path / "none.json", None, path)
         text = path.read_text()
         assert text.startswith(f"above\n{BEGIN}\n\nMeasured on Example CPU")
         assert text.endswith(f"\n\n{END}\nbelow\n")
@@ -167,14 +168,13 @@ def test_results_have_the_command_that_makes_them_again_and_a_quick_study_says_t
     assert (report.warnings(found) == [BANNER], BANNER in report.to_markdown(found)) == (chosen.quick, chosen.quick)
 
 
-def test_pages_quote_what_they_show_and_need_nothing_else(name):
+def test_the_section_of_a_page_has_everything_quoted(name):
     found = replace(MADE[name](), skipped={"ddpm_100": "needs the module <diffusers>"})
-    html = report_of(name).to_html(found)
+    html = to_html({}, [report_of(name).section(found, "<a>.json")])
     for text in ("Example CPU &lt;1&gt;", "ValueError: &lt;bad&gt;", "ddpm_100: skipped, needs the module &lt;diff"):
         assert text in html, text
-    assert "at commit abc: <code>nfkern bench" in html
-    assert not re.search(r"(src|href)=\"(?!data:)", html)
-    assert "<script" not in html
+    assert "at commit abc:</p>\n<p><code>nfkern bench" in html
+    assert "made of &lt;a&gt;.json" in html
 
 
 def test_results_that_are_not_whole_can_be_told(name):
@@ -184,65 +184,68 @@ def test_results_that_are_not_whole_can_be_told(name):
         if hasattr(found, rows):
             setattr(found, rows, [])
     assert report_of(name).verdicts(found) == []
-    assert "<img" not in report_of(name).to_html(found)
+    assert "<svg" not in to_html({}, [report_of(name).section(found, "a.json")])
     found.latencies = MADE[name]().latencies
-    assert "not evaluated yet" in report_of(name).to_html(found)
+    assert "not evaluated yet" in to_html({}, [report_of(name).section(found, "a.json")])
 
 
 def test_the_page_of_all_benchmarks_has_each_file_under_its_own_name(tmp_path, name):
-    for folder in ("one", "two"):
-        records.write(tmp_path / folder / "a.json", MADE[name]())
-    html = page.to_html([tmp_path / "one" / "a.json", tmp_path / "two" / "a.json"])
-    assert f'<h2 id="{name}-2">{report_of(name).title}, two/a.json</h2>' in html
-    assert report_of(name).to_html(MADE[name]()) in html
+    files = [tmp_path / folder / "a.json" for folder in ("one", "two")]
+    for file in files:
+        records.write(file, MADE[name]())
+    html = page_of(files)
+    assert re.findall('<h2 id="(.*)">(.*)</h2>', html) == [
+        (f"section-{number}", f"{report_of(name).title}, {folder}/a.json")
+        for number, folder in ((1, "one"), (2, "two"))
+    ]
     assert "made of one/a.json, two/a.json" in html
     assert str(tmp_path) not in html
 
 
-def drawn(name, monkeypatch):
-    """The axes of a study's picture."""
-    figures, original = [], picture.Figure
-    monkeypatch.setattr(picture, "Figure", lambda **options: figures.append(original(**options)) or figures[-1])
+def drawn(name, condition, place):
+    """What a chart of a study shows of each policy, and the height of its dashed line."""
     report, found = report_of(name), MADE[name]()
-    rows, look = report.rows(found), picture.styles(report.policies, report.ours)
-    lines = {each: report.line(found, each) for each in rows}
-    assert picture.draw(rows, lines, report.measure, report.costs, look).startswith(b"\x89PNG")
-    return figures[0].axes
+    made = chart(
+        report.rows(found)[condition],
+        report.measure,
+        report.costs[place],
+        report.line(found, condition),
+        colours_and_shapes(report.policies, report.ours),
+    )
+    dashed, *_, marks = (layer["data"]["values"] for layer in made["layer"])
+    return marks, dashed[0]["y"]
 
 
-def marks(axis):
-    """The points that have a mark, one of each line."""
-    lines = [line for line in axis.lines if line.get_marker() in ("o", "s", "^")]
-    return {tuple(line.get_xydata()[0].round(6).tolist()) for line in lines}
+def test_the_charts_of_densities_have_distances_against_actions_and_trainings():
+    for place, costs in ((0, (3e-4, 2e-4, 5e-2)), (1, (12.5, 12.5, 12.5))):
+        marks, dashed = drawn("quality", "pinwheel", place)
+        assert {mark["policy"]: (mark["x"], mark["y"]) for mark in marks} == {
+            name: (cost, pytest.approx(y))
+            for name, cost, y in zip(("nf", "mixture", "ddpm_100"), costs, (0.031, 0.011, 0.02), strict=True)
+        }
+        # The density itself costs nothing, and is the dashed line.
+        assert dashed == pytest.approx(0.0055)
+        assert (marks[0]["high"] - marks[0]["y"], marks[0]["y"] - marks[0]["low"]) == (
+            pytest.approx(0.002 / 2**0.5),
+            pytest.approx(0.002 / 2**0.5),
+        )
 
 
-def dashed(axis):
-    return next(line for line in axis.lines if line.get_linestyle() == "--").get_ydata()[0]
+def test_the_charts_of_success_have_points_and_curves():
+    marks, dashed = drawn("success", success_results.MAZE, 0)
+    assert {mark["policy"]: (mark["x"], mark["y"]) for mark in marks} == {
+        "nf": (3e-4, 0.9375),
+        "gaussian": (1e-4, 0.5),
+        "ddim_10": (5e-3, 0.125),
+    }
+    marks, again = drawn("success", success_results.MAZE, 1)
+    assert dashed == again == pytest.approx(0.46875)
+    curve = [(mark["x"], mark["y"]) for mark in marks if mark["policy"] == "nf"]
+    assert curve == [(6.25, 0.0), (12.5, 0.25), (18.75, 1.0), (25.0, 0.9375)]
 
 
-def test_the_picture_of_densities_has_distances_against_actions_and_trainings(monkeypatch):
-    action, training, legend, other, *_ = drawn("quality", monkeypatch)
-    assert [axis.get_title() for axis in (action, training, other)] == ["pinwheel", "pinwheel", "chunk"]
-    assert (action.get_xscale(), action.get_yscale()) == ("log", "log")
-    assert marks(action) == {(0.3, 0.031), (0.2, 0.011), (50.0, 0.02)}
-    # The density itself costs nothing, and is the dashed line.
-    assert marks(training) == {(12.5, 0.031), (12.5, 0.011), (12.5, 0.02)}
-    assert (dashed(action), dashed(training)) == (pytest.approx(0.0055), pytest.approx(0.0055))
-    assert [text.get_text() for text in legend.get_legend().get_texts()] == ["nf", "mixture", "ddpm_100"]
-
-
-def test_the_picture_of_success_has_points_and_curves(monkeypatch):
-    latency, training, legend, *_ = drawn("success", monkeypatch)
-    assert (latency.get_xscale(), latency.get_title()) == ("log", success_results.MAZE)
-    assert marks(latency) == {(0.3, 0.9375), (0.1, 0.5), (5.0, 0.125)}
-    flow = next(line for line in training.lines if line.get_markersize() == 10)
-    assert flow.get_xydata().tolist() == [[6.25, 0.0], [12.5, 0.25], [18.75, 1.0], [25.0, 0.9375]]
-    assert dashed(training) == pytest.approx(0.46875)
-    assert [text.get_text() for text in legend.get_legend().get_texts()] == ["nf", "gaussian", "ddim_10", "ddpm_100"]
-
-
-def test_every_policy_has_a_style_of_its_own(name):
+def test_one_colour_is_nfkerns_alone_and_every_policy_has_a_look_of_its_own(name):
     report = report_of(name)
-    looks = picture.styles(report.policies, report.ours).values()
-    assert len({(look["color"], look["marker"]) for look in looks}) == len(report.policies)
-    assert sum(look["markersize"] == 10 for look in looks) == len(report.ours)
+    looks = colours_and_shapes(report.policies, report.ours)
+    assert len(set(looks.values())) == len(report.policies)
+    assert {each for each, (colour, _) in looks.items() if colour == "var(--ours)"} == set(report.ours)

@@ -117,7 +117,7 @@ def test_an_interrupted_study_goes_on_to_the_same_results(tmp_path, options, mon
     assert len(taken) == 8
     assert timeless(out) == timeless(whole)
     assert REPORT.read(out).latencies == first.latencies
-    assert "data:image/png;base64," in (tmp_path / "page.html").read_text()
+    assert '<svg class="chart"' in (tmp_path / "page.html").read_text()
     assert page.read_text().count("| flow_matching_1 |") == 2
     second = out.read_text()
     assert Success(out, **options).run() == 0
@@ -271,4 +271,4 @@ def test_the_command_survives_control_c(tmp_path, point_maze_dir):  # noqa: F811
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     assert [row.step for row in REPORT.read(out).evaluations] == [1, 2]
-    assert "data:image/png;base64," in (tmp_path / "s.html").read_text()
+    assert '<svg class="chart"' in (tmp_path / "s.html").read_text()
