@@ -3,7 +3,7 @@
 Two policies that differ only in how they act share one training.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -35,9 +35,14 @@ class Training:
     acting: tuple[str, ...] = ("policy",)
     requires: tuple[str, ...] = ()
 
-    def not_supported_reasons(self) -> list[str]:
+    def missing(self) -> str:
         """Return why it cannot run here; nothing if it can."""
-        return [f"needs the module {name}" for name in self.requires if find_spec(name) is None]
+        return "; ".join(f"needs the module {name}" for name in self.requires if find_spec(name) is None)
+
+    def count_parameters(self, agent: BehavioralCloning) -> tuple[int, int]:
+        """Return the numbers in the networks that act, and in all that are trained."""
+        acting = sum(parameter.numel() for name in self.acting for parameter in agent.networks[name].parameters())
+        return acting, sum(parameter.numel() for parameter in agent.networks.parameters())
 
 
 @dataclass(frozen=True)
@@ -58,31 +63,16 @@ class Policy:
     acting: Mapping[str, Any] = field(default_factory=dict)
     density: bool = False
 
+    def acting_agent(self, trained: BehavioralCloning) -> BehavioralCloning:
+        """Return an agent with the weights of the training and the policy's way to act."""
+        agent = type(trained)(replace(trained.config, **self.acting), **trained.sizes)
+        agent.load_state_dict(trained.state_dict())
+        return agent
+
 
 def layers(count: int) -> Callable[[int], dict[str, Any]]:
     """`Training.sizes` of a network with `count` hidden layers of one width."""
     return lambda width: {"hidden": (width,) * count}
-
-
-def skipped(
-    policies: Mapping[str, Policy], trainings: Mapping[str, Training], names: Collection[str]
-) -> dict[str, str]:
-    """Return the reason for each of the named policies that cannot run here."""
-    reasons = {name: trainings[policies[name].training].not_supported_reasons() for name in names}
-    return {name: "; ".join(found) for name, found in reasons.items() if found}
-
-
-def acting_agent(policy: Policy, trained: BehavioralCloning) -> BehavioralCloning:
-    """Return an agent with the weights of its training and the policy's way to act."""
-    agent = type(trained)(replace(trained.config, **policy.acting), **trained.sizes)
-    agent.load_state_dict(trained.state_dict())
-    return agent
-
-
-def count_parameters(training: Training, agent: BehavioralCloning) -> tuple[int, int]:
-    """Return the numbers in the networks that act, and in all that are trained."""
-    acting = sum(parameter.numel() for name in training.acting for parameter in agent.networks[name].parameters())
-    return acting, sum(parameter.numel() for parameter in agent.networks.parameters())
 
 
 def time_acting(

@@ -1,11 +1,12 @@
 """Reports on a study: tables in Markdown between two marks, and a section of the page."""
 
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from nfkern.bench.studies import records
 from nfkern.bench.studies.charts import chart, colours_and_shapes
@@ -30,51 +31,58 @@ BANNER = "Made with --quick: a trial of the study itself. Its numbers mean nothi
 PAGE_NEEDS = ("msgspec", "jinja2", "vl_convert")
 
 
-@dataclass(frozen=True)
-class Report(Generic[Results]):
-    """Declaration of a study's report.
+class Report(ABC, Generic[Results]):
+    """A study's report: its declaration, and what follows from it."""
 
-    Args:
-        command, title, introduction: of the study.
-        kind: of its results.
-        policies: all that it knows.
-        ours: names of nfkern's own, for which the verdicts say who is ahead.
-        presets: settings that the command has by itself, by the words which choose them.
-        options: names of the command's options that are settings.
-        measure: of quality.
-        better: the comparative of the verdicts, such as "nearer to the density than".
-        costs: of the two charts of a condition.
-        caption: of the charts.
-        rows: of the results.
-        line: a value of the measure to which charts draw a dashed line, by condition.
-        described: how it was measured.
-        remarks: sentences of the verdicts on a condition, which stand behind those on who is ahead.
-        sections: of the page: heading, text and tables.
-        tables: of the document, with their titles.
-    """
+    name: ClassVar[str]
+    """Of the command, behind `nfkern bench`."""
+    title: ClassVar[str]
+    introduction: ClassVar[str]
+    caption: ClassVar[str]
+    """How to read the charts."""
+    kind: ClassVar[type[Any]]
+    """Of the results."""
+    policies: ClassVar[Mapping[str, Policy]]
+    ours: ClassVar[tuple[str, ...]]
+    """Names of nfkern's own policies, for which the verdicts say who is ahead."""
+    presets: ClassVar[dict[tuple[str, ...], Any]]
+    """Settings that the command has by itself, by the words which choose them."""
+    options: ClassVar[Collection[str]]
+    """Names of the command's options that are settings."""
+    measure: ClassVar[Measure]
+    better: ClassVar[str]
+    """Comparative of the verdicts, such as "nearer to the density than"."""
+    costs: ClassVar[tuple[Cost, Cost]]
+    """Of the two charts of a condition."""
 
-    command: str
-    title: str
-    introduction: str
-    kind: type[Results]
-    policies: Mapping[str, Policy]
-    ours: tuple[str, ...]
-    presets: Mapping[tuple[str, ...], "DataclassInstance"]
-    options: Collection[str]
-    measure: Measure
-    better: str
-    costs: tuple[Cost, Cost]
-    caption: str
-    rows: Callable[[Results], Rows]
-    line: Callable[[Results, str], float | None]
-    described: Callable[[Results], str]
-    remarks: Callable[[Results, str, Mapping[str, Row]], list[str]]
-    sections: Callable[[Results, Rows], list[tuple[str, str, list[Table]]]]
-    tables: Callable[[Results, Rows], list[tuple[str, Table]]]
+    @abstractmethod
+    def rows(self, results: Results) -> Rows:
+        """Return the numbers by condition and policy; only what has been measured."""
+
+    @abstractmethod
+    def line(self, results: Results, condition: str, rows: Mapping[str, Row]) -> float | None:
+        """Return a value of the measure to which charts draw a dashed line."""
+
+    @abstractmethod
+    def described(self, results: Results) -> str:
+        """Return how it was measured."""
+
+    @abstractmethod
+    def remarks(self, results: Results, condition: str, rows: Mapping[str, Row]) -> list[str]:
+        """Return the sentences of the verdicts on a condition that stand behind those on who is ahead."""
+
+    @abstractmethod
+    def sections(self, results: Results, rows: Rows) -> list[tuple[str, str, list[Table]]]:
+        """Return heading, text and tables of each part of the page."""
+
+    @abstractmethod
+    def tables(self, results: Results, rows: Rows) -> list[tuple[str, Table]]:
+        """Return the tables of the document, with their titles."""
 
     def read(self, path: Path) -> Results:
         """Return the results of a file; raises as `records.read`."""
-        return records.read(path, self.kind, self.command)
+        results: Results = records.read(path, self.kind, f"nfkern bench {self.name}")
+        return results
 
     def verdicts(self, results: Results) -> list[str]:
         """Return for each condition a sentence on who is ahead of nfkern's own policies, and the remarks."""
@@ -91,7 +99,7 @@ class Report(Generic[Results]):
         return sentences
 
     def ahead(self, rows: Mapping[str, Row], ours: str) -> list[str]:
-        """Return the policies of others that are better than `ours` by more than the seeds' spreads."""
+        """Return the policies of others that are better than `ours` by more than the seeds' spread."""
         return self.measure.ahead(rows, ours, set(self.policies) - set(self.ours))
 
     def best(self, rows: Mapping[str, Row]) -> str:
@@ -134,11 +142,9 @@ class Report(Generic[Results]):
             Part("Policies", items=policies),
         ]
         for title, text, tables in self.sections(results, rows):
-            drawn = [
-                chart(rows[title], self.measure, cost, self.line(results, title), looks)
-                for cost in self.costs
-                if title in rows
-            ]
+            some = rows.get(title, {})
+            line = self.line(results, title, some) if some else None
+            drawn = [chart(some, self.measure, cost, line, looks) for cost in self.costs if some]
             parts.append(Part(title, [text] if text else [], charts=drawn, tables=tables))
         origin = f"{results.counted()}, started {results.started}."
         return Section(file, self.title, origin, self.warnings(results), parts)
@@ -146,8 +152,7 @@ class Report(Generic[Results]):
     def again(self, results: Results) -> str:
         """Return the command that makes the results again."""
         chosen = self._preset(results)
-        *_, name = self.command.split()
-        words = [*self.command.split(), "--out", f"{name}.json", *chosen]
+        words = ["nfkern", "bench", self.name, "--out", f"{self.name}.json", *chosen]
         for option in differing(results.settings, self.presets[chosen]):
             if option in self.options:
                 value = getattr(results.settings, option)

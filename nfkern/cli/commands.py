@@ -50,12 +50,12 @@ COMMANDS = {
     "bench guard": ("bench.report.guard", "Guard", "exit 1 where nfkern has lost its lead over eager PyTorch"),
     "bench report": ("bench.commands", "Report", "write results as one HTML page"),
     "bench quality": (
-        "bench.studies.quality.commands",
+        "bench.studies.quality.study",
         "Quality",
         "how well policies fit known densities, at which cost",
     ),
     "bench success": (
-        "bench.studies.success.commands",
+        "bench.studies.success.study",
         "Success",
         "what policies reach in the simulator, at which cost",
     ),

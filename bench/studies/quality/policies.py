@@ -18,7 +18,7 @@ from nfkern.algorithms.agents.imitation.gaussian_bc import GaussianBC
 from nfkern.algorithms.agents.imitation.nf_bc import NFBC
 from nfkern.algorithms.data import ColumnStatistics, DatasetStatistics
 from nfkern.bench.core.sizes import nearest_width
-from nfkern.bench.studies.policies import Policy, Training, count_parameters, layers
+from nfkern.bench.studies.policies import Policy, Training, layers
 from nfkern.bench.studies.quality.densities import Density
 from nfkern.bench.studies.quality.heads import DistilledBC, LikelihoodBC, MixtureBC, SplineBC
 
@@ -134,7 +134,7 @@ def fitted_width(training: Training, density: Density, parameters: int) -> int:
     def count(width: int) -> int:
         with torch.random.fork_rng(devices=[]):
             agent = _create(training.agent, dict(training.settings) | training.sizes(width), density)
-        return count_parameters(training, agent)[0]
+        return training.count_parameters(agent)[0]
 
     return nearest_width(count, parameters)
 

@@ -103,25 +103,28 @@ class Fit:
     scores: Scores | None = None
     error: str | None = None
 
+    def __str__(self) -> str:
+        """Return what was fitted to what."""
+        return f"{self.policy} on {self.density}, seed {self.seed}"
+
 
 @dataclass(kw_only=True)
 class Results(StudyResults[Settings]):
     """Everything in one file."""
+
+    condition = "density"
 
     threads: int = 1
     latencies: list[Latency] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
     fits: list[Fit] = field(default_factory=list)
 
-    def failures(self) -> list[str]:
-        """Return a line for each fit that failed."""
-        return [f"{fit.policy} on {fit.density}, seed {fit.seed}: {fit.error}" for fit in self.fits if fit.error]
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of the densities."""
+        return self.settings.densities
 
     def forget_failures(self) -> None:
-        """Remove fits and trials that failed."""
-        self.fits = [fit for fit in self.fits if not fit.error]
+        """Remove trials without a finite loss, too."""
+        super().forget_failures()
         self.trials = [trial for trial in self.trials if trial.loss is not None]
-
-    def counted(self) -> str:
-        """Return how much there is."""
-        return f"{len(self.fits)} fits"

@@ -1,70 +1,102 @@
-"""The study in pieces of work: times of acting, trials of learning rates, trainings with their scores.
-
-A piece that is in the results already is not done again, so an interrupted study goes on where it was.
-"""
+"""`nfkern bench quality`: trials of learning rates, then trainings with their scores."""
 
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
 
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning
 from nfkern.bench.core.timing import Budget, num_threads
-from nfkern.bench.studies.command import Piece, described_error
-from nfkern.bench.studies.policies import Policy, Training, acting_agent, count_parameters, time_acting
+from nfkern.bench.studies.policies import Policy, Training
 from nfkern.bench.studies.quality.densities import Density
 from nfkern.bench.studies.quality.metrics import HeldOut, score
-from nfkern.bench.studies.quality.policies import POLICIES, TRAININGS, build, log_density, recipe
-from nfkern.bench.studies.quality.records import TRUTH, Fit, Latency, Results, Scores, Trial
+from nfkern.bench.studies.quality.policies import POLICIES, TRAININGS, build, fitted_width, log_density, recipe
+from nfkern.bench.studies.quality.records import TRUTH, Fit, Latency, Results, Scores, Settings, Trial
+from nfkern.bench.studies.quality.report import DEFAULT, REPORT
 from nfkern.bench.studies.quality.shapes import DENSITIES
+from nfkern.bench.studies.records import find
+from nfkern.bench.studies.study import Piece, Study, attempt, chosen_names
+from nfkern.errors import UserError, check_least
 
 BATCHES = (1, 256)
-"""Batches of the times of acting."""
-
-ACTING = Budget(warmup_s=0.05, measure_s=0.2, min_repeats=11, limit_s=2.0)
+"""Numbers of observations of the times of acting."""
 
 HELD_OUT_BATCHES = 32
 _TRIAL_SEED = 10_000
 _HELD_OUT_SEED = 20_000
 
 
-def pieces(results: Results) -> Iterator[Piece]:
-    """Yield the work that the results lack: times, trials, then trainings, a whole seed before the next."""
-    settings = results.settings
-    densities = [DENSITIES[name] for name in settings.densities]
-    for density in densities:
-        if not any(row.density == density.name for row in results.latencies):
-            yield Piece(f"{density.name}: times of acting", partial(_time, results, density))
-    tried = {(row.density, row.training, row.learning_rate) for row in results.trials}
-    for density in densities:
-        for training in trainings(results):
-            for rate in settings.learning_rates:
-                if (density.name, training.name, rate) not in tried:
-                    name = f"{density.name}: {training.name} at learning rate {rate:g}"
-                    yield Piece(name, partial(_try, results, density, training, rate))
-    done = {(row.density, row.policy, row.seed) for row in results.fits}
-    for seed in settings.seeds:
-        for density in densities:
-            if (density.name, TRUTH, seed) not in done:
-                yield Piece(f"{density.name}: its own samples", partial(_sample_truth, results, density, seed))
-            for training in trainings(results):
-                if not all((density.name, policy.name, seed) in done for policy in policies(results, training)):
-                    name = f"{density.name}: {training.name}, seed {seed}"
-                    yield Piece(name, partial(_fit, results, density, training, seed))
+@dataclass(frozen=True)
+class Quality(Study[Results]):
+    """Train policies of equal size on known densities; say how near they come and what an action costs.
 
+    Flow, Gaussian, mixture, diffusion, flow matching, distilled flow matching and spline flows see the same batches for
+    as many steps; the learning rate of each is chosen from one grid by held-out loss, in trainings as long as the
+    others. One thread. One to three hours on a core of its own. Every piece of work is in the file as soon as it is
+    done: after Ctrl-C, the same command goes on.
+    """
 
-def policies(results: Results, training: Training) -> list[Policy]:
-    """Return the policies of a training."""
-    return [POLICIES[name] for name in results.settings.policies if POLICIES[name].training == training.name]
+    report = REPORT
+    trainings = TRAININGS
+    latency = Latency
+    acting = Budget(warmup_s=0.05, measure_s=0.2, min_repeats=11, limit_s=2.0)
 
+    densities: tuple[str, ...] = DEFAULT.densities
+    """Which densities."""
+    policies: tuple[str, ...] = DEFAULT.policies
+    """Which policies."""
+    parameters: int = DEFAULT.parameters
+    """Numbers in the networks that act."""
 
-def trainings(results: Results) -> list[Training]:
-    """Return the trainings of the policies that can run here, each once."""
-    names = (POLICIES[name].training for name in results.settings.policies if name not in results.skipped)
-    return [TRAININGS[name] for name in dict.fromkeys(names)]
+    def changes(self, preset: Settings) -> dict[str, Any]:
+        """Return densities, policies, size and steps; trials of a learning rate are as long as trainings."""
+        check_least({"parameters": self.parameters})
+        steps = {} if self.steps is None else {"steps": self.steps, "trial_steps": self.steps}
+        return steps | {
+            "densities": chosen_names("densities", self.densities, DENSITIES),
+            "policies": chosen_names("policies", self.policies, POLICIES),
+            "parameters": self.parameters,
+        }
+
+    def prepare(self, results: Results) -> None:
+        """Refuse a size that a policy cannot have."""
+        for name, training in product(results.settings.densities, self.trained(results)):
+            try:
+                fitted_width(training, DENSITIES[name], results.settings.parameters)
+            except ValueError as error:
+                raise UserError(f"--parameters: {training.name} on {name}: {error}") from None
+
+    def work(self, results: Results) -> Iterator[Piece]:
+        """Yield trials, then trainings, a whole seed before the next."""
+        settings, trained = results.settings, self.trained(results)
+        for name, training, rate in product(settings.densities, trained, settings.learning_rates):
+            if not find(results.trials, density=name, training=training.name, learning_rate=rate):
+                run = partial(_try, results, DENSITIES[name], training, rate)
+                yield Piece(f"{name}: {training.name} at learning rate {rate:g}", run)
+        for seed, name in product(settings.seeds, settings.densities):
+            if not find(results.fits, density=name, policy=TRUTH, seed=seed):
+                yield Piece(f"{name}: its own samples", partial(_sample_truth, results, DENSITIES[name], seed))
+            for training, policies in trained.items():
+                left = [each for each in policies if not find(results.fits, density=name, policy=each.name, seed=seed)]
+                if left:
+                    run = partial(_fit, results, DENSITIES[name], training, left, seed)
+                    yield Piece(f"{name}: {training.name}, seed {seed}", run)
+
+    def untrained(self, results: Results, condition: str, training: Training) -> BehavioralCloning:
+        """Return an agent of the study's size."""
+        return _fresh(results, DENSITIES[condition], training, results.settings.steps, DEFAULT.learning_rates[0], 0)
+
+    def inputs(self, results: Results, condition: str) -> list[tuple[Any, ...]]:
+        """Return contexts of the density."""
+        density = DENSITIES[condition]
+        contexts = (density.contexts(batch, torch.Generator().manual_seed(0)) for batch in BATCHES)
+        return [(each[:, None].float().numpy(),) for each in contexts]
 
 
 def chosen_rate(results: Results, density: str, training: str) -> float:
@@ -73,11 +105,8 @@ def chosen_rate(results: Results, density: str, training: str) -> float:
     Raises:
         ValueError: every trial failed.
     """
-    losses = {
-        row.learning_rate: row.loss
-        for row in results.trials
-        if (row.density, row.training) == (density, training) and row.loss is not None
-    }
+    trials = find(results.trials, density=density, training=training)
+    losses = {row.learning_rate: row.loss for row in trials if row.loss is not None}
     if not losses:
         raise ValueError("no learning rate of the grid gave a finite held-out loss")
     return min(losses, key=losses.__getitem__)
@@ -110,17 +139,6 @@ def _fresh(
         return build(training, density, settings.parameters, recipe(steps, settings.batch_size, rate))
 
 
-def _time(results: Results, density: Density) -> None:
-    """Policies take turns; their weights are untrained, which changes no time."""
-    agents: dict[str, BehavioralCloning] = {}
-    for training in trainings(results):
-        agent = _fresh(results, density, training, results.settings.steps, results.settings.learning_rates[0], 0)
-        agents |= {policy.name: acting_agent(policy, agent) for policy in policies(results, training)}
-    contexts = [density.contexts(batch, torch.Generator().manual_seed(0)) for batch in BATCHES]
-    inputs = [(each[:, None].float().numpy(),) for each in contexts]
-    results.latencies += [Latency(density.name, *found) for found in time_acting(agents, inputs, ACTING)]
-
-
 @num_threads(1)
 def _try(results: Results, density: Density, training: Training, rate: float) -> None:
     """Train with one learning rate, on a seed that no result uses, and take the held-out loss."""
@@ -146,28 +164,28 @@ def _sample_truth(results: Results, density: Density, seed: int) -> None:
 
 
 @num_threads(1)
-def _fit(results: Results, density: Density, training: Training, seed: int) -> None:
-    """Train, then score every policy of the training; what breaks one must not take the others with it."""
-    wanted = policies(results, training)
-    try:
+def _fit(results: Results, density: Density, training: Training, policies: list[Policy], seed: int) -> None:
+    """Train, then score the policies."""
+
+    def fit() -> tuple[BehavioralCloning, Fit]:
         rate = chosen_rate(results, density.name, training.name)
         agent = _fresh(results, density, training, results.settings.steps, rate, seed)
         seconds = train(agent, density, seed)
         loss = _held_out_loss(results, density, agent)
-    except Exception as error:
-        results.fits += [Fit(density.name, policy.name, seed, error=described_error(error)) for policy in wanted]
-        return
-    common = (seed, rate, *count_parameters(training, agent), seconds, loss)
-    for policy in wanted:
-        try:
-            scores, reason = _scores(results, density, policy, agent, seed), None
-        except Exception as error:
-            scores, reason = None, described_error(error)
-        results.fits.append(Fit(density.name, policy.name, *common, scores=scores, error=reason))
+        return agent, Fit(density.name, "", seed, rate, *training.count_parameters(agent), seconds, loss)
+
+    fitted, error = attempt(fit)
+    for policy in policies:
+        if fitted is None:
+            results.fits.append(Fit(density.name, policy.name, seed, error=error))
+        else:
+            agent, found = fitted
+            scores, reason = attempt(partial(_scores, results, density, policy, agent, seed))
+            results.fits.append(replace(found, policy=policy.name, scores=scores, error=reason))
 
 
 def _scores(results: Results, density: Density, policy: Policy, trained: BehavioralCloning, seed: int) -> Scores:
-    agent = acting_agent(policy, trained)
+    agent = policy.acting_agent(trained)
     generator = torch.Generator().manual_seed(_HELD_OUT_SEED + 1 + seed)
 
     def sample(contexts: torch.Tensor) -> torch.Tensor:

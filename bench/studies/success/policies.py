@@ -4,6 +4,7 @@ All learn from the same data with the same goals, batch size, learning rate and 
 there is to set, such as an average of the weights, is each algorithm's own.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning
@@ -12,7 +13,7 @@ from nfkern.algorithms.agents.imitation.flow_matching_gcbc import FlowMatchingGC
 from nfkern.algorithms.agents.imitation.gaussian_gcbc import GaussianGCBC
 from nfkern.algorithms.agents.imitation.nf_gcbc import NFGCBC
 from nfkern.bench.core.sizes import nearest_width
-from nfkern.bench.studies.policies import Policy, Training, count_parameters, layers
+from nfkern.bench.studies.policies import Policy, Training, layers
 from nfkern.bench.studies.success.records import Dataset, Settings
 
 AT_THE_END = ("ddpm_100",)
@@ -49,13 +50,8 @@ POLICIES: dict[str, Policy] = {
 }
 
 
-def of_training(settings: Settings, training: Training) -> list[Policy]:
-    """Return the wanted policies of one training; it is trained as the first."""
-    return [POLICIES[name] for name in settings.policies if POLICIES[name].training == training.name]
-
-
-def config_of(settings: Settings, training: Training, dataset: Dataset) -> Any:
-    """The agent's settings, as wide as asked for; it acts as the training's first policy.
+def config_of(settings: Settings, training: Training, acting: Mapping[str, Any], dataset: Dataset) -> Any:
+    """Return the agent's settings, as wide as asked for and with settings of acting.
 
     Raises:
         ValueError: no width gives as many parameters as asked for.
@@ -68,17 +64,17 @@ def config_of(settings: Settings, training: Training, dataset: Dataset) -> Any:
         "warmup_steps": settings.warmup_steps,
         "gamma": settings.gamma,
     }
-    shared |= dict(training.settings) | dict(of_training(settings, training)[0].acting)
+    shared |= dict(training.settings) | dict(acting)
     if settings.parameters is None:
         return training.agent.config_class(**shared)
 
     def count(width: int) -> int:
         config = training.agent.config_class(**shared | training.sizes(width))
-        return count_parameters(training, untrained(training, config, dataset))[0]
+        return training.count_parameters(untrained(training, config, dataset))[0]
 
     return training.agent.config_class(**shared | training.sizes(nearest_width(count, settings.parameters)))
 
 
 def untrained(training: Training, config: Any, dataset: Dataset) -> BehavioralCloning:
-    """An agent for the data's observations and actions, with random weights and no normalisation."""
+    """Return an agent for the data's observations and actions, with random weights and no normalisation."""
     return training.agent(config, dataset.observation_size, dataset.action_size)

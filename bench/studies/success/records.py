@@ -95,6 +95,10 @@ class Trained:
     seconds: float = 0.0
     error: str | None = None
 
+    def __str__(self) -> str:
+        """Return what was trained."""
+        return f"{self.env}: training {self.training}, seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -108,6 +112,10 @@ class Evaluation:
     successes: tuple[int, ...] = ()
     error: str | None = None
 
+    def __str__(self) -> str:
+        """Return what was evaluated."""
+        return f"{self.env}: {self.policy} after {self.step} steps, seed {self.seed}"
+
     @property
     def success(self) -> float:
         """Mean over tasks, 0 to 1."""
@@ -118,27 +126,14 @@ class Evaluation:
 class Results(StudyResults[Settings]):
     """Everything in one file."""
 
+    condition = "env"
+
     datasets: dict[str, Dataset]
     latencies: list[Latency] = field(default_factory=list)
     trainings: list[Trained] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
 
-    def failures(self) -> list[str]:
-        """Return a line for each training and evaluation that failed."""
-        trainings = [
-            f"{row.env}: training {row.training}, seed {row.seed}: {row.error}" for row in self.trainings if row.error
-        ]
-        return trainings + [
-            f"{row.env}: {row.policy} after {row.step} steps, seed {row.seed}: {row.error}"
-            for row in self.evaluations
-            if row.error
-        ]
-
-    def forget_failures(self) -> None:
-        """Remove trainings and evaluations that failed."""
-        self.trainings = [row for row in self.trainings if not row.error]
-        self.evaluations = [row for row in self.evaluations if not row.error]
-
-    def counted(self) -> str:
-        """Return how much there is."""
-        return f"{len(self.trainings)} trainings and {len(self.evaluations)} evaluations"
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The names of the environments."""
+        return self.settings.envs

@@ -3,11 +3,14 @@
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
+from typing import Any, ClassVar
 
 import numpy as np
 
 from nfkern.algorithms.evaluation.statistics import success_interval
 from nfkern.bench.core.units import duration
+from nfkern.bench.studies.records import find
 from nfkern.bench.studies.report import QUICK as QUICK_WORDS
 from nfkern.bench.studies.report import Report, measured_on
 from nfkern.bench.studies.success.policies import POLICIES
@@ -30,22 +33,6 @@ QUICK = replace(
 )
 
 
-def rows(results: Results) -> Rows:
-    """Numbers by environment and policy; only what has been measured.
-
-    `tasks` is success by task, `low` and `high` bound the interval of success, `after N` is success after N steps, and
-    `time` has the seconds of training to the target for the seeds that reached it.
-    """
-    found: Rows = {}
-    for env in results.settings.envs:
-        wanted = target(results, env)
-        for policy in results.settings.policies:
-            row = _row(results, env, policy, wanted)
-            if row.values or row.error:
-                found.setdefault(env, {})[policy] = row
-    return found
-
-
 def target(results: Results, env: str) -> float | None:
     """Return the success to which times are told: as set, or half of the best policy's; None where none succeeded."""
     if results.settings.target is not None:
@@ -61,44 +48,39 @@ def step_of(evaluations: list[Evaluation], wanted: float) -> int | None:
     return min((row.step for row in evaluations if not row.error and row.success >= wanted - 1e-9), default=None)
 
 
-def _row(results: Results, env: str, policy: str, wanted: float | None) -> Row:
-    training, steps = POLICIES[policy].training, results.settings.steps
-    trainings = [row for row in results.trainings if (row.env, row.training) == (env, training)]
-    evaluations = [row for row in results.evaluations if (row.env, row.policy) == (env, policy)]
+def _row(results: Results, env: str, policy: str) -> Row:
+    trainings = find(results.trainings, env=env, training=POLICIES[policy].training)
+    evaluations = find(results.evaluations, env=env, policy=policy)
     speeds = {row.seed: row.steps_per_second for row in trainings if not row.error}
-    finals = _finals(results, env, policy)
+    finals, wanted = _finals(results, env, policy), target(results, env)
+    curve: dict[int, list[float]] = {}
+    for evaluation in sorted(find(evaluations, error=None), key=lambda row: row.step):
+        curve.setdefault(evaluation.step, []).append(evaluation.success)
     values: dict[str, list[float]] = {
         "success": [row.success for row in finals],
         "steps_per_second": list(speeds.values()),
-        "training": [steps / speed for speed in speeds.values()],
+        "training": [results.settings.steps / speed for speed in speeds.values()],
         "parameters": [row.parameters for row in trainings if not row.error],
+        **{f"after {step}": shares for step, shares in curve.items()},
+        **results.times(env, policy=policy),
     }
-    for row in results.latencies:
-        if (row.env, row.policy) == (env, policy):
-            values[f"act {row.batch}"] = [row.quantiles.median_s]
-    curve: dict[int, list[float]] = {}
-    for evaluation in sorted((row for row in evaluations if not row.error), key=lambda row: row.step):
-        curve.setdefault(evaluation.step, []).append(evaluation.success)
-    values |= {f"after {step}": shares for step, shares in curve.items()}
     if finals:
         values["tasks"] = list(np.mean([np.array(row.successes) / row.episodes for row in finals], 0))
         interval = success_interval(np.stack([_outcomes(row) for row in finals]))
         values |= {"low": [interval.low], "high": [interval.high]}
     values = {name: some for name, some in values.items() if some}
     if finals and wanted is not None:
-        of_seed = {row.seed: [each for each in evaluations if each.seed == row.seed] for row in finals}
-        reached = {seed: step_of(some, wanted) for seed, some in of_seed.items()}
+        reached = {row.seed: step_of(find(evaluations, seed=row.seed), wanted) for row in finals}
         values["time"] = [step / speeds[seed] for seed, step in reached.items() if step]
-    errors = [row.error for row in trainings] + [row.error for row in evaluations]
     speed = statistics.fmean(speeds.values()) if speeds else None
     points = tuple((step / speed, statistics.fmean(shares)) for step, shares in curve.items()) if speed else ()
-    return Row(values, points, next((error for error in errors if error), None))
+    errors = [row.error for row in trainings] + [row.error for row in evaluations]
+    return Row(values, points, next(filter(None, errors), None))
 
 
 def _finals(results: Results, env: str, policy: str) -> list[Evaluation]:
     """Return the last evaluation of each seed."""
-    wanted = (env, policy, results.settings.steps)
-    return [row for row in results.evaluations if (row.env, row.policy, row.step) == wanted and row.error is None]
+    return find(results.evaluations, env=env, policy=policy, step=results.settings.steps, error=None)
 
 
 def _outcomes(row: Evaluation) -> np.ndarray:
@@ -150,85 +132,102 @@ def _time(row: Row) -> str:
     return row.cell("time", seconds) + some if reached else "not reached"
 
 
-def _remarks(results: Results, env: str, rows: Mapping[str, Row]) -> list[str]:
-    """Return who is soonest at the target, and the front."""
-    wanted = target(results, env)
-    if wanted is None:
-        return ["no policy has any success."] if any("success" in row.values for row in rows.values()) else []
-    by_all = {
-        name: statistics.fmean(row.values["time"])
-        for name, row in rows.items()
-        if row.values.get("time") and len(row.values["time"]) == len(row.values["success"])
-    }
-    names = ", ".join(f"{name} ({duration(time)})" for name, time in sorted(by_all.items(), key=lambda item: item[1]))
-    by = f", soonest first, by {names}." if by_all else " by no policy."
-    return [
-        f"{_share(wanted)} success is reached with every seed{by}",
-        f"no policy both acts faster and succeeds more often than these: {REPORT.best(rows)}.",
-    ]
-
-
 def _share(rate: float | None) -> str:
     return "any success" if rate is None else f"{100 * rate:.0f} %"
 
 
-def document(results: Results, rows: Rows) -> list[tuple[str, Table]]:
-    """The tables of docs/records/success.md."""
-    tables = []
-    for env, policies in rows.items():
-        tables.append((f"{env}, after all steps:", of_environment(results, env, policies)))
-        tables.append((f"{env}, mean success on the way:", curves(policies)))
-    return tables
+class SuccessReport(Report[Results]):
+    """Declaration of the report."""
 
-
-def _sections(results: Results, rows: Rows) -> list[tuple[str, str, list[Table]]]:
-    return [(env, "", [of_environment(results, env, some), curves(some)]) for env, some in rows.items()]
-
-
-def _described(results: Results) -> str:
-    settings = results.settings
-    where = measured_on(results, settings.threads, ("torch", "ogbench", "mujoco", "diffusers"))
-    data = ", ".join(f"{name} with {each.transitions:,} transitions" for name, each in results.datasets.items())
-    size = "of each algorithm's own size" if settings.parameters is None else f"of {settings.parameters:,} parameters"
-    return (
-        f"{where}. Data: {data}. {settings.steps:,} steps of batch {settings.batch_size}, learning rate "
-        f"{settings.learning_rate:g} after {settings.warmup_steps:,} steps of warm-up, with cosine decay; goals by "
-        f"gamma {settings.gamma:g}; networks {size}; {counted(len(settings.seeds), 'seed')}. Evaluations every "
-        f"{settings.eval_interval:,} steps with {counted(settings.eval_episodes, 'episode')} of each task, the last "
-        f"with {settings.final_episodes}."
-    )
-
-
-REPORT = Report[Results](
-    command="nfkern bench success",
-    title="Success beside cost",
-    introduction=(
+    name = "success"
+    title = "Success beside cost"
+    introduction = (
         "Every policy learns from the same data with the same goals, batch size, learning rate and schedule, in as "
         "many gradient steps, by the loop of nfkern train. Success is the mean over the environment's tasks; its "
         "interval resamples tasks and training seeds. Seconds of training are gradient steps at the median speed "
         "of the training's log, with batches, logging and checkpoints and without evaluations. The time to a "
         "success is that of the first evaluation which has it, and there are only as many as the second table "
         "shows. An action is one call of act."
-    ),
-    kind=Results,
-    policies=POLICIES,
-    ours=("nf",),
-    presets={(): DEFAULT, QUICK_WORDS: QUICK},
-    options=("envs", "policies", "steps", "seeds", "parameters", "target", "threads"),
-    measure=Measure("success", "success", -1),
-    better="more success than",
-    costs=(Cost("act 1", "time of one action"), Cost("training", "training", curves=True)),
-    caption=(
+    )
+    caption = (
         "Each environment has two charts: success after all steps (higher is better) against the median time of one "
         "action, and mean success over seeds against the time of training without evaluations. Bars are a standard "
         "deviation over seeds to either side, and the line joins the policies to which none is preferable in both. The "
         "dashed line is the success to which the tables tell the time. A single mark in the second chart is a policy "
         "evaluated at the end only. nfkern's own policy alone is green."
-    ),
-    rows=rows,
-    line=target,
-    described=_described,
-    remarks=_remarks,
-    sections=_sections,
-    tables=document,
-)
+    )
+    kind = Results
+    policies = POLICIES
+    ours = ("nf",)
+    presets: ClassVar[dict[tuple[str, ...], Any]] = {(): DEFAULT, QUICK_WORDS: QUICK}
+    options = ("envs", "policies", "steps", "seeds", "parameters", "target", "threads")
+    measure = Measure("success", "success", -1)
+    better = "more success than"
+    costs = (Cost("act 1", "time of one action"), Cost("training", "training", curves=True))
+
+    def rows(self, results: Results) -> Rows:
+        """Return the numbers.
+
+        `tasks` is success by task, `low` and `high` bound the interval of success, `after N` is success after N steps,
+        and `time` has the seconds of training to the target for the seeds that reached it.
+        """
+        found: Rows = {}
+        for env, policy in product(results.settings.envs, results.settings.policies):
+            row = _row(results, env, policy)
+            if row.values or row.error:
+                found.setdefault(env, {})[policy] = row
+        return found
+
+    def line(self, results: Results, condition: str, rows: Mapping[str, Row]) -> float | None:
+        """Return the target."""
+        return target(results, condition)
+
+    def described(self, results: Results) -> str:
+        """Return machine, data, recipe and evaluations."""
+        settings = results.settings
+        where = measured_on(results, settings.threads, ("torch", "ogbench", "mujoco", "diffusers"))
+        data = ", ".join(f"{name} with {each.transitions:,} transitions" for name, each in results.datasets.items())
+        size = (
+            "of each algorithm's own size" if settings.parameters is None else f"of {settings.parameters:,} parameters"
+        )
+        return (
+            f"{where}. Data: {data}. {settings.steps:,} steps of batch {settings.batch_size}, learning rate "
+            f"{settings.learning_rate:g} after {settings.warmup_steps:,} steps of warm-up, with cosine decay; goals by "
+            f"gamma {settings.gamma:g}; networks {size}; {counted(len(settings.seeds), 'seed')}. Evaluations every "
+            f"{settings.eval_interval:,} steps with {counted(settings.eval_episodes, 'episode')} of each task, the "
+            f"last with {settings.final_episodes}."
+        )
+
+    def remarks(self, results: Results, condition: str, rows: Mapping[str, Row]) -> list[str]:
+        """Return who is soonest at the target, and the front."""
+        wanted = target(results, condition)
+        if wanted is None:
+            return ["no policy has any success."] if any("success" in row.values for row in rows.values()) else []
+        reached = {name: row.values.get("time", ()) for name, row in rows.items()}
+        by_all = {
+            name: statistics.fmean(times)
+            for name, times in reached.items()
+            if times and len(times) == len(rows[name].values["success"])
+        }
+        names = ", ".join(f"{name} ({duration(by_all[name])})" for name in sorted(by_all, key=by_all.__getitem__))
+        by = f", soonest first, by {names}." if by_all else " by no policy."
+        return [
+            f"{_share(wanted)} success is reached with every seed{by}",
+            f"no policy both acts faster and succeeds more often than these: {self.best(rows)}.",
+        ]
+
+    def sections(self, results: Results, rows: Rows) -> list[tuple[str, str, list[Table]]]:
+        """Return the tables of each environment."""
+        return [(env, "", [of_environment(results, env, some), curves(some)]) for env, some in rows.items()]
+
+    def tables(self, results: Results, rows: Rows) -> list[tuple[str, Table]]:
+        """Return the same for docs/records/success.md."""
+        titles = "after all steps", "mean success on the way"
+        return [
+            (f"{env}, {title}:", made)
+            for env, _, tables in self.sections(results, rows)
+            for title, made in zip(titles, tables, strict=True)
+        ]
+
+
+REPORT = SuccessReport()

@@ -101,17 +101,6 @@ def test_samples_of_mixtures_agree_along_lines(name):
         assert stats.kstest(along.numpy(), distribution).pvalue > SIGNIFICANCE
 
 
-def test_the_twist_of_the_pinwheel_keeps_areas_and_is_undone():
-    density = DENSITIES["pinwheel"]
-    contexts = contexts_of(density, 1)
-    for point in density.sample(contexts.expand(4, -1), generator()):
-        jacobian = torch.autograd.functional.jacobian(lambda x: density.twist(x[None], contexts)[0], point)
-        assert float(torch.linalg.det(jacobian)) == pytest.approx(1, abs=1e-12)
-        twisted = density.twist(point[None], contexts)
-        assert not torch.allclose(twisted[0], point, atol=1e-3)
-        torch.testing.assert_close(density.twist(twisted, contexts, -1)[0], point)
-
-
 @pytest.mark.parametrize("density", DENSITIES.values(), ids=lambda density: density.name)
 def test_samples_are_on_modes_in_their_shares(density):
     count = 20_000
@@ -139,10 +128,3 @@ def test_samples_lie_where_agents_may_act_and_depend_on_the_context(density):
     one, other = contexts_of(density, 2)
     x = density.sample(one.expand(200, -1), generator())
     assert not torch.allclose(density.log_prob(x, one.expand(200, -1)), density.log_prob(x, other.expand(200, -1)))
-
-
-def test_there_is_nothing_between_the_cells_of_the_board():
-    density = DENSITIES["checkerboard"]
-    straight = torch.zeros(2, 2, dtype=torch.float64)
-    light_and_dark = torch.tensor([[0.175, -0.175], [0.175, 0.175]], dtype=torch.float64)
-    assert density.log_prob(light_and_dark, straight).tolist() == [-math.inf, pytest.approx(-math.log(8 * 0.35**2))]

@@ -7,8 +7,6 @@ import torch
 
 from nfkern.bench.core import sizes
 from nfkern.bench.core.sizes import PARAMETERS_WITHIN
-from nfkern.bench.studies import policies
-from nfkern.bench.studies.policies import acting_agent, count_parameters
 from nfkern.bench.studies.quality.heads import MixtureBC
 from nfkern.bench.studies.quality.policies import (
     POLICIES,
@@ -44,7 +42,7 @@ def trained(training, density="gaussians_25"):
 @pytest.mark.parametrize("training", TRAININGS)
 def test_acting_networks_have_as_many_parameters_as_the_study_says(training, density):
     agent = agent_of(training, density, DEFAULT.parameters)
-    acting, every = count_parameters(TRAININGS[training], agent)
+    acting, every = TRAININGS[training].count_parameters(agent)
     assert acting == pytest.approx(DEFAULT.parameters, rel=PARAMETERS_WITHIN)
     # What acts is what was counted: without the others, the agent acts as before.
     kept = {name for name, _ in agent.networks.named_children()} & set(TRAININGS[training].acting)
@@ -64,16 +62,12 @@ def test_a_size_that_no_width_gives_is_refused():
 
 
 @pytest.mark.parametrize("training", TRAININGS)
-def test_every_training_has_the_same_recipe(training):
+def test_no_training_has_a_recipe_of_its_own(training):
     agent, shared = agent_of(training, rate=2e-3), recipe(STEPS, ROWS, 2e-3)
     assert {name: getattr(agent.config, name) for name in shared} == shared
-    group = agent.optimizer.param_groups[0]
-    assert (type(agent.optimizer), group["weight_decay"]) == (torch.optim.AdamW, 0)
-    assert sum(map(len, (group["params"] for group in agent.optimizer.param_groups))) == len(
-        list(agent.networks.parameters())
-    )
-    # The learning rate is no setting of one training alone.
-    assert not set(shared) & {*TRAININGS[training].settings, *TRAININGS[training].sizes(8)}
+    groups = agent.optimizer.param_groups
+    assert {(type(agent.optimizer), group["weight_decay"]) for group in groups} == {(torch.optim.AdamW, 0)}
+    assert sum(len(group["params"]) for group in groups) == len(list(agent.networks.parameters()))
 
 
 def test_all_trainings_see_the_same_batches(monkeypatch):
@@ -97,7 +91,7 @@ def test_all_trainings_see_the_same_batches(monkeypatch):
 
 @pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy.density])
 def test_densities_that_policies_tell_integrate_to_one(name):
-    agent = acting_agent(POLICIES[name], trained(POLICIES[name].training))
+    agent = POLICIES[name].acting_agent(trained(POLICIES[name].training))
     edge, count = 0.04, 500
     ticks = (torch.arange(count) + 0.5) * edge - edge * count / 2
     points = torch.cartesian_prod(ticks, ticks)
@@ -108,7 +102,7 @@ def test_densities_that_policies_tell_integrate_to_one(name):
 @pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy.density])
 def test_densities_that_policies_tell_are_those_of_their_actions(name):
     """Mean log-density of the actions, which are clipped, against a Monte Carlo sum over the box they lie in."""
-    agent = acting_agent(POLICIES[name], trained(POLICIES[name].training))
+    agent = POLICIES[name].acting_agent(trained(POLICIES[name].training))
     contexts = torch.tensor([[0.3, -0.5]], dtype=torch.float64).expand(20_000, -1)
     generator = torch.Generator().manual_seed(0)
     actions = torch.from_numpy(agent.act(contexts[:, None].numpy(), generator=generator)).flatten(1).double()
@@ -126,7 +120,7 @@ def test_densities_that_policies_tell_are_those_of_their_actions(name):
 
 @pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if not policy.density])
 def test_the_others_refuse_to_tell_a_density(name):
-    agent = acting_agent(POLICIES[name], agent_of(POLICIES[name].training))
+    agent = POLICIES[name].acting_agent(agent_of(POLICIES[name].training))
     with pytest.raises(TypeError, match="whose actions have a density"):
         log_density(agent, torch.zeros(2, 2), torch.zeros(2, 2))
 
@@ -168,16 +162,9 @@ def test_distillation_follows_the_teachers_euler_steps_and_leaves_it_alone():
 def test_policies_act_by_their_own_settings_with_their_trainings_weights(name):
     policy, density = POLICIES[name], DENSITIES["chunk"]
     agent = trained(policy.training, "chunk")
-    acting = acting_agent(policy, agent)
+    acting = policy.acting_agent(agent)
     assert {key: getattr(acting.config, key) for key in policy.acting} == dict(policy.acting)
     for mine, theirs in zip(acting.state_dict().values(), agent.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)
     contexts = density.contexts(3, torch.Generator().manual_seed(0))
     assert acting.act(contexts[:, None].numpy()).shape == (3, density.chunk, density.action_size)
-
-
-def test_policies_that_need_a_missing_module_say_so(monkeypatch):
-    monkeypatch.setattr(policies, "find_spec", lambda name: None)
-    assert TRAININGS["spline"].not_supported_reasons() == ["needs the module zuko"]
-    assert TRAININGS["diffusion"].not_supported_reasons() == ["needs the module diffusers"]
-    assert TRAININGS["nf"].not_supported_reasons() == []

@@ -14,9 +14,9 @@ from nfkern.bench.commands import page_of
 from nfkern.bench.report.page import to_html
 from nfkern.bench.studies import records
 from nfkern.bench.studies.charts import chart, colours_and_shapes
-from nfkern.bench.studies.quality.commands import Quality
+from nfkern.bench.studies.quality.study import Quality
 from nfkern.bench.studies.report import BANNER, BEGIN, END, split_markdown, write_reports
-from nfkern.bench.studies.success.commands import Success
+from nfkern.bench.studies.success.study import Success
 from nfkern.bench.studies.summary import Measure, Row, Spread, front
 from nfkern.errors import UserError
 
@@ -40,7 +40,6 @@ def test_results_come_back_as_they_were_and_are_told_from_others(tmp_path, name)
     path = tmp_path / "new" / "results.json"
     records.write(path, MADE[name]())
     assert report_of(name).read(path) == MADE[name]()
-    assert [file.name for file in path.parent.iterdir()] == ["results.json"]
     (other,) = set(COMMANDS) - {name}
     with pytest.raises(UserError, match=f"results.json: holds no results of `nfkern bench {other}`"):
         report_of(other).read(path)
@@ -59,34 +58,21 @@ def assert_has(found, recorded):
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
-def test_recorded_results_stay_readable_with_equal_values(tmp_path, path):
+def test_recorded_results_stay_readable_with_equal_values(path):
     found = report_of(path.parent.name).read(path)
     assert_has(json.loads(json.dumps(asdict(found))), json.loads(path.read_text()))
-    records.write(tmp_path / "again.json", found)
-    assert report_of(path.parent.name).read(tmp_path / "again.json") == found
     assert report_of(path.parent.name).warnings(found) == []
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[]", "{}", '{"format_version": 2}', json.dumps({"format_version": 1, "settings": {"steps": 1}})]
-)
-def test_other_files_are_refused_with_their_name(tmp_path, name, text):
+def test_other_files_are_refused_with_their_name(tmp_path, name):
     path = tmp_path / "other.json"
-    path.write_text(text)
-    with pytest.raises(UserError, match="other.json: holds no results"):
-        report_of(name).read(path)
-    path.write_bytes(b"\xff")
-    with pytest.raises(UserError, match="other.json: holds no results"):
-        report_of(name).read(path)
+    later = json.dumps(asdict(MADE[name]()) | {"format_version": 2})
+    for text in ("{", "[]", "{}", '{"format_version": 1, "settings": {"steps": 1}}', later, "\xff"):
+        path.write_bytes(text.encode("latin1"))
+        with pytest.raises(UserError, match="other.json: holds no results"):
+            report_of(name).read(path)
     with pytest.raises(UserError, match=f"missing.json: cannot be read .* make one with `nfkern bench {name}"):
         report_of(name).read(tmp_path / "missing.json")
-
-
-def test_results_of_a_later_format_are_refused(tmp_path, name):
-    path = tmp_path / "later.json"
-    path.write_text(json.dumps(asdict(MADE[name]()) | {"format_version": 2}))
-    with pytest.raises(UserError, match="format_version"):
-        report_of(name).read(path)
 
 
 def test_numbers_that_are_not_finite_are_never_written(tmp_path):
@@ -205,13 +191,8 @@ def test_the_page_of_all_benchmarks_has_each_file_under_its_own_name(tmp_path, n
 def drawn(name, condition, place):
     """What a chart of a study shows of each policy, and the height of its dashed line."""
     report, found = report_of(name), MADE[name]()
-    made = chart(
-        report.rows(found)[condition],
-        report.measure,
-        report.costs[place],
-        report.line(found, condition),
-        colours_and_shapes(report.policies, report.ours),
-    )
+    rows, looks = report.rows(found)[condition], colours_and_shapes(report.policies, report.ours)
+    made = chart(rows, report.measure, report.costs[place], report.line(found, condition, rows), looks)
     dashed, *_, marks = (layer["data"]["values"] for layer in made["layer"])
     return marks, dashed[0]["y"]
 

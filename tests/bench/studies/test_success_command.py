@@ -16,13 +16,12 @@ from nfkern.algorithms.runs.run import Run
 from nfkern.algorithms.training.learner import Learner
 from nfkern.bench.core.timing import SMOKE
 from nfkern.bench.studies import records
-from nfkern.bench.studies.policies import count_parameters
 from nfkern.bench.studies.report import BEGIN, END
 from nfkern.bench.studies.success import study
-from nfkern.bench.studies.success.commands import Success
-from nfkern.bench.studies.success.policies import POLICIES, TRAININGS, config_of, untrained
+from nfkern.bench.studies.success.policies import TRAININGS, config_of, untrained
 from nfkern.bench.studies.success.records import Dataset
 from nfkern.bench.studies.success.report import DEFAULT, QUICK, REPORT
+from nfkern.bench.studies.success.study import Success
 from nfkern.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -36,7 +35,7 @@ SIZE = 3000
 def small(monkeypatch):
     """Four steps of training, and episodes of three."""
     cut_episodes(monkeypatch, 3)
-    monkeypatch.setattr(study, "ACTING", SMOKE)
+    monkeypatch.setattr(Success, "acting", SMOKE)
     tiny = replace(QUICK, steps=4, eval_interval=2, batch_size=8, eval_episodes=1, final_episodes=2)
     monkeypatch.setitem(REPORT.presets, ("--quick",), tiny)
 
@@ -71,24 +70,19 @@ def test_every_policy_is_trained_evaluated_and_timed(tmp_path, options, capsys):
     assert Success(out, **options, policies=policies).run() == 0
     found = REPORT.read(out)
     assert [row.training for row in found.trainings] == ["nf", "flow_matching", "diffusion"]
+    runs = tmp_path / "success.runs" / POINT_MAZE
     for row in found.trainings:
         assert (row.error, row.parameters) == (None, pytest.approx(SIZE, rel=0.1))
-        assert row.steps_per_second > 0
-        assert row.seconds > 0
+        assert min(row.steps_per_second, row.seconds) > 0
+        # Policies are evaluated from them.
+        assert [each.step for each in Run(runs / row.training / "seed-0").checkpoints()] == [2, 4]
     # DDPM with its many steps at the end only; the last evaluation has more episodes.
     steps = {policy: (4,) if policy == "ddpm_100" else (2, 4) for policy in policies}
-    rows = {(row.policy, row.step): row for row in found.evaluations}
-    assert len(found.evaluations) == len(rows)
-    assert set(rows) == {(policy, step) for policy in policies for step in steps[policy]}
-    for (_, step), row in rows.items():
-        assert (row.error, len(row.successes), row.episodes) == (None, 5, 1 if step == 2 else 2)
+    rows = [(row.policy, row.step, row.error, len(row.successes), row.episodes) for row in found.evaluations]
+    assert sorted(rows) == sorted((name, n, None, 5, 1 if n == 2 else 2) for name in policies for n in steps[name])
     assert {(row.policy, row.batch) for row in found.latencies} == {(name, n) for name in policies for n in (1, 50)}
     assert found.datasets[POINT_MAZE].transitions == 1000
-    runs = tmp_path / "success.runs" / POINT_MAZE
-    # Policies are evaluated from them.
-    for row in found.trainings:
-        assert [each.step for each in Run(runs / row.training / "seed-0").checkpoints()] == [2, 4]
-    assert f"3 trainings and 9 evaluations in {out}" in capsys.readouterr().out
+    assert f"3 trainings, 9 evaluations in {out}" in capsys.readouterr().out
 
 
 def test_an_interrupted_study_goes_on_to_the_same_results(tmp_path, options, monkeypatch, capsys):
@@ -142,11 +136,8 @@ def test_what_breaks_leaves_the_others_alone(tmp_path, options, monkeypatch, cap
     out, options = tmp_path / "success.json", options | {"policies": ("nf", "gaussian", "flow_matching_10")}
     assert Success(out, **options).run() == 1
     found = REPORT.read(out)
-    assert {row.training: row.error for row in found.trainings} == {
-        "nf": "ValueError: no such luck",
-        "gaussian": None,
-        "flow_matching": None,
-    }
+    errors = {row.training: row.error for row in found.trainings}
+    assert errors == {"nf": "ValueError: no such luck", "gaussian": None, "flow_matching": None}
     errors = [(row.policy, row.step) for row in found.evaluations if row.error == "ValueError: actions: NaN"]
     assert errors == [("gaussian", 2), ("gaussian", 4)]
     assert {row.policy for row in found.evaluations} == {"gaussian", "flow_matching_10"}
@@ -159,10 +150,8 @@ def test_what_breaks_leaves_the_others_alone(tmp_path, options, monkeypatch, cap
     assert REPORT.read(out) == found
     assert Success(out, **options, retry=True).run() == 0
     again = REPORT.read(out)
-    assert [row for row in again.trainings if row.training != "nf"] == [
-        row for row in found.trainings if row.training != "nf"
-    ]
-    assert not any(row.error for row in (*again.trainings, *again.evaluations))
+    assert again.trainings[:2] == found.trainings[1:]
+    assert again.failures() == []
     assert {row.policy for row in again.evaluations if row.step == 4} == set(options["policies"])
 
 
@@ -176,19 +165,13 @@ def test_missing_data_are_refused_with_the_command_that_makes_them(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_results_and_runs_are_never_mixed_or_replaced_silently(tmp_path, options, monkeypatch):
+def test_results_and_runs_are_never_mixed_or_replaced_silently(tmp_path, options):
     out, options = tmp_path / "success.json", options | {"policies": ("gaussian",)}
     assert Success(out, **options).run() == 0
-    with pytest.raises(UserError, match="made with other seeds: .*--overwrite"):
-        Success(out, **options, seeds=2).run()
     # The target says what is told, not what is measured.
     assert Success(out, **options, target=0.3).run() == 0
-    found = REPORT.read(out)
-    unfinished = replace(found, evaluations=[])
-    records.write(out, replace(unfinished, environment=replace(found.environment, device_name="There")))
-    with pytest.raises(UserError, match="measured elsewhere"):
-        Success(out, **options).run()
-    records.write(out, replace(unfinished, datasets={POINT_MAZE: Dataset(9, 4, 2, None)}))
+    other_data = {POINT_MAZE: Dataset(9, 4, 2, None)}
+    records.write(out, replace(REPORT.read(out), evaluations=[], datasets=other_data))
     with pytest.raises(UserError, match=f"made with other data of {POINT_MAZE}"):
         Success(out, **options).run()
     out.unlink()
@@ -199,13 +182,12 @@ def test_results_and_runs_are_never_mixed_or_replaced_silently(tmp_path, options
     other = tmp_path / "mine"
     other.mkdir()
     (other / "thesis.tex").touch()
-    with pytest.raises(UserError, match="mine holds other things"):
-        Success(tmp_path / "new.json", **options, run_dir=other, overwrite=True).run()
-    assert [path.name for path in other.iterdir()] == ["thesis.tex"]
     # A damaged mark is nobody's.
-    (other / "study.json").write_text("{")
-    with pytest.raises(UserError, match="mine holds other things"):
-        Success(tmp_path / "new.json", **options, run_dir=other, overwrite=True).run()
+    for mark in ("{", '{"ended": 1}'):
+        (other / "study.json").write_text(mark)
+        with pytest.raises(UserError, match="mine holds other things"):
+            Success(tmp_path / "new.json", **options, run_dir=other, overwrite=True).run()
+    assert (other / "thesis.tex").exists()
 
 
 @pytest.mark.parametrize(
@@ -216,10 +198,7 @@ def test_results_and_runs_are_never_mixed_or_replaced_silently(tmp_path, options
         ({"envs": ("pointmaze-medium-v0",)}, "--envs: expected the name of a dataset, .*, got the environment"),
         ({"envs": ("pusht-human-v0",)}, "--envs: expected OGBench's datasets with goals, .*, got 'pusht-human-v0'"),
         ({"envs": ("cube-single-play-singletask-v0",)}, "--envs: expected OGBench's datasets with goals"),
-        ({"steps": 0}, "--steps: expected at least 1, got 0"),
-        ({"seeds": 0}, "--seeds: expected at least 1, got 0"),
         ({"workers": 0}, "--workers: expected at least 1, got 0"),
-        ({"target": 0.0}, "--target: expected a share above 0 and up to 1, got 0"),
         ({"target": 80.0}, "--target: expected a share above 0 and up to 1, got 80"),
         ({"parameters": 10}, f"--parameters: nf in {POINT_MAZE}: expected 10 within 10%; the nearest width, 1, has"),
     ],
@@ -231,18 +210,13 @@ def test_wrong_options_are_named(tmp_path, options, wrong, message):
 
 
 @pytest.mark.parametrize("name", TRAININGS)
-def test_trainings_share_a_recipe_and_are_of_their_own_or_one_size(name):
+def test_trainings_are_of_their_own_or_one_size_and_differ_in_nothing_else(name):
     training, dataset = TRAININGS[name], Dataset(1000, 28, 5, None)
-    config, default = config_of(DEFAULT, training, dataset), training.agent.config_class()
     shared = ("steps", "batch_size", "learning_rate", "schedule", "warmup_steps", "gamma")
-    assert [getattr(config, key) for key in shared] == [5000, 256, 1e-3, "cosine", 500, 0.97]
-    acting = {
-        key: value for policy in POLICIES.values() if policy.training == name for key, value in policy.acting.items()
-    }
-    kept = dict.fromkeys((*shared, *acting), 0)
-    assert vars(config) | kept == vars(default) | kept
-    sized = config_of(replace(DEFAULT, parameters=50_000), training, dataset)
-    parameters, every = count_parameters(training, untrained(training, sized, dataset))
+    config, default = config_of(DEFAULT, training, {}, dataset), training.agent.config_class()
+    assert vars(config) | dict.fromkeys(shared, 0) == vars(default) | dict.fromkeys(shared, 0)
+    sized = config_of(replace(DEFAULT, parameters=50_000), training, {}, dataset)
+    parameters, every = training.count_parameters(untrained(training, sized, dataset))
     assert parameters == every == pytest.approx(50_000, rel=0.1)
     # Proportions are the algorithm's own: its own width gives its own size.
     assert vars(default) | training.sizes(default.hidden[0]) == vars(default)

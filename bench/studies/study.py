@@ -1,24 +1,31 @@
-"""The command of a study: pieces of work that its results lack, each written as soon as it is done."""
+"""The command of a study: pieces of work that its results lack, each written as soon as it is done.
+
+A study is policies x conditions x seeds. First every policy is timed as it acts, then come the study's own pieces.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 
+from nfkern.algorithms.agents.imitation.base import BehavioralCloning
 from nfkern.algorithms.training.loop import Interrupted
 from nfkern.bench.core.environment import Environment, current_environment
 from nfkern.bench.core.files import check_writable
+from nfkern.bench.core.timing import Budget
 from nfkern.bench.studies import records
-from nfkern.bench.studies.policies import Training, skipped
+from nfkern.bench.studies.policies import Policy, Training, time_acting
 from nfkern.bench.studies.records import StudyResults
 from nfkern.bench.studies.report import QUICK, Report, check_reports, differing, write_reports
 from nfkern.errors import UserError, check_least
 
 Results = TypeVar("Results", bound=StudyResults[Any])
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -30,11 +37,15 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class StudyCommand(ABC, Generic[Results]):
+class Study(ABC, Generic[Results]):
     """Options and course of every study."""
 
     report: ClassVar[Report[Any]]
     trainings: ClassVar[Mapping[str, Training]]
+    latency: ClassVar[type[Any]]
+    """A row of condition, policy, number of observations and quantiles."""
+    acting: ClassVar[Budget]
+    """How long to time each policy."""
     told_only: ClassVar[tuple[str, ...]] = ()
     """Settings that change what is told and not what is measured."""
 
@@ -56,7 +67,7 @@ class StudyCommand(ABC, Generic[Results]):
     """Replace an existing file, and runs that belong to it."""
 
     def run(self) -> int:
-        """Measure and write; 0, 1 if a policy failed, 130 if interrupted."""
+        """Measure and write; 0, 1 if something failed, 130 if interrupted."""
         settings = self.settings()
         check_reports(self.html, self.tables)
         results = self._earlier(settings) or self._empty(settings)
@@ -107,9 +118,24 @@ class StudyCommand(ABC, Generic[Results]):
         """Return what the results have from the beginning besides settings, machine and date."""
         return {}
 
-    @abstractmethod
     def pieces(self, results: Results) -> Iterator[Piece]:
         """Yield the work that the results lack."""
+        for name in results.conditions:
+            if not results.times(name):
+                yield Piece(f"{name}: times of acting", partial(self._time, results, name))
+        yield from self.work(results)
+
+    @abstractmethod
+    def work(self, results: Results) -> Iterator[Piece]:
+        """Yield the work that the results lack besides the times of acting."""
+
+    @abstractmethod
+    def untrained(self, results: Results, condition: str, training: Training) -> BehavioralCloning:
+        """Return an agent with random weights."""
+
+    @abstractmethod
+    def inputs(self, results: Results, condition: str) -> Sequence[tuple[Any, ...]]:
+        """Return arguments of `act` to time, for one robot and for many."""
 
     @abstractmethod
     def prepare(self, results: Results) -> None:
@@ -123,15 +149,36 @@ class StudyCommand(ABC, Generic[Results]):
         """Return the machine, and the versions on which numbers depend."""
         return current_environment(torch.device("cpu"))
 
+    def trained(self, results: Results) -> dict[Training, list[Policy]]:
+        """Return the trainings that can run here, each with its policies."""
+        found: dict[Training, list[Policy]] = {}
+        for name in results.settings.policies:
+            policy = self.report.policies[name]
+            if name not in results.skipped:
+                found.setdefault(self.trainings[policy.training], []).append(policy)
+        return found
+
+    def _time(self, results: Results, condition: str) -> None:
+        """Policies take turns; their weights are untrained, which changes no time."""
+        agents: dict[str, BehavioralCloning] = {}
+        for training, policies in self.trained(results).items():
+            agent = self.untrained(results, condition, training)
+            agents |= {policy.name: policy.acting_agent(agent) for policy in policies}
+        found = time_acting(agents, self.inputs(results, condition), self.acting)
+        results.latencies += [self.latency(condition, *each) for each in found]
+
     def _empty(self, settings: Any) -> Results:
         results: Results = self.report.kind(
             settings=settings,
             environment=self.environment(),
             started=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            skipped=skipped(self.report.policies, self.trainings, settings.policies),
+            skipped={name: reason for name in settings.policies if (reason := self._missing(name))},
             **self.material(settings),
         )
         return results
+
+    def _missing(self, policy: str) -> str:
+        return self.trainings[self.report.policies[policy].training].missing()
 
     def _earlier(self, settings: Any) -> Results | None:
         if self.overwrite or not self.out.exists():
@@ -163,6 +210,11 @@ def chosen_names(option: str, wanted: Collection[str], known: Collection[str]) -
     return tuple(name for name in known if name in wanted)
 
 
-def described_error(error: Exception) -> str:
-    """Return an error in one line, as records have it."""
-    return f"{type(error).__name__}: {error}"
+def attempt(make: Callable[[], Made]) -> tuple[Made | None, str | None]:
+    """Return what is made, or the error in one line: what breaks one policy must not take the others with it."""
+    try:
+        return make(), None
+    except (Interrupted, UserError):
+        raise
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}"
