@@ -179,11 +179,7 @@ def measured_on(results: StudyResults[Any], threads: int, versions: Sequence[str
 
 
 def check_reports(html: Path | None, tables: Path | None) -> None:
-    """Refuse reports that could not be written in the end.
-
-    Raises:
-        UserError: a package is missing, or the Markdown file has no marks.
-    """
+    """Refuse reports that could not be written in the end."""
     for name in PAGE_NEEDS:
         if html is not None and find_spec(name) is None:
             raise UserError(f"--html needs the package {name}: `pip install 'nfkern[bench]'`")
@@ -192,11 +188,7 @@ def check_reports(html: Path | None, tables: Path | None) -> None:
 
 
 def write_reports(report: Report[Results], results: Results, out: Path, html: Path | None, tables: Path | None) -> None:
-    """Write the page of the results of a file, and tables into a Markdown file, where they are wanted.
-
-    Raises:
-        UserError: as `split_markdown`.
-    """
+    """Write the page of the results of a file, and tables into a Markdown file, where they are wanted."""
     if html is not None:
         # Here, not above: pages need packages that measuring does not.
         from nfkern.bench.report.page import to_html

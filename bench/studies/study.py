@@ -100,11 +100,7 @@ class Study(ABC, Generic[Results]):
         return 1 if failures else 0
 
     def settings(self) -> Any:
-        """Return the settings that the options ask for.
-
-        Raises:
-            UserError: an option is wrong.
-        """
+        """Return the settings that the options ask for, or refuse an option."""
         check_least({"steps": self.steps, "seeds": self.seeds})
         preset: Any = self.report.presets[QUICK if self.quick else ()]
         chosen = replace(preset, **self.changes(preset))
@@ -139,11 +135,7 @@ class Study(ABC, Generic[Results]):
 
     @abstractmethod
     def prepare(self, results: Results) -> None:
-        """Refuse what could only fail later, before the first piece.
-
-        Raises:
-            UserError: so it is.
-        """
+        """Refuse what could only fail later, before the first piece."""
 
     def environment(self) -> Environment:
         """Return the machine, and the versions on which numbers depend."""
@@ -197,16 +189,11 @@ class Study(ABC, Generic[Results]):
 
 
 def chosen_names(option: str, wanted: Collection[str], known: Collection[str]) -> tuple[str, ...]:
-    """Return the wanted names in the order of the known ones.
-
-    Raises:
-        UserError: a name is unknown, or there is none at all.
-    """
-    for name in wanted:
-        if name not in known:
-            raise UserError(f"--{option}: expected some of {', '.join(known)}, got {name!r}")
+    """Return the wanted names in the order of the known ones; refuse others, and none at all."""
     if not wanted:
         raise UserError(f"--{option}: expected at least one")
+    if unknown := [name for name in wanted if name not in known]:
+        raise UserError(f"--{option}: expected some of {', '.join(known)}, got {unknown[0]!r}")
     return tuple(name for name in known if name in wanted)
 
 

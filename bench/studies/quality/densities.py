@@ -4,12 +4,11 @@ Contexts are uniform in [-1, 1]^C. Actions lie in [-1, 1]^D, where agents clamp 
 tails of five standard deviations. Everything is float64.
 """
 
-import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
 
 import torch
 from scipy import stats
+from torch.distributions import MultivariateNormal
 
 ON_MODE = 0.99
 """Share of a mode's own samples that count as being on it."""
@@ -64,20 +63,6 @@ class Density(ABC):
         """Return the index of the mode that x (n, D) is on, (n,), or -1 where it is on none."""
 
 
-class Components(NamedTuple):
-    """Gaussians of a mixture.
-
-    Attributes:
-        log_weights: (n or 1, modes), nats.
-        means: (n, modes, D).
-        cholesky: L with L L^T the covariance, (n or 1, modes or 1, D, D).
-    """
-
-    log_weights: torch.Tensor
-    means: torch.Tensor
-    cholesky: torch.Tensor
-
-
 class GaussianMixture(Density):
     """A mixture of Gaussians, which a subclass may twist by a map that keeps volumes.
 
@@ -85,8 +70,8 @@ class GaussianMixture(Density):
     """
 
     @abstractmethod
-    def components(self, contexts: torch.Tensor) -> Components:
-        """Return the Gaussians before the twist, for contexts (n, C)."""
+    def components(self, contexts: torch.Tensor) -> tuple[torch.Tensor, MultivariateNormal]:
+        """Return log-weights (n or 1, modes), in nats, and Gaussians (n, modes) before the twist."""
 
     def twist(self, x: torch.Tensor, contexts: torch.Tensor, sign: int = 1) -> torch.Tensor:
         """Move points (n, ..., D) by a map whose Jacobian has determinant 1; `sign` -1 is its inverse."""
@@ -94,36 +79,32 @@ class GaussianMixture(Density):
 
     def log_weights(self, contexts: torch.Tensor) -> torch.Tensor:
         """See `Density.log_weights`."""
-        return self.components(contexts).log_weights.expand(len(contexts), -1)
+        return self.components(contexts)[0].expand(len(contexts), -1)
 
     def log_prob(self, x: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
         """See `Density.log_prob`."""
-        log_weights, _, cholesky = self.components(contexts)
-        log_det = cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        exponent = -0.5 * self._squared_distances(x, contexts)
-        of_each = exponent - log_det - 0.5 * self.size * math.log(2 * math.pi)
-        return torch.logsumexp(of_each + log_weights, 1)
+        log_weights, gaussians = self.components(contexts)
+        return torch.logsumexp(gaussians.log_prob(self.twist(x, contexts, -1)[:, None]) + log_weights, 1)
 
     def sample(self, contexts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Draw a mode, then from its Gaussian; see `Density.sample`."""
         rows, modes = torch.arange(len(contexts)), self.draw_modes(contexts, generator)
-        _, means, cholesky = self.components(contexts)
-        factors = cholesky.expand(len(contexts), self.modes, -1, -1)[rows, modes]
+        _, gaussians = self.components(contexts)
         noise = torch.randn(len(contexts), self.size, 1, generator=generator, dtype=torch.float64)
-        return self.twist(means[rows, modes] + (factors @ noise).squeeze(2), contexts)
+        return self.twist(gaussians.loc[rows, modes] + (gaussians.scale_tril[rows, modes] @ noise).squeeze(2), contexts)
 
     def mode_of(self, x: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
         """See `Density.mode_of`."""
-        nearest, index = self._squared_distances(x, contexts).min(1)
+        _, gaussians = self.components(contexts)
+        densities = gaussians.log_prob(self.twist(x, contexts, -1)[:, None])
+        # Of a Gaussian's log-density, half a squared Mahalanobis distance is what it has lost since its mean.
+        nearest, index = (2 * (gaussians.log_prob(gaussians.loc) - densities)).min(1)
         return torch.where(nearest <= stats.chi2.ppf(ON_MODE, self.size), index, -1)
 
-    def _squared_distances(self, x: torch.Tensor, contexts: torch.Tensor) -> torch.Tensor:
-        """Return squared Mahalanobis distances to each mode, (n, modes)."""
-        _, means, cholesky = self.components(contexts)
-        residuals = self.twist(x, contexts, -1)[:, None] - means
-        whitened = torch.linalg.solve_triangular(cholesky, residuals[..., None], upper=False)
-        squared: torch.Tensor = whitened.squeeze(-1).square().sum(-1)
-        return squared
+
+def gaussians(means: torch.Tensor, cholesky: torch.Tensor) -> MultivariateNormal:
+    """Return Gaussians of means (n, modes, D) and factors L of covariances L L^T, (n or 1, modes or 1, D, D)."""
+    return MultivariateNormal(means, scale_tril=cholesky, validate_args=False)
 
 
 def rotation(angles: torch.Tensor) -> torch.Tensor:

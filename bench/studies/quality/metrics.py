@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from nfkern.bench.studies.quality.densities import Density
 from nfkern.bench.studies.quality.records import Scores, Settings
@@ -25,14 +26,13 @@ def directions(size: int, count: int = DIRECTIONS) -> torch.Tensor:
         angles = torch.arange(count, dtype=torch.float64) * math.pi / count
         return torch.stack([angles.cos(), angles.sin()], 1)
     random = torch.randn(count, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    lines: torch.Tensor = random / random.norm(dim=1, keepdim=True)
-    return lines
+    return nn.functional.normalize(random)
 
 
 def sliced_wasserstein(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Mean over lines of the 1-Wasserstein distance of projections, for samples (n, D) and (n, D), in their units.
+    """Mean over lines of the 1-Wasserstein distance of projections, of samples (n, D) and (n, D), in their units.
 
-    On a line it is the mean distance between the sorted samples.
+    On a line it is the mean distance between the sorted samples, which takes all lines at once.
 
     References:
         Bonneel et al., "Sliced and Radon Wasserstein Barycenters of Measures", 2015,
@@ -63,19 +63,12 @@ LEAST_DUE = 10
 
 
 def mode_shares(density: Density, x: torch.Tensor, context: torch.Tensor) -> tuple[float, float]:
-    """Count samples on modes.
+    """Return the share of modes that samples (n, D) for a context (C,) cover, and of samples that are on no mode.
 
-    Returns:
-        Share of the modes, of those due at least `LEAST_DUE` samples, that got at least half of their due; and share of
-        the samples that are on no mode.
-
-    Args:
-        density: with modes.
-        x: samples (n, D) for one context.
-        context: (C,).
+    A mode is covered by half of its due; judged are those due at least `LEAST_DUE` samples.
 
     Raises:
-        ValueError: no mode is due `LEAST_DUE` samples.
+        ValueError: no mode is due so many.
     """
     contexts = context.expand(len(x), -1)
     found = density.mode_of(x, contexts)
@@ -88,45 +81,41 @@ def mode_shares(density: Density, x: torch.Tensor, context: torch.Tensor) -> tup
     return float(covered), float((found < 0).double().mean())
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Samples that every policy is held against.
-
-    Attributes:
-        contexts: (contexts, C).
-        samples: of the density, (contexts, samples, D).
-        pair_contexts: (pairs, C), other ones.
-        pairs: one sample of the density for each, (pairs, D).
-    """
+class HeldOut(NamedTuple):
+    """Samples that every policy is held against."""
 
     contexts: torch.Tensor
+    """(contexts, C)"""
     samples: torch.Tensor
+    """of the density, (contexts, samples, D)"""
     pair_contexts: torch.Tensor
+    """(pairs, C), other ones"""
     pairs: torch.Tensor
+    """one sample of the density for each, (pairs, D)"""
 
-    @staticmethod
-    @lru_cache
-    def of(density: Density, settings: Settings) -> "HeldOut":
-        """Return the same at every call."""
-        generator = torch.Generator().manual_seed(_SEED)
-        contexts = density.contexts(settings.contexts, generator)
-        samples = density.sample(contexts.repeat_interleave(settings.samples, 0), generator)
-        pair_contexts = density.contexts(settings.pairs, generator)
-        pairs = density.sample(pair_contexts, generator)
-        return HeldOut(contexts, samples.unflatten(0, (settings.contexts, -1)), pair_contexts, pairs)
+
+@lru_cache
+def held_out(density: Density, settings: Settings) -> HeldOut:
+    """Return the same at every call."""
+    generator = torch.Generator().manual_seed(_SEED)
+    contexts = density.contexts(settings.contexts, generator)
+    samples = density.sample(contexts.repeat_interleave(settings.samples, 0), generator)
+    pair_contexts = density.contexts(settings.pairs, generator)
+    pairs = density.sample(pair_contexts, generator)
+    return HeldOut(contexts, samples.unflatten(0, (settings.contexts, -1)), pair_contexts, pairs)
 
 
 def score(
     density: Density,
-    held_out: HeldOut,
+    known: HeldOut,
     sample: Callable[[torch.Tensor], torch.Tensor],
     log_prob: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> Scores:
-    """Score a policy, or the density itself, by as many samples per context as `held_out` has.
+    """Score a policy, or the density itself, by as many samples per context as are known.
 
     Args:
         density: the true one.
-        held_out: for it.
+        known: of it.
         sample: from contexts (n, C) to actions (n, D), float64.
         log_prob: from actions and contexts to log-densities (n,), where there are any.
 
@@ -134,13 +123,13 @@ def score(
         ValueError: a sample or a log-density is not finite.
     """
     found = []
-    for context, expected in zip(held_out.contexts, held_out.samples, strict=True):
+    for context, expected in zip(known.contexts, known.samples, strict=True):
         actions = sample(context.expand(len(expected), -1))
         if not actions.isfinite().all():
             raise ValueError("actions: expected finite numbers, got NaN or infinity")
         distances = sliced_wasserstein(actions, expected), mmd(actions, expected)
         found.append((*distances, *mode_shares(density, actions, context)))
-    nll = None if log_prob is None else -float(log_prob(held_out.pairs, held_out.pair_contexts).mean())
+    nll = None if log_prob is None else -float(log_prob(known.pairs, known.pair_contexts).mean())
     if nll is not None and not math.isfinite(nll):
         raise ValueError(f"log-density: expected a finite mean, got {-nll}")
     distance, discrepancy, covered, off = torch.tensor(found, dtype=torch.float64).mean(0).tolist()

@@ -3,8 +3,9 @@
 import math
 
 import torch
+from torch.distributions import MultivariateNormal
 
-from nfkern.bench.studies.quality.densities import Components, Density, GaussianMixture, rotation
+from nfkern.bench.studies.quality.densities import Density, GaussianMixture, gaussians, rotation
 
 
 class Checkerboard(Density):
@@ -50,14 +51,14 @@ class Pinwheel(GaussianMixture):
     summary = "five twisted arms; the context turns and twists them"
     modes = 5
 
-    def components(self, contexts: torch.Tensor) -> Components:
+    def components(self, contexts: torch.Tensor) -> tuple[torch.Tensor, MultivariateNormal]:
         """Arms of equal weight on a circle, long along the radius."""
         arms = torch.arange(self.modes, dtype=torch.float64) * 2 * math.pi / self.modes
         # Radial and tangential direction of each arm, as columns.
         frames = rotation(contexts[:, :1] * math.pi / self.modes + arms)
         root = frames * torch.tensor([0.1, 0.025], dtype=torch.float64)
         equal = torch.full((1, self.modes), -math.log(self.modes), dtype=torch.float64)
-        return Components(equal, 0.5 * frames[..., 0], torch.linalg.cholesky(root @ root.mT))
+        return equal, gaussians(0.5 * frames[..., 0], torch.linalg.cholesky(root @ root.mT))
 
     def twist(self, x: torch.Tensor, contexts: torch.Tensor, sign: int = 1) -> torch.Tensor:
         """Turn each point by an angle of its radius, which keeps radii and areas."""
@@ -73,14 +74,14 @@ class TwentyFiveGaussians(GaussianMixture):
     modes = 25
     scale = 0.03
 
-    def components(self, contexts: torch.Tensor) -> Components:
+    def components(self, contexts: torch.Tensor) -> tuple[torch.Tensor, MultivariateNormal]:
         """Modes 0.36 apart from left to right, 0.27 to 0.41 from below to above; heavier to one side."""
         steps = torch.arange(-2.0, 3.0, dtype=torch.float64)
         grid = torch.cartesian_prod(steps, steps)
         upwards = 0.34 + 0.07 * contexts[:, 0]
         spacing = torch.stack([torch.full_like(upwards, 0.36), upwards], 1)
         weights = (0.4 * contexts[:, 1:] * grid[:, 0]).log_softmax(1)
-        return Components(weights, grid * spacing[:, None], self.scale * torch.eye(2, dtype=torch.float64)[None, None])
+        return weights, gaussians(grid * spacing[:, None], self.scale * torch.eye(2, dtype=torch.float64)[None, None])
 
 
 class Heteroscedastic(GaussianMixture):
@@ -90,14 +91,14 @@ class Heteroscedastic(GaussianMixture):
     summary = "one Gaussian; its mean, its scales (0.01 to 0.1) and its axes move with the context"
     modes = 1
 
-    def components(self, contexts: torch.Tensor) -> Components:
+    def components(self, contexts: torch.Tensor) -> tuple[torch.Tensor, MultivariateNormal]:
         """A mean on a curved surface; a shear after scales that are a factor of ten apart at most."""
         first, second = contexts[:, 0], contexts[:, 1]
         mean = 0.45 * torch.stack([(math.pi * first).sin(), (2 * second + first).cos()], 1)
         scales = torch.stack([-0.5 * (1 + first), -0.5 * (1 - second)], 1)
         factors = torch.diag_embed(0.1 * 10**scales)
         factors[:, 1, 0] = 0.05 * (3 * second).sin()
-        return Components(torch.zeros(1, 1, dtype=torch.float64), mean[:, None], factors[:, None])
+        return torch.zeros(1, 1, dtype=torch.float64), gaussians(mean[:, None], factors[:, None])
 
 
 class Chunk(GaussianMixture):
@@ -112,7 +113,7 @@ class Chunk(GaussianMixture):
     correlation = 0.8
     """Correlation of the noise of neighbouring actions."""
 
-    def components(self, contexts: torch.Tensor) -> Components:
+    def components(self, contexts: torch.Tensor) -> tuple[torch.Tensor, MultivariateNormal]:
         """Paths from near the origin outwards, bent by the third context and as fast as the fourth says.
 
         They are heavier towards the direction of the first two contexts, down to a few thousandths.
@@ -125,7 +126,7 @@ class Chunk(GaussianMixture):
         means = torch.stack([radii * angles.cos(), radii * angles.sin()], -1).flatten(2)
         over_time = self.correlation ** (steps[:, None] - steps).abs()
         covariance = torch.kron(over_time, torch.eye(2, dtype=torch.float64)) * self.scale**2
-        return Components(weights, means, torch.linalg.cholesky(covariance)[None, None])
+        return weights, gaussians(means, torch.linalg.cholesky(covariance)[None, None])
 
 
 DENSITIES: dict[str, Density] = {

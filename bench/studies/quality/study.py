@@ -15,7 +15,7 @@ from nfkern.algorithms.agents.imitation.base import BehavioralCloning
 from nfkern.bench.core.timing import Budget, num_threads
 from nfkern.bench.studies.policies import Policy, Training
 from nfkern.bench.studies.quality.densities import Density
-from nfkern.bench.studies.quality.metrics import HeldOut, score
+from nfkern.bench.studies.quality.metrics import held_out, score
 from nfkern.bench.studies.quality.policies import POLICIES, TRAININGS, build, fitted_width, log_density, recipe
 from nfkern.bench.studies.quality.records import TRUTH, Fit, Latency, Results, Scores, Settings, Trial
 from nfkern.bench.studies.quality.report import DEFAULT, REPORT
@@ -157,9 +157,8 @@ def _held_out_loss(results: Results, density: Density, agent: BehavioralCloning)
 
 @num_threads(1)
 def _sample_truth(results: Results, density: Density, seed: int) -> None:
-    held_out = HeldOut.of(density, results.settings)
-    generator = torch.Generator().manual_seed(_HELD_OUT_SEED + 1 + seed)
-    found = score(density, held_out, lambda contexts: density.sample(contexts, generator), density.log_prob)
+    known, generator = held_out(density, results.settings), torch.Generator().manual_seed(_HELD_OUT_SEED + 1 + seed)
+    found = score(density, known, lambda contexts: density.sample(contexts, generator), density.log_prob)
     results.fits.append(Fit(density.name, TRUTH, seed, scores=found))
 
 
@@ -193,4 +192,4 @@ def _scores(results: Results, density: Density, policy: Policy, trained: Behavio
         return torch.from_numpy(actions).double().flatten(1)
 
     density_of = partial(log_density, agent) if policy.density else None
-    return score(density, HeldOut.of(density, results.settings), sample, density_of)
+    return score(density, held_out(density, results.settings), sample, density_of)

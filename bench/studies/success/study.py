@@ -117,11 +117,11 @@ class Success(Study[Results]):
         """Yield trainings, each with its evaluations, a whole seed before the next."""
         settings, trained = results.settings, self.trained(results)
         for seed, env, (training, policies) in product(settings.seeds, settings.envs, trained.items()):
-            row = _trained(results, env, training, seed)
-            if row is None:
+            found = find(results.trainings, env=env, training=training.name, seed=seed)
+            if not found:
                 run = partial(self._train, results, env, training, seed)
                 yield Piece(f"{env}: training {training.name}, seed {seed}", run)
-            elif row.error:
+            elif found[0].error:
                 continue
             for policy in policies:
                 before = () if policy.name in AT_THE_END else settings.steps_on_the_way
@@ -167,8 +167,7 @@ class Success(Study[Results]):
 
     def _evaluate(self, results: Results, env: str, training: Training, policy: Policy, seed: int, step: int) -> None:
         """Evaluate a policy from a checkpoint, as `nfkern eval` does."""
-        row = _trained(results, env, training, seed)
-        if row is None or row.error:
+        if not find(results.trainings, env=env, training=training.name, seed=seed, error=None):
             return
         settings, run = results.settings, self._run(env, training, seed)
         episodes = settings.final_episodes if step == settings.steps else settings.eval_episodes
@@ -210,11 +209,7 @@ class Success(Study[Results]):
         return self.run_dir or self.out.with_suffix(".runs")
 
     def _claim_runs(self, started: str) -> None:
-        """Make the folder of the runs these results' own, or find that it is.
-
-        Raises:
-            UserError: it has something else.
-        """
+        """Make the folder of the runs these results' own, or find that it is, or refuse it."""
         runs, mark = self._runs, self._runs / _MARK
         try:
             there = json.loads(mark.read_text())["started"]
@@ -263,10 +258,6 @@ def _checkpoint(run: Run, step: int) -> Checkpoint:
     if not checkpoint.path.exists():
         raise UserError(f"{checkpoint.path} is gone: start the study anew with --overwrite")
     return checkpoint
-
-
-def _trained(results: Results, env: str, training: Training, seed: int) -> Trained | None:
-    return next(iter(find(results.trainings, env=env, training=training.name, seed=seed)), None)
 
 
 def _check_name(env: str) -> None:

@@ -69,8 +69,8 @@ def test_mixtures_equal_scipys(name):
     density = DENSITIES[name]
     contexts = contexts_of(density, 5)
     x = density.sample(contexts, generator()) + 0.01
-    _, means, cholesky = density.components(contexts)
-    factors = cholesky.expand(5, density.modes, -1, -1)
+    _, gaussians = density.components(contexts)
+    means, factors = gaussians.loc, gaussians.scale_tril
     plain = density.twist(x, contexts, -1)
     for row in range(5):
         parts = [
@@ -90,10 +90,9 @@ def test_samples_of_mixtures_agree_along_lines(name):
         line = torch.randn(density.size, generator=generator(seed), dtype=torch.float64)
         along = density.twist(density.sample(many, generator(seed)), many, -1) @ line
         weights = density.log_weights(context[None])[0].exp().numpy()
-        _, means, cholesky = density.components(context[None])
-        centres = (means[0] @ line).numpy()
-        factors = cholesky[0].expand(density.modes, -1, -1)
-        scales = (factors.mT @ line).norm(dim=1).numpy()
+        _, gaussians = density.components(context[None])
+        centres = (gaussians.loc[0] @ line).numpy()
+        scales = (gaussians.scale_tril[0].mT @ line).norm(dim=1).numpy()
 
         def distribution(values, weights=weights, centres=centres, scales=scales):
             return (weights * stats.norm.cdf(np.asarray(values)[:, None], centres, scales)).sum(1)
@@ -114,7 +113,7 @@ def test_samples_are_on_modes_in_their_shares(density):
             shares.double(), on * density.log_weights(context[None])[0].exp(), atol=0.012, rtol=0
         )
         if isinstance(density, GaussianMixture):
-            means = density.twist(density.components(context[None]).means, context[None])[0]
+            means = density.twist(density.components(context[None])[1].loc, context[None])[0]
             assert density.mode_of(means, context.expand(density.modes, -1)).tolist() == list(range(density.modes))
 
 

@@ -56,7 +56,7 @@ def test_distances_name_both_shapes(metric):
 def test_mode_shares_count_modes_with_half_their_due_and_samples_on_none():
     density = DENSITIES["gaussians_25"]
     context = torch.zeros(2, dtype=torch.float64)
-    modes = density.components(context[None]).means[0]
+    modes = density.components(context[None])[1].loc[0]
     # 20 samples due to each of 25: all, just enough, just too few, none; and the rest lies between modes.
     between = (modes[0] + modes[1]) / 2
     sample = torch.cat([modes[:20].repeat(20, 1), modes[20:22].repeat(11, 1), modes[22:23].repeat(9, 1)])
@@ -69,7 +69,7 @@ def test_modes_that_are_due_too_few_samples_are_not_judged():
     context = torch.tensor([0.0, 1.0], dtype=torch.float64)
     rare = density.log_weights(context[None])[0].exp() * 500 < metrics.LEAST_DUE
     assert 0 < rare.sum() < 25
-    common = density.components(context[None]).means[0][~rare].repeat(50, 1)[:500]
+    common = density.components(context[None])[1].loc[0][~rare].repeat(50, 1)[:500]
     assert metrics.mode_shares(density, common, context)[0] == 1
     with pytest.raises(ValueError, match="enough samples for some mode"):
         metrics.mode_shares(density, common[:20], context)
@@ -77,15 +77,15 @@ def test_modes_that_are_due_too_few_samples_are_not_judged():
 
 def test_the_density_itself_scores_as_well_as_can_be_and_a_wrong_one_worse():
     density, settings = DENSITIES["gaussians_25"], replace(DEFAULT, contexts=2)
-    held_out, generator = metrics.HeldOut.of(density, settings), torch.Generator().manual_seed(1)
-    best = metrics.score(density, held_out, lambda contexts: density.sample(contexts, generator), density.log_prob)
-    turned = metrics.score(density, held_out, lambda contexts: density.sample(contexts.flip(1), generator))
+    known, generator = metrics.held_out(density, settings), torch.Generator().manual_seed(1)
+    best = metrics.score(density, known, lambda contexts: density.sample(contexts, generator), density.log_prob)
+    turned = metrics.score(density, known, lambda contexts: density.sample(contexts.flip(1), generator))
     assert (best.covered, turned.nll) == (1.0, None)
     assert best.off_modes < 0.02 < turned.off_modes
     assert best.sliced_wasserstein < 0.5 * turned.sliced_wasserstein
     assert best.mmd < 0.5 * turned.mmd
-    assert best.nll == pytest.approx(-float(density.log_prob(held_out.pairs, held_out.pair_contexts).mean()))
+    assert best.nll == pytest.approx(-float(density.log_prob(known.pairs, known.pair_contexts).mean()))
     with pytest.raises(ValueError, match="actions: expected finite numbers"):
-        metrics.score(density, held_out, lambda contexts: contexts * math.nan)
+        metrics.score(density, known, lambda contexts: contexts * math.nan)
     with pytest.raises(ValueError, match="log-density: expected a finite mean, got inf"):
-        metrics.score(density, held_out, lambda contexts: contexts, lambda x, contexts: x[:, 0] + math.inf)
+        metrics.score(density, known, lambda contexts: contexts, lambda x, contexts: x[:, 0] + math.inf)
