@@ -189,17 +189,20 @@ def test_the_page_of_all_benchmarks_has_each_file_under_its_own_name(tmp_path, n
 
 
 def drawn(name, condition, place):
-    """What a chart of a study shows of each policy, and the height of its dashed line."""
+    """What a chart of a study shows of each policy, the height of its dashed line, its front and its scales."""
     report, found = report_of(name), MADE[name]()
     rows, looks = report.rows(found)[condition], colours_and_shapes(report.policies, report.ours)
     made = chart(rows, report.measure, report.costs[place], report.line(found, condition, rows), looks)
-    dashed, *_, marks = (layer["data"]["values"] for layer in made["layer"])
-    return marks, dashed[0]["y"]
+    dashed, *others, marks = (layer["data"]["values"] for layer in made["layer"])
+    scales = [made["layer"][-1]["encoding"][axis]["scale"].get("type", "linear") for axis in "xy"]
+    front = [(point["x"], point["y"]) for point in others[0]] if others else []
+    return marks, dashed[0]["y"], front, scales
 
 
 def test_the_charts_of_densities_have_distances_against_actions_and_trainings():
     for place, costs in ((0, (3e-4, 2e-4, 5e-2)), (1, (12.5, 12.5, 12.5))):
-        marks, dashed = drawn("quality", "pinwheel", place)
+        marks, dashed, front, scales = drawn("quality", "pinwheel", place)
+        assert (front, scales) == ([(costs[1], pytest.approx(0.011))], ["log", "log"])
         assert {mark["policy"]: (mark["x"], mark["y"]) for mark in marks} == {
             name: (cost, pytest.approx(y))
             for name, cost, y in zip(("nf", "mixture", "ddpm_100"), costs, (0.031, 0.011, 0.02), strict=True)
@@ -213,14 +216,15 @@ def test_the_charts_of_densities_have_distances_against_actions_and_trainings():
 
 
 def test_the_charts_of_success_have_points_and_curves():
-    marks, dashed = drawn("success", success_results.MAZE, 0)
+    marks, dashed, front, scales = drawn("success", success_results.MAZE, 0)
+    assert (front, scales) == ([(1e-4, 0.5), (3e-4, 0.9375)], ["log", "linear"])
     assert {mark["policy"]: (mark["x"], mark["y"]) for mark in marks} == {
         "nf": (3e-4, 0.9375),
         "gaussian": (1e-4, 0.5),
         "ddim_10": (5e-3, 0.125),
     }
-    marks, again = drawn("success", success_results.MAZE, 1)
-    assert dashed == again == pytest.approx(0.46875)
+    marks, again, _, scales = drawn("success", success_results.MAZE, 1)
+    assert (dashed, again, scales) == (pytest.approx(0.46875), pytest.approx(0.46875), ["linear", "linear"])
     curve = [(mark["x"], mark["y"]) for mark in marks if mark["policy"] == "nf"]
     assert curve == [(6.25, 0.0), (12.5, 0.25), (18.75, 1.0), (25.0, 0.9375)]
 

@@ -178,7 +178,10 @@ def test_results_and_runs_are_never_mixed_or_replaced_silently(tmp_path, options
     with pytest.raises(UserError, match=r"success.runs has the runs of other results"):
         Success(out, **options).run()
     assert not out.exists()
+    stale = tmp_path / "success.runs" / "stale"
+    stale.touch()
     assert Success(out, **options, overwrite=True).run() == 0
+    assert not stale.exists()
     other = tmp_path / "mine"
     other.mkdir()
     (other / "thesis.tex").touch()
