@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning
+from nfkern.algorithms.agents.policy import Policy as ActingPolicy
 from nfkern.bench.core.timing import Budget, Quantiles, interleaved, num_threads, stopwatch_for
 
 
@@ -76,11 +77,11 @@ def layers(count: int) -> Callable[[int], dict[str, Any]]:
 
 
 def time_acting(
-    agents: Mapping[str, BehavioralCloning], inputs: Sequence[tuple[Any, ...]], budget: Budget
+    policies: Mapping[str, ActingPolicy], inputs: Sequence[tuple[Any, ...]], budget: Budget
 ) -> Iterator[tuple[str, int, Quantiles]]:
-    """Time `act` of agents in turns on one thread: name, number of observations and time for each of the inputs."""
+    """Time `act` of policies in turns on one thread: name, number of observations and time for each of the inputs."""
     for arguments in inputs:
-        calls = {name: [partial(agent.act, *arguments)] for name, agent in agents.items()}
+        calls = {name: [partial(policy.act, *arguments)] for name, policy in policies.items()}
         with num_threads(1):
             times = interleaved(calls, budget, stopwatch_for(torch.device("cpu")))
         yield from ((name, len(arguments[0]), found) for name, found in times.items())

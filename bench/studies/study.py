@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning
+from nfkern.algorithms.agents.policy import Policy as ActingPolicy
 from nfkern.algorithms.training.loop import Interrupted
 from nfkern.bench.core.environment import Environment, current_environment
 from nfkern.bench.core.files import check_writable
@@ -152,11 +153,11 @@ class Study(ABC, Generic[Results]):
 
     def _time(self, results: Results, condition: str) -> None:
         """Policies take turns; their weights are untrained, which changes no time."""
-        agents: dict[str, BehavioralCloning] = {}
+        acting: dict[str, ActingPolicy] = {}
         for training, policies in self.trained(results).items():
             agent = self.untrained(results, condition, training)
-            agents |= {policy.name: policy.acting_agent(agent) for policy in policies}
-        found = time_acting(agents, self.inputs(results, condition), self.acting)
+            acting |= {policy.name: policy.acting_agent(agent).freeze() for policy in policies}
+        found = time_acting(acting, self.inputs(results, condition), self.acting)
         results.latencies += [self.latency(condition, *each) for each in found]
 
     def _empty(self, settings: Any) -> Results:

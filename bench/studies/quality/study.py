@@ -185,10 +185,11 @@ def _fit(results: Results, density: Density, training: Training, policies: list[
 
 def _scores(results: Results, density: Density, policy: Policy, trained: BehavioralCloning, seed: int) -> Scores:
     agent = policy.acting_agent(trained)
+    frozen = agent.freeze()
     generator = torch.Generator().manual_seed(_HELD_OUT_SEED + 1 + seed)
 
     def sample(contexts: torch.Tensor) -> torch.Tensor:
-        actions = agent.act(contexts[:, None].float().numpy(), generator=generator)
+        actions = frozen.act(contexts[:, None].float().numpy(), generator=generator)
         return torch.from_numpy(actions).double().flatten(1)
 
     density_of = partial(log_density, agent) if policy.density else None

@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning
+from nfkern.algorithms.agents.policy import Policy as ActingPolicy
 from nfkern.algorithms.agents.registry import load_agent
 from nfkern.algorithms.data import DEFAULT_DATASET_DIR, TransitionDataset
 from nfkern.algorithms.data.manifest import DatasetFiles, Manifest
@@ -248,9 +249,9 @@ def speed(run: Run) -> tuple[float, float]:
     return statistics.median(speeds), float(np.sum(steps / speeds))
 
 
-def load_policy(checkpoint: Path, policy: str) -> BehavioralCloning:
-    """An agent with a checkpoint's weights and a policy's way to act."""
-    return POLICIES[policy].acting_agent(cast(BehavioralCloning, load_agent(checkpoint)))
+def load_policy(checkpoint: Path, policy: str) -> ActingPolicy:
+    """Return a checkpoint frozen for a policy's way to act."""
+    return POLICIES[policy].acting_agent(cast(BehavioralCloning, load_agent(checkpoint))).freeze()
 
 
 def _checkpoint(run: Run, step: int) -> Checkpoint:
