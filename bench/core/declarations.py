@@ -1,11 +1,11 @@
 """Declarations of benchmarks: a work, done by variants, on a case, at a batch size."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 
@@ -75,29 +75,30 @@ class Problem(Protocol):
 Builder = Callable[[Any], Implementation]
 
 
-class Work(Protocol):
-    """A job with a definition of correct."""
+class Work:
+    """A job with a definition of correct.
 
-    @property
-    def name(self) -> str:
-        """How suites, records and `Variant.builders` call it."""
+    Attributes:
+        name: how suites, records and `Variant.builders` call it.
+        mode: "training" if autograd's graph is part of the job.
+        device: the one type of device that it measures, as in `torch.device.type`; elsewhere its rows are skipped.
+    """
 
-    @property
-    def mode(self) -> Mode:
-        """Whether autograd's graph is part of the job."""
-
-    @property
-    def device(self) -> str | None:
-        """The one type of device that it measures, as in `torch.device.type`; elsewhere its rows are skipped."""
+    name: str
+    mode: Mode
+    device: ClassVar[str | None] = None
 
     def prepare(self, case: Any, batch: int, device: torch.device) -> Any:
         """The problem at this case and batch; everything that is not to be timed happens here."""
+        raise NotImplementedError
 
     def context(self) -> AbstractContextManager[Any]:
-        """Autograd's state around every call."""
+        """Autograd's state around every call; without one, variants see to it themselves, as a user's code would."""
+        return nullcontext()
 
     def check(self, problem: Any, implementation: Implementation, precision: Precision) -> str | None:
         """Why the implementation's results are wrong, or None."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from nfkern.bench.core.cases import CausalCase, FlowCase
-from nfkern.bench.problems.causal_problem import random_causal_flow
-from nfkern.bench.problems.flow_problem import random_flow
+from nfkern.bench.problems.flow_problem import random_causal_flow, random_flow
 from nfkern.kernels import CausalParameters, CouplingParameters
 from nfkern.kernels.coupling.parameters import Settings
 from nfkern.kernels.dispatch.examples import every_example

@@ -29,12 +29,10 @@ from nfkern.bench.core.files import RESULTS
 from nfkern.bench.core.records import Record
 from nfkern.bench.core.timing import Budget, interleaved, stopwatch_for
 from nfkern.bench.kernels.calls import matmul_precision
-from nfkern.bench.problems import eager, eager_causal
-from nfkern.bench.rivals import compiled, frozen, stacked
+from nfkern.bench.rivals import pytorch, stacked
 from nfkern.bench.rivals.graphed import Graphed
 from nfkern.bench.runner import Candidate, admit, record_of
-from nfkern.bench.works.causal_works import CAUSAL_WORKS
-from nfkern.bench.works.flow_works import FLOW_WORKS
+from nfkern.bench.works.flow_works import CAUSAL_WORKS, FLOW_WORKS
 from nfkern.kernels.dispatch.triton_backend import dependent, launch
 
 BUDGET_S = 300.0
@@ -42,27 +40,8 @@ BUDGET_S = 300.0
 REPLAYS = 60
 BUDGET = Budget(warmup_s=0.05, measure_s=0.2, min_repeats=60, limit_s=1.5)
 
-OURS = (
-    Variant("nfkern", "nfkern as a user calls it", stacked.BUILDERS),
-    Variant("nfkern_frozen", "nfkern frozen for acting", frozen.BUILDERS),
-    Variant("nfkern_frozen_bf16", "nfkern frozen, hidden products in bf16", frozen.BF16_BUILDERS, precision="bf16"),
-    Variant("nfkern_bf16", "nfkern trained under autocast", stacked.BF16_BUILDERS, precision="bf16"),
-    Variant(
-        "eager",
-        "naive flow, a module per block, eager PyTorch",
-        {**eager.BUILDERS, **eager_causal.BUILDERS},
-    ),
-)
-COMPILED = (
-    Variant("reference_compile", "the stacked reference compiled", compiled.REFERENCE_BUILDERS, compiles=True),
-    Variant(
-        "reference_compile_bf16",
-        "the same, hidden products in bf16",
-        compiled.REFERENCE_BF16_BUILDERS,
-        precision="bf16",
-        compiles=True,
-    ),
-)
+OURS = (stacked.NFKERN, stacked.FROZEN, stacked.FROZEN_BF16, stacked.NFKERN_BF16, pytorch.EAGER)
+COMPILED = (pytorch.REFERENCE, pytorch.REFERENCE_BF16)
 
 ROWS = (
     ("inverse", "ogbench", 1),

@@ -1,23 +1,99 @@
 """The paper's flow as a user would write it in eager PyTorch: a module per block, a loop over blocks.
 
 The matrices are composed at every call, the inverse by triangular solves; log_scale and shift are separate networks;
-the context is concatenated to every first layer's input. Its derivatives are autograd's. In float64 it is also the
-reference of the correctness gate: it shares no line with nfkern's flow.
+the context is concatenated to every first layer's input; derivatives are autograd's. In float64 it is the reference of
+the correctness gate, and the oracle of the tests: it shares no line with nfkern's flow.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
 
 import torch
 from torch import nn
 
 from nfkern import CouplingFlow
-from nfkern.bench.core.declarations import Implementation
-from nfkern.bench.problems.flow_problem import SIGMA, FlowProblem
-from nfkern.bench.problems.training import AdamWStep
+from nfkern.bench.problems.calls import Model
 
 _LAYERS = ("input", "norm1", "hidden", "norm2", "output")
+
+
+def stacked(flow: Any) -> dict[str, torch.Tensor]:
+    """Return an nfkern flow's parameters by name, and its mixing's factors even where they are fixed."""
+    fixed = {"mixing_lu": flow.mixing_lu} if isinstance(flow, CouplingFlow) else {}
+    return fixed | dict(flow.named_parameters())
+
+
+def bounded(log_scale: torch.Tensor, bound: float | None) -> torch.Tensor:
+    """Return log-scales within +-bound."""
+    return log_scale if bound is None else bound * torch.tanh(log_scale / bound)
+
+
+class NaiveFlow(Model):
+    """Blocks in a loop, within a flow's bounds; each block maps events and contexts to events and log-determinants."""
+
+    def __init__(self, flow: Any, blocks: Iterable[nn.Module] = ()) -> None:
+        super().__init__()
+        self.blocks: Any = nn.ModuleList(blocks)
+        self.context_features, self.bounds = flow.context_features, flow.bounds
+        self.inverted = getattr(flow, "inverted", False)
+        self.shapes = {name: tensor.shape for name, tensor in stacked(flow).items()}
+
+    @classmethod
+    def like(cls, flow: Any, dtype: torch.dtype = torch.float32) -> Self:
+        """The same function as `flow`, on its device."""
+        naive = cls(flow).to(flow.input_bias.device, dtype)
+        naive.load_state_dict(naive.weights(stacked(flow)))
+        return naive
+
+    def weights(self, stacked: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return parameters by their names here, as parts of nfkern's tensors, to which their gradients flow back."""
+        raise NotImplementedError
+
+    def named(self, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return values of the parameters here under nfkern's names and in its shapes: the transpose of `weights`."""
+        like = next(iter(values.values()))
+        with torch.inference_mode(False), torch.enable_grad():
+            leaves = {name: like.new_zeros(shape).requires_grad_() for name, shape in self.shapes.items()}
+            weights = self.weights(leaves)
+            parts = [weights[name] for name in values]
+            found = torch.autograd.grad(parts, list(leaves.values()), list(values.values()))
+        return dict(zip(leaves, found, strict=True))
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """By the transpose of `weights`."""
+        return self.named({name: p.grad for name, p in self.named_parameters() if p.grad is not None})
+
+    def to_latent(self, x: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, *event), (batch, C) or None for zeros -> noise (batch, *event) and the log-determinant (batch,)."""
+        if self.bounds is None:
+            return self._through(x, context, self.inverted)
+        z, log_det = self._through(torch.atanh(x), context, self.inverted)
+        return z, log_det - (1 - x.square()).log().flatten(1).sum(1)
+
+    def to_data(self, z: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The inverse of `to_latent`."""
+        x, log_det = self._through(z, context, not self.inverted)
+        if self.bounds is None:
+            return x, log_det
+        x = torch.tanh(x)
+        return x, log_det + (1 - x.square()).log().flatten(1).sum(1)
+
+    def _through(
+        self, x: torch.Tensor, context: torch.Tensor | None, backwards: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if context is None:
+            context = x.new_zeros(len(x), self.context_features)
+        log_det = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        for block in reversed(list(self.blocks)) if backwards else self.blocks:
+            x, change = (block.to_data if backwards else block.to_latent)(x, context)
+            log_det = log_det + change
+        return x, log_det
+
+    def log_prob(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        """As the model's; the context may be None for zeros."""
+        z, log_det = self.to_latent(x, context)
+        return log_det - 0.5 * (z.square().flatten(1).sum(1) + math.prod(z.shape[1:]) * math.log(2 * math.pi))
 
 
 class Mixing(nn.Module):
@@ -25,13 +101,12 @@ class Mixing(nn.Module):
 
     permutation: torch.Tensor
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, order: torch.Tensor) -> None:
         super().__init__()
-        permutation, lower, upper = torch.linalg.lu(nn.init.orthogonal_(torch.empty(features, features)))
-        self.register_buffer("permutation", permutation)
-        self.lower = nn.Parameter(torch.tril(lower, -1))
-        self.upper = nn.Parameter(torch.triu(upper, 1))
-        self.scale = nn.Parameter(torch.diagonal(upper).clone())
+        size = len(order)
+        self.register_buffer("permutation", torch.eye(size, device=order.device)[order], persistent=False)
+        self.lower, self.upper = (nn.Parameter(torch.empty(size, size)) for _ in range(2))
+        self.scale = nn.Parameter(torch.empty(size))
 
     def _factors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         identity = torch.eye(len(self.scale), dtype=self.scale.dtype, device=self.scale.device)
@@ -49,17 +124,35 @@ class Mixing(nn.Module):
         upper_inverse = torch.linalg.solve_triangular(upper, identity, upper=True)
         return z @ (upper_inverse @ lower_inverse @ self.permutation.T), -self.scale.abs().log().sum()
 
-    def lu_gradient(self) -> torch.Tensor:
-        """Gradient of the packed factors, (D, D)."""
-        lower, upper, scale = self.lower.grad, self.upper.grad, self.scale.grad
-        assert lower is not None
-        assert upper is not None
-        assert scale is not None
-        return torch.tril(lower, -1) + torch.triu(upper, 1) + torch.diag(scale)
+
+class FixedMixing(nn.Module):
+    """A mixing whose matrix, inverse and log-determinants are constants."""
+
+    matrix: torch.Tensor
+    inverse: torch.Tensor
+    log_det: torch.Tensor
+    inverse_log_det: torch.Tensor
+
+    @torch.no_grad()
+    def __init__(self, mixing: Mixing) -> None:
+        super().__init__()
+        identity = torch.eye(len(mixing.scale), dtype=mixing.scale.dtype, device=mixing.scale.device)
+        for name, tensor in zip(("matrix", "log_det"), mixing.to_latent(identity), strict=True):
+            self.register_buffer(name, tensor)
+        for name, tensor in zip(("inverse", "inverse_log_det"), mixing.to_data(identity), strict=True):
+            self.register_buffer(name, tensor)
+
+    def to_latent(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Mixing.to_latent`."""
+        return x @ self.matrix, self.log_det
+
+    def to_data(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Mixing.to_data`."""
+        return z @ self.inverse, self.inverse_log_det
 
 
 class Network(nn.Module):
-    """Linear, LeakyReLU, LayerNorm, twice, then a linear layer that starts at zero."""
+    """Linear, LeakyReLU, LayerNorm, twice, then a linear layer."""
 
     def __init__(self, sizes: tuple[int, int, int, int], norm_eps: float) -> None:
         super().__init__()
@@ -70,8 +163,6 @@ class Network(nn.Module):
         self.norm2 = nn.LayerNorm(third, eps=norm_eps)
         self.output = nn.Linear(third, last)
         self.activation = nn.LeakyReLU(0.01)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, inputs) -> (batch, outputs)."""
@@ -84,20 +175,22 @@ class Network(nn.Module):
 class Block(nn.Module):
     """Mixing, then a conditional affine map of the last floor(D/2) features given the others."""
 
-    def __init__(self, features: int, context_features: int, hidden: tuple[int, int], norm_eps: float) -> None:
+    mixing: Mixing | FixedMixing
+
+    def __init__(self, flow: CouplingFlow, order: torch.Tensor) -> None:
         super().__init__()
-        self.kept = (features + 1) // 2
-        sizes = (self.kept + context_features, *hidden, features - self.kept)
-        self.mixing = Mixing(features)
-        self.log_scale = Network(sizes, norm_eps)
-        self.shift = Network(sizes, norm_eps)
+        self.kept, self.scale_bound = (flow.features + 1) // 2, flow.scale_bound
+        sizes = (self.kept + flow.context_features, *flow.hidden, flow.features - self.kept)
+        self.mixing = Mixing(order)
+        self.log_scale = Network(sizes, flow.norm_eps)
+        self.shift = Network(sizes, flow.norm_eps)
 
     def to_latent(self, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, D), (batch, C) -> (batch, D) and the log-determinant, (batch,)."""
         x, log_det = self.mixing.to_latent(x)
         kept, transformed = x[:, : self.kept], x[:, self.kept :]
         inputs = torch.cat([kept, context], dim=1)
-        log_scale = self.log_scale(inputs)
+        log_scale = bounded(self.log_scale(inputs), self.scale_bound)
         transformed = (transformed - self.shift(inputs)) * torch.exp(-log_scale)
         return torch.cat([kept, transformed], dim=1), log_det - log_scale.sum(1)
 
@@ -105,77 +198,42 @@ class Block(nn.Module):
         """The inverse of `to_latent`."""
         kept, transformed = z[:, : self.kept], z[:, self.kept :]
         inputs = torch.cat([kept, context], dim=1)
-        log_scale = self.log_scale(inputs)
+        log_scale = bounded(self.log_scale(inputs), self.scale_bound)
         transformed = transformed * torch.exp(log_scale) + self.shift(inputs)
         x, log_det = self.mixing.to_data(torch.cat([kept, transformed], dim=1))
         return x, log_det + log_scale.sum(1)
 
 
-class EagerFlow(nn.Module):
-    """Blocks in a loop; arguments as those of `nfkern.CouplingFlow`."""
+class EagerFlow(NaiveFlow):
+    """A coupling flow, block by block."""
 
-    def __init__(
-        self,
-        features: int,
-        context_features: int,
-        *,
-        blocks: int = 6,
-        hidden: tuple[int, int] = (256, 256),
-        norm_eps: float = 1e-5,
-    ) -> None:
-        super().__init__()
-        self.features = features
-        self.blocks = [Block(features, context_features, hidden, norm_eps) for _ in range(blocks)]
-        # The list keeps the blocks' type, the module list their parameters.
-        self.registered = nn.ModuleList(self.blocks)
+    def __init__(self, flow: CouplingFlow) -> None:
+        super().__init__(flow, (Block(flow, order) for order in flow.permutation))
 
     @classmethod
-    def like(cls, flow: CouplingFlow, dtype: torch.dtype = torch.float32) -> "EagerFlow":
-        """The same function as `flow`, on its device."""
-        eager = cls(
-            flow.features, flow.context_features, blocks=flow.blocks, hidden=flow.hidden, norm_eps=flow.norm_eps
-        )
-        eager.to(flow.input_bias.device, dtype).load_from(flow)
-        return eager
+    def composed(cls, flow: CouplingFlow) -> Self:
+        """With the matrices composed beforehand, as a careful user does before acting."""
+        naive = cls.like(flow, torch.float64)
+        for block in naive.blocks:
+            block.mixing = FixedMixing(block.mixing)
+        return naive.to(flow.input_bias.dtype)
 
-    def to_latent(self, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch, D), (batch, C) -> noise (batch, D) and the log-determinant (batch,)."""
-        log_det = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-        for block in self.blocks:
-            x, change = block.to_latent(x, context)
-            log_det = log_det + change
-        return x, log_det
-
-    def to_data(self, z: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The inverse of `to_latent`."""
-        log_det = torch.zeros(len(z), dtype=z.dtype, device=z.device)
-        for block in reversed(self.blocks):
-            z, change = block.to_data(z, context)
-            log_det = log_det + change
-        return z, log_det
-
-    def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """(batch, D), (batch, C) -> nats, (batch,)."""
-        z, log_det = self.to_latent(x, context)
-        return log_det - 0.5 * (z.square().sum(1) + self.features * math.log(2 * math.pi))
-
-    @torch.no_grad()
-    def load_from(self, flow: CouplingFlow) -> None:
-        """Copy the weights of an nfkern flow of the same shape."""
-        for k, block in enumerate(self.blocks):
-            lu, order = flow.mixing_lu[k], flow.permutation[k]
-            block.mixing.lower.copy_(torch.tril(lu, -1))
-            block.mixing.upper.copy_(torch.triu(lu, 1))
-            block.mixing.scale.copy_(torch.diagonal(lu))
-            block.mixing.permutation.zero_()[torch.arange(len(order)), order] = 1
-            for pair, network in enumerate((block.log_scale, block.shift)):
+    def weights(self, stacked: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The context's weights stand beside the kept features' in each first layer."""
+        found: dict[str, torch.Tensor] = {}
+        first = [stacked[name] for name in ("input_weight", "context_weight") if name in stacked]
+        layers = {**stacked, "input_weight": torch.cat(first, -1)}
+        for k, lu in enumerate(stacked["mixing_lu"]):
+            found |= {
+                f"blocks.{k}.mixing.lower": lu.tril(-1),
+                f"blocks.{k}.mixing.upper": lu.triu(1),
+                f"blocks.{k}.mixing.scale": lu.diagonal(),
+            }
+            for pair, network in enumerate(("log_scale", "shift")):
                 for name in _LAYERS:
-                    layer = getattr(network, name)
-                    weight = getattr(flow, f"{name}_weight")[k, pair]
-                    if name == "input" and flow.context_weight is not None:
-                        weight = torch.cat([weight, flow.context_weight[k, pair]], dim=1)
-                    layer.weight.copy_(weight)
-                    layer.bias.copy_(getattr(flow, f"{name}_bias")[k, pair])
+                    for part in ("weight", "bias"):
+                        found[f"blocks.{k}.{network}.{name}.{part}"] = layers[f"{name}_{part}"][k, pair]
+        return found
 
     @torch.no_grad()
     def kink_distance(self, function: Callable[..., Any], x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
@@ -192,61 +250,3 @@ class EagerFlow(nn.Module):
             for hook in hooks:
                 hook.remove()
         return nearest
-
-    def gradients(self) -> dict[str, torch.Tensor]:
-        """The parameters' gradients under nfkern's names and in its shapes."""
-        found = {"mixing_lu": torch.stack([block.mixing.lu_gradient() for block in self.blocks])}
-        for name in _LAYERS:
-            for part in ("weight", "bias"):
-                pairs = [
-                    [getattr(getattr(net, name), part).grad for net in (b.log_scale, b.shift)] for b in self.blocks
-                ]
-                found[f"{name}_{part}"] = torch.stack([torch.stack(pair) for pair in pairs])
-        kept = (self.features + 1) // 2
-        found["context_weight"] = found["input_weight"][..., kept:]
-        found["input_weight"] = found["input_weight"][..., :kept]
-        return found
-
-
-def log_prob(problem: FlowProblem, dtype: torch.dtype = torch.float32) -> Implementation:
-    """Through the density direction."""
-    return Implementation(EagerFlow.like(problem.flow, dtype).log_prob)
-
-
-def inverse(problem: FlowProblem, dtype: torch.dtype = torch.float32) -> Implementation:
-    """Through the sampling direction."""
-    return Implementation(EagerFlow.like(problem.flow, dtype).to_data)
-
-
-def denoised_action(problem: FlowProblem, dtype: torch.dtype = torch.float32) -> Implementation:
-    """Inverse, then density, then autograd."""
-    return Implementation(denoised(EagerFlow.like(problem.flow, dtype)))
-
-
-def denoised(flow: EagerFlow) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The function (noise, context) -> denoised action."""
-    flow.requires_grad_(False)
-
-    def act(noise: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        x = flow.to_data(noise, context)[0]
-        with torch.enable_grad():
-            x = x.requires_grad_()
-            (score,) = torch.autograd.grad(flow.log_prob(x, context).sum(), x)
-        return x.detach() + SIGMA**2 * score
-
-    return act
-
-
-def training_step(problem: FlowProblem, dtype: torch.dtype = torch.float32) -> Implementation:
-    """Forward, autograd's backward, torch.optim.AdamW."""
-    flow = EagerFlow.like(problem.flow, dtype)
-    step = AdamWStep(flow.parameters(), lambda x, context: -flow.log_prob(x, context).mean())
-    return Implementation(step, flow.gradients)
-
-
-BUILDERS: Mapping[str, Callable[..., Implementation]] = {
-    "log_prob": log_prob,
-    "inverse": inverse,
-    "denoised_action": denoised_action,
-    "training_step": training_step,
-}

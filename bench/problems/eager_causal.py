@@ -1,20 +1,16 @@
 """The causal flow as a user would write it in eager PyTorch: a module per block and layer, keys and values cached.
 
-Attention is `scaled_dot_product_attention`; caches are allocated once per block. Its derivatives are autograd's. In
-float64 it is also the reference of the correctness gate: it shares no line with nfkern's flow.
+Attention is `scaled_dot_product_attention`; caches are allocated once per block. What `eager` says holds here, too.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
 from nfkern import CausalFlow
-from nfkern.bench.core.declarations import Implementation
-from nfkern.bench.problems.causal_problem import CausalProblem
-from nfkern.bench.problems.training import AdamWStep
+from nfkern.bench.problems.eager import NaiveFlow, bounded
 
 Cache = tuple[torch.Tensor, torch.Tensor]
 
@@ -47,131 +43,92 @@ class Layer(nn.Module):
 
 
 class Block(nn.Module):
-    """A causal transformer over tokens, whose output at one token moves the next."""
+    """A causal transformer whose output at one token moves the next; a context is added to all tokens, or is one."""
 
     def __init__(self, flow: CausalFlow, flipped: bool) -> None:
         super().__init__()
         c = flow.config
-        self.flipped, self.heads = flipped, c["heads"]
-        self.input = nn.Linear(c["features"], c["width"])
-        self.context = nn.Linear(c["context_features"], c["width"], bias=False)
+        self.flipped, self.heads, self.scale_bound = flipped, c["heads"], c["scale_bound"]
+        self.prefix = c["context_mode"] == "prefix"
+        self.input_weight = nn.Parameter(torch.empty(c["width"], c["features"]))
+        self.input_bias = nn.Parameter(torch.empty(c["width"]))
+        if c["context_features"]:
+            self.context_weight = nn.Parameter(torch.empty(c["width"], c["context_features"]))
         self.position = nn.Parameter(torch.empty(c["tokens"], c["width"]))
         self.layers = nn.ModuleList(
             Layer(c["width"], c["heads"], c["width"] * c["expansion"], c["norm_eps"]) for _ in range(c["layers"])
         )
         self.output = nn.Linear(c["width"], 2 * c["features"])
 
-    def to_latent(self, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch, T, D), (batch, C) -> (batch, T, D) and the log-determinant, (batch,)."""
-        x, position = (x.flip(1), self.position.flip(0)) if self.flipped else (x, self.position)
+    def _places(self, tokens: int) -> torch.Tensor:
+        """Positions of the tokens in the block's order, (T, width)."""
+        return self.position[:tokens].flip(0) if self.flipped else self.position[:tokens]
+
+    def _term(self, context: torch.Tensor) -> torch.Tensor:
+        """The context's share of every token, or its own token, (batch, width)."""
+        if not context.shape[1]:
+            return self.input_bias.expand(len(context), -1)
+        return linear(context, self.context_weight, self.input_bias)
+
+    def _pair(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        log_scale, shift = self.output(hidden).chunk(2, dim=-1)
+        return bounded(log_scale, self.scale_bound), shift
+
+    def pairs(self, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """log_scale and shift (batch, moved tokens, D) by the tokens before each; x (batch, T, D) is in block order."""
         # The last token moves no other.
-        hidden = self.input(x[:, :-1]) + position[:-1] + self.context(context)[:, None]
+        hidden = linear(x[:, :-1], self.input_weight) + self._places(x.shape[1])[:-1]
+        term = self._term(context)[:, None]
+        hidden = torch.cat([term, hidden], dim=1) if self.prefix else hidden + term
         for layer in self.layers:
             hidden = layer(hidden)
-        log_scale, shift = self.output(hidden).chunk(2, dim=-1)
-        z = torch.cat([x[:, :1], (x[:, 1:] - shift) * torch.exp(-log_scale)], dim=1)
+        return self._pair(hidden)
+
+    def to_latent(self, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, T, D), (batch, C) -> (batch, T, D) and the log-determinant, (batch,)."""
+        x = x.flip(1) if self.flipped else x
+        log_scale, shift = self.pairs(x, context)
+        first, moved = x.split([x.shape[1] - shift.shape[1], shift.shape[1]], 1)
+        z = torch.cat([first, (moved - shift) * torch.exp(-log_scale)], dim=1)
         return z.flip(1) if self.flipped else z, -log_scale.sum((1, 2))
 
     def to_data(self, z: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The inverse of `to_latent`, token by token."""
-        z, position = (z.flip(1), self.position.flip(0)) if self.flipped else (z, self.position)
+        z = z.flip(1) if self.flipped else z
         batch, tokens, _ = z.shape
-        width = position.shape[1]
-        shape = (batch, self.heads, tokens - 1, width // self.heads)
+        places, term, width = self._places(tokens), self._term(context), len(self.input_bias)
+        known = [] if self.prefix else [z[:, 0]]
+        first = len(known)
+        shape = (batch, self.heads, tokens - first, width // self.heads)
         caches = [(z.new_zeros(shape), z.new_zeros(shape)) for _ in self.layers]
-        added, known, log_det = self.context(context), [z[:, 0]], torch.zeros(batch, dtype=z.dtype, device=z.device)
-        for i in range(tokens - 1):
-            hidden = (self.input(known[i]) + position[i] + added)[:, None]
+        log_det = torch.zeros(batch, dtype=z.dtype, device=z.device)
+        for i in range(tokens - first):
+            hidden = term
+            if known:
+                hidden = linear(known[-1], self.input_weight) + places[len(known) - 1]
+                hidden = hidden if self.prefix else hidden + term
+            hidden = hidden[:, None]
             for layer, cache in zip(self.layers, caches, strict=True):
                 hidden = layer(hidden, cache, i)
-            log_scale, shift = self.output(hidden[:, 0]).chunk(2, dim=-1)
-            known.append(z[:, i + 1] * torch.exp(log_scale) + shift)
+            log_scale, shift = self._pair(hidden[:, 0])
+            known.append(z[:, i + first] * torch.exp(log_scale) + shift)
             log_det = log_det + log_scale.sum(1)
         x = torch.stack(known, dim=1)
         return x.flip(1) if self.flipped else x, log_det
 
 
-class EagerCausalFlow(nn.Module):
-    """Blocks in a loop, of a flow that adds its context to the tokens."""
+class EagerCausalFlow(NaiveFlow):
+    """A causal flow, block by block; every other one reads the tokens backwards."""
 
     def __init__(self, flow: CausalFlow) -> None:
-        super().__init__()
-        self.shapes = {name: parameter.shape for name, parameter in flow.named_parameters()}
-        self.blocks = [Block(flow, k % 2 == 1) for k in range(flow.config["blocks"])]
-        # The list keeps the blocks' type, the module list their parameters.
-        self.registered = nn.ModuleList(self.blocks)
+        super().__init__(flow, (Block(flow, k % 2 == 1) for k in range(flow.config["blocks"])))
 
-    @classmethod
-    def like(cls, flow: CausalFlow, dtype: torch.dtype = torch.float32) -> "EagerCausalFlow":
-        """The same function as `flow`, on its device."""
-        eager = cls(flow).to(flow.input_bias.device, dtype)
-        with torch.no_grad():
-            for name, parameter in eager.named_parameters():
-                parameter.copy_(_matching(flow, name).view_as(parameter))
-        return eager
-
-    def to_latent(self, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch, T, D), (batch, C) -> noise (batch, T, D) and the log-determinant (batch,)."""
-        log_det = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-        for block in self.blocks:
-            x, change = block.to_latent(x, context)
-            log_det = log_det + change
-        return x, log_det
-
-    def to_data(self, z: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The inverse of `to_latent`."""
-        log_det = torch.zeros(len(z), dtype=z.dtype, device=z.device)
-        for block in reversed(self.blocks):
-            z, change = block.to_data(z, context)
-            log_det = log_det + change
-        return z, log_det
-
-    def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """(batch, T, D), (batch, C) -> nats, (batch,)."""
-        z, log_det = self.to_latent(x, context)
-        return log_det - 0.5 * (z.square() + math.log(2 * math.pi)).sum((1, 2))
-
-    def gradients(self) -> dict[str, torch.Tensor]:
-        """The parameters' gradients under nfkern's names and in its shapes."""
-        found: dict[str, list[torch.Tensor]] = {}
+    def weights(self, stacked: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """`blocks.0.layers.1.qkv.weight` is `qkv_weight[0, 1]`."""
+        found = {}
         for name, parameter in self.named_parameters():
-            assert parameter.grad is not None
-            found.setdefault(_ours(name), []).append(parameter.grad)
-        return {name: torch.stack(gradients).view(self.shapes[name]) for name, gradients in found.items()}
-
-
-def _ours(name: str) -> str:
-    """`registered.0.layers.1.qkv.weight` -> `qkv_weight`."""
-    last = [part for part in name.split(".") if not part.isdigit() and part not in ("registered", "layers")]
-    return "_".join(last)
-
-
-def _matching(flow: CausalFlow, name: str) -> torch.Tensor:
-    """The flow's numbers for a parameter of the eager one."""
-    index = tuple(int(part) for part in name.split(".") if part.isdigit())
-    found: torch.Tensor = getattr(flow, _ours(name))[index]
-    return found
-
-
-def log_prob(problem: CausalProblem, dtype: torch.dtype = torch.float32) -> Implementation:
-    """Through the density direction, all tokens at once."""
-    return Implementation(EagerCausalFlow.like(problem.flow, dtype).log_prob)
-
-
-def inverse(problem: CausalProblem, dtype: torch.dtype = torch.float32) -> Implementation:
-    """Through the sampling direction, token by token."""
-    return Implementation(EagerCausalFlow.like(problem.flow, dtype).to_data)
-
-
-def training_step(problem: CausalProblem, dtype: torch.dtype = torch.float32) -> Implementation:
-    """Forward, autograd's backward, torch.optim.AdamW."""
-    flow = EagerCausalFlow.like(problem.flow, dtype)
-    step = AdamWStep(flow.parameters(), lambda x, context: -flow.log_prob(x, context).mean())
-    return Implementation(step, flow.gradients)
-
-
-BUILDERS: Mapping[str, Callable[..., Implementation]] = {
-    "causal_log_prob": log_prob,
-    "causal_inverse": inverse,
-    "causal_training_step": training_step,
-}
+            words = [word for word in name.split(".") if word not in ("blocks", "layers")]
+            index = tuple(int(word) for word in words if word.isdigit())
+            tensor = stacked["_".join(word for word in words if not word.isdigit())]
+            found[name] = tensor[index].reshape(parameter.shape)
+        return found

@@ -4,14 +4,15 @@ Weights are random everywhere, the output layers' too: at initialisation a coupl
 errors from the gate.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
 
-from nfkern import CouplingFlow
-from nfkern.bench.core.cases import FlowCase
+from nfkern import CausalFlow, CouplingFlow
+from nfkern.bench.core.cases import CausalCase, FlowCase
+from nfkern.flows.flow import Flow
 from nfkern.numerics import perturb
 
 SIGMA = 0.1
@@ -22,7 +23,7 @@ SEED = 0
 Results = dict[str, torch.Tensor]
 
 CaseType = TypeVar("CaseType")
-FlowType = TypeVar("FlowType", bound=nn.Module)
+FlowType = TypeVar("FlowType", bound=Flow)
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,23 @@ class Problem(Generic[CaseType, FlowType]):
 
 
 FlowProblem = Problem[FlowCase, CouplingFlow]
+CausalProblem = Problem[CausalCase, CausalFlow]
 
 
 def random_flow(case: FlowCase) -> CouplingFlow:
     """A flow of this shape, the same at every call, in which every parameter does something."""
-    generator = torch.Generator().manual_seed(SEED)
+    return _random(CouplingFlow, case)
+
+
+def random_causal_flow(case: CausalCase) -> CausalFlow:
+    """As `random_flow`."""
+    return _random(CausalFlow, case)
+
+
+def _random(make: Callable[..., FlowType], case: FlowCase | CausalCase) -> FlowType:
+    sizes = {name: value for name, value in vars(case).items() if name != "name"}
     # The constructor draws from the global generator.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        flow = CouplingFlow(
-            case.features, case.context_features, blocks=case.blocks, hidden=case.hidden, norm_eps=case.norm_eps
-        )
-    return perturb(flow, generator)
+        flow = make(**sizes)
+    return perturb(flow, torch.Generator().manual_seed(SEED))

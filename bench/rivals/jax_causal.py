@@ -1,165 +1,113 @@
-"""The causal flow in JAX: the inverse is a `lax.scan` over positions, with cached keys and values.
+"""The causal flow in JAX: the inverse is a `lax.scan` over positions, with cached keys and values."""
 
-Written from the flow's definition; it shares no line with nfkern's flow or the eager one. Contexts are added to tokens.
-"""
-
-from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
-
 from nfkern import CausalFlow
-from nfkern.bench.core.declarations import Builder, Implementation
-from nfkern.bench.problems.causal_problem import CausalProblem
-from nfkern.bench.rivals import jax_jit
+from nfkern.bench.core.declarations import Variant
+from nfkern.bench.problems.calls import CAUSAL, FLOWS
+from nfkern.bench.problems.eager_causal import EagerCausalFlow
+from nfkern.bench.rivals.jax_jit import Array, Coupling, JaxFlow, Weights, build, control_loop, linear, norm
 
 # jax is imported by the functions below: the registry must be readable where it is not installed.
 
-Tree = Any
-Array = Any
 
-_PRODUCTS = ("qkv", "projection", "up", "down")
-_NORMS = ("attention_norm", "mlp_norm")
+class Causal(JaxFlow):
+    """Contexts are added to tokens, and every other block reads these backwards."""
 
+    def __init__(self, flow: CausalFlow) -> None:
+        super().__init__(EagerCausalFlow.like(flow), EagerCausalFlow.like(flow), constant=False)
+        self.blocks, self.heads, self.eps = range(flow.config["blocks"]), flow.heads, flow.norm_eps
+        self.layers = [f"layers.{i}" for i in range(flow.config["layers"])]
 
-def parameters(flow: CausalFlow) -> Tree:
-    """Blocks of arrays under nfkern's names; weights of products are (inputs, outputs)."""
-    import jax.numpy as jnp
+    def _block(self, weights: Weights, k: int, context: Array) -> tuple[Weights, Array, Array]:
+        """The weights of a block, its positions, and what is added to each token."""
+        start = f"blocks.{k}."
+        block = {name.removeprefix(start): array for name, array in weights.items() if name.startswith(start)}
+        position = block["position"][::-1] if k % 2 else block["position"]
+        return block, position, block["input_bias"] + context @ block["context_weight"]
 
-    assert flow.context_weight is not None
-
-    def array(tensor: Any) -> Array:
-        return jnp.asarray(tensor.detach().numpy())
-
-    def layer(k: int, i: int) -> Tree:
-        found = {f"{name}_weight": array(getattr(flow, f"{name}_weight")[k, i].T) for name in _PRODUCTS}
-        found |= {f"{name}_weight": array(getattr(flow, f"{name}_weight")[k, i]) for name in _NORMS}
-        return found | {f"{name}_bias": array(getattr(flow, f"{name}_bias")[k, i]) for name in (*_PRODUCTS, *_NORMS)}
-
-    config = flow.config
-    return [
-        {
-            "input_weight": array(flow.get_parameter("input_weight")[k].T),
-            "input_bias": array(flow.input_bias[k]),
-            "context_weight": array(flow.context_weight[k].T),
-            "position": array(flow.get_parameter("position")[k]),
-            "layers": [layer(k, i) for i in range(config["layers"])],
-            "output_weight": array(flow.get_parameter("output_weight")[k].flatten(0, 1).T),
-            "output_bias": array(flow.get_parameter("output_bias")[k].flatten()),
-        }
-        for k in range(config["blocks"])
-    ]
-
-
-def named(flow: CausalFlow, blocks: Tree) -> dict[str, torch.Tensor]:
-    """A tree like the parameters, in PyTorch's tensors, under nfkern's names and in its shapes."""
-    found: dict[str, list[torch.Tensor]] = {}
-    for block in blocks:
-        for name, value in block.items():
-            if name != "layers":
-                found.setdefault(name, []).append(value.T if name.endswith("_weight") else value)
-        for layer in block["layers"]:
-            for name, value in layer.items():
-                found.setdefault(name, []).append(value.T if value.ndim == 2 else value)
-    return {name: torch.stack(each).view_as(flow.get_parameter(name)) for name, each in found.items()}
-
-
-def _norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
-    import jax
-
-    centred = x - x.mean(-1, keepdims=True)
-    return centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + eps) * weight + bias
-
-
-def functions(flow: CausalFlow) -> tuple[Callable[..., Array], Callable[..., tuple[Array, Array]]]:
-    """The functions (blocks, x, context) -> log_prob and (blocks, z, context) -> x, log_det."""
-    import jax
-    import jax.numpy as jnp
-
-    heads, eps = flow.heads, flow.norm_eps
-
-    def split(p: Tree, x: Array) -> tuple[Array, Array, Array]:
+    def _split(self, block: Weights, layer: str, x: Array) -> tuple[Array, Array, Array]:
         """(batch, S, width) -> queries, keys, values (batch, heads, S, width / heads)."""
-        qkv = _norm(x, p["attention_norm_weight"], p["attention_norm_bias"], eps) @ p["qkv_weight"] + p["qkv_bias"]
-        batch, length, _ = qkv.shape
-        queries, keys, values = jnp.moveaxis(qkv.reshape(batch, length, 3, heads, -1), (2, 3), (0, 2))
+        import jax.numpy as jnp
+
+        qkv = linear(block, f"{layer}.qkv", norm(block, f"{layer}.attention_norm", x, self.eps))
+        queries, keys, values = jnp.moveaxis(qkv.reshape(*x.shape[:2], 3, self.heads, -1), (2, 3), (0, 2))
         return queries, keys, values
 
-    def attend(p: Tree, x: Array, queries: Array, keys: Array, values: Array, seen: Array) -> Array:
+    def _attend(self, block: Weights, layer: str, x: Array, split: tuple[Array, Array, Array], seen: Array) -> Array:
         """The rest of a layer; seen (S, positions) says which positions each query sees."""
+        import jax
+        import jax.numpy as jnp
+
+        queries, keys, values = split
         scores = queries @ keys.swapaxes(-1, -2) * queries.shape[-1] ** -0.5
         attended = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf)) @ values
-        x = x + attended.swapaxes(1, 2).reshape(x.shape) @ p["projection_weight"] + p["projection_bias"]
-        up = _norm(x, p["mlp_norm_weight"], p["mlp_norm_bias"], eps) @ p["up_weight"] + p["up_bias"]
-        return x + jax.nn.gelu(up, approximate=False) @ p["down_weight"] + p["down_bias"]
+        x = x + linear(block, f"{layer}.projection", attended.swapaxes(1, 2).reshape(x.shape))
+        up = linear(block, f"{layer}.up", norm(block, f"{layer}.mlp_norm", x, self.eps))
+        return x + linear(block, f"{layer}.down", jax.nn.gelu(up, approximate=False))
 
-    def log_prob(blocks: Tree, x: Array, context: Array) -> Array:
+    def log_prob(self, weights: Weights, x: Array, context: Array) -> Array:
+        """(batch, T, D), (batch, C) -> (batch,)."""
+        import jax.numpy as jnp
+
         log_det, length = jnp.zeros(len(x)), x.shape[1] - 1
-        for k, block in enumerate(blocks):
-            x, position = (x[:, ::-1], block["position"][::-1]) if k % 2 else (x, block["position"])
-            added = block["input_bias"] + context @ block["context_weight"]
+        for k in self.blocks:
+            block, position, added = self._block(weights, k, context)
+            x = x[:, ::-1] if k % 2 else x
             hidden = x[:, :-1] @ block["input_weight"] + position[:-1] + added[:, None]
-            for p in block["layers"]:
-                hidden = attend(p, hidden, *split(p, hidden), jnp.tril(jnp.ones((length, length), bool)))
-            log_scale, shift = jnp.split(hidden @ block["output_weight"] + block["output_bias"], 2, axis=-1)
+            for layer in self.layers:
+                split = self._split(block, layer, hidden)
+                hidden = self._attend(block, layer, hidden, split, jnp.tril(jnp.ones((length, length), bool)))
+            log_scale, shift = jnp.split(linear(block, "output", hidden), 2, axis=-1)
             x = jnp.concatenate([x[:, :1], (x[:, 1:] - shift) * jnp.exp(-log_scale)], axis=1)
             x, log_det = x[:, ::-1] if k % 2 else x, log_det - log_scale.sum((1, 2))
         return log_det - 0.5 * (x**2 + jnp.log(2 * jnp.pi)).sum((1, 2))
 
-    def to_data(blocks: Tree, z: Array, context: Array) -> tuple[Array, Array]:
+    def to_data(self, weights: Weights, z: Array, context: Array) -> tuple[Array, Array]:
+        """(batch, T, D), (batch, C) -> (batch, T, D), (batch,)."""
+        import jax
+        import jax.numpy as jnp
+
         batch, tokens, _ = z.shape
         length, log_det = tokens - 1, jnp.zeros(batch)
-        for k, block in reversed(list(enumerate(blocks))):
-            z, position = (z[:, ::-1], block["position"][::-1]) if k % 2 else (z, block["position"])
-            added = block["input_bias"] + context @ block["context_weight"]
-            width = position.shape[1]
-            empty = jnp.zeros((2, batch, heads, length, width // heads))
+        for k in reversed(self.blocks):
+            block, position, added = self._block(weights, k, context)
+            z = z[:, ::-1] if k % 2 else z
+            empty = jnp.zeros((2, batch, self.heads, length, position.shape[1] // self.heads))
 
-            def step(carry: Any, at: Any, block: Tree = block, added: Array = added) -> Any:
+            def step(carry: Any, at: Any, block: Weights = block, added: Array = added) -> Any:
                 token, caches = carry
                 i, place, noise = at
                 hidden, kept = (token @ block["input_weight"] + place + added)[:, None], []
-                for p, cache in zip(block["layers"], caches, strict=True):
-                    queries, keys, values = split(p, hidden)
+                for layer, cache in zip(self.layers, caches, strict=True):
+                    queries, keys, values = self._split(block, layer, hidden)
                     cache = jax.lax.dynamic_update_slice_in_dim(cache, jnp.stack([keys, values]), i, 3)
-                    hidden = attend(p, hidden, queries, cache[0], cache[1], (jnp.arange(length) <= i)[None])
+                    seen = (jnp.arange(length) <= i)[None]
+                    hidden = self._attend(block, layer, hidden, (queries, cache[0], cache[1]), seen)
                     kept.append(cache)
-                log_scale, shift = jnp.split(hidden[:, 0] @ block["output_weight"] + block["output_bias"], 2, axis=-1)
+                log_scale, shift = jnp.split(linear(block, "output", hidden[:, 0]), 2, axis=-1)
                 token = noise * jnp.exp(log_scale) + shift
                 return (token, kept), (token, log_scale.sum(1))
 
-            start = z[:, 0], [empty for _ in block["layers"]]
+            start = z[:, 0], [empty for _ in self.layers]
             steps = jnp.arange(length), position[:-1], jnp.moveaxis(z[:, 1:], 1, 0)
             _, (moved, changes) = jax.lax.scan(step, start, steps)
             x = jnp.concatenate([z[:, :1], jnp.moveaxis(moved, 0, 1)], axis=1)
             z, log_det = x[:, ::-1] if k % 2 else x, log_det + changes.sum(0)
         return z, log_det
 
-    return log_prob, to_data
 
-
-def log_prob(problem: CausalProblem) -> Implementation:
-    """The density, jitted."""
-    jax_jit.start_client(torch.get_num_threads())
-    return jax_jit.inference(functions(problem.flow)[0], parameters(problem.flow))
-
-
-def inverse(problem: CausalProblem) -> Implementation:
-    """The inverse, jitted."""
-    jax_jit.start_client(torch.get_num_threads())
-    return jax_jit.inference(functions(problem.flow)[1], parameters(problem.flow))
-
-
-def training_step(problem: CausalProblem) -> Implementation:
-    """Value, gradient and AdamW in one jitted function."""
-    jax_jit.start_client(torch.get_num_threads())
-    density, _ = functions(problem.flow)
-    return jax_jit.training(parameters(problem.flow), density, partial(named, problem.flow))
-
-
-BUILDERS: Mapping[str, Builder] = {
-    "causal_log_prob": log_prob,
-    "causal_inverse": inverse,
-    "causal_training_step": training_step,
-}
+VARIANTS = (
+    Variant(
+        "jax_jit",
+        "the flow in JAX, jitted; optax's AdamW",
+        {
+            **{work: partial(build, Coupling, work) for work in FLOWS},
+            **{work: partial(build, Causal, work) for work in CAUSAL},
+            "control_loop": control_loop,
+        },
+        requires=("jax", "optax"),
+        device="cpu",
+    ),
+)

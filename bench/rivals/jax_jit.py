@@ -1,40 +1,38 @@
-"""The paper's flow as a user would write it in JAX: a pytree of parameters, one jitted function per work.
+"""The flow as a user would write it in JAX: weights by name, one jitted function per work; the coupling flow, the loop.
 
-Written from the flow's definition; it shares no line with nfkern's flow or the eager one. For inference the matrices
-are composed beforehand in float64. Of a single row the weights are constants of the jitted function, of more they are
-its arguments: measured 2026-11, inverse, AMD EPYC, Zen 3, constants against arguments: 217 and 282 us at batch 1, where
-passing the weights counts, 8.8 and 8.2 ms at batch 256. The score is `jax.grad`'s, the optimiser optax's AdamW with the
-other variants' settings; parameters and optimiser state are donated to the step.
+Of a single row the coupling flow's weights are constants of the jitted function, of more they are its arguments
+(measured 2026-11, inverse, AMD EPYC, Zen 3, constants against arguments: 217 and 282 us at batch 1, 8.8 and 8.2 ms at
+batch 256). The score is `jax.grad`'s, the optimiser optax's AdamW; parameters and its state are donated to the step.
 
-XLA's CPU client sizes its thread pool once, by the CPUs that the thread which makes it may use, and no option of a call
-changes that (`xla_cpu_multi_thread_eigen` does not, jaxlib 0.10). So every builder makes a new client under an affinity
-mask of as many CPUs as PyTorch has threads, and lifts the mask from its threads afterwards, so that the system may move
-them. A pool of one leaves all to the caller, a larger one shares with it. Dispatch is synchronous, which serves this
-rival (measured 2026-11, inverse at batch 1: 183 us, against 382 us by way of the pool).
+XLA's CPU client sizes its thread pool once, by the CPUs that the thread which makes it may use; no option of a call
+changes that (jaxlib 0.10). So every builder makes a new client under an affinity mask of as many CPUs as PyTorch has
+threads, and lifts the mask from its threads afterwards. A pool of one leaves all to the caller, a larger one shares
+with it. Dispatch is synchronous, which serves this rival (inverse at batch 1: 183 us, against 382 us by the pool).
 """
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from nfkern import CouplingFlow
-from nfkern.bench.core.declarations import Builder, Implementation
-from nfkern.bench.problems.flow_problem import SIGMA, FlowProblem
-from nfkern.bench.problems.training import LEARNING_RATE, WEIGHT_DECAY
+from nfkern.bench.core.declarations import Implementation
+from nfkern.bench.problems.calls import LEARNING_RATE, WEIGHT_DECAY
+from nfkern.bench.problems.eager import EagerFlow, NaiveFlow
+from nfkern.bench.problems.flow_problem import SIGMA
+from nfkern.bench.works.control_loop import ControlProblem
 
 # jax is imported by the functions below: the registry must be readable where it is not installed.
 
-_LAYERS = ("input", "norm1", "hidden", "norm2", "output")
 _FIRST_MOMENT_DECAY = 0.9
 
-Tree = Any
 Array = Any
-Named = dict[str, torch.Tensor]
+Weights = dict[str, Array]
 
 
 def start_client(threads: int) -> None:
@@ -62,101 +60,74 @@ def start_client(threads: int) -> None:
             os.sched_setaffinity(int(thread), allowed)
 
 
-def _parameters(flow: CouplingFlow) -> Tree:
-    """Blocks of {"lu": (D, D), "log_scale": layers, "shift": layers}; weights of products are (inputs, outputs)."""
+def _turned(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A product's weight from (outputs, inputs) to (inputs, outputs), or back."""
+    return tensor.T if tensor.ndim == 2 and name.endswith("weight") else tensor
+
+
+def arrays(module: nn.Module) -> Weights:
+    """A module's weights and constants by name."""
     import jax.numpy as jnp
 
-    def layers(k: int, pair: int) -> Tree:
-        weights = {name: getattr(flow, f"{name}_weight")[k, pair].detach() for name in _LAYERS}
-        if flow.context_weight is not None:
-            weights["input"] = torch.cat([weights["input"], flow.context_weight[k, pair].detach()], dim=1)
-        return {
-            name: {
-                "weight": jnp.asarray(weight.T.numpy() if weight.ndim == 2 else weight.numpy()),
-                "bias": jnp.asarray(getattr(flow, f"{name}_bias")[k, pair].detach().numpy()),
-            }
-            for name, weight in weights.items()
-        }
-
-    return [
-        {"lu": jnp.asarray(lu.detach().numpy()), "log_scale": layers(k, 0), "shift": layers(k, 1)}
-        for k, lu in enumerate(flow.mixing_lu)
-    ]
+    named = (*module.named_parameters(), *module.named_buffers())
+    return {name: jnp.asarray(_turned(name, tensor.detach()).numpy()) for name, tensor in named}
 
 
-def _composed(flow: CouplingFlow, inverse: bool) -> Tree:
-    """For every block the matrix that its input is multiplied by, and the log-determinant."""
-    import jax.numpy as jnp
-
-    found = []
-    for lu, order in zip(flow.mixing_lu.detach().double().numpy(), flow.permutation.numpy(), strict=True):
-        matrix = np.eye(len(lu))[order] @ (np.tril(lu, -1) + np.eye(len(lu))) @ np.triu(lu)
-        log_det = np.log(np.abs(np.diagonal(lu))).sum()
-        matrix, log_det = (np.linalg.inv(matrix), -log_det) if inverse else (matrix, log_det)
-        found.append((jnp.asarray(matrix, jnp.float32), jnp.asarray(log_det, jnp.float32)))
-    return found
-
-
-def _mixings(blocks: Tree, permutation: np.ndarray) -> Tree:
-    """The density direction's matrices and log-determinants, for training."""
-    import jax.numpy as jnp
-
-    identity = jnp.eye(permutation.shape[1])
-    return [
-        (identity[order] @ (jnp.tril(b["lu"], -1) + identity) @ jnp.triu(b["lu"]), _log_det(b["lu"]))
-        for b, order in zip(blocks, permutation, strict=True)
-    ]
-
-
-def _log_det(lu: Array) -> Array:
-    import jax.numpy as jnp
-
-    return jnp.log(jnp.abs(jnp.diagonal(lu))).sum()
-
-
-def _network(layers: Tree, inputs: Array, norm_eps: float) -> Array:
-    """(batch, inputs) -> (batch, outputs): linear, LeakyReLU, LayerNorm, twice; linear."""
+def norm(weights: Weights, name: str, x: Array, eps: float) -> Array:
+    """LayerNorm."""
     import jax
 
-    def linear(name: str, x: Array) -> Array:
-        return x @ layers[name]["weight"] + layers[name]["bias"]
-
-    def norm(name: str, x: Array) -> Array:
-        centred = x - x.mean(-1, keepdims=True)
-        scaled = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + norm_eps)
-        return scaled * layers[name]["weight"] + layers[name]["bias"]
-
-    x = norm("norm1", jax.nn.leaky_relu(linear("input", inputs), 0.01))
-    x = norm("norm2", jax.nn.leaky_relu(linear("hidden", x), 0.01))
-    return linear("output", x)
+    centred = x - x.mean(-1, keepdims=True)
+    scaled = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + eps)
+    return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
 
-def _functions(flow: CouplingFlow) -> tuple[Callable[..., Array], Callable[..., tuple[Array, Array]]]:
-    """The functions (blocks, mixings, x, context) -> log_prob and (blocks, mixings, z, context) -> x, log_det."""
-    import jax.numpy as jnp
+def linear(weights: Weights, name: str, x: Array) -> Array:
+    """Product and bias."""
+    return x @ weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
-    kept, eps = (flow.features + 1) // 2, flow.norm_eps
 
-    def log_prob(blocks: Tree, mixings: Tree, x: Array, context: Array) -> Array:
-        log_det = 0.0
-        for block, (matrix, mixing_log_det) in zip(blocks, mixings, strict=True):
-            x = x @ matrix
-            inputs = jnp.concatenate([x[:, :kept], context], axis=1)
-            log_scale, shift = (_network(block[name], inputs, eps) for name in ("log_scale", "shift"))
-            x = jnp.concatenate([x[:, :kept], (x[:, kept:] - shift) * jnp.exp(-log_scale)], axis=1)
-            log_det += mixing_log_det - log_scale.sum(1)
-        return log_det - 0.5 * (x**2 + jnp.log(2 * jnp.pi)).sum(1)
+class JaxFlow:
+    """A flow's functions of its weights, which are named as the naive flow's.
 
-    def to_data(blocks: Tree, mixings: Tree, z: Array, context: Array) -> tuple[Array, Array]:
-        log_det = jnp.zeros(len(z))
-        for block, (matrix, mixing_log_det) in reversed(list(zip(blocks, mixings, strict=True))):
-            inputs = jnp.concatenate([z[:, :kept], context], axis=1)
-            log_scale, shift = (_network(block[name], inputs, eps) for name in ("log_scale", "shift"))
-            z = jnp.concatenate([z[:, :kept], z[:, kept:] * jnp.exp(log_scale) + shift], axis=1) @ matrix
-            log_det += mixing_log_det + log_scale.sum(1)
-        return z, log_det
+    Args:
+        acting: the weights with which it acts.
+        trained: those that training moves.
+        constant: whether they are constants of the jitted function for a single row.
+    """
 
-    return log_prob, to_data
+    def __init__(self, acting: NaiveFlow, trained: NaiveFlow, constant: bool) -> None:
+        self.acting, self.trained, self.constant = acting, trained, constant
+
+    def log_prob(self, weights: Weights, x: Array, context: Array) -> Array:
+        """(batch, *event), (batch, C) -> (batch,)."""
+        raise NotImplementedError
+
+    def to_data(self, weights: Weights, z: Array, context: Array) -> tuple[Array, Array]:
+        """(batch, *event), (batch, C) -> the same and the log-determinant (batch,)."""
+        raise NotImplementedError
+
+    def denoised(self, weights: Weights, noise: Array, context: Array) -> Array:
+        """Inverse, density and `jax.grad` of the latter."""
+        import jax
+
+        x, _ = self.to_data(weights, noise, context)
+        return x + SIGMA**2 * jax.grad(lambda x: self.log_prob(weights, x, context).sum())(x)
+
+
+def build(describe: Callable[[Any], JaxFlow], work: str, problem: Any) -> Implementation:
+    """A work of flows, jitted."""
+    import jax
+
+    start_client(torch.get_num_threads())
+    flow, job = describe(problem.flow), work.removeprefix("causal_")
+    if job == "training_step":
+        steps = _Training(flow)
+        return Implementation(steps, steps.gradients, arguments=_to_jax, result=_to_torch)
+    function = {"log_prob": flow.log_prob, "inverse": flow.to_data, "denoised_action": flow.denoised}[job]
+    weights, constants = arrays(flow.acting), flow.constant and problem.batch == 1
+    jitted = jax.jit(partial(function, weights)) if constants else partial(jax.jit(function), weights)
+    return Implementation(lambda *inputs: jax.block_until_ready(jitted(*inputs)), arguments=_to_jax, result=_to_torch)
 
 
 def _to_jax(*inputs: torch.Tensor) -> tuple[Array, ...]:
@@ -171,91 +142,37 @@ def _to_torch(result: Any) -> Any:
     return jax.tree.map(lambda array: torch.from_numpy(np.array(array)), result)
 
 
-def inference(function: Callable[..., Any], *weights: Tree, constants: bool = False) -> Implementation:
-    """A function of weights and inputs, jitted, with the weights as arguments or as constants."""
-    import jax
-
-    jitted = jax.jit(partial(function, *weights)) if constants else partial(jax.jit(function), *weights)
-    return Implementation(lambda *inputs: jax.block_until_ready(jitted(*inputs)), arguments=_to_jax, result=_to_torch)
-
-
-def _acting(problem: FlowProblem, function: Callable[..., Any], *weights: Tree) -> Implementation:
-    return inference(function, *weights, constants=problem.batch == 1)
-
-
-def log_prob(problem: FlowProblem) -> Implementation:
-    """The density, jitted."""
-    start_client(torch.get_num_threads())
-    density, _ = _functions(problem.flow)
-    return _acting(problem, density, _parameters(problem.flow), _composed(problem.flow, inverse=False))
-
-
-def inverse(problem: FlowProblem) -> Implementation:
-    """The inverse, jitted."""
-    start_client(torch.get_num_threads())
-    _, to_data = _functions(problem.flow)
-    return _acting(problem, to_data, _parameters(problem.flow), _composed(problem.flow, inverse=True))
-
-
-def denoised_action(problem: FlowProblem) -> Implementation:
-    """Inverse, density and `jax.grad` of the latter, jitted together."""
-    start_client(torch.get_num_threads())
-    act, weights = denoised(problem.flow)
-    return _acting(problem, act, *weights)
-
-
-def denoised(flow: CouplingFlow) -> tuple[Callable[..., Array], tuple[Tree, ...]]:
-    """The function (*weights, noise, context) -> action, and its weights."""
-    import jax
-
-    density, to_data = _functions(flow)
-
-    def act(blocks: Tree, mixings: Tree, inverses: Tree, noise: Array, context: Array) -> Array:
-        x, _ = to_data(blocks, inverses, noise, context)
-        return x + SIGMA**2 * jax.grad(lambda x: density(blocks, mixings, x, context).sum())(x)
-
-    return act, (_parameters(flow), *(_composed(flow, inverse) for inverse in (False, True)))
-
-
-def _matrix(value: torch.Tensor) -> torch.Tensor:
-    """A weight as PyTorch keeps it, (outputs, inputs); vectors stay."""
-    return value.T if value.ndim == 2 else value
-
-
 class _Training:
-    """Parameters and optimiser state that one jitted, donating function carries forward.
+    """Parameters and optimiser state that one jitted, donating function carries forward."""
 
-    Args:
-        blocks: the parameters.
-        density: (blocks, x, context) -> log_prob.
-        named: from a tree like the parameters to tensors under nfkern's names and in its shapes.
-    """
-
-    def __init__(self, blocks: Tree, density: Callable[..., Array], named: Callable[[Tree], Named]) -> None:
+    def __init__(self, flow: JaxFlow) -> None:
         import jax
         import optax
 
         optimizer = optax.adamw(LEARNING_RATE, b1=_FIRST_MOMENT_DECAY, weight_decay=WEIGHT_DECAY)
+        moved = {name for name, _ in flow.trained.named_parameters()}
 
-        def loss(blocks: Tree, x: Array, context: Array) -> Array:
-            return -density(blocks, x, context).mean()
+        def loss(weights: Weights, x: Array, context: Array) -> Array:
+            return -flow.log_prob({**fixed, **weights}, x, context).mean()
 
-        def step(blocks: Tree, state: Tree, x: Array, context: Array) -> tuple[Tree, Tree, Array]:
-            value, gradients = jax.value_and_grad(loss)(blocks, x, context)
-            updates, state = optimizer.update(gradients, state, blocks)
-            return optax.apply_updates(blocks, updates), state, value
+        def step(weights: Weights, state: Any, x: Array, context: Array) -> tuple[Weights, Any, Array]:
+            value, gradients = jax.value_and_grad(loss)(weights, x, context)
+            updates, state = optimizer.update(gradients, state, weights)
+            return optax.apply_updates(weights, updates), state, value
 
+        every = arrays(flow.trained)
+        fixed = {name: array for name, array in every.items() if name not in moved}
+        self.weights = {name: array for name, array in every.items() if name in moved}
         self.step = jax.jit(step, donate_argnums=(0, 1))
-        self.blocks, self.named = blocks, named
-        self.state = jax.jit(optimizer.init)(self.blocks)
-        self.steps = 0
+        self.state = jax.jit(optimizer.init)(self.weights)
+        self.named, self.steps = flow.trained.named, 0
 
     def __call__(self, x: Array, context: Array) -> Array:
         """Take the step; the loss before it."""
         import jax
 
         # All that the step computes, not its loss alone, or the next call would pay for this one.
-        self.blocks, self.state, loss = jax.block_until_ready(self.step(self.blocks, self.state, x, context))
+        self.weights, self.state, loss = jax.block_until_ready(self.step(self.weights, self.state, x, context))
         self.steps += 1
         return loss
 
@@ -263,44 +180,91 @@ class _Training:
         """Return the gradient of the first step, of which AdamW's first moment is then a multiple."""
         if self.steps != 1:
             raise ValueError(f"gradients: expected one step, got {self.steps}")
-        moments = self.named(_to_torch(self.state[0].mu))
-        return {name: moment / (1 - _FIRST_MOMENT_DECAY) for name, moment in moments.items()}
+        moments = _to_torch(self.state[0].mu)
+        return self.named({name: _turned(name, m) / (1 - _FIRST_MOMENT_DECAY) for name, m in moments.items()})
 
 
-def _named(flow: CouplingFlow, blocks: Tree) -> Named:
-    """A tree like the parameters, in PyTorch's tensors, under nfkern's names and in its shapes."""
-    found, kept = {"mixing_lu": torch.stack([block["lu"] for block in blocks])}, (flow.features + 1) // 2
-    for name in _LAYERS:
-        for part in ("weight", "bias"):
-            pairs = [torch.stack([_matrix(b[net][name][part]) for net in ("log_scale", "shift")]) for b in blocks]
-            found[f"{name}_{part}"] = torch.stack(pairs)
-    if flow.context_weight is not None:
-        found["context_weight"] = found["input_weight"][..., kept:]
-        found["input_weight"] = found["input_weight"][..., :kept]
-    return found
+class Coupling(JaxFlow):
+    """The paper's flow; acting it has its matrices composed beforehand."""
+
+    def __init__(self, flow: CouplingFlow) -> None:
+        super().__init__(EagerFlow.composed(flow), EagerFlow.like(flow), constant=True)
+        self.blocks, self.kept, self.eps = range(flow.blocks), (flow.features + 1) // 2, flow.norm_eps
+
+    def _mixing(self, weights: Weights, k: int) -> tuple[Array, Array]:
+        import jax.numpy as jnp
+
+        mixing = f"blocks.{k}.mixing."
+        if f"{mixing}matrix" in weights:
+            return weights[f"{mixing}matrix"], weights[f"{mixing}log_det"]
+        permutation, lower, upper, scale = (
+            weights[mixing + name] for name in ("permutation", "lower", "upper", "scale")
+        )
+        lower, upper = jnp.tril(lower, -1) + jnp.eye(len(scale)), jnp.triu(upper, 1) + jnp.diag(scale)
+        return permutation @ lower @ upper, jnp.log(jnp.abs(scale)).sum()
+
+    def _pair(self, weights: Weights, k: int, kept: Array, context: Array) -> tuple[Array, Array]:
+        """log_scale and shift, (batch, moved features) each."""
+        import jax
+        import jax.numpy as jnp
+
+        inputs = jnp.concatenate([kept, context], axis=1)
+
+        def network(name: str) -> Array:
+            x = jax.nn.leaky_relu(linear(weights, f"{name}.input", inputs), 0.01)
+            x = jax.nn.leaky_relu(linear(weights, f"{name}.hidden", norm(weights, f"{name}.norm1", x, self.eps)), 0.01)
+            return linear(weights, f"{name}.output", norm(weights, f"{name}.norm2", x, self.eps))
+
+        return network(f"blocks.{k}.log_scale"), network(f"blocks.{k}.shift")
+
+    def log_prob(self, weights: Weights, x: Array, context: Array) -> Array:
+        """(batch, D), (batch, C) -> (batch,)."""
+        import jax.numpy as jnp
+
+        log_det = 0.0
+        for k in self.blocks:
+            matrix, mixing_log_det = self._mixing(weights, k)
+            x = x @ matrix
+            kept, moved = x[:, : self.kept], x[:, self.kept :]
+            log_scale, shift = self._pair(weights, k, kept, context)
+            x = jnp.concatenate([kept, (moved - shift) * jnp.exp(-log_scale)], axis=1)
+            log_det += mixing_log_det - log_scale.sum(1)
+        return log_det - 0.5 * (x**2 + jnp.log(2 * jnp.pi)).sum(1)
+
+    def to_data(self, weights: Weights, z: Array, context: Array) -> tuple[Array, Array]:
+        """(batch, D), (batch, C) -> (batch, D), (batch,)."""
+        import jax.numpy as jnp
+
+        log_det = jnp.zeros(len(z))
+        for k in reversed(self.blocks):
+            kept, moved = z[:, : self.kept], z[:, self.kept :]
+            log_scale, shift = self._pair(weights, k, kept, context)
+            z = jnp.concatenate([kept, moved * jnp.exp(log_scale) + shift], axis=1)
+            z = z @ weights[f"blocks.{k}.mixing.inverse"]
+            log_det += weights[f"blocks.{k}.mixing.inverse_log_det"] + log_scale.sum(1)
+        return z, log_det
 
 
-def training_step(problem: FlowProblem) -> Implementation:
-    """Value, gradient and AdamW in one jitted function."""
+def control_loop(problem: ControlProblem) -> Implementation:
+    """Encoder, inverse, density and its gradient in one jitted function; noise is torch's, as of the other variants."""
+    import jax
+
     start_client(torch.get_num_threads())
-    density, _ = _functions(problem.flow)
-    permutation = problem.flow.permutation.numpy()
+    flow, encoder = Coupling(problem.flow), problem.encoder
+    weights, layers = arrays(flow.acting), arrays(encoder)
 
-    def mixed(blocks: Tree, x: Array, context: Array) -> Array:
-        return density(blocks, _mixings(blocks, permutation), x, context)
+    @jax.jit
+    def action(x: Array, noise: Array) -> Array:
+        for number, module in enumerate(encoder):
+            if isinstance(module, nn.Linear):
+                x = linear(layers, str(number), x)
+            else:
+                x = norm(layers, str(number), x, module.eps) if isinstance(module, nn.LayerNorm) else jax.nn.silu(x)
+        return flow.denoised(weights, noise, x)
 
-    return training(_parameters(problem.flow), mixed, partial(_named, problem.flow))
+    def act(observations: np.ndarray) -> np.ndarray:
+        noise = torch.randn(len(observations), problem.flow.features)
+        # Arrays of numpy go in as they are: jit's own dispatch makes XLA's buffers of them.
+        return np.asarray(action(observations, noise.numpy()))
 
-
-def training(blocks: Tree, density: Callable[..., Array], named: Callable[[Tree], Named]) -> Implementation:
-    """Steps of a density (blocks, x, context) -> log_prob; see `_Training`."""
-    steps = _Training(blocks, density, named)
-    return Implementation(steps, steps.gradients, arguments=_to_jax, result=_to_torch)
-
-
-BUILDERS: Mapping[str, Builder] = {
-    "log_prob": log_prob,
-    "inverse": inverse,
-    "denoised_action": denoised_action,
-    "training_step": training_step,
-}
+    return Implementation(act)

@@ -11,105 +11,30 @@ mixing and their inverses. normflows 1.7.3 cannot: its inverse calls a function 
 """
 
 import warnings
-from collections.abc import Callable
-from functools import partial, wraps
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
 
 from nfkern.bench.core.cases import FlowCase
 from nfkern.bench.problems.flow_problem import SEED
-from nfkern.bench.rivals.same_size import Pair, widened
+from nfkern.bench.rivals.same_size import Library, Pair, variants, widened
 
 
-class _Inverse:
-    """From noise to data."""
-
-    def __init__(self, flow: "_Named", context: torch.Tensor) -> None:
-        self._flow, self._context = flow, context
-
-    def __call__(self, z: torch.Tensor) -> torch.Tensor:
-        return self.call_and_ladj(z)[0]
-
-    def call_and_ladj(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._flow.to_data(z, self._context)
-
-
-class _Transform:
-    """From data to noise."""
-
-    def __init__(self, flow: "_Named", context: torch.Tensor) -> None:
-        self._flow, self._context = flow, context
-        self.inv = _Inverse(flow, context)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._flow.to_latent(x, self._context)[0]
-
-
-class _Distribution:
-    """Given contexts."""
-
-    def __init__(self, flow: "_Named", context: torch.Tensor) -> None:
-        self._flow, self._context = flow, context
-        self.transform = _Transform(flow, context)
-
-    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        return self._flow.log_prob(x, self._context)
-
-
-def _rows(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a method of rows take a single one, too."""
-
-    @wraps(method)
-    def wrapped(flow: Any, x: torch.Tensor, context: torch.Tensor) -> Any:
-        if x.ndim > 1:
-            return method(flow, x, context)
-        return tuple(found[0] for found in method(flow, x[None], context[None]))
-
-    return wrapped
-
-
-class _Named(nn.Module):
-    """A package's flow under zuko's names, as `builders` wants it."""
-
-    def __init__(self, flow: Any) -> None:
-        super().__init__()
-        self.flow = flow
-
-    def forward(self, context: torch.Tensor) -> _Distribution:
-        return _Distribution(self, context)
-
-    def transform(self, context: torch.Tensor) -> _Transform:
-        return _Transform(self, context)
-
-    def to_latent(self, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        raise NotImplementedError
-
-    def to_data(self, z: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        raise NotImplementedError
-
-    def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.flow.log_prob(x, context)
-        return found
-
-
-class _Nflows(_Named):
-    @_rows
-    def to_latent(self, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        z, log_det = self.flow._transform(x, context)
-        return z, log_det
+class _Nflows(Library):
+    def to_latent(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        z: torch.Tensor = self.flow._transform(x, context)[0]
+        return z
 
     def to_data(self, z: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x, log_det = self.flow._transform.inverse(z, context)
         return x, log_det
 
 
-class _Normflows(_Named):
-    @_rows
-    def to_latent(self, x: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        z, log_det = self.flow.inverse_and_log_det(x, context)
-        return z, log_det
+class _Normflows(Library):
+    def to_latent(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        z: torch.Tensor = self.flow.inverse_and_log_det(x, context)[0]
+        return z
 
     def to_data(self, z: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x, log_det = self.flow.forward_and_log_det(z, context)
@@ -139,7 +64,7 @@ class _Conditioner(nn.Module):
         return shifts_first
 
 
-def nflows_flow(case: FlowCase) -> _Named:
+def nflows_flow(case: FlowCase) -> Library:
     """A flow of the case's shape, the same at every call."""
     from nflows.distributions.normal import StandardNormal
     from nflows.flows import Flow
@@ -161,12 +86,13 @@ def nflows_flow(case: FlowCase) -> _Named:
     return flow
 
 
-def normflows_flow(case: FlowCase) -> nn.Module:
+def normflows_flow(case: FlowCase) -> Library:
     """A flow of about the case's number of parameters, the same at every call."""
-    return widened(partial(_spline_flow, case), case)
+    flow: Library = widened(partial(_spline_flow, case), case)
+    return flow
 
 
-def _spline_flow(case: FlowCase, width: int) -> _Named:
+def _spline_flow(case: FlowCase, width: int) -> Library:
     import normflows
 
     flows: list[nn.Module] = []
@@ -179,3 +105,10 @@ def _spline_flow(case: FlowCase, width: int) -> _Named:
             flows += [spline, normflows.flows.LULinearPermute(case.features, identity_init=False)]
     base = normflows.distributions.DiagGaussian(case.features, trainable=False)
     return _Normflows(normflows.ConditionalNormalizingFlow(base, flows))
+
+
+VARIANTS = (
+    *variants("nflows", "nflows' coupling flow of this size", nflows_flow),
+    # As of zuko's splines.
+    *variants("normflows", "normflows' spline coupling flow of this size", normflows_flow, ("log_prob", "inverse")),
+)

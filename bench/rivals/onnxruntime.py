@@ -1,32 +1,24 @@
-"""The naive flow exported to ONNX and run by ONNX Runtime's CPU provider.
+"""ONNX Runtime's CPU provider: the naive flow with its matrices composed beforehand, or the stacked reference's sweep.
 
-The flow whose matrices were composed beforehand is exported by `torch.onnx.export`, its score with it:
-`torch.func.grad` is traced into the graph. `onnxruntime_one_sweep` is the stacked reference's sample and score in one
-pass, exported in the same way: what that algebra alone brings this rival. Shapes are fixed, all graph optimisations are
-on, and every set of inputs has its own binding to memory that exists before the clock starts (measured 2026-11,
-batch 1: 178 us a call, against 193 us with new outputs at every call).
-
-A session has as many threads as PyTorch. They spin inside a call, which is the rival's default and serves it, and stop
-when it ends: spinning on, they would take the other variants' cores.
+Shapes are fixed, all graph optimisations are on. A session has as many threads as PyTorch. They spin inside a call,
+which is the rival's default and serves it, and stop when it ends: spinning on, they would take the others' cores.
 """
 
 import logging
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from nfkern.bench.core.declarations import Builder, Implementation
-from nfkern.bench.problems.causal_problem import CausalProblem
-from nfkern.bench.problems.eager_causal import EagerCausalFlow
-from nfkern.bench.problems.flow_problem import FlowProblem
-from nfkern.bench.rivals import eager_plu_once
-from nfkern.bench.rivals.exporting import Forward, outside_inference_mode
-from nfkern.bench.rivals.reference_flow import ReferenceFlow
+from nfkern.bench.core.declarations import Implementation, Variant
+from nfkern.bench.problems.calls import ACTING
+from nfkern.bench.problems.eager import EagerFlow
+from nfkern.bench.rivals.forms import Make, builders, exported, traceable
+from nfkern.bench.rivals.models import ReferenceFlow, behind
+from nfkern.bench.works.control_loop import ControlProblem
+from nfkern.bench.works.flow_works import naive
 
 
 def session(model: nn.Module, example: tuple[torch.Tensor, ...], threads: int) -> Any:
@@ -38,7 +30,7 @@ def session(model: nn.Module, example: tuple[torch.Tensor, ...], threads: int) -
     before = noise.level
     noise.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with traceable(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
             program = torch.onnx.export(model.eval(), example, dynamo=True, verbose=False)
     finally:
@@ -52,10 +44,11 @@ def session(model: nn.Module, example: tuple[torch.Tensor, ...], threads: int) -
     return onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
 
 
-def _implementation(problem: FlowProblem | CausalProblem, model: nn.Module, as_tuple: bool = False) -> Implementation:
+def _exported(make: Make, work: str, problem: Any) -> Implementation:
+    """Every set of inputs has its own binding to memory that exists before the clock starts: 178 us against 193."""
     import onnxruntime
 
-    made = session(model, problem.inputs[0], torch.get_num_threads())
+    made = session(exported(make, work, problem), problem.inputs[0], torch.get_num_threads())
 
     def bound(*inputs: torch.Tensor) -> tuple[Any, ...]:
         """A binding whose inputs are views of the tensors, and whose outputs are written in place at every call."""
@@ -73,42 +66,43 @@ def _implementation(problem: FlowProblem | CausalProblem, model: nn.Module, as_t
 
     def result(binding: Any) -> Any:
         found = tuple(torch.from_numpy(value.numpy().copy()) for value in binding.get_outputs())
-        return found if as_tuple else found[0]
+        return found if len(found) > 1 else found[0]
 
     return Implementation(run, arguments=bound, result=result)
 
 
-def _log_prob(problem: FlowProblem) -> Implementation:
-    flow = eager_plu_once.fixed_flow(problem)
-    return _implementation(problem, Forward(flow, flow.log_prob))
+def _loop(problem: ControlProblem) -> Implementation:
+    flow = ReferenceFlow(problem.flow).requires_grad_(False)
+    made = session(behind(problem.encoder, flow), problem.example, torch.get_num_threads())
+    first, second = (described.name for described in made.get_inputs())
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        noise = torch.randn(len(observations), problem.flow.features)
+        found: np.ndarray = made.run(None, {first: observations, second: noise.numpy()})[0]
+        return found
+
+    return Implementation(act)
 
 
-def _causal_log_prob(problem: CausalProblem) -> Implementation:
-    flow = EagerCausalFlow.like(problem.flow)
-    return _implementation(problem, Forward(flow, flow.log_prob))
-
-
-def _inverse(problem: FlowProblem) -> Implementation:
-    flow = eager_plu_once.fixed_flow(problem)
-    return _implementation(problem, Forward(flow, flow.to_data), as_tuple=True)
-
-
-def _denoised_action(problem: FlowProblem) -> Implementation:
-    return _implementation(problem, eager_plu_once.traced_action(problem))
-
-
-def _one_sweep(problem: FlowProblem) -> Implementation:
-    flow = ReferenceFlow(problem.flow)
-    # It would count a method's self among the arguments.
-    traced = make_fx(lambda noise, context: flow.denoised_action(noise, context))
-    return _implementation(problem, traced(*problem.inputs[0]))
-
-
-BUILDERS: Mapping[str, Builder] = {
-    "log_prob": outside_inference_mode(_log_prob),
-    "inverse": outside_inference_mode(_inverse),
-    "denoised_action": outside_inference_mode(_denoised_action),
-    "causal_log_prob": outside_inference_mode(_causal_log_prob),
-}
-
-ONE_SWEEP_BUILDERS: Mapping[str, Builder] = {"denoised_action": outside_inference_mode(_one_sweep)}
+_NEEDS = ("onnx", "onnxscript", "onnxruntime")
+VARIANTS = (
+    Variant(
+        "onnxruntime",
+        "the naive flow, matrices composed beforehand, exported to ONNX Runtime",
+        {
+            **builders(_exported, EagerFlow.composed, ACTING),
+            **builders(_exported, naive, ("causal_log_prob",)),
+        },
+        compiles=True,
+        requires=_NEEDS,
+        device="cpu",
+    ),
+    Variant(
+        "onnxruntime_one_sweep",
+        "the stacked reference's one sweep, exported to ONNX Runtime",
+        {**builders(_exported, ReferenceFlow, ("denoised_action",)), "control_loop": _loop},
+        compiles=True,
+        requires=_NEEDS,
+        device="cpu",
+    ),
+)

@@ -16,9 +16,9 @@ from torch.nn.functional import linear, softplus
 from nfkern.algorithms.agents.diffusion import EMBEDDING_WIDTH, Diffusion, noise_predictor
 from nfkern.algorithms.agents.flow_matching import integrate, velocity_field
 from nfkern.algorithms.agents.networks import mlp, sinusoidal_embedding
-from nfkern.bench.problems.control_loop import OBSERVATION_SIZE
 from nfkern.bench.problems.flow_problem import SEED
-from nfkern.bench.rivals.exporting import Forward
+from nfkern.bench.rivals.models import Forward
+from nfkern.bench.works.control_loop import OBSERVATION_SIZE
 
 COMPONENTS = 32
 _LEAST_STD = 1e-3
@@ -138,24 +138,19 @@ def _schedule(sampler: str, steps: int) -> Any:
 
 
 def denoising_numbers(sampler: str, steps: int) -> list[tuple[float, ...]]:
-    """Return the numbers of each step, with a the share of the data: 1 / sqrt(a), sqrt(1 - a), then the next point's.
+    """Return the numbers of each step, by formulas (7) of DDPM and (12) of DDIM, with a the share of the data.
 
-    That is: the factors of the data, the point, the predicted noise and fresh noise, by formulas (7) of DDPM and (12)
-    of DDIM.
+    They are 1 / sqrt(a), sqrt(1 - a), and what the data, the point, the predicted noise and fresh noise are multiplied
+    by for the next point.
     """
     schedule = _schedule(sampler, steps)
     kept = schedule.alphas_cumprod.double()[schedule.timesteps]
-    after = torch.cat([kept[1:], torch.ones(1, dtype=torch.float64)])
+    after, none = torch.cat([kept[1:], torch.ones(1, dtype=torch.float64)]), torch.zeros(steps)
+    factors = (after.sqrt(), none, (1 - after).sqrt(), none)
     if sampler == "ddpm":
-        ratio, lost = kept / after, 1 - kept
-        factors = (
-            after.sqrt() * (1 - ratio) / lost,
-            ratio.sqrt() * (1 - after) / lost,
-            torch.zeros(steps),
-            ((1 - after) / lost * (1 - ratio)).sqrt(),
-        )
-    else:
-        factors = (after.sqrt(), torch.zeros(steps), (1 - after).sqrt(), torch.zeros(steps))
+        ratio, left = kept / after, (1 - after) / (1 - kept)
+        data = after.sqrt() * (1 - ratio) / (1 - kept)
+        factors = (data, ratio.sqrt() * left, none, (left * (1 - ratio)).sqrt())
     return list(zip(*(each.tolist() for each in (kept.rsqrt(), (1 - kept).sqrt(), *factors)), strict=True))
 
 
@@ -193,17 +188,18 @@ def _mlp(inputs: int, outputs: int, extra: int, features: int, hidden: tuple[int
 
 def _flow_matching(steps: int) -> Head:
     summary = f"flow matching, {steps} Euler step{'s' if steps > 1 else ''}"
-    action, packaged = partial(_euler, steps), partial(_euler_loop, steps)
     network = partial(velocity_field, OBSERVATION_SIZE)
-    return Head(f"flow_matching_{steps}", summary, network, 4, 1, action, packaged, steps)
+    return Head(
+        f"flow_matching_{steps}", summary, network, 4, 1, partial(_euler, steps), partial(_euler_loop, steps), steps
+    )
 
 
 def diffusion_head(sampler: Literal["ddpm", "ddim"], steps: int, draws: int) -> Head:
     """Diffusion by the steps of one of diffusers' samplers."""
-    summary = f"diffusion, {steps} {sampler.upper()} steps"
-    action, packaged = partial(_denoising, sampler, steps), partial(_scheduled, sampler, steps)
     network = partial(noise_predictor, OBSERVATION_SIZE)
-    return Head(f"{sampler}_{steps}", summary, network, 4, draws, action, packaged, steps, ("diffusers",))
+    functions = partial(_denoising, sampler, steps), partial(_scheduled, sampler, steps)
+    summary = f"diffusion, {steps} {sampler.upper()} steps"
+    return Head(f"{sampler}_{steps}", summary, network, 4, draws, *functions, steps, ("diffusers",))
 
 
 _MIXTURE = partial(_mlp, 0, 2 * COMPONENTS, COMPONENTS)

@@ -1,12 +1,10 @@
 """Batches of goal-conditioned transitions: nfkern's sampler, and a loop over rows."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from nfkern.algorithms.data import BatchSampler, GoalSampling
-from nfkern.bench.core.declarations import Builder, Implementation
-from nfkern.bench.problems.data_works import GAMMA, DataProblem
+from nfkern.bench.core.declarations import Implementation, Variant
+from nfkern.bench.works.data_works import GAMMA, DataProblem
 
 
 def nfkern_sampler(problem: DataProblem) -> Implementation:
@@ -41,5 +39,6 @@ def row_loop(problem: DataProblem) -> Implementation:
     return Implementation(sample)
 
 
-NFKERN_BUILDERS: Mapping[str, Builder] = {"data_sampling": nfkern_sampler}
-ROW_LOOP_BUILDERS: Mapping[str, Builder] = {"data_sampling": row_loop}
+VARIANTS = (
+    Variant("row_loop", "sampling transitions one by one in Python", {"data_sampling": row_loop}, standing="plain"),
+)

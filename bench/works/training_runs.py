@@ -9,8 +9,6 @@ import math
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +18,12 @@ import torch
 
 from nfkern.algorithms.agents.config import AgentConfig
 from nfkern.algorithms.agents.registry import AGENTS
-from nfkern.algorithms.data import TransitionDataset
 from nfkern.algorithms.runs.settings import RunSettings
 from nfkern.algorithms.training.loop import Interrupted
 from nfkern.algorithms.training.offline import train
 from nfkern.bench.core.cases import DataCase
-from nfkern.bench.core.declarations import Builder, Implementation, Mode, Precision
-from nfkern.bench.problems.data_works import DataProblem, DataSampling
+from nfkern.bench.core.declarations import Implementation, Variant, Work
+from nfkern.bench.works.data_works import DataProblem, DataSampling
 
 STEPS = 200
 """Of a run: starting one takes some hundredths of that."""
@@ -38,43 +35,26 @@ OFFLINE_RL = ("nf_rlbc", "fql", "ifql", "iql", "rebrac", "diffusion_ql")
 _ENV_NAME = "antmaze-medium-navigate-v0"
 
 
-@dataclass(frozen=True)
-class RunProblem:
-    """A dataset on disk.
+@dataclass(frozen=True, kw_only=True)
+class RunProblem(DataProblem):
+    """A dataset on disk, in a folder of its own and of runs, which goes when the problem does; and where to train."""
 
-    Attributes:
-        folder: of the dataset and of runs; it goes when the problem does.
-        batch: of gradient steps.
-        device: for training.
-    """
-
-    case: DataCase
-    batch: int
     folder: Path
-    dataset: TransitionDataset
     device: str
-    inputs: tuple[tuple[()], ...] = ((),)
-    parameters: int = 0
 
 
-class TrainingRun:
+class TrainingRun(Work):
     """`STEPS` gradient steps on `batch` transitions each."""
 
-    mode: Mode = "training"
-    device = None
+    mode = "training"
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def context(self) -> AbstractContextManager[None]:
-        """Training is what is measured."""
-        return nullcontext()
-
     def prepare(self, case: DataCase, batch: int, device: torch.device) -> RunProblem:
         """The dataset of `data_sampling` with random rewards, as files."""
         folder = Path(tempfile.mkdtemp(prefix="nfkern-bench-"))
-        sampled: DataProblem = DataSampling().prepare(case, batch, device)
-        dataset, generator = sampled.dataset, np.random.default_rng(0)
+        dataset, generator = DataSampling().prepare(case, batch, device).dataset, np.random.default_rng(0)
         columns = {
             "observations": dataset.observations,
             "actions": generator.uniform(-1, 1, dataset.actions.shape).astype(np.float32),
@@ -84,13 +64,9 @@ class TrainingRun:
         }
         for split in ("", "-val"):
             np.savez(folder / f"{_ENV_NAME}{split}.npz", allow_pickle=False, **columns)
-        problem = RunProblem(case, batch, folder, dataset, device.type)
+        problem = RunProblem(case, batch, dataset, folder=folder, device=device.type)
         weakref.finalize(problem, shutil.rmtree, folder, ignore_errors=True)
         return problem
-
-    def check(self, problem: RunProblem, implementation: Implementation, precision: Precision) -> str | None:
-        """Of a peer, of which there is none: algorithms differ."""
-        return None
 
 
 def _build(algorithm: str, problem: RunProblem) -> Implementation:
@@ -143,9 +119,13 @@ def _wrong(implementation: Implementation) -> str | None:
 
 TRAINING_RUNS = (TrainingRun("goal_conditioned_run"), TrainingRun("offline_rl_run"))
 
-BUILDERS: Mapping[str, Mapping[str, Builder]] = {
-    algorithm: {work.name: partial(_build, algorithm)}
+VARIANTS = tuple(
+    Variant(
+        algorithm,
+        f"a run of {algorithm}, its default settings",
+        {work.name: partial(_build, algorithm)},
+        standing="own_size",
+    )
     for work, algorithms in zip(TRAINING_RUNS, (GOAL_CONDITIONED, OFFLINE_RL), strict=True)
     for algorithm in algorithms
-}
-"""By variant, which is an algorithm with its default settings."""
+)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nfkern.bench import commands
-from nfkern.bench.core.cases import BATCHES, CASES, FlowCase
+from nfkern.bench.core.cases import CASES, FlowCase
 from nfkern.bench.core.declarations import Benchmark, rows
 from nfkern.bench.problems.flow_problem import random_flow
 from nfkern.bench.registry import VARIANTS, WORKS
@@ -37,37 +37,6 @@ def test_every_suite_expands(suite):
         for variant in row.variants:
             reasons = variant.not_supported_reasons(row.work, torch.device("cpu"))
             assert not any("does not implement" in reason for reason in reasons), (row.name, variant.name)
-
-
-def test_first_rows_are_all_in_the_full_suite():
-    names = {row.name for row in rows(SUITES["full"], WORKS, VARIANTS, all_threads=2)}
-    works = ("log_prob", "inverse", "denoised_action", "training_step")
-    assert {f"{work}-ogbench-{batch}-threads_{n}" for work in works for batch in BATCHES for n in (1, 2)} <= names
-
-
-def test_the_full_suite_captures_flows_as_cuda_graphs():
-    compiled, graphed = VARIANTS["reference_compile"], VARIANTS["reference_cuda_graph"]
-    of_flows = [row for row in rows(SUITES["full"], WORKS, VARIANTS, 1) if row.work.name in graphed.builders]
-    found = [row for row in of_flows if compiled in row.variants]
-    assert {row.work.name for row in found} == {"log_prob", "inverse", "denoised_action", "training_step"}
-    assert all(graphed in row.variants for row in found)
-
-
-def test_the_cpu_suite_sets_every_work_beside_its_rivals_and_floors():
-    found = {row.name: {variant.name for variant in row.variants} for row in rows(SUITES["cpu"], WORKS, VARIANTS, 2)}
-    rivals = {"eager", "eager_compile", "reference_compile", "reference_max_autotune", "nfkern", "jax_jit", "zuko"}
-    for n in (1, 2):
-        for case in ("ogbench", "ogbench_jax", "chunked", "goal_density"):
-            assert found[f"training_step-{case}-256-threads_{n}"] >= {*rivals, "gemm"}
-            for work in ("log_prob", "inverse", "denoised_action"):
-                packages = {"onnxruntime", "reference_aot_inductor", "eager_plu_once_aot_inductor"}
-                acting = {*rivals, *packages, "nfkern_frozen", "nfkern_frozen_bf16"}
-                assert found[f"{work}-{case}-1-threads_{n}"] >= {*acting, "weights_read"}
-                for batch in (50, 256, 4096):
-                    assert found[f"{work}-{case}-{batch}-threads_{n}"] >= {*acting, "gemm"}
-    assert {name for name in found if "-65536-" in name} == {
-        f"{work}-ogbench-65536-threads_{n}" for work in ("log_prob", "inverse") for n in (1, 2)
-    }
 
 
 def test_one_core_has_one_thread_count():

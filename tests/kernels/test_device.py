@@ -23,8 +23,7 @@ from support.interpreted import interpreted_kernels
 from nfkern.bench.core.cases import CASES, FlowCase
 from nfkern.bench.kernels import gpu_check
 from nfkern.bench.kernels.calls import CausalCalls, CouplingCalls, ExampleCalls, ops
-from nfkern.bench.problems.causal_problem import random_causal_flow
-from nfkern.bench.problems.flow_problem import random_flow
+from nfkern.bench.problems.flow_problem import random_causal_flow, random_flow
 from nfkern.kernels import backend_reasons, registered_backends, use_reference
 
 ROOT = Path(__file__).parents[2]

@@ -13,21 +13,19 @@ from nfkern.bench.registry import WORKS
 from nfkern.bench.runner import measure
 
 CPU = torch.device("cpu")
+DATA = ("data_sampling", "goal_conditioned_run", "offline_rl_run")
+TINY = {"candidate_log_prob": "tiny_plane", **dict.fromkeys(DATA, "synthetic_tiny")}
 
 
 def tiny(work):
-    return CASES["causal_tiny" if work.startswith("causal") else "tiny"]
+    return CASES[TINY.get(work, "causal_tiny" if work.startswith("causal") else "tiny")]
 
 
-def outcome(variant, work, case=None, batch=4):
+def outcome(variant, work, batch=4, device=CPU):
     for module in variant.requires:
         pytest.importorskip(module)
-    (record,) = measure(
-        Row(WORKS[work], CASES[case] if case else tiny(work), batch, 1, (variant,)),
-        CPU,
-        current_environment(CPU),
-        SMOKE,
-    )
+    row = Row(WORKS[work], tiny(work), batch, 1, (variant,))
+    (record,) = measure(row, device, current_environment(device), SMOKE)
     return record
 
 

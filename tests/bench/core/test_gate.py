@@ -12,9 +12,9 @@ from nfkern.bench.core.cases import CASES
 from nfkern.bench.core.declarations import Implementation, Row, Variant
 from nfkern.bench.core.environment import current_environment
 from nfkern.bench.core.timing import SMOKE
-from nfkern.bench.problems import eager
 from nfkern.bench.registry import WORKS
 from nfkern.bench.rivals import sampling, stacked
+from nfkern.bench.rivals.pytorch import EAGER
 from nfkern.bench.runner import measure
 
 FLOWS = ("log_prob", "inverse", "denoised_action", "training_step")
@@ -79,7 +79,7 @@ def test_right_results_pass(work):
 )
 def test_wrong_results_get_no_number_and_leave_the_others_theirs(work, change, reason):
     suspect = replace(altered(STACKED, work, change), name="suspect")
-    row = Row(WORKS[work], CASES["tiny"], 4, 1, (Variant("right", "", eager.BUILDERS), suspect))
+    row = Row(WORKS[work], CASES["tiny"], 4, 1, (Variant("right", "", EAGER.builders), suspect))
     right, wrong = measure(row, CPU, current_environment(CPU), SMOKE)
     assert right.quantiles is not None
     assert wrong.quantiles is None
@@ -87,7 +87,7 @@ def test_wrong_results_get_no_number_and_leave_the_others_theirs(work, change, r
 
 
 def test_a_variant_that_lacks_a_module_is_skipped_with_the_reason():
-    variant = Variant("absent", "", eager.BUILDERS, requires=("no_such_module",))
+    variant = Variant("absent", "", EAGER.builders, requires=("no_such_module",))
     (found,) = measure(Row(WORKS["inverse"], CASES["tiny"], 4, 1, (variant,)), CPU, current_environment(CPU), SMOKE)
     assert (found.error, found.quantiles, found.skipped) == (None, None, "needs the module no_such_module")
 

@@ -60,7 +60,7 @@ def test_packages_are_compiled_for_every_block():
     blocks = [torch.nn.Threshold(0.1, float(number)) for number in range(3)]
     with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
         x = torch.linspace(-1, 1, 3)
-        run = same_size._compiled(lambda x: [piece(block, x) for block in blocks])
+        run = same_size.compiled(lambda x: [piece(block, x) for block in blocks])
         torch.testing.assert_close(run(x), [block(x) for block in blocks])
 
 
@@ -68,7 +68,7 @@ def test_packages_are_compiled_for_every_block():
 @pytest.mark.usefixtures("compiler_limits")
 def test_a_selection_is_compiled_in_one_graph():
     """normflows' splines select the entries within their bounds, as many as the data say."""
-    run = same_size._compiled(lambda x: x[x > 0].sqrt().sum())
+    run = same_size.compiled(lambda x: x[x > 0].sqrt().sum())
     torch._dynamo.utils.counters.clear()
     for offset in (0.0, 1.5):
         x = torch.linspace(-1, 1, 5) + offset

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from support import flows, naive_flow
+from support import flows, naive
 
 
 def edit_in_place(flow):
@@ -55,8 +55,8 @@ def test_composed_matrices_follow_the_parameters(change):
         flow(x, context), flow.to_data(x, context)
     change(flow)
     with torch.no_grad():
-        torch.testing.assert_close(flow(x, context), naive_flow.log_prob(flow, x, context))
-        torch.testing.assert_close(flow.to_data(x, context)[0], naive_flow.to_data(flow, x, context)[0])
+        torch.testing.assert_close(flow(x, context), naive.log_prob(flow, x, context))
+        torch.testing.assert_close(flow.to_data(x, context)[0], naive.to_data(flow, x, context)[0])
 
 
 def test_a_changed_permutation_alone_is_noticed():
@@ -65,7 +65,7 @@ def test_a_changed_permutation_alone_is_noticed():
     with torch.no_grad():
         flow(x, context)
         flow.permutation.copy_(flow.permutation.flip(0))
-        torch.testing.assert_close(flow(x, context), naive_flow.log_prob(flow, x, context))
+        torch.testing.assert_close(flow(x, context), naive.log_prob(flow, x, context))
 
 
 def test_dtype_moves_and_copies():
@@ -74,12 +74,12 @@ def test_dtype_moves_and_copies():
     with torch.no_grad():
         single = flow(x, context)
         double = flow.double()(x.double(), context.double())
-        torch.testing.assert_close(double, naive_flow.log_prob(flow, x.double(), context.double()))
+        torch.testing.assert_close(double, naive.log_prob(flow, x.double(), context.double()))
         torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-4)
         twin = copy.deepcopy(flow)
         edit_in_place(twin)
         torch.testing.assert_close(
-            twin(x.double(), context.double()), naive_flow.log_prob(twin, x.double(), context.double())
+            twin(x.double(), context.double()), naive.log_prob(twin, x.double(), context.double())
         )
         assert torch.equal(flow(x.double(), context.double()), double)
 
@@ -119,7 +119,7 @@ def test_several_flows_on_several_threads():
     built = [flows.make_flow(seed=i).eval() for i in range(3)]
     x, context = flows.make_inputs(built[0], 4)
     with torch.no_grad():
-        expected = [naive_flow.log_prob(flow, x, context) for flow in built]
+        expected = [naive.log_prob(flow, x, context) for flow in built]
     wrong = []
 
     def work(offset):

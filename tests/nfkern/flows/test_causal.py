@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import flows, naive_causal
+from support import flows, naive
 
 every_flow = pytest.mark.parametrize("name", list(flows.CAUSAL_OPTIONS))
 METHODS = ("cached", "jacobi", "auto")
@@ -23,12 +23,12 @@ def test_both_directions_equal_the_oracle(name):
     flow = flows.make_causal(name).eval()
     x, context = inputs_of(flow)
     z, log_det = flow.to_latent(x, context)
-    expected, expected_log_det = naive_causal.to_latent(flow, x, context)
+    expected, expected_log_det = naive.to_latent(flow, x, context)
     torch.testing.assert_close(z, expected, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(log_det, expected_log_det, rtol=1e-11, atol=1e-11)
-    torch.testing.assert_close(flow(x, context), naive_causal.log_prob(flow, x, context), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(flow(x, context), naive.log_prob(flow, x, context), rtol=1e-11, atol=1e-11)
     noise = noise_for(flow)
-    expected, expected_log_det = naive_causal.to_data(flow, noise, context)
+    expected, expected_log_det = naive.to_data(flow, noise, context)
     for method in METHODS:
         data, log_det = flow.to_data(noise, context, method=method)
         torch.testing.assert_close(data, expected, rtol=1e-9, atol=1e-9)
@@ -64,7 +64,7 @@ def test_score_equals_autograd(name):
     flow = flows.make_causal(name).eval()
     x, context = inputs_of(flow)
     point = x.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(naive_causal.log_prob(flow, point, context).sum(), point)
+    (expected,) = torch.autograd.grad(naive.log_prob(flow, point, context).sum(), point)
     with torch.inference_mode():
         torch.testing.assert_close(flow.score(x, context), expected, rtol=1e-9, atol=1e-9)
 
@@ -86,7 +86,7 @@ def test_gradients_of_the_density_equal_the_oracles(name):
     inputs = [t.requires_grad_() for t in (x, context) if t is not None] + list(flow.parameters())
     weights = torch.randn(4, dtype=torch.float64)
     actual = torch.autograd.grad((flow(x, context) * weights).sum(), inputs, materialize_grads=True)
-    loss = (naive_causal.log_prob(flow, x, context) * weights).sum()
+    loss = (naive.log_prob(flow, x, context) * weights).sum()
     expected = torch.autograd.grad(loss, inputs, materialize_grads=True)
     for got, wanted in zip(actual, expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
@@ -114,9 +114,9 @@ def test_shorter_sequences(mode):
     x = flow.sample((3,), context, tokens=3)
     assert x.shape == (3, 4, 3, flow.features)
     noise = noise_for(flow, tokens=3)
-    expected, _ = naive_causal.to_data(flow, noise, context)
+    expected, _ = naive.to_data(flow, noise, context)
     torch.testing.assert_close(flow.sample((), context, noise=noise), expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(flow.log_prob(expected, context), naive_causal.log_prob(flow, expected, context))
+    torch.testing.assert_close(flow.log_prob(expected, context), naive.log_prob(flow, expected, context))
 
 
 def test_a_longer_sequence_does_not_change_the_first_tokens_of_one_block():
@@ -135,7 +135,7 @@ def test_guidance_leans_away_from_no_context(mode, method):
     for annealed in (False, True):
         seen = torch.zeros_like(noise)
         for t in range(flow.tokens):
-            given, without = (naive_causal.pairs(flow, 0, seen, c) for c in (context, torch.zeros_like(context)))
+            given, without = (naive.first_pairs(flow, seen, c) for c in (context, torch.zeros_like(context)))
             position, last = (t + 1, flow.tokens) if mode == "prefix" else (t, flow.tokens - 1)
             weight = 1.5 * (position / last if annealed else 1)
             log_scale, shift = (c + weight * (c - u) for c, u in zip(given, without, strict=True))

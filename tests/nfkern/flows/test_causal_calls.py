@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from support import flows, naive_causal
+from support import flows, naive
 from support.selected import exhaustive
 
 import nfkern
@@ -150,7 +150,7 @@ def test_jacobi_judges_each_row_on_its_own():
 def test_batch_shapes_broadcast():
     flow = flows.make_causal()
     x, context = torch.randn(4, 3, 5, 3).double(), torch.randn(4, 1, 4).double()
-    expected = naive_causal.log_prob(flow, x.flatten(0, 1), context.expand(4, 3, 4).flatten(0, 1))
+    expected = naive.log_prob(flow, x.flatten(0, 1), context.expand(4, 3, 4).flatten(0, 1))
     torch.testing.assert_close(flow(x, context), expected.view(4, 3))
     distribution = flow.condition(context[:, 0])
     assert (distribution.batch_shape, distribution.event_shape, distribution.has_rsample) == ((4,), (5, 3), False)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from support import flows, naive_flow
+from support import flows, naive
 
 import nfkern
 
@@ -16,16 +16,16 @@ def test_both_directions_equal_the_oracle(name):
     flow = flows.make_flow(name).eval()
     x, context = flows.make_inputs(flow, 9)
     z, log_det = flow.to_latent(x, context)
-    expected, expected_log_det = naive_flow.to_latent(flow, x, context)
+    expected, expected_log_det = naive.to_latent(flow, x, context)
     torch.testing.assert_close(z, expected, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(log_det, expected_log_det, rtol=1e-11, atol=1e-11)
     back, back_log_det = flow.to_data(z, context)
     torch.testing.assert_close(back, x, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(back_log_det, -log_det, rtol=1e-9, atol=1e-9)
     noise = torch.randn_like(x)
-    for actual, wanted in zip(flow.to_data(noise, context), naive_flow.to_data(flow, noise, context), strict=True):
+    for actual, wanted in zip(flow.to_data(noise, context), naive.to_data(flow, noise, context), strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(flow(x, context), naive_flow.log_prob(flow, x, context), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(flow(x, context), naive.log_prob(flow, x, context), rtol=1e-11, atol=1e-11)
 
 
 @every_flow
@@ -43,7 +43,7 @@ def test_score_equals_autograd(name):
     flow = flows.make_flow(name).eval()
     x, context = flows.make_inputs(flow, 7)
     point = x.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(naive_flow.log_prob(flow, point, context).sum(), point)
+    (expected,) = torch.autograd.grad(naive.log_prob(flow, point, context).sum(), point)
     with torch.inference_mode():
         torch.testing.assert_close(flow.score(x, context), expected, rtol=1e-9, atol=1e-9)
 
@@ -82,7 +82,7 @@ def test_gradients_of_the_density_equal_the_oracles(name):
     inputs = [t.requires_grad_() for t in (x, context) if t is not None] + list(flow.parameters())
     weights = torch.randn(6, dtype=torch.float64)
     actual = torch.autograd.grad((flow(x, context) * weights).sum(), inputs)
-    expected = torch.autograd.grad((naive_flow.log_prob(flow, x, context) * weights).sum(), inputs)
+    expected = torch.autograd.grad((naive.log_prob(flow, x, context) * weights).sum(), inputs)
     for got, wanted in zip(actual, expected, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
 
@@ -96,7 +96,7 @@ def test_gradients_through_sampling_equal_the_oracles(name):
     x, log_prob = flow.rsample_and_log_prob((), context, noise=noise)
     actual = torch.autograd.grad(x.square().sum() + log_prob.sum(), inputs)
     rows = noise.reshape(-1, flow.features)
-    data, log_det = naive_flow.to_data(flow, rows, context)
+    data, log_det = naive.to_data(flow, rows, context)
     base = torch.distributions.Normal(0.0, 1.0).log_prob(rows).sum(1)
     expected = torch.autograd.grad(data.square().sum() + (base - log_det).sum(), inputs)
     for got, wanted in zip(actual, expected, strict=True):
@@ -127,8 +127,8 @@ def test_float32_error_is_within_the_derived_tolerance():
     with torch.no_grad():
         actual = flow(x, context)
         exact = flow.double()
-        truth = naive_flow.log_prob(exact, x.double(), context.double())
-        plain = naive_flow.log_prob(flow.float(), x, context).double()
+        truth = naive.log_prob(exact, x.double(), context.double())
+        plain = naive.log_prob(flow.float(), x, context).double()
     scale = truth.abs().max()
     bound = 2 * (plain - truth).abs().max() + 4 * torch.finfo(torch.float32).eps * scale
     assert (actual.double() - truth).abs().max() <= bound
@@ -184,7 +184,7 @@ def test_dropped_contexts_give_the_marginal():
     flow = flows.make_flow("context_dropout")
     x, context = flows.make_inputs(flow, 400)
     marginal, conditional = flow.eval().log_prob(x), flow.log_prob(x, context)
-    torch.testing.assert_close(marginal, naive_flow.log_prob(flow, x, torch.zeros_like(context)))
+    torch.testing.assert_close(marginal, naive.log_prob(flow, x, torch.zeros_like(context)))
     torch.manual_seed(0)
     trained = flow.train().log_prob(x, context)
     dropped = (trained - marginal).abs() < 1e-12

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support import flows, naive_flow
+from support import flows, naive
 
 sizes = st.tuples(
     st.integers(2, 64), st.integers(0, 257), st.integers(1, 3), st.tuples(st.integers(1, 24), st.integers(1, 24))
@@ -33,7 +33,7 @@ def test_any_size_and_batch(size, batch):
     assert log_det.shape == flow(x, context).shape == batch
     assert flow.score(x, context).shape == x.shape
     rows = None if context is None else context.reshape(x[..., 0].numel(), flow.context_features)
-    expected, expected_log_det = naive_flow.to_latent(flow, x.reshape(x[..., 0].numel(), flow.features), rows)
+    expected, expected_log_det = naive.to_latent(flow, x.reshape(x[..., 0].numel(), flow.features), rows)
     close(z, expected.reshape(x.shape))
     close(log_det, expected_log_det.reshape(batch))
     close(flow.to_data(z, context)[0], x)

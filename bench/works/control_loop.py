@@ -1,7 +1,7 @@
 """The control loop of a robot without a GPU: an observation in numpy to a denoised action in numpy, one at a time."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +10,15 @@ import torch
 from nfkern import CouplingFlow, Encoder
 from nfkern.bench.core import gate
 from nfkern.bench.core.cases import FlowCase
-from nfkern.bench.core.declarations import Builder, Implementation, Mode, Precision
-from nfkern.bench.problems import eager
-from nfkern.bench.problems.flow_problem import SEED, SIGMA, random_flow
+from nfkern.bench.core.declarations import Implementation, Precision, Work
+from nfkern.bench.problems.calls import uncompiled
+from nfkern.bench.problems.eager import EagerFlow
+from nfkern.bench.problems.flow_problem import SEED, random_flow
 
 OBSERVATION_SIZE = 58
 """Observation and goal of OGBench's ant mazes, side by side."""
+
+Act = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,18 @@ class ControlProblem:
         """Number of trained parameters, the encoder's included."""
         return sum(p.numel() for module in (self.encoder, self.flow) for p in module.parameters())
 
+    @property
+    def example(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Observations and noise of one call's shapes, for compilers."""
+        return torch.from_numpy(self.inputs[0][0]), torch.zeros(self.batch, self.flow.features)
 
-class ControlLoop:
+
+class ControlLoop(Work):
     """Observations (batch, 58) in numpy -> denoised actions (batch, features) in numpy, noise drawn on the way."""
 
     name = "control_loop"
-    mode: Mode = "inference"
+    mode = "inference"
     device = "cpu"
-
-    def context(self) -> AbstractContextManager[None]:
-        """Each variant sees to autograd itself, as a user's code would."""
-        return nullcontext()
 
     def prepare(self, case: FlowCase, batch: int, device: torch.device) -> ControlProblem:
         """Random weights and observations, on the CPU, and the right actions."""
@@ -67,68 +71,41 @@ class ControlLoop:
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
         observations = torch.randn(8, batch, OBSERVATION_SIZE, generator=generator)
         inputs = tuple((each.numpy(),) for each in observations)
-        right = {
-            dtype: actions(eager_actions(encoder, flow, dtype), inputs) for dtype in (torch.float64, torch.float32)
-        }
-        return ControlProblem(batch, encoder, flow, inputs, right[torch.float64], right[torch.float32])
+        exact, single = (actions(naive_loop(encoder, flow, dtype), inputs) for dtype in (torch.float64, torch.float32))
+        return ControlProblem(batch, encoder, flow, inputs, exact, single)
 
     def check(self, problem: ControlProblem, implementation: Implementation, precision: Precision) -> str | None:
         """The first action that is not the reference's within the derived tolerance."""
-        found = actions(implementation, problem.inputs)
+        found = actions(implementation.run, problem.inputs)
         terms = problem.flow.features * (problem.flow.blocks + 1)
         return gate.disagreement("action", found, problem.exact, problem.single, gate.EPSILON[precision], terms)
 
 
-def actions(implementation: Implementation, inputs: tuple[tuple[np.ndarray], ...]) -> torch.Tensor:
+def actions(act: Act, inputs: tuple[tuple[np.ndarray], ...]) -> torch.Tensor:
     """Return its actions for all inputs, each from torch's generator at `SEED`."""
     found = []
     with torch.random.fork_rng(devices=[]):
         for each in inputs:
             torch.manual_seed(SEED)
-            found.append(torch.from_numpy(implementation.run(*each).copy()))
+            found.append(torch.from_numpy(act(*each).copy()))
     return torch.stack(found)
 
 
-def eager_actions(encoder: Encoder, flow: CouplingFlow, dtype: torch.dtype) -> Implementation:
+def looped(action: Callable[..., torch.Tensor], draw: Callable[[int], torch.Tensor]) -> Act:
+    """From numpy to numpy, by an action of observations and of noise, which is drawn for a number of rows."""
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return action(torch.from_numpy(observations), draw(len(observations))).numpy()
+
+    return act
+
+
+def naive_loop(encoder: Encoder, flow: CouplingFlow, dtype: torch.dtype = torch.float32) -> Act:
     """The naive flow behind the encoder."""
-    layers = Encoder(**encoder.config).to(dtype)
-    layers.load_state_dict(encoder.state_dict())
-    layers.requires_grad_(False)
-    denoised = eager.denoised(eager.EagerFlow.like(flow, dtype))
-
-    def act(observations: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            noise = torch.randn(len(observations), flow.features).to(dtype)
-            return denoised(noise, layers(torch.from_numpy(observations).to(dtype))).numpy()
-
-    return Implementation(act)
-
-
-def _eager(problem: ControlProblem) -> Implementation:
-    return eager_actions(problem.encoder, problem.flow, torch.float32)
-
-
-def _nfkern(problem: ControlProblem) -> Implementation:
-    def act(observations: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            context = problem.encoder(torch.from_numpy(observations))
-            return problem.flow.sample_denoised(SIGMA, (), context).numpy()
-
-    return Implementation(act)
-
-
-def _frozen(dtype: torch.dtype) -> Builder:
-    def build(problem: ControlProblem) -> Implementation:
-        policy = problem.flow.freeze(dtype, problem.encoder)
-        return Implementation(lambda observations: policy.act(observations, SIGMA))
-
-    return build
-
-
-BUILDERS: Mapping[str, Builder] = {
-    "eager": _eager,
-    "nfkern": _nfkern,
-    "nfkern_frozen": _frozen(torch.float32),
-    "nfkern_frozen_bf16": _frozen(torch.bfloat16),
-}
-"""By variant."""
+    layers = copy.deepcopy(encoder).to(dtype)
+    denoised = EagerFlow.like(flow, dtype).requires_grad_(False).denoised_action(uncompiled)
+    return looped(
+        lambda observations, noise: denoised(noise.to(dtype), layers(observations.to(dtype))),
+        lambda rows: torch.randn(rows, flow.features),
+    )

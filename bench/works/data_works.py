@@ -1,6 +1,5 @@
 """Works of data pipelines: batches of goal-conditioned transitions from a dataset in memory."""
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +7,7 @@ import torch
 
 from nfkern.algorithms.data import TransitionDataset
 from nfkern.bench.core.cases import DataCase
-from nfkern.bench.core.declarations import Implementation, Mode, Precision
+from nfkern.bench.core.declarations import Implementation, Precision, Work
 
 GAMMA = 0.97
 """Goals lie Geometric(1 - GAMMA) steps ahead, as in the paper's NF-GCBC."""
@@ -27,7 +26,7 @@ class DataProblem:
     parameters: int = 0
 
 
-class DataSampling:
+class DataSampling(Work):
     """Random transitions with hindsight goals: observations, actions, next_observations, goals, rewards, masks.
 
     Samplers draw different rows, so the gate checks what holds for any draw: every transition is one of the dataset's,
@@ -35,12 +34,8 @@ class DataSampling:
     """
 
     name = "data_sampling"
-    mode: Mode = "inference"
+    mode = "inference"
     device = "cpu"
-
-    def context(self) -> AbstractContextManager[None]:
-        """No autograd is involved."""
-        return nullcontext()
 
     def prepare(self, case: DataCase, batch: int, device: torch.device) -> DataProblem:
         """The dataset, in the host's memory whatever the device."""
@@ -65,26 +60,19 @@ class DataSampling:
 
 
 def _impossible(problem: DataProblem, batch: Batch) -> str | None:
-    dataset, length = problem.dataset, problem.case.trajectory_length
-    sizes = {
-        "observations": (dataset.observation_size,),
-        "actions": (dataset.action_size,),
-        "next_observations": (dataset.observation_size,),
-        "goals": (dataset.observation_size,),
-        "rewards": (),
-        "masks": (),
-    }
-    for key, size in sizes.items():
+    dataset, length, last = problem.dataset, problem.case.trajectory_length, len(problem.dataset.observations) - 1
+    observation, action = (dataset.observation_size,), (dataset.action_size,)
+    sizes = {**dict.fromkeys(("observations", "next_observations", "goals"), observation), "actions": action}
+    for key, size in (sizes | {"rewards": (), "masks": ()}).items():
         if key not in batch or batch[key].shape != (problem.batch, *size) or batch[key].dtype != np.float32:
             return f"{key}: expected float32 of shape {(problem.batch, *size)}"
-    rows = batch["observations"][:, 0].astype(int)
-    goals = batch["goals"][:, 0].astype(int)
-    if not (np.isin(rows, np.arange(len(dataset.observations))).all() and (goals < len(dataset.observations)).all()):
+    rows, goals = (batch[key][:, 0].astype(int) for key in ("observations", "goals"))
+    if not (np.isin(rows, np.arange(last + 1)).all() and (goals <= last).all()):
         return "observations: rows that are not in the dataset"
     sources = {
         "observations": dataset.observations[rows],
         "actions": dataset.actions[rows],
-        "next_observations": dataset.observations[np.minimum(rows + 1, len(dataset.observations) - 1)],
+        "next_observations": dataset.observations[np.minimum(rows + 1, last)],
         "goals": dataset.observations[goals],
     }
     for key, expected in sources.items():
@@ -94,6 +82,4 @@ def _impossible(problem: DataProblem, batch: Batch) -> str | None:
         return "next_observations: beyond the trajectory's end"
     if (goals <= rows).any() or (goals // length != rows // length).any():
         return "goals: not ahead in the same trajectory"
-    if len(np.unique(goals - rows)) == 1:
-        return "goals: all at the same offset"
-    return None
+    return "goals: all at the same offset" if len(np.unique(goals - rows)) == 1 else None
