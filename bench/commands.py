@@ -227,11 +227,17 @@ def _kind(path: Path) -> str:
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Return files by name, with the folders that they do not share."""
+    """Files by name, with as many folders before it as tell them apart."""
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError(f"files: expected different ones, got {', '.join(map(str, paths))}")
-    shared = os.path.commonpath([path.resolve().parent for path in paths])
-    return {path: path.resolve().relative_to(shared).as_posix() for path in paths}
+
+    def name(path: Path) -> str:
+        for count in range(1, len(path.resolve().parts)):
+            if sum(other.resolve().parts[-count:] == path.resolve().parts[-count:] for other in paths) == 1:
+                return "/".join(path.resolve().parts[-count:])
+        return str(path)
+
+    return {path: name(path) for path in paths}
 
 
 def _device(name: str) -> torch.device:

@@ -153,6 +153,11 @@ def test_files_are_told_apart_by_what_they_hold(tmp_path):
     assert "Example CPU &lt;1&gt; (cpu)" in html
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    paths = [tmp_path / "a" / "x" / "1.json", tmp_path / "b" / "x" / "1.json", tmp_path / "c" / "2.json"]
+    assert list(commands._names(paths).values()) == ["a/x/1.json", "b/x/1.json", "2.json"]
+
+
 def test_what_only_tries_something_out_says_so(tmp_path):
     times, fits = tmp_path / "a.json", tmp_path / "b.json"
     storage.write(times, [record(case="tiny")])
