@@ -2,7 +2,7 @@
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -160,8 +160,8 @@ class CouplingCalls(Calls):
         i, settings = inputs, (inputs.parameters, Settings(self.case.norm_eps, self.bound, compute_dtype))
         z, latent_log_det, latent, *_ = ops("coupling_to_latent", i.x, i.term, i.mixing, i.mixing_log_det, *settings)
         x, data_log_det, data, *_ = ops("coupling_to_data", i.x, i.term, i.inverse, i.inverse_log_det, *settings)
-        found = {"to_latent z": z, "to_latent log_det": latent_log_det, "to_latent inputs": latent}
-        found |= {"to_data x": x, "to_data log_det": data_log_det, "to_data inputs": data}
+        found = _named("to_latent", ("z", "log_det", "inputs"), (z, latent_log_det, latent))
+        found |= _named("to_data", ("x", "log_det", "inputs"), (x, data_log_det, data))
         if "derivatives" in self.parts:
             found |= self._derivatives(ops, i, settings, states or (latent, data))
         if "matrices" in self.parts:
@@ -173,12 +173,12 @@ class CouplingCalls(Calls):
     ) -> dict[str, torch.Tensor]:
         matrices = (i.mixing, i.inverse, i.inverse_log_det)
         score = ops("coupling_to_data_with_score", i.x, i.term, *matrices, *settings)
-        found = {f"to_data_with_score {of}": each for of, each in zip(("x", "log_det", "score"), score, strict=True)}
+        found = _named("to_data_with_score", ("x", "log_det", "score"), score)
         names = ("x", "term", "mixing", *CouplingParameters._fields)
         for direction, matrix, started in zip(("to_latent", "to_data"), (i.mixing, i.inverse), states, strict=True):
             arguments = (i.grad, i.grad_log_det, started, i.term, matrix, *settings)
             grads, alone = (ops(f"coupling_{direction}_backward", *arguments, every) for every in (True, False))
-            found |= {f"{direction}_backward grad of {of}": grad for of, grad in zip(names, grads, strict=True)}
+            found |= _named(f"{direction}_backward grad of", names, grads)
             found[f"{direction}_backward alone grad of x"] = alone[0]
         return found
 
@@ -231,13 +231,15 @@ class CausalCalls(Calls):
         score = ops("causal_flow_to_data_with_score", i.x, i.term, *settings)
         (started,) = states or (latent[2],)
         back = ops("causal_flow_to_latent_backward", i.grad, i.grad_log_det, started, i.term, *settings, True)
-        found = {"to_latent z": latent[0], "to_latent log_det": latent[1], "to_latent inputs": latent[2]}
-        found |= {"to_data x": data[0], "to_data log_det": data[1]}
-        found |= {"to_data guided x": guided[0], "to_data guided log_det": guided[1]}
-        found |= {f"to_data_with_score {of}": each for of, each in zip(("x", "log_det", "score"), score, strict=True)}
-        names = ("x", "term", *CausalParameters._fields)
-        found |= {f"to_latent_backward grad of {of}": grad for of, grad in zip(names, back, strict=True)}
+        found = _named("to_latent", ("z", "log_det", "inputs"), latent[:3])
+        found |= _named("to_data", ("x", "log_det"), data) | _named("to_data guided", ("x", "log_det"), guided)
+        found |= _named("to_data_with_score", ("x", "log_det", "score"), score)
+        found |= _named("to_latent_backward grad of", ("x", "term", *CausalParameters._fields), back)
         return Results(found, (latent[2],))
+
+
+def _named(prefix: str, names: Sequence[str], results: Tensors) -> dict[str, torch.Tensor]:
+    return {f"{prefix} {name}": result for name, result in zip(names, results, strict=True)}
 
 
 def _name(case: FlowCase | CausalCase, rows: int, unusual: dict[str, Any]) -> str:

@@ -100,7 +100,7 @@ def spoil(arguments, choose):
 
 def cases():
     """Valid calls: (op, arguments), in float64 and float32, whole and folded, with products in bfloat16."""
-    for variant in ("", "folded", "folded bfloat16"):
+    for variant in ("", "kept", "folded", "folded bfloat16"):
         for name, arguments in examples(variant=variant).items():
             yield name, arguments
             yield (
