@@ -94,7 +94,7 @@ def test_a_variant_that_lacks_a_module_is_skipped_with_the_reason():
 
 @pytest.mark.parametrize("builder", [sampling.nfkern_sampler, sampling.row_loop])
 def test_samplers_pass(builder):
-    assert outcome(Variant("it", "", {"data_sampling": builder}), "data_sampling", "synthetic_tiny", 64).error is None
+    assert outcome(Variant("it", "", {"data_sampling": builder}), "data_sampling", 64).error is None
 
 
 @pytest.mark.parametrize(
