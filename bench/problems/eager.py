@@ -61,7 +61,7 @@ class NaiveFlow(Model):
         return dict(zip(leaves, found, strict=True))
 
     def gradients(self) -> dict[str, torch.Tensor]:
-        """By the transpose of `weights`."""
+        """Gradients under nfkern's names and in its shapes."""
         return self.named({name: p.grad for name, p in self.named_parameters() if p.grad is not None})
 
     def to_latent(self, x: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,7 +91,7 @@ class NaiveFlow(Model):
         return x, log_det
 
     def log_prob(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
-        """As the model's; the context may be None for zeros."""
+        """(batch, *event), (batch, C) or None for zeros -> nats, (batch,)."""
         z, log_det = self.to_latent(x, context)
         return log_det - 0.5 * (z.square().flatten(1).sum(1) + math.prod(z.shape[1:]) * math.log(2 * math.pi))
 

@@ -98,7 +98,7 @@ HEAD_FORMS: Mapping[str, tuple[str, Callable[[Head, ControlProblem], Implementat
     "_aot_inductor": (_PACKAGED, partial(_unrolled, _packaged, False)),
     "_aot_inductor_own_size": (_PACKAGED, partial(_unrolled, _packaged, True)),
 }
-"""Of a head: what its variants' names end with, a word about it, and what makes it."""
+"""Forms of a head, by the ends of its variants' names: words about each, and its builder."""
 
 VARIANTS = tuple(
     Variant(

@@ -65,7 +65,7 @@ class ReferenceFlow(Model):
             self.register_buffer(f"{prefix}log_det", log_det)
 
     def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """By the density direction."""
+        """Density, (batch,)."""
         return self._log_prob(x, context, self._matrices("mixing"), self.log_det)
 
     def _log_prob(self, x: torch.Tensor, context: torch.Tensor, mixing: Any, mixing_log_det: Any) -> torch.Tensor:
@@ -75,7 +75,7 @@ class ReferenceFlow(Model):
         return log_prob
 
     def to_data(self, z: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """By the sampling direction."""
+        """Data (batch, D) and the log-determinant (batch,)."""
         inverse, conditioners = self._matrices("inverse_mixing"), self._conditioners()
         x, log_det, *_ = coupling.to_data(
             z, self._term(context), inverse, self.inverse_log_det, conditioners, self.settings
@@ -91,7 +91,7 @@ class ReferenceFlow(Model):
         return x + SIGMA**2 * score
 
     def denoised_action(self, compiler: Compiler) -> Callable[..., torch.Tensor]:
-        """Of `act`."""
+        """The function `act`, compiled."""
         return compiler(self.act)
 
     def loss(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
@@ -100,7 +100,7 @@ class ReferenceFlow(Model):
         return -self._log_prob(x, context, *composed).mean()
 
     def gradients(self) -> dict[str, torch.Tensor]:
-        """Of the stacked parameters."""
+        """Gradients of the stacked parameters, by name."""
         return {name: parameter.grad for name, parameter in self.flow.named_parameters() if parameter.grad is not None}
 
     def _term(self, context: torch.Tensor) -> torch.Tensor:

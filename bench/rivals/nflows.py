@@ -109,6 +109,6 @@ def _spline_flow(case: FlowCase, width: int) -> Library:
 
 VARIANTS = (
     *variants("nflows", "nflows' coupling flow of this size", nflows_flow),
-    # As of zuko's splines.
+    # PyTorch 2.13 compiles wrong gradients of splines, as said of zuko's.
     *variants("normflows", "normflows' spline coupling flow of this size", normflows_flow, ("log_prob", "inverse")),
 )

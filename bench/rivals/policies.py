@@ -216,4 +216,4 @@ HEADS = (
 """With as many layers as OGBench's Gaussian has, the mixture too, or FQL's networks."""
 
 OWN_WIDTH = 512
-"""Of the hidden layers in OGBench and FQL."""
+"""Width of the hidden layers in OGBench and FQL."""

@@ -23,7 +23,7 @@ from nfkern.bench.problems.flow_problem import SIGMA, FlowProblem, random_flow
 from nfkern.bench.rivals.forms import with_own_code
 
 TOLERANCE = 1e-4
-"""Of the largest entry. float32 was off by up to 3e-6 (2026-11, `chunked`); a wrong term shows in the first digits."""
+"""Largest error over the largest entry: float32 was off by up to 3e-6 (2026-11, `chunked`), a wrong term is by more."""
 
 _ROWS = 4
 _STEP = 1e-6
@@ -45,7 +45,7 @@ class Library(Model):
         raise NotImplementedError
 
     def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """By the package's own name for it."""
+        """Density, (batch,)."""
         found: torch.Tensor = self.flow.log_prob(x, context)
         return found
 
@@ -56,7 +56,7 @@ class Library(Model):
         return self.to_data(z, context)[0], lambda x: self.log_prob(x, context)
 
     def denoised_action(self, compiler: Compiler) -> Callable[..., torch.Tensor]:
-        """In one piece, compiled as far as the compiler takes it."""
+        """The function (noise, context) -> denoised action, compiled as a whole."""
 
         def act(noise: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
             x, log_prob = self.sampled(noise, context)
@@ -65,7 +65,7 @@ class Library(Model):
         return compiler(act)
 
     def gradients(self) -> dict[str, torch.Tensor]:
-        """By number."""
+        """Gradients by the parameters' numbers."""
         return {str(number): p.grad for number, p in enumerate(self.parameters()) if p.grad is not None}
 
 

@@ -26,7 +26,7 @@ from nfkern.bench.core.declarations import Implementation, Variant, Work
 from nfkern.bench.works.data_works import DataProblem, DataSampling
 
 STEPS = 200
-"""Of a run: starting one takes some hundredths of that."""
+"""Gradient steps of a run: starting one takes some hundredths of that."""
 
 GOAL_CONDITIONED = ("nf_gcbc", "gaussian_gcbc", "flow_matching_gcbc", "diffusion_gcbc")
 OFFLINE_RL = ("nf_rlbc", "fql", "ifql", "iql", "rebrac", "diffusion_ql")

@@ -1,4 +1,4 @@
-"""What a form does to a function: compiled code of its own, a package's files, calls captured as CUDA graphs."""
+"""Forms of functions: compiled code of its own, a package's files, calls captured as CUDA graphs."""
 
 import gc
 from contextlib import nullcontext
