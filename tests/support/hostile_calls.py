@@ -142,7 +142,8 @@ def check(name, arguments):
             tolerance = 1e-4 if found.dtype == torch.float32 else 1e-9
             # What cancels to zero is rounding of numbers of about 1: columns of a weight that are all the same do that.
             scale = max(float(wanted.abs().max()), 1e-3) if wanted.numel() else 0.0
-            torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance * scale)
+            floor = max(tolerance * scale, 8 * torch.finfo(found.dtype).eps)
+            torch.testing.assert_close(found, wanted, rtol=tolerance, atol=floor)
     return "equal"
 
 
