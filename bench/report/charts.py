@@ -1,11 +1,12 @@
 """The page's charts: Vega-Lite, rendered to SVG that takes its colours from the page and needs no script."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import vl_convert
 
+from nfkern.bench.core.units import duration
 from nfkern.bench.registry import VARIANTS
 from nfkern.bench.report.labels import is_ours, standing
 from nfkern.bench.report.rows import Timed
@@ -18,6 +19,7 @@ _OWN_DASHES = ([1, 0], [6, 2], [2, 2], [8, 2, 2, 2])
 _WORDS = {"ahead": ("var(--ours)", "circle"), "even": ("var(--soft)", "square"), "behind": ("var(--bad)", "diamond")}
 _INK = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 11, "titleFontSize": 11}
 _LINES = dict.fromkeys(("gridColor", "tickColor", "domainColor"), "var(--line)")
+_FILE = {"ours": "#0e8a6a", "rival": "#9aa4af", "pale": "#d3a94c", "ink": "#768390"}
 _CONFIG = {
     "background": "transparent",
     # Room for words that the reader's font makes wider than they are measured here.
@@ -69,6 +71,49 @@ def growth(curves: Mapping[str, Mapping[int, float]], axis: str, unit: str) -> s
     encoding = {"x": x | common, "y": y | common, **looks}
     mark = {"type": "line", "strokeWidth": 1.5, "point": {"filled": True, "size": 30}}
     return svg({"data": {"values": points}, "mark": mark, "encoding": encoding, "width": 280, "height": 240})
+
+
+def bars(times: Mapping[str, Mapping[str, float]], ours: Collection[str], floor: str) -> str:
+    """Return times in seconds as bars, a panel for each job: an SVG file, readable on white and on black.
+
+    Args:
+        times: by job and column.
+        ours: columns in nfkern's colour.
+        floor: column in a paler colour than the rivals'.
+    """
+    values: list[dict[str, Any]] = [
+        {"job": job, "column": column, "time": time, "text": duration(time)}
+        for job, columns in times.items()
+        for column, time in columns.items()
+    ]
+    names = list(dict.fromkeys(each["column"] for each in values))
+    colours = [_FILE["ours"] if name in ours else _FILE["pale"] if name == floor else _FILE["rival"] for name in names]
+    y = {"field": "column", "type": "nominal", "sort": names, "title": None, "axis": {"ticks": False, "domain": False}}
+    bar = {"mark": "bar", "encoding": {"color": _nominal("column", names, colours) | {"legend": None}}}
+    text = {
+        "mark": {"type": "text", "align": "left", "dx": 4},
+        "encoding": {"text": {"field": "text", "type": "nominal"}},
+    }
+    # Room for the text behind the longest bar.
+    x = {"field": "time", "type": "quantitative", "axis": None, "scale": {"domainMin": 0, "padding": 26, "nice": False}}
+    panel = {"layer": [bar, text], "encoding": {"x": x, "y": y}, "width": 220, "height": {"step": 17}}
+    ink = dict.fromkeys(("labelColor", "titleColor"), _FILE["ink"])
+    drawn: str = vl_convert.vegalite_to_svg(
+        {
+            "data": {"values": values},
+            "facet": {"field": "job", "type": "nominal", "sort": list(times), "title": None},
+            "columns": 2,
+            "spec": panel,
+            "resolve": {"scale": {"x": "independent"}},
+            "config": {
+                # Comes with vl-convert, so that the file is the same wherever it is made.
+                "font": "Liberation Sans, Arial, sans-serif",
+                **{"background": "transparent", "view": {"stroke": None}, "axis": ink | {"labelFontSize": 11}},
+                **{"header": ink | {"labelFontSize": 12}, "text": {"color": _FILE["ink"], "fontSize": 11}},
+            },
+        }
+    )
+    return drawn
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -3,7 +3,7 @@
 The document says, at the marks around a table, which file it is made of.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from nfkern.bench.rivals.policies import OWN_WIDTH
 from nfkern.bench.works.training_runs import STEPS
 from nfkern.errors import UserError
 
+Record = Mapping[str, Any]
+"""A row of `frame.frame`."""
 Variants = dict[str, tuple[str, ...]]
 """Variants by the title of their column, which shows the fastest."""
 
@@ -42,27 +44,42 @@ class Published:
         Raises:
             UserError: nothing was measured of a line.
         """
-        timed = records.filter(pl.col("median_s").is_not_null())
-        found = {(each["row"], each["variant"]): each for each in timed.iter_rows(named=True)}
-        rows = {row for row, _ in found}
         lines = [[self.head, *self.columns]]
-        for title, (name, start) in self.lines.items():
-            here = [row for count in self.threads if (row := f"{name}-threads_{count}") in rows]
+        for title, cells in self.fastest(records).items():
             lines.append([title])
-            for column, ends in self.columns.items():
-                quantity, texts = self.quantities.get(column, "median_s"), []
-                for row in here:
-                    there = [found[row, start + end] for end in ends if (row, start + end) in found]
-                    fastest = min(there, key=lambda each: float(each["median_s"]), default=None)
-                    texts.append(_text(fastest, quantity) if fastest else "")
-                lines[-1].append(_joined(texts))
-            if not any(lines[-1][1:]):
-                raise UserError(f"{name} has no number of {start or 'the variants'} that a table shows")
+            for column, cell in cells.items():
+                quantity = self.quantities.get(column, "median_s")
+                lines[-1].append(_joined([_text(each, quantity) for each in cell]))
         shown = [number for number in range(len(lines[0])) if any(line[number] for line in lines[1:])]
         return [[line[number] for number in shown] for line in lines]
 
+    def fastest(self, records: pl.DataFrame) -> dict[str, dict[str, list[Record | None]]]:
+        """Return the fastest record of each line and column, one for each number of threads that the line has.
 
-def _text(timed: Mapping[str, Any], quantity: str) -> str:
+        Raises:
+            UserError: nothing was measured of a line.
+        """
+        timed = records.filter(pl.col("median_s").is_not_null())
+        found = {(each["row"], each["variant"]): each for each in timed.iter_rows(named=True)}
+        rows, lines = {row for row, _ in found}, {}
+        for title, (name, start) in self.lines.items():
+            here = [row for count in self.threads if (row := f"{name}-threads_{count}") in rows]
+            lines[title] = {
+                column: [_fastest(found[key] for end in ends if (key := (row, start + end)) in found) for row in here]
+                for column, ends in self.columns.items()
+            }
+            if not any(any(cell) for cell in lines[title].values()):
+                raise UserError(f"{name} has no number of {start or 'the variants'} that a table shows")
+        return lines
+
+
+def _fastest(records: Iterable[Record]) -> Record | None:
+    return min(records, key=lambda each: float(each["median_s"]), default=None)
+
+
+def _text(timed: Record | None, quantity: str) -> str:
+    if timed is None:
+        return ""
     if quantity == "steps":
         return f"{STEPS / timed['median_s']:.1f}"
     if quantity == "parameters":
@@ -198,7 +215,6 @@ _FORMS: Variants = {
 }
 
 PUBLISHED: dict[str, Published] = {
-    "overview": Published(_OVERVIEW, _PACKAGES | _OURS | _FLOOR, head="the paper's flow"),
     "flow": Published(_FLOW, _PACKAGES | _OURS | _FLOOR, threads=(1, 2)),
     "compilers": Published(_OVERVIEW, _COMPILED | _OURS),
     "libraries": Published(_BESIDE_LIBRARIES, {"eager": ("eager",), **_LIBRARIES, **_OURS}),
@@ -226,3 +242,8 @@ PUBLISHED: dict[str, Published] = {
     ),
 }
 """By the name that the marks in a document have: a table of the records of the file that they name."""
+
+SPEED = Published(_OVERVIEW, _PACKAGES | _OURS | _FLOOR)
+"""README's chart."""
+OURS = tuple(_OURS)
+"""Titles of the columns that are nfkern's own."""

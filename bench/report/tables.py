@@ -12,12 +12,14 @@ import polars as pl
 from nfkern.bench.core.files import RESULTS
 from nfkern.bench.core.units import duration
 from nfkern.bench.registry import VARIANTS
+from nfkern.bench.report.charts import bars
 from nfkern.bench.report.frame import read
-from nfkern.bench.report.published import PUBLISHED
+from nfkern.bench.report.published import OURS, PUBLISHED, SPEED
 from nfkern.errors import UserError
 
 ROOT = RESULTS.parent.parent
 _MARKED = re.compile(r"(<!-- bench table (\w+) of (\S+): begin -->\n)(.*?)(<!-- bench table \2: end -->\n)", re.DOTALL)
+_CHART = re.compile(r"<!-- bench chart of (\S+) -->\n!\[[^\]]*\]\((\S+)\)")
 _INTRODUCTION = """# Recorded runs
 
 Medians of the records in this folder, written by `nfkern bench tables`. `nfkern bench report FILE --html
@@ -71,9 +73,18 @@ def _filled(text: str, records: pl.DataFrame) -> str:
     return _MARKED.sub(fill, text)
 
 
+def _chart(records: pl.DataFrame) -> str:
+    found = SPEED.fastest(records)
+    times = {
+        job: {column: cell[0]["median_s"] for column, cell in columns.items() if cell and cell[0]}
+        for job, columns in found.items()
+    }
+    return bars(times, OURS, "floor")
+
+
 @dataclass(frozen=True)
 class Tables:
-    """Write the tables of README.md, docs/ and bench/results/README.md from the records there, in a checkout."""
+    """Write tables and chart of README.md, docs/ and bench/results/README.md from the records there, in a checkout."""
 
     check: bool = False
     """Write nothing; exit 1 if a table is not what the records say."""
@@ -92,6 +103,9 @@ class Tables:
             )
         wanted = {path: _filled(text, records) for path, text in texts.items()}
         wanted[RESULTS / "README.md"] = listing(records)
+        for path, text in texts.items():
+            for file, picture in _CHART.findall(text):
+                wanted[path.parent / picture] = _chart(records.filter(pl.col("file") == file))
         code = 0
         for path, text in wanted.items():
             if path.exists() and path.read_text(encoding="utf-8") == text:

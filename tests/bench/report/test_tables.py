@@ -1,5 +1,6 @@
 """The tables that people read say what the records say."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -67,6 +68,18 @@ def test_tables_are_written_from_the_records(checkout, capsys):
     first, *others = storage.read(file)
     storage.write(file, [replace(first, quantiles=spread(9e-3)), *others])
     assert tables.Tables(check=True).run() == 1
+
+
+def test_the_chart_has_the_fastest_of_each_column_on_one_thread(checkout, monkeypatch):
+    monkeypatch.setattr(tables, "SPEED", TIMES)
+    with open(checkout / "README.md", "a") as readme:
+        readme.write("<!-- bench chart of cpu-x.json -->\n![times](speed.svg)\n")
+    assert tables.Tables().run() == 0
+    drawn = (checkout / "speed.svg").read_text()
+    assert re.findall(r">(\d[^<]*)</text>", drawn) == ["8.00 ms", "4.00 ms", "1.00 ms", "2.00 ms"]
+    assert ">compiled</text>" in drawn
+    assert ">zuko</text>" not in drawn
+    assert tables.Tables(check=True).run() == 0
 
 
 def test_many_variants_go_down_the_page(checkout, monkeypatch):
