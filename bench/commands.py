@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +16,7 @@ from nfkern.bench.core import records as storage
 from nfkern.bench.core import timing
 from nfkern.bench.core.declarations import Row, rows
 from nfkern.bench.core.environment import Environment, current_environment, others_cpu_s
-from nfkern.bench.core.files import check_writable
+from nfkern.bench.core.files import check_writable, missing_for_page
 from nfkern.bench.core.records import Record
 from nfkern.bench.core.units import duration
 from nfkern.bench.registry import VARIANTS, WORKS
@@ -39,7 +38,6 @@ KINDS = {
     "success": ("results in the simulator", {"settings", "latencies", "trainings", "evaluations"}),
 }
 """By the command that makes them: files of results in words, and what only their first JSON object has."""
-PAGE_NEEDS = ("msgspec", "polars", "jinja2", "vl_convert")
 _BUSY = 0.1
 # Without a bar: names, counts and what is being built fit into eighty columns.
 PROGRESS = "{desc}{n_fmt} of {total_fmt} rows [{elapsed}<{remaining}{postfix}]"
@@ -111,8 +109,8 @@ class Run:
         if pending:
             _tell_if_busy(environment, time.perf_counter() - start, others)
         print(f"{len(records)} records in {self.out}")
-        if self.page and (missing := [name for name in PAGE_NEEDS if find_spec(name) is None]):
-            print(f"no page: it needs the package {missing[0]}: `pip install 'nfkern[bench]'`")
+        if self.page and (missing := missing_for_page()):
+            print(f"no page: it needs {missing}")
         elif self.page:
             _write_page((self.out,), self.out.with_name(self.out.name.removesuffix(".json") + ".html"))
         refused = [record for record in records if record.error]

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 PARTS = {
-    "rivals": ("bench/rivals/*", "constraints.txt"),
+    "rivals": ("bench/problems/*", "bench/rivals/*", "constraints.txt"),
     "targets": (
         "kernels/*triton*",
         "bench/kernels/binaries.py",

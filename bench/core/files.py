@@ -1,6 +1,7 @@
 """Files of results, which are asked for before anything is measured."""
 
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from nfkern.errors import UserError
@@ -8,6 +9,14 @@ from nfkern.errors import UserError
 # Resolved: nfkern/bench is a link in a checkout.
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 """The records that come with the package."""
+
+
+def missing_for_page() -> str | None:
+    """Return the package that a page needs and that is not installed, with the way to install it; None without one."""
+    for name in ("msgspec", "polars", "jinja2", "vl_convert"):
+        if find_spec(name) is None:
+            return f"the package {name}: `pip install 'nfkern[bench]'`"
+    return None
 
 
 def check_writable(path: Path, flag: str = "--out") -> None:

@@ -4,10 +4,10 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from nfkern.bench.core.files import missing_for_page
 from nfkern.bench.studies import records
 from nfkern.bench.studies.charts import chart, colours_and_shapes
 from nfkern.bench.studies.policies import Policy
@@ -27,8 +27,6 @@ BEGIN, END = "<!-- from the records: begin -->", "<!-- from the records: end -->
 
 QUICK = ("--quick",)
 BANNER = "Made with --quick: a trial of the study itself. Its numbers mean nothing."
-
-PAGE_NEEDS = ("msgspec", "jinja2", "vl_convert")
 
 
 class Report(ABC, Generic[Results]):
@@ -180,9 +178,8 @@ def measured_on(results: StudyResults[Any], threads: int, versions: Sequence[str
 
 def check_reports(html: Path | None, tables: Path | None) -> None:
     """Refuse reports that could not be written in the end."""
-    for name in PAGE_NEEDS:
-        if html is not None and find_spec(name) is None:
-            raise UserError(f"--html needs the package {name}: `pip install 'nfkern[bench]'`")
+    if html is not None and (missing := missing_for_page()):
+        raise UserError(f"--html needs {missing}")
     if tables is not None:
         split_markdown(tables)
 

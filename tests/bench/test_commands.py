@@ -14,6 +14,7 @@ import pytest
 from support.bench_records import ENVIRONMENT, record
 
 from nfkern.bench import commands, registry, suites
+from nfkern.bench.core import files
 from nfkern.bench.core import records as storage
 from nfkern.bench.core.declarations import Benchmark, Implementation
 from nfkern.bench.report.rows import timed_rows
@@ -114,7 +115,7 @@ def test_run_writes_every_variant_of_every_row_with_a_verdict_and_a_page(out, mo
     stages = [shown.err.index(f", {stage}]", first) for stage in ("eager", "nfkern", "timing 0 %", "timing 100 %")]
     assert [first, *stages, second] == sorted([first, *stages, second])
     # Nothing is measured again, so that nothing is said of the machine.
-    monkeypatch.setattr(commands, "find_spec", lambda name: None)
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
     assert run(out, page=True, resume=True, threads=1) == 0
     shown = capsys.readouterr().out
     assert "busy" not in shown

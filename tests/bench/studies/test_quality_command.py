@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from support.quality_results import results
 
+from nfkern.bench.core import files
 from nfkern.bench.core.timing import SMOKE
 from nfkern.bench.studies import records
-from nfkern.bench.studies import report as reports
 from nfkern.bench.studies.quality import study
 from nfkern.bench.studies.quality.records import TRUTH
 from nfkern.bench.studies.quality.report import DEFAULT, QUICK, REPORT
@@ -172,7 +172,7 @@ def test_reports_that_cannot_be_written_are_refused_before_measuring(tmp_path, m
     monkeypatch.setattr(Quality, "pieces", lambda self, results: pytest.fail("measured"))
     with pytest.raises(UserError, match="missing.md: cannot be read"):
         Quality(tmp_path / "quality.json", tables=tmp_path / "missing.md").run()
-    monkeypatch.setattr(reports, "find_spec", lambda name: None if name == "jinja2" else name)
+    monkeypatch.setattr(files, "find_spec", lambda name: None if name == "jinja2" else name)
     with pytest.raises(UserError, match=r"needs the package jinja2: `pip install 'nfkern\[bench\]'`"):
         Quality(tmp_path / "quality.json", html=tmp_path / "page.html").run()
 
