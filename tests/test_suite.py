@@ -52,14 +52,19 @@ def test_exhaustive(): import time; time.sleep(0.1)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [[], ["-n", "1"]])
-def test_a_test_that_takes_too_long_fails_the_run(workers, tmp_path):
+def test_a_test_that_takes_too_long_fails_a_run_that_records_durations(workers, tmp_path):
     # Workers import the test file, the process that judges does not.
-    (tmp_path / "conftest.py").write_text("from support import suite_rules\nsuite_rules.LIMIT = 0.05\n")
-    assert run_suite(tmp_path, LONG, *workers)[1] == 0
-    printed, code = run_suite(tmp_path, LONG + "def test_long(): import time; time.sleep(0.1)\n", *workers)
-    assert code == 1
-    assert "TOO LONG test_it.py::test_long: 0 s, at most 0 s unless marked exhaustive" in printed
-    assert "TOO LONG test_it.py::test_exhaustive" not in printed
+    (tmp_path / "conftest.py").write_text(
+        "import pathlib\nfrom support import suite_rules\n"
+        "suite_rules.LIMIT, suite_rules.DURATIONS = 0.05, pathlib.Path('durations.json')\n"
+    )
+    long = LONG + "def test_long(): import time; time.sleep(0.1)\n"
+    assert run_suite(tmp_path, LONG, *workers, "--record-durations")[1] == 0
+    for options, expected in ((), 0), (("--record-durations",), 1):
+        printed, code = run_suite(tmp_path, long, *workers, *options)
+        assert code == expected
+        assert "TOO LONG test_it.py::test_long: 0 s, at most 0 s unless marked exhaustive" in printed
+        assert "TOO LONG test_it.py::test_exhaustive" not in printed
 
 
 SKIPPING = """

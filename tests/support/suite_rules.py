@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 LIMIT = 30.0
-"""Seconds that a test may take, set-up included, unless it is exhaustive."""
+"""Seconds that a test may take on two idle cores, set-up included, unless it is exhaustive."""
 
 DURATIONS = Path(__file__).parents[1] / "durations.json"
 """Seconds of each test file, as `--record-durations` measured them."""
@@ -44,7 +44,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Judge:
-    """Fails a run in which a test takes too long, or skips for a reason that is not allowed."""
+    """Fails a run in which a test skips for a forbidden reason, or takes too long while durations are recorded.
+
+    In other runs a test that takes too long is named alone: the machine may be busy.
+    """
 
     def __init__(self, config: pytest.Config) -> None:
         self.only_allowed_skips = config.getoption("only_allowed_skips")
@@ -65,30 +68,33 @@ class Judge:
         if report.skipped and isinstance(report.longrepr, tuple):
             self.skips[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
 
-    def complaints(self) -> list[str]:
-        """Broken rules, a line each."""
-        too_long = [
+    def too_long(self) -> list[str]:
+        """Tests that took too long, a line each."""
+        return [
             f"TOO LONG {test}: {seconds:.0f} s, at most {LIMIT:.0f} s unless marked exhaustive"
             for test, seconds in self.seconds.items()
             if seconds > LIMIT and test not in self.exhaustive
         ]
-        skips = [
+
+    def forbidden_skips(self) -> list[str]:
+        """Skips that are not allowed, a line each."""
+        return [
             f"SKIP NOT ALLOWED {test}: {reason} (see ALLOWED_SKIPS in {Path(__file__).name})"
             for test, reason in self.skips.items()
             if self.only_allowed_skips and not any(re.fullmatch(allowed, reason) for allowed in ALLOWED_SKIPS)
         ]
-        return too_long + skips
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Turn a success with complaints into a failure."""
-        if self.complaints() and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        broken = self.forbidden_skips() or (self.record_durations and self.too_long())
+        if broken and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self.record_durations:
             self._record(session.config.rootpath)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the complaints."""
-        for complaint in self.complaints():
+        for complaint in self.too_long() + self.forbidden_skips():
             terminalreporter.write_line(complaint)
 
     def _record(self, root: Path) -> None:

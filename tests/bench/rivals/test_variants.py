@@ -31,8 +31,8 @@ PEERS = [
     for name, work in EVERY
     if (VARIANTS[name].standing, VARIANTS[name].precision) == ("peer", "fp32") and work != "data_sampling"
 ]
-# A compiler takes seconds to a minute: one work of each tool among the quick tests.
-ONE_EACH = [("reference_compile", "inverse"), ("onnxruntime", "inverse"), ("jax_jit", "inverse")]
+# These take seconds: one work of each tool among the quick tests. Inductor takes up to a minute.
+ONE_EACH = [("onnxruntime", "inverse"), ("jax_jit", "inverse")]
 
 
 def taken(pairs):
