@@ -1,6 +1,6 @@
 """Functions on tensors: the flow's ops, each with one definition (`reference.py`) and one registration (`op.py`).
 
-Nothing here knows of modules. A call goes through PyTorch's dispatcher: a native kernel where one is registered for the
+Nothing here knows of modules. A call goes through PyTorch's dispatcher: a kernel where one is registered for the
 tensor's device, the reference everywhere else; `use_reference()` sends every call to the reference.
 """
 

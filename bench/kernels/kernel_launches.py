@@ -13,7 +13,7 @@ import triton
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nfkern.bench.kernels.calls import Arithmetic, Calls, ops
-from nfkern.kernels.dispatch.registry import native_kernel
+from nfkern.kernels.dispatch.registry import find_kernel
 from nfkern.kernels.dispatch.triton_backend import Launch, recording
 
 DTYPES = {
@@ -83,11 +83,11 @@ class _HostFunctions(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Call an op's host function if it has one that takes these arguments."""
-        native = native_kernel(func._schema.name.removeprefix("nfkern::"), "cuda")
-        if native is None or native.call_reasons(*args):
+        kernel = find_kernel(func._schema.name.removeprefix("nfkern::"), "cuda")
+        if kernel is None or kernel.call_reasons(*args):
             return func(*args, **(kwargs or {}))
         with self:
-            return native.load()(*args)
+            return kernel.load()(*args)
 
 
 def launches_of(call: Callable[[], Any]) -> list[Launch]:

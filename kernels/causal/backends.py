@@ -1,4 +1,4 @@
-"""The causal ops' native kernels, and the reasons why a call runs on the reference instead."""
+"""The causal ops' kernels, and the reasons why a call runs on the reference instead."""
 
 import functools
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from nfkern.kernels.causal.parameters import CausalParameters
 from nfkern.kernels.causal.reference import Settings
 from nfkern.kernels.causal.schema import PARAMETER_COUNT, unflattened
 from nfkern.kernels.dispatch import native_extension
-from nfkern.kernels.dispatch.registry import Native
+from nfkern.kernels.dispatch.registry import Kernel
 from nfkern.kernels.dispatch.seeds import over_seeds
 from nfkern.kernels.dispatch.triton_backend import dtype_reasons, tensor_reasons, triton_kernel
 
@@ -19,17 +19,17 @@ _AFTER = 2 + PARAMETER_COUNT
 _SETTINGS_END = _AFTER + len(Settings._fields)
 
 
-def cpu(function: Callable[..., Any], reasons: Callable[..., list[str]]) -> Native:
+def cpu(function: Callable[..., Any], reasons: Callable[..., list[str]]) -> Kernel:
     """Return a function of `cpu_kernels` as an op's kernel; `reasons` takes x, the settings and what follows."""
 
     def call_reasons(*args: Any) -> list[str]:
         return reasons(args[0], Settings(*args[_AFTER:_SETTINGS_END]), *args[_SETTINGS_END:])
 
     kernel = over_seeds(unflattened(function, 2), 3)
-    return Native(lambda: kernel, native_extension.device_reasons, call_reasons, safe=True)
+    return Kernel(lambda: kernel, native_extension.device_reasons, call_reasons, safe=True)
 
 
-def cuda(function: str) -> Native:
+def cuda(function: str) -> Kernel:
     """Return a Triton host function as an op's kernel; seeds go one after the other."""
 
     def reasons(*args: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""The coupling ops' native kernels, and the reasons why a call runs on the reference instead."""
+"""The coupling ops' kernels, and the reasons why a call runs on the reference instead."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,24 +9,24 @@ from nfkern.kernels.coupling import cpu_kernels
 from nfkern.kernels.coupling.parameters import CouplingParameters
 from nfkern.kernels.coupling.schema import PARAMETER_COUNT, SETTINGS_END, unflattened
 from nfkern.kernels.dispatch import native_extension
-from nfkern.kernels.dispatch.registry import Native
+from nfkern.kernels.dispatch.registry import Kernel
 from nfkern.kernels.dispatch.seeds import over_seeds
 from nfkern.kernels.dispatch.triton_backend import dtype_reasons, tensor_reasons, triton_kernel
 
 MAX_WIDTH = 1024
 
 
-def cpu(function: Callable[..., Any], tensors: int) -> Native:
+def cpu(function: Callable[..., Any], tensors: int) -> Kernel:
     """Return a function of `cpu_kernels` as an op's kernel; parameters and settings follow the first `tensors`."""
 
     def reasons(*args: Any) -> list[str]:
         return cpu_kernels.reasons(args[0], *_parameters_and_dtype(args[tensors:]))
 
     kernel = over_seeds(unflattened(function, tensors), 2)
-    return Native(lambda: kernel, native_extension.device_reasons, reasons, safe=True)
+    return Kernel(lambda: kernel, native_extension.device_reasons, reasons, safe=True)
 
 
-def cuda(module: str, function: str, tensors: int) -> Native:
+def cuda(module: str, function: str, tensors: int) -> Kernel:
     """Return a Triton host function of a module beside this one as an op's kernel."""
     # Up to the settings, or of a derivative, `parameter_grads`: these kernels keep no hidden activations.
     known = tensors + SETTINGS_END + function.endswith("backward")

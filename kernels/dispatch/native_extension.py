@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nfkern.kernels.dispatch.registry import Native
+from nfkern.kernels.dispatch.registry import Kernel
 from nfkern.kernels.dispatch.seeds import over_seeds
 
 BUILD = (
@@ -51,14 +51,14 @@ def call_reasons(tensor: torch.Tensor) -> list[str]:
     return found
 
 
-def extension_kernel(name: str, rank: int | None) -> Native:
+def extension_kernel(name: str, rank: int | None) -> Kernel:
     """Return the extension's function of an op's name as its CPU kernel; `rank` as in `registry.define`."""
 
     @functools.cache
     def kernel() -> Callable[..., Any]:
         return over_seeds(getattr(load(), name), rank)
 
-    return Native(kernel, device_reasons, lambda first, *rest: call_reasons(first), safe=True)
+    return Kernel(kernel, device_reasons, lambda first, *rest: call_reasons(first), safe=True)
 
 
 def instruction_sets() -> list[str]:

@@ -1,7 +1,7 @@
-"""Definition of ops in the `nfkern` namespace, and the switch between native kernels and the reference.
+"""Definition of ops in the `nfkern` namespace, and the switch between kernels and the reference.
 
 `torch.library.Library` is used instead of `@custom_op` because the decorator adds about 25 us to each call on small
-tensors, more than a whole native inverse at batch 1.
+tensors, more than a whole inverse at batch 1.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from nfkern.kernels.dispatch.seeds import fake_over_seeds, of_seed, over_seeds
 
 _library = torch.library.Library("nfkern", "DEF")
 _ops: dict[str, "Op"] = {}
-_natives: dict[tuple[str, str], "Native"] = {}
+_kernels: dict[tuple[str, str], "Kernel"] = {}
 _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
 
@@ -34,7 +34,7 @@ _switch = _Switch()
 
 
 class Op:
-    """An op under two names: `name`, which native kernels may override, and `name_reference`, which they may not."""
+    """An op under two names: `name`, which kernels may override, and `name_reference`, which they may not."""
 
     def __init__(
         self, name: str, rank: int | None, rows: Rows | None, check: Callable[..., None], differentiable: bool
@@ -46,7 +46,7 @@ class Op:
         self._arguments = [(each.name, str(each.type) == "Tensor") for each in self.dispatched._schema.arguments]
 
     def __call__(self, *args: Any) -> Any:
-        """Run the native kernel registered for the tensors' device, or the reference."""
+        """Run the kernel registered for the tensors' device, or the reference."""
         return (self.reference if _switch.forced else self.dispatched)(*args)
 
     def for_one_seed(self, *args: Any) -> Any:
@@ -90,8 +90,8 @@ class Op:
 
 
 @dataclass(frozen=True)
-class Native:
-    """A native kernel of an op, for one type of device.
+class Kernel:
+    """A kernel of an op, for one type of device.
 
     Attributes:
         load: imports the kernel, a function of the op's arguments; called when it first runs.
@@ -106,22 +106,22 @@ class Native:
     safe: bool = False
 
 
-def native_or_reference(name: str, native: Native) -> Callable[..., Any]:
-    """Return an op's native kernel, with the reference for calls that it does not take; it gets all seeds at once."""
+def kernel_or_reference(name: str, kernel: Kernel) -> Callable[..., Any]:
+    """Return an op's kernel, with the reference for calls that it does not take; it gets all seeds at once."""
     op = _ops[name]
 
     def call(*args: Any) -> Any:
-        if reasons := native.device_reasons(args[0].device):
+        if reasons := kernel.device_reasons(args[0].device):
             _say_once(args[0].device.type, "; ".join(reasons))
             return op.reference(*args)
-        if native.call_reasons(*args):
+        if kernel.call_reasons(*args):
             return op.reference(*args)
-        return native.load()(*args)
+        return kernel.load()(*args)
 
     call = _without_autocast(call)
 
     def run(*args: Any) -> Any:
-        if not native.safe:
+        if not kernel.safe:
             op.check(*args)
         try:
             return call(*args)
@@ -133,9 +133,9 @@ def native_or_reference(name: str, native: Native) -> Callable[..., Any]:
     return run
 
 
-def native_kernel(name: str, device_type: str) -> Native | None:
-    """Return an op's native kernel for a type of device, if it has one."""
-    return _natives.get((name, device_type))
+def find_kernel(name: str, device_type: str) -> Kernel | None:
+    """Return an op's kernel for a type of device, if it has one."""
+    return _kernels.get((name, device_type))
 
 
 @functools.cache
@@ -158,8 +158,8 @@ def define(
     setup_context: Callable[..., None] | None = None,
     rows: Rows | None = None,
     differentiable_reference: bool = True,
-    cpu: Native | None = None,
-    cuda: Native | None = None,
+    cpu: Kernel | None = None,
+    cuda: Kernel | None = None,
 ) -> Op:
     """Define `nfkern::name` with its reference for every device, its fake kernel, its gradient and its vmap rule.
 
@@ -174,13 +174,13 @@ def define(
         fake: shapes, dtypes and devices of the results, without data, for one seed.
         backward: `(ctx, *grads) -> grads of the arguments`, with or without seeds; runs what the forward pass ran.
         check: of the op's arguments, for one seed; raises where the op is not defined for them. Whatever comes through
-            the dispatcher is checked, for the reference and for native kernels.
+            the dispatcher is checked, for the reference and for kernels.
         setup_context: `(ctx, inputs, output)`, keeps what backward needs; None for ops that have no gradient.
         rows: where rows are, if `torch.vmap` over them may become one call with more rows.
         differentiable_reference: whether `torch.func` and forward-mode AD may go through the reference, operation by
             operation; else they are refused.
-        cpu: its native kernel on the CPU.
-        cuda: its native kernel on CUDA and ROCm devices.
+        cpu: its kernel on the CPU.
+        cuda: its kernel on CUDA and ROCm devices.
 
     Returns:
         The callable op.
@@ -204,14 +204,14 @@ def define(
         called = getattr(torch.ops.nfkern, qualified).default
         again = _as_forward(backward, reference=qualified != name)
         plain = make_autograd_impl(called, Info(again, setup_context))
-        kernel = through_definition(name, plain, definition if differentiable_reference else None)
-        _library.impl(qualified, kernel, "Autograd", with_keyset=True)
+        differentiable = through_definition(name, plain, definition if differentiable_reference else None)
+        _library.impl(qualified, differentiable, "Autograd", with_keyset=True)
         torch.library.register_fake(f"nfkern::{qualified}", without_data, lib=_library)
         torch.library.register_vmap(f"nfkern::{qualified}", vmap_rule(called, rows), lib=_library)
-    for device_type, native in (("cpu", cpu), ("cuda", cuda)):
-        if native is not None:
-            _library.impl(name, native_or_reference(name, native), _KEYS[device_type])
-            _natives[name, device_type] = native
+    for device_type, kernel in (("cpu", cpu), ("cuda", cuda)):
+        if kernel is not None:
+            _library.impl(name, kernel_or_reference(name, kernel), _KEYS[device_type])
+            _kernels[name, device_type] = kernel
     return op
 
 
@@ -272,13 +272,13 @@ def registered_backends(device: torch.device | str = "cpu") -> dict[str, str]:
 
 
 def backend_reasons(name: str, device: torch.device | str) -> list[str]:
-    """Return the reasons for which an op would run its reference on `device`; empty if it would run a native kernel."""
+    """Return the reasons for which an op would run its reference on `device`; empty if it would run a kernel."""
     device = torch.device(device)
     key = _KEYS.get(device.type)
     if key is None or not torch._C._dispatch_has_kernel_for_dispatch_key(f"nfkern::{name}", key):
-        return ["this version has no native kernel for it"]
-    native = native_kernel(name, device.type)
-    reasons = [] if native is None else list(native.device_reasons(device))
+        return ["this version has no kernel for it"]
+    kernel = find_kernel(name, device.type)
+    reasons = [] if kernel is None else list(kernel.device_reasons(device))
     return [*reasons, *(["use_reference() is in force"] if _switch.forced else [])]
 
 
@@ -289,7 +289,7 @@ def reference_forced() -> bool:
 
 @contextlib.contextmanager
 def use_reference(enabled: bool = True) -> Iterator[None]:
-    """Run every op's reference inside this context, whatever native kernels there are, in this thread alone.
+    """Run every op's reference inside this context, whatever kernels there are, in this thread alone.
 
     A backward pass runs what its forward pass ran, wherever it is called.
     """

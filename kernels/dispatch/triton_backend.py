@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nfkern.kernels.dispatch.registry import Native
+from nfkern.kernels.dispatch.registry import Kernel
 
 MAX_FEATURES = 64
 HIDDEN_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16)
@@ -22,7 +22,7 @@ def triton_kernel(
     function: str,
     reasons: Callable[..., list[str]],
     adapt: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda found: found,
-) -> Native:
+) -> Kernel:
     """Return a host function as an op's CUDA kernel. Triton is imported when it first runs, never with the package.
 
     Args:
@@ -37,7 +37,7 @@ def triton_kernel(
         found = getattr(importlib.import_module(f"nfkern.kernels.{module}"), function)
         return adapt(on_its_device(found))
 
-    return Native(load, device_reasons, reasons)
+    return Kernel(load, device_reasons, reasons)
 
 
 def any_size(tensor: torch.Tensor) -> list[str]:

@@ -20,10 +20,10 @@ def interpreted_kernels():
         with warnings.catch_warnings():
             # For the time being they stand before the native CPU kernels.
             warnings.filterwarnings("ignore", "Warning only once for all operators")
-            for (name, device_type), native in registry._natives.items():
+            for (name, device_type), native in registry._kernels.items():
                 if device_type == "cuda":
                     here = dataclasses.replace(native, device_reasons=lambda device: ())
-                    library.impl(name, registry.native_or_reference(name, here), "CPU")
+                    library.impl(name, registry.kernel_or_reference(name, here), "CPU")
         yield
     finally:
         library._destroy()

@@ -92,11 +92,11 @@ def test_a_call_with_a_reason_runs_on_the_reference():
     arguments = (x, term, *compose(flow.mixing_lu, flow.permutation), flow._parameters_tuple)
     with use_reference():
         expected = coupling.to_latent(*arguments)
-    native = registry._natives["coupling_to_latent", "cuda"]
+    native = registry.find_kernel("coupling_to_latent", "cuda")
     here = dataclasses.replace(native, device_reasons=lambda device: ())
     with recording() as found:
         flat = (*arguments[:4], *arguments[4], 1e-5, None, None)
-        actual = registry.native_or_reference("coupling_to_latent", here)(*flat)
+        actual = registry.kernel_or_reference("coupling_to_latent", here)(*flat)
     assert not found
     assert torch.equal(actual[0], expected[0])
 
@@ -107,7 +107,7 @@ def test_doctor_has_a_reason_for_every_op_without_a_gpu():
     # On a GPU flows call PyTorch's own product, and so does the causal flow's derivative.
     without = {"linear", "causal_flow_to_latent_backward"}
     for name in without:
-        assert backend_reasons(name, "cuda") == ["this version has no native kernel for it"]
+        assert backend_reasons(name, "cuda") == ["this version has no kernel for it"]
     for name in registry._ops.keys() - without:
         assert backend_reasons(name, "cuda") in (
             ["torch sees no CUDA or ROCm device"],
