@@ -14,12 +14,12 @@ from torch import nn
 
 from nfkern.acting.cuda_graphs import CapturedCalls
 from nfkern.acting.encoder import called, encoded, frozen_encoder, refuse_broken
-from nfkern.acting.native_calls import NativeCalls
 from nfkern.arguments import shape_of, whole
 from nfkern.flows.context import ProjectedContext, without_autocast
 from nfkern.flows.derivatives import differentiating, readable
 from nfkern.flows.encoder import Encoder
 from nfkern.flows.flow import ActingFlow, Context, Flow, FlowDistribution, Map
+from nfkern.flows.native_calls import NativeCalls
 
 _NO_DERIVATIVES = "flow: a frozen one has no derivatives; use the flow that it came from"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

@@ -10,9 +10,12 @@ from torch import nn
 
 from nfkern.arguments import flag, number, whole
 from nfkern.flows.coupling_maps import CouplingMaps
-from nfkern.flows.derivatives import readable
+from nfkern.flows.derivatives import differentiating, readable
+from nfkern.flows.flow import Context, Map
+from nfkern.flows.native_calls import NativeCalls
 from nfkern.kernels import compose
 from nfkern.kernels.dispatch.op_transforms import has_tangents
+from nfkern.kernels.dispatch.registry import may_differentiate
 
 
 class CouplingFlow(CouplingMaps):
@@ -115,6 +118,7 @@ class CouplingFlow(CouplingMaps):
         self.output_weight = nn.Parameter(torch.zeros(*pair, transformed, second))
         self.output_bias = nn.Parameter(torch.zeros(*pair, transformed))
         self._composed: dict[bool, tuple[torch.Tensor, ...]] = {}
+        self._native = NativeCalls()
         self._reset_mixing()
         self._reset_conditioners()
 
@@ -154,6 +158,7 @@ class CouplingFlow(CouplingMaps):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._place()
+        self._native = NativeCalls()
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -203,6 +208,30 @@ class CouplingFlow(CouplingMaps):
             bound = 1 / math.sqrt(self.hidden[0])
             self.hidden_weight.uniform_(-bound, bound)
             self.hidden_bias.uniform_(-bound, bound)
+
+    def _run(
+        self,
+        which: Map,
+        events: torch.Tensor,
+        context: Context = None,
+        dropout: bool = False,
+        **options: Any,
+    ) -> tuple[torch.Tensor, ...]:
+        if not (options or (dropout and self.context_dropout)) and self._without_derivatives(events, context):
+            found = self._native.run(self, which, events, context)
+            if found is not None:
+                return found
+        return super()._run(which, events, context, dropout, **options)
+
+    def _without_derivatives(self, events: Any, context: Any) -> bool:
+        """Whether a call needs nothing but results in the parameters' precision."""
+        if torch.compiler.is_compiling() or may_differentiate((*self._parameters.values(), events, context)):
+            return False
+        return not differentiating() and self._compute_dtype is None
+
+    @property
+    def _composed_from(self) -> tuple[torch.Tensor, ...]:
+        return (self.permutation, self.mixing_lu) if self.mixing == "plu" else (self.permutation,)
 
     def _factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Arguments of `compose`, on the device and in the dtype of the parameters.

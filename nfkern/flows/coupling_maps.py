@@ -24,6 +24,11 @@ class CouplingMaps(Chunked):
         """Mixing matrices (blocks, features, features) or their inverses, and the sum of their log|det|, ()."""
 
     @property
+    def _composed_from(self) -> tuple[torch.Tensor, ...]:
+        """Tensors that `_compose` composes anew when their contents change."""
+        return ()
+
+    @property
     def _like(self) -> torch.Tensor:
         return self.input_bias
 

@@ -8,10 +8,10 @@ import torch
 from support.boxes import scripted
 from support.small_agents import SMALL, act, make_agent
 
-from nfkern.acting.native_calls import native_reasons
 from nfkern.algorithms.agents.policy import FlowPolicy
 from nfkern.algorithms.agents.registry import AGENTS, load_policy, save_agent
 from nfkern.algorithms.data import BatchSampler
+from nfkern.flows.native_calls import native_reasons
 from nfkern.numerics import perturb
 
 FLOWS = ("nf_bc", "nf_gcbc", "nf_rlbc", "nf_bc_causal", "nf_gcbc_causal")

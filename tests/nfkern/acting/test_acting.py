@@ -11,7 +11,7 @@ from support import flows
 from torch import nn
 
 from nfkern import Encoder
-from nfkern.acting.native_calls import native_reasons
+from nfkern.flows.native_calls import native_reasons
 from nfkern.kernels import use_reference
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

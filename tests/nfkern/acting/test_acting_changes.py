@@ -13,8 +13,8 @@ from support import flows
 from torch import nn
 
 from nfkern import Encoder
-from nfkern.acting import native_calls as acting
-from nfkern.acting.native_calls import native_reasons
+from nfkern.flows import native_calls as acting
+from nfkern.flows.native_calls import native_reasons
 from nfkern.kernels import use_reference
 
 WIDTH, OBSERVED = 24, 7

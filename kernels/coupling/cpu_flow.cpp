@@ -1,11 +1,12 @@
-// A frozen flow for acting: its tensors are gathered once, and a call goes from observations to results without a stop
-// in Python. In float32, hidden weights in bfloat16 if they are.
+// A flow whose tensors are gathered once: a call goes from its arguments to its results without a stop in Python, and
+// without derivatives. In float32, hidden weights in bfloat16 if they are.
 #include <ATen/EmptyTensor.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <tuple>
@@ -40,6 +41,7 @@ struct Source {
   List<pybind11::dict, pybind11::tuple> contents;                       // dicts, and all that they held
   List<pybind11::dict, Py_ssize_t> sizes;                               // dicts, and how much they held
   List<pybind11::object, pybind11::type> types;                         // objects, and their types
+  List<Tensor, Tensor> copies;                                          // small tensors, and copies of their contents
 
   bool unchanged(pybind11::handle flow) const {
     const auto attributes = pybind11::reinterpret_steal<pybind11::dict>(PyObject_GenericGetDict(flow.ptr(), nullptr));
@@ -59,7 +61,16 @@ struct Source {
       if (PyDict_GET_SIZE(dict.ptr()) != size) return false;
     for (const auto& [object, type] : types)
       if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) != type.ptr()) return false;
+    for (const auto& [tensor, copy] : copies)
+      if (!same(tensor, copy)) return false;
     return true;
+  }
+
+ private:
+  // Bit by bit: version counters miss edits through `.data`.
+  static bool same(const Tensor& a, const Tensor& b) {
+    return a.is_cpu() && a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.is_contiguous() &&
+           !std::memcmp(a.const_data_ptr(), b.const_data_ptr(), b.nbytes());
   }
 };
 
@@ -69,13 +80,15 @@ bool finite(const float* values, int64_t count) {
   return found;
 }
 
-class ActingFlow {
+class NativeFlow {
  public:
-  ActingFlow(pybind11::dict settings, decltype(Source::items) items, decltype(Source::contents) contents,
-             decltype(Source::sizes) sizes, decltype(Source::types) types, Parameters parameters, std::optional<Tensor> context_weight, Tensor input_bias, Tensor mixing,
+  NativeFlow(pybind11::dict settings, decltype(Source::items) items, decltype(Source::contents) contents,
+             decltype(Source::sizes) sizes, decltype(Source::types) types, decltype(Source::copies) copies,
+             Parameters parameters, std::optional<Tensor> context_weight, Tensor input_bias, Tensor mixing,
              Tensor mixing_log_det, Tensor inverse_mixing, Tensor inverse_log_det, double norm_eps,
              std::optional<double> scale_bound, const std::vector<LayerTensors>& encoder)
-      : source_{std::move(settings), std::move(items), std::move(contents), std::move(sizes), std::move(types)},
+      : source_{std::move(settings), std::move(items), std::move(contents),
+                std::move(sizes),    std::move(types), std::move(copies)},
         parameters_(std::move(parameters)),
         context_weight_(std::move(context_weight)),
         input_bias_(std::move(input_bias)),
@@ -91,12 +104,14 @@ class ActingFlow {
   }
 
   // Results of a map of `events` (*batch, features) with a context or observation for each, or nothing if these are
-  // not of the simple kind that is taken here; they may be of another kind, or wrong. False if `flow` has changed.
+  // not of the simple kind that is taken here; they may be of another kind, or wrong. Nothing either if a result is not
+  // finite: whoever asks finds out why. False if `flow` has changed.
   std::variant<bool, std::optional<std::vector<Tensor>>> run(pybind11::handle flow, const std::string& map,
                                                              const Tensor& events,
                                                              const std::optional<Tensor>& contexts) const {
     if (!source_.unchanged(flow)) return false;
-    if (!simple(events, features()) || contexts.has_value() != context_weight_.has_value()) return std::optional<std::vector<Tensor>>();
+    if (!simple(events, features()) || contexts.has_value() != context_weight_.has_value())
+      return std::optional<std::vector<Tensor>>();
     const at::IntArrayRef batch = events.sizes().slice(0, events.dim() - 1);
     if (contexts && (!simple(*contexts, observed()) || contexts->sizes().slice(0, contexts->dim() - 1) != batch))
       return std::optional<std::vector<Tensor>>();
@@ -118,7 +133,7 @@ class ActingFlow {
       }
     }
     for (const Tensor& result : results)
-      if (!finite(result.const_data_ptr<float>(), result.numel())) refuse_broken(flow);
+      if (!finite(result.const_data_ptr<float>(), result.numel())) return std::optional<std::vector<Tensor>>();
     return std::optional(std::move(results));
   }
 
@@ -228,12 +243,13 @@ class ActingFlow {
 }  // namespace
 
 NFKERN_BINDINGS {
-  pybind11::class_<ActingFlow>(module, "ActingFlow")
+  pybind11::class_<NativeFlow>(module, "NativeFlow")
       .def(pybind11::init<pybind11::dict, decltype(Source::items), decltype(Source::contents), decltype(Source::sizes),
-                          decltype(Source::types), Parameters, std::optional<Tensor>, Tensor, Tensor, Tensor, Tensor,
-                          Tensor, double, std::optional<double>, const std::vector<LayerTensors>&>())
-      .def("run", &ActingFlow::run)
-      .def("act", &ActingFlow::act);
+                          decltype(Source::types), decltype(Source::copies), Parameters, std::optional<Tensor>, Tensor,
+                          Tensor, Tensor, Tensor, Tensor, double, std::optional<double>,
+                          const std::vector<LayerTensors>&>())
+      .def("run", &NativeFlow::run)
+      .def("act", &NativeFlow::act);
 }
 
 }  // namespace nfkern

@@ -1,4 +1,4 @@
-"""A frozen flow's calls on the CPU, from observations to results in one step of C++."""
+"""A coupling flow's calls on the CPU that need no derivatives, from arguments to results in one step of C++."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,8 @@ from torch.nn.modules import module as torch_module
 from nfkern.flows.coupling_maps import CouplingMaps
 from nfkern.flows.derivatives import readable
 from nfkern.flows.encoder import Encoder, LoweredLinear
-from nfkern.flows.flow import ActingFlow, Map
+from nfkern.flows.flow import ActingFlow, Flow, Map
+from nfkern.kernels import CouplingParameters
 from nfkern.kernels.dispatch.native_extension import device_reasons, load
 from nfkern.kernels.dispatch.registry import reference_forced
 
@@ -19,12 +20,13 @@ _FLOAT32 = np.dtype(np.float32)
 _GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
 
 
-_SETTINGS = ("norm_eps", "scale_bound", "inverted", "bounds", "dtype", "context_features")
+_SETTINGS = ("norm_eps", "scale_bound", "inverted", "bounds", "dtype", "context_features", "permutation", "mixing_lu")
+"""Attributes that a call depends on, of those flows that have them."""
 _NEVER = object()
 
 
 class NativeCalls:
-    """A frozen flow in the extension, made at the first call. Copies are empty, also from a pickle.
+    """A coupling flow in the extension, made at the first call. Copies are empty, also from a pickle.
 
     It holds the flow's tensors and reads them in every call, so edits in place show. It is made anew after a tensor, a
     layer, a hook or a setting was assigned. Several threads may call at once: none sees a native flow half made.
@@ -36,11 +38,17 @@ class NativeCalls:
     def __reduce__(self) -> tuple[Any, ...]:
         return (NativeCalls, ())
 
-    def run(self, flow: ActingFlow, which: Map, events: Any, context: Any) -> tuple[torch.Tensor, ...] | None:
-        """Results of a map, if its arguments are plain tensors with the same batch shape; else None."""
+    def run(self, flow: Flow, which: Map, events: Any, context: Any) -> tuple[torch.Tensor, ...] | None:
+        """Results of a map without derivatives; None if it takes the ordinary way.
+
+        That way is for arguments that are not plain tensors with the same batch shape, for results that are not finite,
+        and for callers that watch each operation, as a tracer does.
+        """
         if which == "score" or type(events) is not torch.Tensor or not readable(events):
             return None
         if context is not None and type(context) is not torch.Tensor:
+            return None
+        if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state():
             return None
         results = self._call("run", flow, which, events, context)
         return None if results is None else tuple(results)
@@ -61,7 +69,7 @@ class NativeCalls:
         actions: np.ndarray | None = self._call("act", flow, observations, sigma, temperature, generator)
         return actions
 
-    def _call(self, name: str, flow: ActingFlow, *arguments: Any) -> Any:
+    def _call(self, name: str, flow: Flow, *arguments: Any) -> Any:
         """Call a method of the native flow; None if this flow or machine has none, or under `use_reference()`.
 
         Raises:
@@ -80,12 +88,12 @@ class NativeCalls:
         return found
 
 
-def native_reasons(flow: ActingFlow) -> list[str]:
-    """Reasons why the extension cannot run a frozen flow's calls as a whole; empty if it can."""
-    return _lasting_reasons(flow) or _flow_reasons(flow) or _encoder_reasons(flow.encoder, flow.context_features)
+def native_reasons(flow: Flow) -> list[str]:
+    """Reasons why the extension cannot run a flow's calls as a whole; empty if it can."""
+    return _lasting_reasons(flow) or _flow_reasons(flow)
 
 
-def _make(flow: ActingFlow) -> Any:
+def _make(flow: Flow) -> Any:
     """The native flow; None if the flow has none as it is now, `_NEVER` if it cannot have one."""
     if _lasting_reasons(flow):
         return _NEVER
@@ -93,47 +101,54 @@ def _make(flow: ActingFlow) -> Any:
         return None
     # First, so that the next call notices what is assigned from here on.
     source = _source(flow)
-    if _flow_reasons(flow) or _encoder_reasons(flow.encoder, flow.context_features):
+    if _flow_reasons(flow):
         return None
-    flow.refuse_broken()
+    if isinstance(flow, ActingFlow):
+        flow.refuse_broken()
     return _gather(flow, *source)
 
 
-def _source(flow: ActingFlow) -> tuple[Any, ...]:
+def _source(flow: Any) -> tuple[Any, ...]:
     """All that the native flow depends on, which the extension compares in every call.
 
     Settings by name; entries of dicts; dicts of tensors and layers with their values; dicts of attributes and hooks
-    with their lengths, because a new entry may be a `forward`; modules with their types. The flow itself is passed with
-    each call: it holds `NativeCalls`, and a reference back would keep both alive for ever.
+    with their lengths, because a new entry may be a `forward`; modules with their types; tensors that matrices were
+    composed from with copies. The flow itself is passed with each call: it holds `NativeCalls`, and a reference back
+    would keep both alive for ever.
     """
-    modules = (
-        [] if flow.encoder is None else [m for m in (flow.encoder, *flow.encoder._modules.values()) if m is not None]
-    )
-    watched: list[dict[Any, Any]] = [flow._buffers, flow._modules, *(m._modules for m in modules[:1])]
+    encoder = flow._modules.get("encoder")
+    modules = [] if encoder is None else [m for m in (encoder, *encoder._modules.values()) if m is not None]
+    watched: list[dict[Any, Any]] = [flow._parameters, flow._buffers, flow._modules, *(m._modules for m in modules[:1])]
     watched += [module._parameters for module in modules if module._parameters]
     counted: list[dict[Any, Any]] = [*_GLOBAL_HOOKS]
     for module in modules:
         counted += [module.__dict__, module._forward_hooks, module._forward_pre_hooks]
     return (
-        {name: flow.__dict__[name] for name in _SETTINGS},
+        {name: flow.__dict__[name] for name in _SETTINGS if name in flow.__dict__},
         [(module.__dict__, "eps", module.__dict__["eps"]) for module in modules if "eps" in module.__dict__],
         [(each, tuple(each.values())) for each in watched],
         [(each, len(each)) for each in counted],
         [(module, type(module)) for module in modules],
+        [(tensor, tensor.detach().clone()) for tensor in flow._composed_from],
     )
 
 
-def _lasting_reasons(flow: ActingFlow) -> list[str]:
+def _lasting_reasons(flow: Flow) -> list[str]:
     """Reasons that last until the flow is moved, which makes a new `NativeCalls`."""
     if not isinstance(flow, CouplingMaps):
         return [f"{type(flow).__name__}: it takes coupling flows"]
     device = flow._like.device
     if device.type != "cpu":
         return [f"on {device}: it runs on the CPU"]
-    reasons = list(device_reasons(device))
-    if flow._like.dtype != torch.float32 or flow.dtype not in (torch.float32, torch.bfloat16):
-        reasons.append(f"dtype {flow.dtype}: it takes float32 and bfloat16")
+    reasons, dtype = list(device_reasons(device)), _hidden_dtype(flow)
+    if flow._like.dtype != torch.float32 or dtype not in (torch.float32, torch.bfloat16):
+        reasons.append(f"dtype {dtype}: it takes float32 and bfloat16")
     return reasons
+
+
+def _hidden_dtype(flow: Flow) -> torch.dtype:
+    """Dtype of a flow's hidden weights, unless someone assigned others."""
+    return flow.dtype if isinstance(flow, ActingFlow) else flow._like.dtype
 
 
 def _flow_reasons(flow: Any) -> list[str]:
@@ -141,15 +156,21 @@ def _flow_reasons(flow: Any) -> list[str]:
         return ["inverted=True"]
     if flow.bounds is not None:
         return [f"bounds={flow.bounds!r}"]
-    reasons = []
-    for name, tensor in flow._buffers.items():
+    reasons, held = [], flow._parameters | flow._buffers
+    for name in ("input_bias", *CouplingParameters._fields, *(["context_weight"] if flow.context_features else [])):
+        if name not in held:
+            # Computed in each call, as by `torch.nn.utils.parametrize`.
+            return [f"{name}: neither a parameter nor a buffer"]
+    for name, tensor in held.items():
         if tensor is None and not name.startswith("norm") and (flow.context_features or name != "context_weight"):
             reasons.append(f"{name}: None")
         if not _plain(tensor):
             reasons.append(f"{name}: no plain tensor")
-    if flow.hidden_weight is not None and flow.hidden_weight.dtype != flow.dtype:
-        reasons.append(f"hidden_weight in {flow.hidden_weight.dtype}, the flow was frozen in {flow.dtype}")
-    return reasons
+    reasons += ["mixing: not contiguous" for tensor in flow._composed_from if not tensor.is_contiguous()]
+    hidden, dtype = held["hidden_weight"], _hidden_dtype(flow)
+    if hidden is not None and hidden.dtype != dtype:
+        reasons.append(f"hidden_weight in {hidden.dtype}, the flow has {dtype}")
+    return reasons or _encoder_reasons(flow._modules.get("encoder"), flow.context_features)
 
 
 def _encoder_reasons(encoder: nn.Module | None, context_features: int) -> list[str]:
@@ -208,20 +229,20 @@ def _plain(tensor: torch.Tensor | None) -> bool:
     return type(tensor) in (torch.Tensor, nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
-def _gather(flow: ActingFlow, *source: Any) -> Any:
+@torch.no_grad()
+def _gather(flow: Flow, *source: Any) -> Any:
     assert isinstance(flow, CouplingMaps)
-    return load().ActingFlow(
+    encoder = flow._modules.get("encoder")
+    return load().NativeFlow(
         *source,
         list(flow._parameters_tuple),
         flow.context_weight,
         flow.input_bias,
-        flow.mixing,
-        flow.mixing_log_det,
-        flow.inverse_mixing,
-        flow.inverse_log_det,
+        *flow._compose(False),
+        *flow._compose(True),
         flow.norm_eps,
         flow.scale_bound,
-        [] if flow.encoder is None else list(_encoder_layers(flow.encoder)),
+        [] if encoder is None else list(_encoder_layers(encoder)),
     )
 
 
