@@ -60,7 +60,7 @@ class Run:
     quick: under five minutes on two cores;
     cpu: everything a CPU could run instead, hours;
     causal: the same for the autoregressive flow;
-    control-loop: numpy to numpy beside other policies, three quarters of an hour;
+    control-loop: numpy to numpy beside other policies, an hour;
     scaling: how time and memory grow with batch, features, blocks, width, length and threads, 35 minutes;
     training: gradient steps of the algorithms as a user takes them, 15 to 25 minutes;
     full: nfkern and PyTorch for longer, most of a day."""

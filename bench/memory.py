@@ -49,7 +49,7 @@ def _count(work: str, case: str, batch: str, threads: str, variant: str, device:
 
     problem = WORKS[work].prepare(CASES[case], int(batch), torch.device(device))
     with num_threads(int(threads)), WORKS[work].context():
-        calls = VARIANTS[variant].builders[work](problem).calls(problem.inputs)
+        calls = VARIANTS[variant].builders[WORKS[work].job](problem).calls(problem.inputs)
 
         def steps() -> None:
             for call in islice(cycle(calls), STEPS):

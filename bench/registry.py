@@ -20,7 +20,7 @@ from nfkern.bench.rivals import (
     zuko,
 )
 from nfkern.bench.works import training_runs
-from nfkern.bench.works.control_loop import ControlLoop
+from nfkern.bench.works.control_loop import AfterPause, ControlLoop, Evicted
 from nfkern.bench.works.data_works import DataSampling
 from nfkern.bench.works.flow_works import CAUSAL_WORKS, FLOW_WORKS
 from nfkern.bench.works.plane_works import CandidateDensities
@@ -28,7 +28,7 @@ from nfkern.bench.works.training_runs import TRAINING_RUNS
 
 _WORKS: tuple[Work, ...] = (
     *(*FLOW_WORKS, *CAUSAL_WORKS),
-    *(CandidateDensities(), ControlLoop(), DataSampling()),
+    *(CandidateDensities(), ControlLoop(), AfterPause(), Evicted(), DataSampling()),
     *TRAINING_RUNS,
 )
 WORKS: dict[str, Work] = {work.name: work for work in _WORKS}

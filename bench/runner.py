@@ -45,8 +45,13 @@ def measure(
         times: Mapping[str, Quantiles] = {}
         if passed:
             tell("timing 0 %")
-            stopwatch = stopwatch_for(device)
-            times = interleaved(passed, budget, stopwatch, lambda share: tell(f"timing {100 * share:.0f} %"))
+            times = interleaved(
+                passed,
+                budget,
+                stopwatch_for(device),
+                lambda share: tell(f"timing {100 * share:.0f} %"),
+                row.work.between_calls(),
+            )
     records = [record_of(row, problem, c, times.get(c.variant.name), device, environment) for c in candidates]
     if not row.memory:
         return records
@@ -103,7 +108,7 @@ def _admit(variant: Variant, row: Row, problem: Problem, device: torch.device) -
     try:
         with _cold_compiler():
             start = time.perf_counter()
-            built = variant.builders[row.work.name](problem)
+            built = variant.builders[row.work.job](problem)
             run, ended = _noting_first_end(built.run)
             reason = _wrong(variant, row, problem, replace(built, run=run))
     except Exception as error:

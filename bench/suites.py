@@ -114,6 +114,8 @@ _FLOW_ACTING = ("eager", "reference_compile", "reference_aot_inductor", "onnxrun
 _CONTROL_LOOP = (
     Benchmark("control_loop", ("ogbench",), (1,), (*_FLOW_ACTING, *_POLICIES), ("one",)),
     Benchmark("control_loop", ("ogbench_jax", "chunked"), (1,), _FLOW_ACTING, ("one",)),
+    Benchmark("control_loop_after_pause", ("ogbench",), (1,), (*_FLOW_ACTING, *_POLICIES), ("one",)),
+    Benchmark("control_loop_evicted", ("ogbench",), (1,), _FLOW_ACTING, ("one",)),
 )
 
 # How time and memory grow, one number of a case at a time. Of a million rows one call takes half a minute.

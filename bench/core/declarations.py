@@ -79,7 +79,8 @@ class Work:
     """A job with a definition of correct.
 
     Attributes:
-        name: how suites, records and `Variant.builders` call it.
+        name: how suites and records call it.
+        job: how `Variant.builders` call it, `name` unless stated: works may differ in what happens between calls alone.
         mode: "training" if autograd's graph is part of the job.
         device: the one type of device that it measures, as in `torch.device.type`; elsewhere its rows are skipped.
     """
@@ -87,6 +88,15 @@ class Work:
     name: str
     mode: Mode
     device: ClassVar[str | None] = None
+
+    @property
+    def job(self) -> str:
+        """As in `Variant.builders`."""
+        return self.name
+
+    def between_calls(self) -> Callable[[], None] | None:
+        """Make a function to run, untimed, before every timed call; None for calls back to back."""
+        return None
 
     def prepare(self, case: Any, batch: int, device: torch.device) -> Any:
         """The problem at this case and batch; everything that is not to be timed happens here."""
@@ -108,7 +118,7 @@ class Variant:
     Args:
         name: as in records; fixed for ever, so that records stay comparable.
         summary: one line for `bench list` and the report.
-        builders: for each work it can do, a function from the problem to an `Implementation`.
+        builders: for each job it can do, a function from the problem to an `Implementation`.
         precision: of its hidden products; it sets the gate's tolerance.
         compiles: its first call compiles, so compilers' caches are dropped before it is built.
         requires: modules that must be importable; without them its rows are skipped with that reason.
@@ -130,7 +140,7 @@ class Variant:
         reasons = [f"needs the module {name}" for name in self.requires if find_spec(name) is None]
         others = dict.fromkeys(each for each in (self.device, work.device) if each not in (None, device.type))
         reasons += [f"needs a {each} device, got {device.type}" for each in others]
-        return reasons if work.name in self.builders else [*reasons, f"does not implement {work.name}"]
+        return reasons if work.job in self.builders else [*reasons, f"does not implement {work.job}"]
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,9 @@ SMOKE = Budget(warmup_s=0.0, measure_s=0.0, min_repeats=2)
 
 _PARTS = 20
 
+BETWEEN_REPEATS = 400
+"""Calls of each variant where something happens between them."""
+
 FEWEST = 3
 """Calls below which nothing is known of how far their median moves."""
 
@@ -150,6 +153,7 @@ def interleaved(
     budget: Budget,
     stopwatch: Stopwatch,
     tell: Callable[[float], None] = lambda share: None,
+    between: Callable[[], None] | None = None,
 ) -> dict[str, Quantiles]:
     """Time the variants in turns.
 
@@ -163,20 +167,24 @@ def interleaved(
         budget: how long to measure.
         stopwatch: from `stopwatch_for`.
         tell: takes how much of the measurement is done, 0 to 1, whenever another twentieth is.
+        between: runs before every timed call, such as a pause. A turn then has three calls, and a variant
+            `BETWEEN_REPEATS` at most: the time of most such calls goes by between them.
 
     Returns:
         For each variant, quantiles of its time per call.
     """
     calls = {name: _rotating(each) for name, each in variants.items()}
     typical = {name: _warm_up(call, budget, stopwatch) for name, call in calls.items()}
-    bursts = {name: _burst(typical[name], budget) for name in calls}
+    bursts = {name: 3 if between else _burst(typical[name], budget) for name in calls}
+    if between:
+        budget = replace(budget, measure_s=0.0, min_repeats=min(budget.min_repeats, BETWEEN_REPEATS))
     samples = {name: _Samples() for name in calls}
     told, share = 0, 0.0
     with _without_garbage_collection():
         while share < 1:
             for name, call in calls.items():
                 if _share(samples[name], budget) <= share:
-                    _take_turn(call, bursts[name], samples[name], stopwatch)
+                    _take_turn(call, bursts[name], samples[name], stopwatch, between)
             share = min(_share(sample, budget) for sample in samples.values())
             if (twentieths := int(20 * min(share, 1.0))) > told:
                 told = twentieths
@@ -243,10 +251,18 @@ def _burst(typical: float, budget: Budget) -> int:
     return max(3, min(10_000, int(budget.turn_s / max(typical, 1e-9))))
 
 
-def _take_turn(call: Callable[[], Any], burst: int, samples: _Samples, stopwatch: Stopwatch) -> None:
+def _take_turn(
+    call: Callable[[], Any],
+    burst: int,
+    samples: _Samples,
+    stopwatch: Stopwatch,
+    between: Callable[[], None] | None,
+) -> None:
     if burst > 1:
         call()
     for _ in range(burst):
+        if between:
+            between()
         wall, device = stopwatch(call)
         samples.wall.append(wall)
         samples.spent += wall

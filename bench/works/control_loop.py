@@ -1,6 +1,7 @@
 """The control loop of a robot without a GPU: an observation in numpy to a denoised action in numpy, one at a time."""
 
 import copy
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,12 @@ from nfkern.bench.problems.flow_problem import SEED, random_flow
 
 OBSERVATION_SIZE = 58
 """Observation and goal of OGBench's ant mazes, side by side."""
+
+PAUSE_S = 0.02
+"""Seconds between the actions of a loop at 50 Hz."""
+
+EVICTED_BYTES = 256 << 20
+"""Bytes to write between calls, several times what the caches of most machines hold."""
 
 Act = Callable[[np.ndarray], np.ndarray]
 
@@ -79,6 +86,33 @@ class ControlLoop(Work):
         found = actions(implementation.run, problem.inputs)
         terms = problem.flow.features * (problem.flow.blocks + 1)
         return gate.disagreement("action", found, problem.exact, problem.single, gate.EPSILON[precision], terms)
+
+
+class AfterPause(ControlLoop):
+    """The control loop as a robot runs it, with 20 ms of sleep before each observation."""
+
+    name = "control_loop_after_pause"
+    job = "control_loop"
+
+    def between_calls(self) -> Callable[[], None]:
+        """Sleep: whoever runs meanwhile takes the caches."""
+        return lambda: time.sleep(PAUSE_S)
+
+
+class Evicted(ControlLoop):
+    """The control loop beside other work, which leaves nothing of the policy in the caches."""
+
+    name = "control_loop_evicted"
+    job = "control_loop"
+
+    def between_calls(self) -> Callable[[], None]:
+        """Write more memory than the caches hold."""
+        memory = torch.zeros(EVICTED_BYTES // 4)
+
+        def write() -> None:
+            memory.add_(1)
+
+        return write
 
 
 def actions(act: Act, inputs: tuple[tuple[np.ndarray], ...]) -> torch.Tensor:

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from nfkern.bench.core import timing
 from nfkern.bench.core.timing import Budget, interleaved, num_threads, quantiles, stopwatch_for
 from nfkern.bench.core.units import duration, size
 
@@ -47,6 +48,22 @@ def test_a_burst_starts_with_an_untimed_call():
     times = bench.time(Budget(warmup_s=0.0, measure_s=0.0, min_repeats=1, turn_s=1.0))
     assert bench.calls == ["fast", "slow", "slowest"] + ["fast"] * 5 + ["slow"] * 4 + ["slowest"]
     assert [times[name].repeats for name in ("fast", "slow", "slowest")] == [4, 3, 1]
+
+
+def test_what_happens_between_calls_is_not_timed(monkeypatch):
+    """Of a turn's calls each timed one comes after it."""
+    monkeypatch.setattr(timing, "BETWEEN_REPEATS", 6)
+    bench = Bench(a=0.001, b=0.002)
+
+    def pause():
+        bench.calls.append("pause")
+        bench.now += 10.0
+
+    times = bench.time(Budget(warmup_s=0.0, measure_s=5.0, min_repeats=100_000, turn_s=1.0), between=pause)
+    first, second = ([name, *["pause", name] * 3] for name in "ab")
+    assert bench.calls == ["a", "b", *first, *second, *first, *second]
+    assert {name: times[name].repeats for name in "ab"} == {"a": 6, "b": 6}
+    assert {name: round(times[name].median_s, 9) for name in "ab"} == {"a": 0.001, "b": 0.002}
 
 
 def test_warm_up_lasts_its_time():
