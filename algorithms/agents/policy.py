@@ -5,6 +5,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from nfkern.acting.units import Units
 from nfkern.flows.flow import ActingFlow
 from nfkern.flows.normalizer import Normalizer
 
@@ -73,9 +74,11 @@ class FlowPolicy:
     ) -> None:
         self.flow, self.sigma = flow, sigma
         self.history, self.chunk, self.execute, self.goal_conditioned = history, chunk, execute, goal_conditioned
-        tensors = (observations.center, observations.scale, actions.center, actions.scale, *bounds)
-        self._center, self._scale, self._action_center, self._action_scale, self._low, self._high = (
-            tensor.cpu().numpy().copy() for tensor in tensors
+        self._observed = observations.center.numel()
+        seen = history + goal_conditioned
+        self.units = Units(
+            *(tensor.cpu().repeat(seen).numpy() for tensor in (observations.center, observations.scale)),
+            *(tensor.cpu().repeat(chunk).numpy() for tensor in (actions.center, actions.scale, *bounds)),
         )
 
     def act(
@@ -86,15 +89,22 @@ class FlowPolicy:
         Raises:
             ValueError: a shape does not fit, goals are missing or unwanted, or a number is not finite.
         """
-        check_inputs(observations, goals, (self.history, len(self._center)), self.goal_conditioned)
-        conditioning = ((observations - self._center) / self._scale).reshape(len(observations), -1)
+        check_inputs(observations, goals, (self.history, self._observed), self.goal_conditioned)
+        seen = observations.reshape(len(observations), -1)
         if goals is not None:
-            conditioning = np.concatenate([conditioning, (goals - self._center) / self._scale], 1)
-        actions = self.flow.act(conditioning, self.sigma, generator=generator).reshape(
-            len(observations), self.chunk, -1
-        )
-        found: np.ndarray = np.clip(actions * self._action_scale + self._action_center, self._low, self._high)
-        return found
+            seen = np.concatenate([seen, goals], 1)
+        actions = self.flow.act(seen, self.sigma, generator=generator, units=self.units)
+        return actions.reshape(len(observations), self.chunk, -1)
+
+    def prefetch(self) -> None:
+        """Bring weights and code into the caches: call it while waiting for the next observation.
+
+        After a pause most of an action's time goes by until they have come from memory. This decides once on zeros,
+        draws from no generator of the caller, and forgets the action.
+        """
+        observation = np.zeros((1, self.history, self._observed), np.float32)
+        goal = np.zeros((1, self._observed), np.float32) if self.goal_conditioned else None
+        self.act(observation, goal, torch.Generator())
 
 
 def check_inputs(

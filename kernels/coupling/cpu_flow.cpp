@@ -1,13 +1,18 @@
 // A flow whose tensors are gathered once: a call goes from its arguments to its results without a stop in Python, and
 // without derivatives. In float32, hidden weights in bfloat16 if they are.
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
+#include <ATen/core/DistributionsHelper.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/Generator.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <mutex>
 #include <string>
 #include <tuple>
 #include <variant>
@@ -19,7 +24,6 @@ namespace nfkern {
 namespace {
 
 using at::Tensor;
-using Array = pybind11::array_t<float, pybind11::array::c_style | pybind11::array::forcecast>;
 
 struct Layer {
   std::array<std::string, 4> names;  // of the tensors, for messages
@@ -137,34 +141,70 @@ class NativeFlow {
     return std::optional(std::move(results));
   }
 
-  // Actions (*batch, features) for observations (*batch, observed), denoised if sigma is not 0; nothing for observations
-  // that are not finite. False if `flow` has changed.
-  std::variant<bool, std::optional<pybind11::array_t<float>>> act(pybind11::handle flow, const Array& observations,
-                                                                  double sigma, double temperature,
-                                                                  std::optional<at::Generator> generator) const {
-    if (!source_.unchanged(flow)) return false;
-    TORCH_CHECK_VALUE(context_weight_, "observations: expected none, the flow has no context_weight");
-    const pybind11::ssize_t rank = observations.ndim();
-    TORCH_CHECK_VALUE(rank >= 1 && observations.shape(rank - 1) == observed(), "observations: expected shape (..., ",
-                      observed(), "), got ", pybind11::str(observations.attr("shape")).cast<std::string>());
-    std::vector<pybind11::ssize_t> shape(observations.shape(), observations.shape() + rank);
+  // Actions (*batch, features) for observations (*batch, observed), denoised if sigma is not 0. The arguments are the
+  // flow, observations, sigma, the noise's temperature, a generator or None, and units or None: an array of the centers
+  // and scales of observations, those of actions, and the lowest and highest actions. None if an argument is not of the
+  // simple kind that is taken here, or a number not finite; False if the flow has changed.
+  pybind11::object act(PyObject* const* arguments) const {
+    const pybind11::handle flow = arguments[0];
+    if (!source_.unchanged(flow)) return pybind11::bool_(false);
+    const double sigma = number(arguments[2]), temperature = number(arguments[3]);
+    const pybind11::ssize_t numbers = 2 * (context_weight_ ? observed() : 0) + 4 * features();
+    const bool in_units = arguments[5] != Py_None;
+    if (!context_weight_ || !simple(arguments[1]) || !(sigma >= 0 && temperature >= 0) ||
+        !(arguments[4] == Py_None || THPGenerator_Check(arguments[4])) ||
+        (in_units && !(simple(arguments[5]) && array(arguments[5])->nd == 1 &&
+                       array(arguments[5])->dimensions[0] == numbers)))
+      return pybind11::none();
+    const auto* given = array(arguments[1]);
+    TORCH_CHECK_VALUE(given->nd >= 1 && given->dimensions[given->nd - 1] == observed(),
+                      "observations: expected shape (..., ", observed(), "), got ",
+                      pybind11::str(pybind11::handle(arguments[1]).attr("shape")).cast<std::string>());
+    std::vector<pybind11::ssize_t> shape(given->dimensions, given->dimensions + given->nd);
     shape.back() = features();
     pybind11::array_t<float> actions(shape);
-    const int64_t rows = actions.size() / features();
-    if (!rows) return std::optional(std::move(actions));
-    if (!finite(observations.data(), observations.size())) return std::optional<pybind11::array_t<float>>();
-    // As the flow's `sample` draws it: the same generator, the same action.
-    const Tensor noise = at::randn({rows, features()}, std::move(generator), at::kFloat).mul_(temperature);
+    const int64_t rows = actions.size() / features(), width = observed();
+    if (!rows) return std::move(actions);
     float* to = actions.mutable_data();
-    float* extra = memory<float>(Scratch::kChunk, rows * (1 + features()));
-    float* score = sigma != 0 ? extra + rows : nullptr;
-    call(score ? Map::kScore : Map::kToData, rows, noise.const_data_ptr<float>(), observations.data(), to, extra,
-         score);
+    float* log_det = memory<float>(Scratch::kChunk, rows * (1 + 2 * features() + width));
+    float *noise = log_det + rows, *score = noise + rows * features(), *scaled = score + rows * features();
+    const auto* observations = reinterpret_cast<const float*>(given->data);
+    const auto* units = in_units ? reinterpret_cast<const float*>(array(arguments[5])->data) : nullptr;
+    if (units) {
+      for (int64_t i = 0; i < rows * width; ++i)
+        scaled[i] = (observations[i] - units[i % width]) / units[width + i % width];
+      observations = scaled, units += 2 * width;
+    }
+    if (!finite(observations, rows * width)) return pybind11::none();
+    draw(noise, rows * features(), static_cast<float>(temperature),
+         arguments[4] == Py_None ? nullptr : &reinterpret_cast<THPGenerator*>(arguments[4])->cdata);
+    call(sigma != 0 ? Map::kScore : Map::kToData, rows, noise, observations, to, log_det, sigma != 0 ? score : nullptr);
     const float variance = static_cast<float>(sigma * sigma);
-    if (score)
+    if (sigma != 0)
       for (int64_t i = 0; i < rows * features(); ++i) to[i] += variance * score[i];
     if (!finite(to, rows * features())) refuse_broken(flow);
-    return std::optional(std::move(actions));
+    if (units) {
+      const float *center = units, *scale = center + features(), *low = scale + features(), *high = low + features();
+      for (int64_t i = 0; i < rows * features(); ++i) {
+        const int64_t at = i % features();
+        to[i] = std::min(std::max(to[i] * scale[at] + center[at], low[at]), high[at]);
+      }
+    }
+    return std::move(actions);
+  }
+
+  // `act` as a plain function of C, which keeps `self` alive. Where no code is in a cache, because a robot has waited for
+  // its next observation, pybind11's way of calling takes as long as the flow.
+  static pybind11::object act_function(pybind11::object self) {
+    static PyMethodDef definition{"act", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(act_entry)),
+                                  METH_FASTCALL, nullptr};
+    const auto* flow = self.cast<const NativeFlow*>();
+    const auto capsule = pybind11::reinterpret_steal<pybind11::object>(
+        PyCapsule_New(const_cast<NativeFlow*>(flow), nullptr, [](PyObject* capsule) {
+          Py_XDECREF(static_cast<PyObject*>(PyCapsule_GetContext(capsule)));
+        }));
+    if (!capsule || PyCapsule_SetContext(capsule.ptr(), self.release().ptr())) throw pybind11::error_already_set();
+    return pybind11::reinterpret_steal<pybind11::object>(PyCFunction_New(&definition, capsule.ptr()));
   }
 
  private:
@@ -182,6 +222,59 @@ class NativeFlow {
 
   // The flow's own words for a weight that is to blame.
   static void refuse_broken(pybind11::handle flow) { flow.attr("refuse_broken")(); }
+
+  static PyObject* act_entry(PyObject* capsule, PyObject* const* arguments, Py_ssize_t count) {
+    try {
+      TORCH_CHECK_TYPE(count == 6, "act: expected 6 arguments, got ", count);
+      return static_cast<const NativeFlow*>(PyCapsule_GetPointer(capsule, nullptr))->act(arguments).release().ptr();
+    } catch (pybind11::error_already_set& error) {
+      error.restore();
+    } catch (const c10::ValueError& error) {
+      PyErr_SetString(PyExc_ValueError, error.what_without_backtrace());
+    } catch (const c10::TypeError& error) {
+      PyErr_SetString(PyExc_TypeError, error.what_without_backtrace());
+    } catch (const c10::Error& error) {
+      PyErr_SetString(PyExc_RuntimeError, error.what_without_backtrace());
+    } catch (const std::bad_alloc&) {
+      PyErr_NoMemory();
+    }
+    return nullptr;
+  }
+
+  // NaN for what is no plain finite number.
+  static double number(PyObject* given) {
+    const double value = PyFloat_CheckExact(given)  ? PyFloat_AS_DOUBLE(given)
+                         : PyLong_CheckExact(given) ? PyLong_AsDouble(given)
+                                                    : NAN;
+    if (value == -1 && PyErr_Occurred()) PyErr_Clear();
+    return std::isfinite(value) ? value : NAN;
+  }
+
+  static const pybind11::detail::PyArray_Proxy* array(PyObject* given) { return pybind11::detail::array_proxy(given); }
+
+  // An array of numpy in float32, its numbers one after the other.
+  static bool simple(PyObject* given) {
+    using Numpy = pybind11::detail::npy_api;
+    static PyObject* const kFloat32 = pybind11::dtype::of<float>().release().ptr();
+    return Py_TYPE(given) == Numpy::get().PyArray_Type_ && array(given)->descr == kFloat32 &&
+           pybind11::detail::check_flags(given, Numpy::NPY_ARRAY_C_CONTIGUOUS_ | Numpy::NPY_ARRAY_ALIGNED_);
+  }
+
+  // Noise as the flow's `sample` draws it: the same generator, the same action. Fewer than 16 numbers PyTorch draws one
+  // by one, and so does this: the way through its dispatcher takes as long as an eighth of the flow.
+  static void draw(float* noise, int64_t count, float temperature, const at::Generator* given) {
+    const auto generator = given ? std::optional(*given) : std::nullopt;
+    if (count >= 16) {
+      const Tensor drawn = at::randn({count}, generator, at::kFloat);
+      std::copy_n(drawn.const_data_ptr<float>(), count, noise);
+    } else {
+      auto* from = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
+      const std::lock_guard<std::mutex> lock(from->mutex_);
+      at::normal_distribution<double> normal(0, 1);
+      for (int64_t i = 0; i < count; ++i) noise[i] = static_cast<float>(normal(from));
+    }
+    for (int64_t i = 0; i < count; ++i) noise[i] *= temperature;
+  }
 
   static bool simple(const Tensor& tensor, int64_t width) {
     return tensor.dim() >= 1 && tensor.size(-1) == width && tensor.numel() > 0 && tensor.scalar_type() == at::kFloat &&
@@ -249,7 +342,7 @@ NFKERN_BINDINGS {
                           Tensor, Tensor, Tensor, Tensor, double, std::optional<double>,
                           const std::vector<LayerTensors>&>())
       .def("run", &NativeFlow::run)
-      .def("act", &NativeFlow::act);
+      .def_property_readonly("act", &NativeFlow::act_function);
 }
 
 }  // namespace nfkern

@@ -14,12 +14,15 @@ from torch import nn
 
 from nfkern.acting.cuda_graphs import CapturedCalls
 from nfkern.acting.encoder import called, encoded, frozen_encoder, refuse_broken
+from nfkern.acting.memory import place_together
+from nfkern.acting.units import Units
 from nfkern.arguments import shape_of, whole
 from nfkern.flows.context import ProjectedContext, without_autocast
 from nfkern.flows.derivatives import differentiating, readable
 from nfkern.flows.encoder import Encoder
 from nfkern.flows.flow import ActingFlow, Context, Flow, FlowDistribution, Map
 from nfkern.flows.native_calls import NativeCalls
+from nfkern.kernels.dispatch.registry import reference_forced
 
 _NO_DERIVATIVES = "flow: a frozen one has no derivatives; use the flow that it came from"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -50,6 +53,8 @@ class Frozen(ActingFlow):
             self.encoder = (
                 None if encoder is None else frozen_encoder(encoder, self._like, self.dtype, flow.context_features)
             )
+            if self._like.device.type == "cpu":
+                place_together(chain(self.buffers(), self.parameters()))
         self._calls = CapturedCalls()
         self._native = NativeCalls()
         self.eval()
@@ -100,6 +105,7 @@ class Frozen(ActingFlow):
         *,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        units: Units | None = None,
     ) -> np.ndarray:
         """Return an action for each observation, numpy to numpy: `sample`, or `sample_denoised` if sigma is above 0.
 
@@ -107,9 +113,10 @@ class Frozen(ActingFlow):
 
         Args:
             observations: (*batch, in_features), or contexts (*batch, context_features) without an encoder.
-            sigma: as in `sample_denoised`, in the units of actions.
+            sigma: as in `sample_denoised`, in the units of the flow's actions.
             temperature: standard deviation of the noise.
             generator: of the noise; the global one if None.
+            units: of observations and of the returned actions; the flow's own if None.
 
         Returns:
             (*batch, *event), float32.
@@ -119,6 +126,11 @@ class Frozen(ActingFlow):
                 or a flow without context.
             TypeError: observations are not an array of numbers.
         """
+        if not reference_forced():
+            numbers = None if units is None else units.numbers
+            actions = self._native.act(self, observations, sigma, temperature, generator, numbers)
+            if isinstance(actions, np.ndarray):
+                return actions
         if not isinstance(observations, np.ndarray) or observations.dtype.kind not in "fiu":
             kind = observations.dtype if isinstance(observations, np.ndarray) else type(observations).__name__
             raise TypeError(f"observations: expected a numpy array of numbers, got {kind}")
@@ -127,11 +139,22 @@ class Frozen(ActingFlow):
         for name, value in (("sigma", sigma), ("temperature", temperature)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
-        actions = self._native.act(self, observations, sigma, temperature, generator)
-        if actions is not None:
-            return actions
+        if units is not None:
+            observations = units.normalized(observations)
+        found = self._act(observations, float(sigma), float(temperature), generator)
+        return found if units is None else units.actions(found)
+
+    def _act(
+        self, observations: np.ndarray, sigma: float, temperature: float, generator: torch.Generator | None
+    ) -> np.ndarray:
+        """`act` for arguments that the native call did not take as they are."""
+        # A number that is too large for float32 becomes infinite, and is refused then.
         with np.errstate(over="ignore"):
             numbers = np.ascontiguousarray(observations, np.float64 if self.dtype == torch.float64 else np.float32)
+        numbers = numbers.reshape(observations.shape)
+        actions = self._native.act_anew(self, numbers, sigma, temperature, generator, None)
+        if actions is not None:
+            return actions
         if not (finite := np.isfinite(numbers)).all():
             where = np.argwhere(~finite)[0].tolist()
             number = called(numbers[tuple(where)])

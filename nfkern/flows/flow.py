@@ -358,6 +358,7 @@ class ActingFlow(Flow):
         *,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        units: Any = None,
     ) -> np.ndarray:
         """Return an action for each observation, numpy to numpy."""
 

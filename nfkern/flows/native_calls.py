@@ -1,6 +1,6 @@
 """A coupling flow's calls on the CPU that need no derivatives, from arguments to results in one step of C++."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from nfkern.kernels import CouplingParameters
 from nfkern.kernels.dispatch.native_extension import device_reasons, load
 from nfkern.kernels.dispatch.registry import reference_forced
 
-_FLOAT32 = np.dtype(np.float32)
 _GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
 
 
@@ -34,6 +33,11 @@ class NativeCalls:
 
     def __init__(self) -> None:
         self._native: Any = None
+        self.act: Callable[..., np.ndarray | bool | None] = _nothing
+        """Actions for the flow, observations, sigma, temperature, generator or None, numbers of units or None.
+
+        None if an argument is not of the simple kind that it takes, or not finite; False if the flow has changed.
+        """
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (NativeCalls, ())
@@ -53,20 +57,9 @@ class NativeCalls:
         results = self._call("run", flow, which, events, context)
         return None if results is None else tuple(results)
 
-    def act(
-        self,
-        flow: ActingFlow,
-        observations: np.ndarray,
-        sigma: float,
-        temperature: float,
-        generator: torch.Generator | None,
-    ) -> np.ndarray | None:
-        """Actions for observations, or None if there is no native flow or an observation is not finite."""
-        if observations.dtype is not _FLOAT32:
-            # A number that is too large for float32 becomes infinite, and is refused then.
-            with np.errstate(over="ignore"):
-                observations = observations.astype(np.float32)
-        actions: np.ndarray | None = self._call("act", flow, observations, sigma, temperature, generator)
+    def act_anew(self, flow: Flow, *arguments: Any) -> np.ndarray | None:
+        """Actions as of `act`, for a flow that was changed or never called too; None if it takes the ordinary way."""
+        actions: np.ndarray | None = self._call("act", flow, *arguments)
         return actions
 
     def _call(self, name: str, flow: Flow, *arguments: Any) -> Any:
@@ -82,10 +75,15 @@ class NativeCalls:
         while found is False:
             # If another thread assigns to the flow meanwhile, the next call notices that.
             native = self._native = _make(flow)
+            self.act = getattr(native, "act", _nothing)
             if native is None or native is _NEVER:
                 return None
             found = getattr(native, name)(flow, *arguments)
         return found
+
+
+def _nothing(*arguments: Any) -> None:
+    """Stands for `act` where there is no native flow."""
 
 
 def native_reasons(flow: Flow) -> list[str]:
