@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from nfkern.acting.cuda_graphs import side_stream
 from nfkern.algorithms.agents.optimization import Info
 
 Step = Callable[[], Info]
@@ -85,7 +86,7 @@ def _side_stream(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    current, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    current, side = torch.cuda.current_stream(device), side_stream(device)
     side.wait_stream(current)
     with torch.cuda.stream(side):
         yield

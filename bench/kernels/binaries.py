@@ -6,6 +6,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
+    "gfx1100": GPUTarget("hip", "gfx1100", 32),
 }
 
 _MATRIX = re.compile(r"HGMMA|[HQID]MMA|UTC[A-Z]*MMA")
@@ -121,18 +123,18 @@ def read_nvidia(resources: str, assembly: str, dynamic_shared: int) -> Usage:
 def read_amd(assembly: str, shared: int) -> Usage:
     """Read the assembly that Triton keeps."""
     found = Counter({name: int(value) for name, value in _NAMED.findall(assembly)})
-    matrix = Counter(re.findall(r"^\s+(v_mfma_\w+)", assembly, re.MULTILINE))
+    matrix = Counter(each.upper() for each in re.findall(r"^\s+v_(w?mfma|wmma)_\w+", assembly, re.MULTILINE))
     return Usage(
         found["vgpr_count"] + found["agpr_count"],
         found["private_segment_fixed_size"],
         found["vgpr_spill_count"] + found["sgpr_spill_count"],
         shared,
-        _counts({"MFMA": matrix.total()} if matrix else {}),
+        _counts(matrix),
         len(re.findall(r"^\s+v_(?:pk_)?fma(?:c|ak|mk)?_f32", assembly, re.MULTILINE)),
     )
 
 
-def _counts(names: dict[str, int]) -> str:
+def _counts(names: Mapping[str, int]) -> str:
     return " ".join(f"{name} {count}" for name, count in sorted(names.items()))
 
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nfkern.bench.kernels.calls import Arithmetic, Calls, ops
 from nfkern.kernels.dispatch.registry import find_kernel
-from nfkern.kernels.dispatch.triton_backend import Launch, recording
+from nfkern.kernels.dispatch.triton_backend import TF32_ON_AMD, Launch, recording
 
 DTYPES = {
     "fp32": torch.float32,
@@ -97,30 +97,35 @@ def launches_of(call: Callable[[], Any]) -> list[Launch]:
     return found
 
 
-def compilations(chosen: Iterable[tuple[Calls, Iterable[Arithmetic]]], pdl: bool = False) -> Iterator[Compilation]:
+def target_of(device: torch.device) -> str:
+    """Return the architecture of a GPU, as in `sm_90` or `gfx942`."""
+    properties = torch.cuda.get_device_properties(device)
+    return properties.gcnArchName.split(":")[0] if torch.version.hip else f"sm_{properties.major}{properties.minor}"
+
+
+def compilations(
+    chosen: Iterable[tuple[Calls, Iterable[Arithmetic]]], target: str | None = None
+) -> Iterator[Compilation]:
     """Yield every kernel that calls launch, once each.
 
     Args:
         chosen: calls, with the arithmetics of their products.
-        pdl: as on hardware with programmatic dependent launch.
+        target: the architecture that it is for, as in `sm_90` or `gfx942`; None for any of NVIDIA's before it.
     """
     found = set()
     for calls, arithmetics in chosen:
         inputs = calls.inputs(torch.device("meta"))
         for arithmetic in arithmetics:
             for launch in launches_of(functools.partial(calls.run, ops, inputs, arithmetic)):
-                each = compilation(launch, pdl, arithmetic, calls.name)
+                each = compilation(launch, target, arithmetic, calls.name)
                 if each.key not in found:
                     found.add(each.key)
                     yield each
 
 
-def compilation(launch: Launch, pdl: bool, arithmetic: Arithmetic = "ieee", case: str = "") -> Compilation:
-    """Return the code that a launch needs."""
-    kernel, options = launch.kernel, dict(launch.options)
-    if pdl and "PDL" in options:
-        # As `triton_backend.dependent` says on a GPU that has it.
-        options |= {"PDL": True, "launch_pdl": True}
+def compilation(launch: Launch, target: str | None, arithmetic: Arithmetic = "ieee", case: str = "") -> Compilation:
+    """Return the code that a launch, recorded without a GPU, needs on a target."""
+    kernel, options = launch.kernel, launch.options | (_choices(target, launch.options) if target else {})
     given = dict(zip(kernel.arg_names, launch.args, strict=False)) | options
     signature, constants, aligned = [], [], []
     for index, (name, constant, general, default) in enumerate(_parameters(kernel)):
@@ -142,6 +147,17 @@ def compilation(launch: Launch, pdl: bool, arithmetic: Arithmetic = "ieee", case
         aligned=tuple(aligned),
         options=chosen,
     )
+
+
+def _choices(target: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that `triton_backend` chooses by the device."""
+    chosen: dict[str, Any] = {}
+    if "PDL" in options and target.startswith("sm_") and int(target.removeprefix("sm_")) >= 90:
+        chosen |= {"PDL": True, "launch_pdl": True}
+    for name in {"PRECISION", "SINGLE"} & options.keys():
+        if target.startswith("gfx") and not (options[name] == "tf32" and target in TF32_ON_AMD):
+            chosen[name] = "ieee"
+    return chosen
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from nfkern.bench.kernels.calls import Arithmetic, Calls, CausalCalls, CouplingC
 from nfkern.bench.kernels.kernel_launches import Compilation, compilations
 from nfkern.errors import UserError, check_least
 from nfkern.host.progress import progress_bar
+from nfkern.kernels.dispatch.triton_backend import TF32_ON_AMD
 
 ARITHMETICS: tuple[Arithmetic, ...] = ("ieee", "tf32", "bf16")
 SHAPES = ("ogbench", "ogbench_jax", "chunked", "widest", "causal")
@@ -43,6 +44,12 @@ def chosen_calls(
     yield from ((example, ("ieee",)) for example in ExampleCalls.of_all_ops())
 
 
+def arithmetics_of(target: str) -> tuple[Arithmetic, ...]:
+    """Return the arithmetics that a target has; without tf32 its kernels would be those of float32."""
+    without = target.startswith("gfx") and target not in TF32_ON_AMD
+    return tuple(each for each in ARITHMETICS if not (without and each == "tf32"))
+
+
 @dataclass(frozen=True)
 class Budget:
     """A budget: resources that a kernel may use on a target.
@@ -62,6 +69,7 @@ BUDGETS = {
     "sm_90": Budget(227 << 10, registers=255),
     "sm_100": Budget(227 << 10),
     "gfx942": Budget(64 << 10),
+    "gfx1100": Budget(64 << 10),
 }
 
 MOVED_STACK = 16
@@ -108,8 +116,8 @@ class Resources:
     Needs no GPU. The first time it takes some ten minutes a target on two cores; Triton keeps what it has compiled.
     """
 
-    target: Literal["sm_80", "sm_90", "sm_100", "gfx942", "all"] = "sm_90"
-    """Architecture, or all four."""
+    target: Literal["sm_80", "sm_90", "sm_100", "gfx942", "gfx1100", "all"] = "sm_90"
+    """Architecture, or all five."""
     match: str = ""
     """Only kernels whose line in the table contains this, such as chunked or backward."""
     json: Path | None = None
@@ -124,8 +132,8 @@ class Resources:
             check_writable(self.json, "--json")
         lines: list[Line] = []
         for target in TARGETS if self.target == "all" else (self.target,):
-            pdl = target in ("sm_90", "sm_100")
-            chosen = [each for each in compilations(chosen_calls(), pdl) if self.match in title(each)]
+            every = compilations(chosen_calls(arithmetics=arithmetics_of(target)), target)
+            chosen = [each for each in every if self.match in title(each)]
             if not chosen:
                 raise UserError(f"--match: no kernel's line contains {self.match!r}")
             measured = measure(target, chosen, self.jobs)

@@ -13,7 +13,7 @@ from nfkern.bench.kernels import calls
 from nfkern.bench.kernels.binaries import TARGETS, usage
 from nfkern.bench.kernels.calls import CouplingCalls, ops
 from nfkern.bench.kernels.gpu_check import graph_seconds
-from nfkern.bench.kernels.kernel_launches import compilations
+from nfkern.bench.kernels.kernel_launches import compilations, target_of
 from nfkern.bench.kernels.resources import BUDGETS, broken
 from nfkern.errors import UserError
 from nfkern.kernels.coupling import triton_launch
@@ -169,15 +169,14 @@ def _fits(
 
     Where the target has no budget, the launcher must find out.
     """
-    major, minor = torch.cuda.get_device_capability(device)
-    target = "gfx942" if torch.version.hip else f"sm_{major}{minor}"
+    target = target_of(device)
     chosen, precision = _calls(case, kernel, arithmetic, rows)
 
     def fits(launch: LaunchConfig) -> bool:
         if target not in TARGETS:
             return True
         with launched(kernel, arithmetic, launch, 0 if kernel == "flow" else MANY):
-            found = compilations([(chosen, (precision,))], pdl=target in ("sm_90", "sm_100"))
+            found = compilations([(chosen, (precision,))], target)
         wanted = [each for each in found if each.products and each.kernel.startswith("flow") == (kernel == "flow")]
         return not any(broken(each, usage(each, target), BUDGETS[target]) for each in wanted)
 

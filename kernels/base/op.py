@@ -29,7 +29,7 @@ _backward_op = define(
     "(Tensor grad, Tensor z) -> Tensor",
     rank=None,
     reference=reference.standard_normal_log_prob_backward,
-    fake=lambda grad, z: torch.empty_like(z),
+    fake=lambda grad, z: z.new_empty(z.shape),
     backward=refuse_second_gradient("standard_normal_log_prob"),
     check=_check_backward,
     cpu=extension_kernel("standard_normal_log_prob_backward", None),

@@ -12,4 +12,4 @@ def standard_normal_log_prob(z: torch.Tensor) -> torch.Tensor:
 
 def standard_normal_log_prob_backward(grad: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     """Gradient with respect to z: (rows), (rows, D) -> (rows, D)."""
-    return -grad.unsqueeze(-1) * z
+    return (-grad.unsqueeze(-1) * z).contiguous()

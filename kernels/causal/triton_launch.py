@@ -19,7 +19,7 @@ from nfkern.kernels.causal.parameters import HIDDEN, CausalParameters, LayerPara
 from nfkern.kernels.causal.reference import Settings, Tensors, flipped, in_order, term_of
 from nfkern.kernels.causal.sampling import Guidance
 from nfkern.kernels.coupling.triton_launch import MANY, Arithmetic, LaunchConfig
-from nfkern.kernels.dispatch.triton_backend import dependent, launch, padded
+from nfkern.kernels.dispatch.triton_backend import dependent, float32_precision, launch, padded
 
 # Arithmetic -> (rows up to which it is used, configuration of a product): chunk1 is along its inputs, chunk2 along its
 # outputs. Chosen by register budgets, see `nfkern bench resources`; not yet timed on a GPU.
@@ -70,8 +70,9 @@ class Network(NamedTuple):
         dtype = settings.compute_dtype or torch.float32
         cast = {name: getattr(parameters, name).to(dtype) for name in HIDDEN}
         contiguous = CausalParameters._make(tensor.contiguous() for tensor in parameters._replace(**cast))
-        single: Arithmetic = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
-        return cls(contiguous, settings, single if dtype == torch.float32 else "half", single)
+        half = dtype != torch.float32
+        single = float32_precision(half)
+        return cls(contiguous, settings, "half" if half else "tf32" if single == "tf32" else "ieee", single)
 
     def new(self, *shape: int, hidden: bool = False) -> torch.Tensor:
         """Return uninitialised memory in float32, or with `hidden` in the dtype of the layers' products."""

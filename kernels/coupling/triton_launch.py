@@ -11,7 +11,7 @@ import triton
 
 from nfkern.kernels.coupling import triton_kernels, triton_step_kernels
 from nfkern.kernels.coupling.parameters import CouplingParameters, Settings
-from nfkern.kernels.dispatch.triton_backend import dependent, launch, padded
+from nfkern.kernels.dispatch.triton_backend import dependent, float32_precision, launch, padded
 
 Arithmetic = Literal["ieee", "tf32", "half"]
 
@@ -74,6 +74,7 @@ class Problem(NamedTuple):
     mixing: torch.Tensor
     folded: tuple[torch.Tensor, ...]  # input_weight, hidden_weight, hidden_bias, output_weight, output_bias
     arithmetic: Arithmetic
+    precision: str  # `input_precision` of products in float32
     constants: dict[str, Any]  # of the kernels
     numbers: tuple[float, float]  # norm_eps, scale_bound
 
@@ -194,7 +195,8 @@ def problem(
     term = seeded(context_term, 4)
     features, (width2, width1) = mixing.shape[-1], parameters.hidden_weight.shape[-2:]
     hidden_dtype, bound = settings.compute_dtype or torch.float32, settings.scale_bound
-    single = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    half = hidden_dtype != torch.float32
+    precision = float32_precision(half)
     constants = {
         "BLOCKS": mixing.shape[-3],
         "FEATURES": features,
@@ -211,7 +213,8 @@ def problem(
         term=term,
         mixing=seeded(mixing, 3),
         folded=_fold(parameters, hidden_dtype),
-        arithmetic="half" if hidden_dtype != torch.float32 else single,  # type: ignore[arg-type]
+        arithmetic="half" if half else "tf32" if precision == "tf32" else "ieee",
+        precision=precision,
         constants=constants,
         numbers=(settings.norm_eps, 1.0 if bound is None else bound),
     )
@@ -252,7 +255,7 @@ def tiles(config: LaunchConfig, p: Problem) -> dict[str, Any]:
         "TILE": config.tile,
         "CHUNK1": min(config.chunk1, padded(p.constants["WIDTH1"]), padded(p.constants["WIDTH2"])),
         "CHUNK2": min(config.chunk2, padded(p.constants["WIDTH2"])),
-        "PRECISION": "ieee" if p.arithmetic == "ieee" else "tf32",
+        "PRECISION": p.precision,
         "num_warps": config.warps,
         "num_stages": config.stages,
     }

@@ -3,17 +3,23 @@
 import contextlib
 import functools
 import importlib
+import os
+import shutil
+import sysconfig
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from nfkern.kernels.dispatch.registry import Kernel
 
 MAX_FEATURES = 64
+TF32_ON_AMD = ("gfx942",)
+"""AMD's architectures that have products in tf32; Triton refuses to compile them for others."""
 HIDDEN_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -70,6 +76,16 @@ def device_reasons(device: torch.device) -> tuple[str, ...]:
     capability = torch.cuda.get_device_capability(device)
     if torch.version.hip is None and capability < (8, 0):
         return (f"compute capability {capability[0]}.{capability[1]}: the kernels need 8.0",)
+    return _compiler_reasons()
+
+
+def _compiler_reasons() -> tuple[str, ...]:
+    """Return the reasons for which Triton cannot compile the C code that launches kernels; empty if it can."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return ("no C compiler, which Triton needs for launches: install gcc, or name one in the variable CC",)
+    headers = Path(sysconfig.get_path("include"))
+    if not (headers / "Python.h").is_file():
+        return (f"no Python headers in {headers}, which Triton needs for launches: install python3-dev",)
     return ()
 
 
@@ -129,6 +145,19 @@ def dependent(device: torch.device) -> dict[str, Any]:
     """Return a launch's arguments for programmatic dependent launch, where the hardware has it."""
     able = device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 9
     return {"PDL": able, "launch_pdl": True} if able else {"PDL": False}
+
+
+def float32_precision(beside_16_bits: bool = False) -> Literal["ieee", "tf32", "tf32x3"]:
+    """Return `input_precision` of the products of float32 numbers, for the current device.
+
+    It is tf32 where PyTorch's own switch allows that. Else it is float32's own; beside hidden products in 16 bits the
+    other products, which are small, are three of tf32 each on NVIDIA: as exact, and on the matrix units.
+    """
+    allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    if torch.version.hip is not None:
+        architecture = torch.cuda.get_device_properties(torch.cuda.current_device()).gcnArchName
+        return "tf32" if allowed and architecture.startswith(TF32_ON_AMD) else "ieee"
+    return "tf32" if allowed else "tf32x3" if beside_16_bits else "ieee"
 
 
 def padded(width: int) -> int:

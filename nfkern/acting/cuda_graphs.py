@@ -4,6 +4,7 @@ A graph reads and writes fixed memory: a call copies its inputs there, replays, 
 numbers are drawn outside, and are inputs.
 """
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,15 +18,28 @@ Function = Callable[..., Tensors]
 Capture = Callable[[Function, Tensors], tuple[Callable[[], None], Tensors]]
 
 
+_capturing = threading.Lock()
+"""Held by who captures, for captures of a device share a stream."""
+
+
+@functools.cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of a device that is warmed up and captured on.
+
+    It is one for all captures, because cuBLAS keeps a workspace for each stream that it has ever run on.
+    """
+    return torch.cuda.Stream(device)
+
+
 def capture_cuda(function: Function, inputs: Tensors) -> tuple[Callable[[], None], Tensors]:
     """Capture `function(*inputs)`; return the replay, and the tensors that it fills.
 
     References:
         PyTorch, "CUDA graphs", https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
     """
-    with torch.cuda.device(inputs[0].device):
+    with _capturing, torch.cuda.device(inputs[0].device):
         # Lazy set-up (libraries' handles, Triton's compilation) must be over before the capture, on a side stream.
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        current, side = torch.cuda.current_stream(), side_stream(inputs[0].device)
         side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(3):

@@ -95,10 +95,9 @@ def gpu(device):
     """The device, with the kernels compiled on all cores: tests would compile one after the other."""
     if device.type != "cuda":
         pytest.skip("needs a CUDA device")
-    from nfkern.bench.kernels.kernel_launches import compilations
+    from nfkern.bench.kernels.kernel_launches import compilations, target_of
 
-    pdl = torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 9
-    chosen = compilations(device_checks.problems(), pdl)
+    chosen = compilations(device_checks.problems(), target_of(device))
     # Each process takes some 0.5 GB of the device for its context.
     with ProcessPoolExecutor(min(16, os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
         compile_ahead(pool, warm_cache, chosen, COMPILING_S)
@@ -166,7 +165,7 @@ def test_the_list_of_kernels_is_what_the_checks_launch(calls, arithmetics):
     from nfkern.bench.kernels.kernel_launches import compilation, compilations, launches_of
 
     launched = launches_of(lambda: list(device_checks.check(calls, arithmetics, CPU)))
-    assert {compilation(each, pdl=False).key for each in launched} == {
+    assert {compilation(each, None).key for each in launched} == {
         each.key for each in compilations([(calls, arithmetics)])
     }
     assert launched or calls.name.partition(" ")[0] in WITHOUT_TRITON
@@ -200,7 +199,7 @@ def test_timings_launch_no_kernel_that_the_checks_have_not_compiled(shape, rows)
         whole(x, context).mean().backward()
 
     launched = launches_of(timed)
-    assert {compilation(each, pdl=False).key for each in launched} <= compiled_for_checks(shape)
+    assert {compilation(each, None).key for each in launched} <= compiled_for_checks(shape)
     assert launched
 
 

@@ -24,10 +24,13 @@ from support.coupling_problems import (
     single,
 )
 from support.interpreted import interpreted_kernels
+from support.layouts import LAYOUTS, broken_promises, relaid
 from support.selected import selected
 
 from nfkern.kernels import causal_affine, compose, coupling, use_reference
 from nfkern.kernels import standard_normal_log_prob as base
+from nfkern.kernels.dispatch.examples import examples
+from nfkern.kernels.dispatch.registry import find_kernel
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -228,6 +231,29 @@ def test_opcheck():
         arguments = single((x, term, *matrices[inverse], *parameters))
         leaves = tuple(t.clone().requires_grad_() for t in arguments)
         torch.library.opcheck(getattr(torch.ops.nfkern, f"coupling_{name}").default, (*leaves, *settings))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", [name for name in examples() if find_kernel(name, "cuda")])
+def test_results_lie_as_the_fake_kernel_promises(name, layout):
+    op = getattr(torch.ops.nfkern, name).default
+    assert broken_promises(op, relaid(single(examples()[name]), layout)) == []
+
+
+@pytest.mark.parametrize("bound", [0.1, 1.0, 30.0, 1000.0, 1e4])
+def test_a_bound_of_any_size_costs_no_digits(bound):
+    """Raw numbers of every size below the bound, and far beyond it."""
+    raw = torch.cat([torch.logspace(-6, 1.5, 60), -torch.logspace(-6, 1.5, 60), torch.tensor([1e3, -1e3])])
+    x = torch.zeros(len(raw), 2, 1)
+    log_scale = raw.clamp(-80, 80) if bound > 80 else raw
+    pairs = torch.stack([log_scale, torch.zeros_like(raw)], 1).reshape(-1, 1, 2, 1)
+    log_det = torch.zeros(len(raw))
+    with use_reference():
+        exact = causal_affine(x.double(), pairs.double(), log_det.double(), flipped=False, scale_bound=bound)[1]
+        single = causal_affine(x, pairs, log_det, flipped=False, scale_bound=bound)[1]
+    found = causal_affine(x, pairs, log_det, flipped=False, scale_bound=bound)[1]
+    tolerance = 2 * (single - exact).abs() + 4 * torch.finfo(torch.float32).eps * exact.abs()
+    assert ((found - exact).abs() <= tolerance).all(), ((found - exact).abs() / exact.abs()).max()
 
 
 @pytest.mark.parametrize("bound", [None, 0.8])

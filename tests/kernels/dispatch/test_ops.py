@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 from support import flows
+from support.layouts import LAYOUTS, broken_promises, relaid
 from support.op_cases import examples_over_seeds, problem, with_gradients
 from support.selected import exhaustive, selected
 
@@ -117,6 +118,14 @@ QUICK = ("test_schema", "test_autograd_registration", "test_faketensor")
 def test_opcheck_over_seeds(name, checks):
     op = getattr(torch.ops.nfkern, name).default
     torch.library.opcheck(op, with_gradients(name, examples_over_seeds()[name]), test_utils=checks)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("variant", ["", "_reference"])
+@pytest.mark.parametrize("name", OPS)
+def test_results_lie_as_the_fake_kernel_promises(name, variant, layout):
+    op = getattr(torch.ops.nfkern, name + variant).default
+    assert broken_promises(op, relaid(examples()[name], layout)) == []
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -13,7 +13,7 @@ from nfkern.kernels.causal.backends import triton_reasons as causal_reasons
 from nfkern.kernels.causal.reference import Settings
 from nfkern.kernels.coupling.backends import triton_reasons as coupling_reasons
 from nfkern.kernels.coupling.parameters import Settings as CouplingSettings
-from nfkern.kernels.dispatch import registry
+from nfkern.kernels.dispatch import registry, triton_backend
 from nfkern.kernels.dispatch.triton_backend import recording, tensor_reasons
 
 
@@ -113,3 +113,23 @@ def test_doctor_has_a_reason_for_every_op_without_a_gpu():
             ["torch sees no CUDA or ROCm device"],
             ["the package triton is missing: CUDA builds of torch bring it"],
         )
+
+
+def test_a_gpu_without_what_triton_compiles_launches_with_runs_the_reference(monkeypatch, tmp_path):
+    """Said by `doctor` and by a warning, in place of an error from inside Triton at the first launch."""
+    monkeypatch.setattr(triton_backend, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.delenv("CC", raising=False)
+    reasons = triton_backend.device_reasons.__wrapped__
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(triton_backend.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert reasons(gpu) == ()
+    monkeypatch.setattr(triton_backend.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert reasons(gpu) == (f"no Python headers in {tmp_path}, which Triton needs for launches: install python3-dev",)
+    monkeypatch.setattr(triton_backend.shutil, "which", lambda name: None)
+    (reason,) = reasons(gpu)
+    assert reason.startswith("no C compiler, which Triton needs")
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setenv("CC", "tcc")
+    assert reasons(gpu) == ()

@@ -12,6 +12,7 @@ from support import flows
 from torch import nn
 
 import nfkern
+from nfkern.acting import cuda_graphs
 from nfkern.acting.cuda_graphs import CapturedCalls, capture_cuda
 
 
@@ -203,8 +204,16 @@ def test_a_capture_follows_a_warmup_on_a_side_stream(monkeypatch):
         assert signature.bind(*args, **options).arguments["stream"].name == "side"
         return inside("capture")
 
+    streams = []
+
+    def new_stream(device):
+        streams.append(device)
+        return Stream()
+
+    # Without its cache, which outlives this test.
+    monkeypatch.setattr(cuda_graphs, "side_stream", functools.cache(cuda_graphs.side_stream.__wrapped__))
     fakes = {"device": lambda device: inside("device"), "stream": lambda stream: inside(stream.name), "graph": graph}
-    fakes |= {"current_stream": lambda: Stream("current"), "Stream": Stream, "CUDAGraph": Graph}
+    fakes |= {"current_stream": lambda: Stream("current"), "Stream": new_stream, "CUDAGraph": Graph}
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
 
@@ -228,6 +237,8 @@ def test_a_capture_follows_a_warmup_on_a_side_stream(monkeypatch):
         "leave device",
         "replay",
     ]
+    capture_cuda(function, (torch.ones(2),))
+    assert streams == [torch.device("cpu")]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
