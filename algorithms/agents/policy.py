@@ -96,16 +96,6 @@ class FlowPolicy:
         actions = self.flow.act(seen, self.sigma, generator=generator, units=self.units)
         return actions.reshape(len(observations), self.chunk, -1)
 
-    def prefetch(self) -> None:
-        """Bring weights and code into the caches: call it while waiting for the next observation.
-
-        After a pause most of an action's time goes by until they have come from memory. This decides once on zeros,
-        draws from no generator of the caller, and forgets the action.
-        """
-        observation = np.zeros((1, self.history, self._observed), np.float32)
-        goal = np.zeros((1, self._observed), np.float32) if self.goal_conditioned else None
-        self.act(observation, goal, torch.Generator())
-
 
 def check_inputs(
     observations: np.ndarray, goals: np.ndarray | None, sizes: tuple[int, int], goal_conditioned: bool

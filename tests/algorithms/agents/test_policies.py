@@ -102,15 +102,3 @@ def test_wrong_inputs_are_named():
         policy.act(np.zeros((4, 1, 3), np.float32))
     with pytest.raises(ValueError, match="expected finite numbers"):
         policy.act(np.full((4, 1, 3), np.nan, np.float32), np.zeros((4, 3), np.float32))
-
-
-@pytest.mark.parametrize("name", ["nf_bc", "nf_gcbc"])
-def test_prefetching_draws_from_nobodys_generator(name):
-    agent, generator = perturbed(make_agent(name)), torch.Generator().manual_seed(7)
-    policy, size = agent.freeze(), len(agent.observation_normalizer.center)
-    observations = np.ones((2, policy.history, size), np.float32)
-    goals = np.ones((2, size), np.float32) if policy.goal_conditioned else None
-    before, state = policy.act(observations, goals, generator.clone_state()), torch.get_rng_state()
-    policy.prefetch()
-    assert torch.equal(torch.get_rng_state(), state)
-    np.testing.assert_array_equal(policy.act(observations, goals, generator), before)

@@ -1,0 +1,106 @@
+"""A trained policy in a control loop of one's own: an observation in, the next action out."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nfkern.algorithms.agents.policy import Policy
+from nfkern.algorithms.agents.registry import load_policy
+from nfkern.algorithms.runs.run import Run
+from nfkern.errors import UserError
+
+
+class Actor:
+    """A policy with its memory: the observations that a decision sees, and the actions that it has planned.
+
+    Args:
+        policy: from observations (n, history, observation_size) to actions (n, chunk, action_size).
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all observations and plans: call it when an episode begins."""
+        self._seen: np.ndarray | None = None
+        self._goals: np.ndarray | None = None
+        self._planned = np.empty((0, 0, 0), np.float32)
+        self._executed = 0
+
+    def act(
+        self, observation: np.ndarray, goal: np.ndarray | None = None, generator: torch.Generator | None = None
+    ) -> np.ndarray:
+        """Return the next action, in the data's units and within the bounds of the data.
+
+        Until a reset the memory holds as many rows as the first call. Where a decision plans several actions, a new
+        goal counts from the next decision on.
+
+        Args:
+            observation: (observation_size,), or (n, observation_size) for n loops at once.
+            goal: of the same shape, where the policy takes goals.
+            generator: a CPU generator, the only source of randomness; PyTorch's own if None.
+
+        Returns:
+            (action_size,) or (n, action_size), float32.
+
+        Raises:
+            ValueError: a shape that does not fit, a goal that is missing or unwanted, or a number that is not finite.
+        """
+        rows = np.atleast_2d(np.asarray(observation, np.float32))
+        if rows.ndim > 2:
+            raise ValueError(f"observation: expected one or two dimensions, got shape {rows.shape}")
+        if (goal is None) == self.policy.goal_conditioned:
+            wanted = "one" if self.policy.goal_conditioned else "None, this policy takes none"
+            raise ValueError(f"goal: expected {wanted}, got {'None' if goal is None else 'one'}")
+        if self._seen is None:
+            self._seen = np.repeat(rows[:, None], self.policy.history, 1)
+        elif rows.shape != (first := (len(self._seen), self._seen.shape[2])):
+            raise ValueError(f"observation: expected shape {first} as since the last reset, got {rows.shape}")
+        else:
+            self._seen[:, :-1], self._seen[:, -1] = self._seen[:, 1:].copy(), rows
+        self._goals = None if goal is None else np.atleast_2d(np.asarray(goal, np.float32))
+        if self._due:
+            self._planned, self._executed = self.policy.act(self._seen, self._goals, generator), 0
+        action: np.ndarray = self._planned[:, self._executed]
+        self._executed += 1
+        return action.copy() if np.ndim(observation) == 2 else action[0].copy()
+
+    def prefetch(self) -> None:
+        """Bring weights and code into the caches: call it while waiting for the next observation.
+
+        After a pause most of an action's time goes by until they have come from memory. This decides once on what was
+        seen last, draws from no generator of the caller, and forgets the actions.
+        """
+        if self._seen is not None and self._due:
+            self.policy.act(self._seen, self._goals, torch.Generator())
+
+    @property
+    def _due(self) -> bool:
+        """Whether the next action needs a decision."""
+        return not len(self._planned) or self._executed >= self.policy.execute
+
+
+def load(path: str | Path, step: int | None = None) -> Actor:
+    """Load a trained policy, on the CPU and frozen where it is a flow.
+
+    Args:
+        path: a run's folder, or that of one of its checkpoints.
+        step: of the run's checkpoint; the newest if None.
+
+    Raises:
+        UserError: the folder is no run, or has no such checkpoint.
+        ValueError: the checkpoint is damaged, or of a newer version.
+    """
+    folder = Path(path)
+    if step is None and (folder / "agent.safetensors").is_file():
+        return Actor(load_policy(folder))
+    run = Run(folder)
+    checkpoint = run.latest_checkpoint()
+    if step is not None:
+        found = {each.step: each for each in run.checkpoints()}
+        if step not in found:
+            raise UserError(f"{folder} has no checkpoint {step}; it has {', '.join(map(str, found))}")
+        checkpoint = found[step]
+    return Actor(load_policy(checkpoint.path))
