@@ -227,6 +227,16 @@ PUBLISHED: dict[str, Published] = {
         {"median": ("",), "p99": ("",), "p99.9": ("",)},
         quantities={"p99": "p99_s", "p99.9": "p999_s"},
     ),
+    "paused": Published(
+        _of_one_row("control_loop_after_pause-ogbench-1", _FLOW_ACTING),
+        {"median": ("",), "p99": ("",)},
+        quantities={"p99": "p99_s"},
+    ),
+    "evicted": Published(
+        _of_one_row("control_loop_evicted-ogbench-1", _FLOW_ACTING),
+        {"median": ("",), "p99": ("",)},
+        quantities={"p99": "p99_s"},
+    ),
     "quick": Published(_QUICK, _PACKAGES | _LIBRARIES | _OURS | _FLOOR, threads=(1, 2)),
     "causal": Published(_CAUSAL, _PACKAGES | _OURS | _FLOOR, threads=(1, 2)),
     "causal_density": Published(_CAUSAL_DENSITY, _PACKAGES | _OURS | _FLOOR),
