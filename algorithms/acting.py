@@ -54,15 +54,19 @@ class Actor:
         if (goal is None) == self.policy.goal_conditioned:
             wanted = "one" if self.policy.goal_conditioned else "None, this policy takes none"
             raise ValueError(f"goal: expected {wanted}, got {'None' if goal is None else 'one'}")
+        goals = None if goal is None else np.atleast_2d(np.asarray(goal, np.float32))
+        if goals is not None and goals.shape[:-1] != rows.shape[:-1]:
+            raise ValueError(f"goal: expected {len(rows)} as there are observations, got shape {goals.shape}")
         if self._seen is None:
-            self._seen = np.repeat(rows[:, None], self.policy.history, 1)
+            seen = np.repeat(rows[:, None], self.policy.history, 1)
         elif rows.shape != (first := (len(self._seen), self._seen.shape[2])):
             raise ValueError(f"observation: expected shape {first} as since the last reset, got {rows.shape}")
         else:
-            self._seen[:, :-1], self._seen[:, -1] = self._seen[:, 1:].copy(), rows
-        self._goals = None if goal is None else np.atleast_2d(np.asarray(goal, np.float32))
+            seen = np.concatenate([self._seen[:, 1:], rows[:, None]], 1)
         if self._due:
-            self._planned, self._executed = self.policy.act(self._seen, self._goals, generator), 0
+            self._planned, self._executed = self.policy.act(seen, goals, generator), 0
+        # Only now: what the policy refuses is not remembered.
+        self._seen, self._goals = seen, goals
         action: np.ndarray = self._planned[:, self._executed]
         self._executed += 1
         return action.copy() if np.ndim(observation) == 2 else action[0].copy()

@@ -237,6 +237,8 @@ class NativeFlow {
       PyErr_SetString(PyExc_RuntimeError, error.what_without_backtrace());
     } catch (const std::bad_alloc&) {
       PyErr_NoMemory();
+    } catch (const std::exception& error) {
+      PyErr_SetString(PyExc_RuntimeError, error.what());
     }
     return nullptr;
   }

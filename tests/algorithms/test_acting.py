@@ -47,6 +47,22 @@ def test_several_loops_at_once():
         np.testing.assert_array_equal(actor.act(observations, goals), expected)
 
 
+@pytest.mark.parametrize("bad", [np.full(2, np.nan), np.ones(5)], ids=["not finite", "of another size"])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_refused_observation_is_not_remembered(before, bad):
+    """A dropped frame of a sensor would otherwise stand in the history for steps to come."""
+    actors = [Actor(make_agent("nf_bc", history=3).freeze()) for _ in range(2)]
+    good = np.ones(len(make_agent("nf_bc").observation_normalizer.center))
+    bad = np.full(len(good), np.nan) if np.isnan(bad).any() else np.ones(len(good) + 3)
+    for actor in actors:
+        for _ in range(before):
+            actor.act(good, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="observation"):
+        actors[0].act(bad)
+    found, expected = (actor.act(2 * good, generator=torch.Generator().manual_seed(1)) for actor in actors)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_actions_are_the_callers_own():
     actor = Actor(Counting(execute=4))
     first = actor.act(np.ones((2, 1)), np.ones((2, 1)))
@@ -60,6 +76,8 @@ def test_what_does_not_fit_is_refused():
         actor.act(np.ones(3))
     with pytest.raises(ValueError, match=r"observation: expected one or two dimensions, got shape \(1, 1, 3\)"):
         actor.act(np.ones((1, 1, 3)), np.ones(3))
+    with pytest.raises(ValueError, match=r"goal: expected 2 as there are observations, got shape \(1, 3\)"):
+        actor.act(np.ones((2, 3)), np.ones(3))
     actor.act(np.ones(3), np.ones(3))
     with pytest.raises(ValueError, match=r"observation: expected shape \(1, 3\) as since the last reset, got \(2, 3\)"):
         actor.act(np.ones((2, 3)), np.ones((2, 3)))

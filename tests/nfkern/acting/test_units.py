@@ -164,6 +164,28 @@ def test_placing_keeps_shapes_dtypes_and_numbers():
         assert tensor.data_ptr() % 64 == 0
 
 
+@large
+def test_a_kernel_without_huge_pages_leaves_all_as_it_is(monkeypatch):
+    class Refusing(mmap.mmap):
+        def madvise(self, *arguments):
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(mmap, "mmap", Refusing)
+    flow = CouplingFlow(5, 64)
+    frozen, seen = flow.freeze(), np.ones((1, 64), np.float32)
+    assert frozen.act(seen).shape == (1, 5)
+    assert len({each.untyped_storage().data_ptr() for each in frozen.buffers()}) > 1
+
+
+@large
+def test_views_and_other_layouts_stay_where_they_are():
+    whole = torch.randn(1000, 600)
+    tensors = [whole[:500], torch.randn(400, 700).T, torch.randn(1000, 500)]
+    before = [tensor.data_ptr() for tensor in tensors]
+    place_together(tensors)
+    assert [tensor.data_ptr() == start for tensor, start in zip(tensors, before, strict=True)] == [True, True, False]
+
+
 def test_small_tensors_stay_where_they_are():
     tensors = [torch.randn(100, 300), torch.randn(3)]
     before = [tensor.data_ptr() for tensor in tensors]
