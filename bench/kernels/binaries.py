@@ -123,7 +123,7 @@ def read_nvidia(resources: str, assembly: str, dynamic_shared: int) -> Usage:
 def read_amd(assembly: str, shared: int) -> Usage:
     """Read the assembly that Triton keeps."""
     found = Counter({name: int(value) for name, value in _NAMED.findall(assembly)})
-    matrix = Counter(each.upper() for each in re.findall(r"^\s+v_(w?mfma|wmma)_\w+", assembly, re.MULTILINE))
+    matrix = Counter(each.upper() for each in re.findall(r"^\s+v_(mfma|wmma)_\w+", assembly, re.MULTILINE))
     return Usage(
         found["vgpr_count"] + found["agpr_count"],
         found["private_segment_fixed_size"],

@@ -47,13 +47,13 @@ def test_several_loops_at_once():
         np.testing.assert_array_equal(actor.act(observations, goals), expected)
 
 
-@pytest.mark.parametrize("bad", [np.full(2, np.nan), np.ones(5)], ids=["not finite", "of another size"])
+@pytest.mark.parametrize("kind", ["not finite", "of another size"])
 @pytest.mark.parametrize("before", [0, 1])
-def test_a_refused_observation_is_not_remembered(before, bad):
+def test_a_refused_observation_is_not_remembered(before, kind):
     """A dropped frame of a sensor would otherwise stand in the history for steps to come."""
     actors = [Actor(make_agent("nf_bc", history=3).freeze()) for _ in range(2)]
     good = np.ones(len(make_agent("nf_bc").observation_normalizer.center))
-    bad = np.full(len(good), np.nan) if np.isnan(bad).any() else np.ones(len(good) + 3)
+    bad = np.full(len(good), np.nan) if kind == "not finite" else np.ones(len(good) + 3)
     for actor in actors:
         for _ in range(before):
             actor.act(good, generator=torch.Generator().manual_seed(0))

@@ -80,6 +80,8 @@ def test_nvidia_output_is_read():
 
 def test_amd_output_is_read():
     assert read_amd(AMD, 2048) == Usage(104, 8, 3, 2048, "MFMA 1", 2)
+    # Of graphics cards.
+    assert read_amd(AMD.replace("v_mfma_f32", "v_wmma_f32"), 2048).matrix == "WMMA 1"
 
 
 def test_the_budget(ogbench):
