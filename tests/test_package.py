@@ -3,13 +3,18 @@
 import ast
 import graphlib
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import venv
 from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
+
+import nfkern
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ["kernels", "nfkern", "algorithms", "bench"]
@@ -132,6 +137,68 @@ def test_no_file_is_a_dumping_ground():
         for path in sources(layer):
             assert path.name not in ("utils.py", "helpers.py", "common.py", "misc.py"), path
             assert len(path.read_text().splitlines()) <= 500, path
+
+
+def copy_of_the_tree(tmp_path):
+    """Builds leave files where they run."""
+    left = shutil.ignore_patterns(".*", "build", "dist", "*.so", "*.egg-info", "__pycache__")
+    return Path(shutil.copytree(ROOT, tmp_path / "tree", symlinks=True, ignore=left))
+
+
+def test_source_distributions_have_every_source(tmp_path):
+    tree = copy_of_the_tree(tmp_path)
+    (tree / "kernels" / "_native_2_9.so").touch()
+    build = subprocess.run(
+        [sys.executable, "-c", f"import setup; setup.build_sdist({str(tmp_path)!r})"],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert build.returncode == 0, build.stderr
+    (archive,) = tmp_path.glob(f"nfkern-{nfkern.__version__}.tar.gz")
+    with tarfile.open(archive) as tar:
+        found = {name.partition("/")[2] for name in tar.getnames()}
+    for folder, suffixes in {
+        "kernels": (".py", ".cpp", ".h", ".inc"),
+        "nfkern": (".py", ".typed"),
+        "algorithms": (".py",),
+        "bench": (".py", ".html", ".css", ".js", ".json"),
+        "tests": (".py", ".toml", ".json"),
+    }.items():
+        paths = {path for path in (tree / folder).rglob("*") if path.suffix in suffixes}
+        expected = {str(path.relative_to(tree)) for path in paths if not any(p.is_symlink() for p in path.parents)}
+        assert expected
+        assert expected <= found
+    assert {"setup.py", "pyproject.toml", "constraints.txt", "LICENSE", "README.md"} <= found
+    assert not [name for name in found if name.endswith(".so")]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_isolated_builds_take_the_torch_that_is_installed(installed, tmp_path):
+    """pip runs the hooks by the environment's Python, and hides its packages."""
+    overlay, site = tmp_path / "overlay", tmp_path / "site"
+    overlay.mkdir()
+    for package in ("setuptools", "_distutils_hack"):
+        (overlay / package).symlink_to(Path(sysconfig.get_path("purelib")) / package)
+    if installed:
+        (site / "torch").mkdir(parents=True)
+        (site / "torch" / "__init__.py").touch()
+    code = f"""
+import sys, sysconfig
+hidden = sysconfig.get_path("purelib")
+sys.path[:] = [{str(overlay)!r}, *(path for path in sys.path if path not in ("", hidden)), {str(ROOT)!r}]
+sysconfig.get_path = lambda name: {str(site)!r}
+import setup
+print(setup.get_requires_for_build_wheel({{}}), setup.get_requires_for_build_sdist(), {str(site)!r} in sys.path)
+"""
+    found = run(code)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == ("['ninja'] [] True" if installed else "['ninja', 'torch>=2.10'] [] False")
+
+
+def test_versions_agree():
+    assert f"\nversion: {nfkern.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.mark.exhaustive(part="wheel")

@@ -3,8 +3,11 @@
 import contextlib
 import functools
 import importlib
+import platform
+import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,24 +18,33 @@ from nfkern.kernels.dispatch.seeds import over_seeds
 
 BUILD = (
     "with torch and a C++ compiler, run `python setup.py build_ext --inplace` in a checkout, or to install it "
-    "`pip install --no-build-isolation --no-deps --force-reinstall CHECKOUT`: else pip hides torch from the build"
+    "`pip install --no-build-isolation --no-deps --force-reinstall CHECKOUT`"
 )
+
+KERNELS = Path(__file__).parents[1]
+PYTHON, TORCH = platform.python_version(), ".".join(torch.__version__.split(".")[:2])
+MODULE = f"nfkern.kernels._native_{TORCH.replace('.', '_')}"
+"""Of the torch that runs. Another minor version's has another layout of tensors, and could crash as it is loaded."""
 
 
 @functools.cache
 def load() -> ModuleType:
-    """The extension module.
+    """Return the extension module.
 
     Raises:
         ImportError: it is not built, or was built for another torch.
     """
-    return importlib.import_module("nfkern.kernels._native")
+    return importlib.import_module(MODULE)
 
 
 @functools.cache
 def device_reasons(device: torch.device) -> tuple[str, ...]:
     """Return the reasons for which no native kernel can run on the CPU; empty if one can."""
-    if find_spec("nfkern.kernels._native") is None:
+    if sys.platform != "linux":
+        return (f"the C++ extension is for Linux, and this is {sys.platform}",)
+    if find_spec(MODULE) is None:
+        if others := ", ".join(sorted(path.name for path in KERNELS.glob("_native_*.so"))):
+            return (f"the C++ extension is {others}, and this is torch {TORCH} on Python {PYTHON}: {BUILD}",)
         return (f"the C++ extension is not built: {BUILD}",)
     try:
         load()

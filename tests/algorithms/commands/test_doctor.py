@@ -16,6 +16,13 @@ def test_all_sections(capsys, tmp_path, monkeypatch):
     assert "the reference (stacked PyTorch)" in out
 
 
+def test_the_reasons_of_the_reference_are_said(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "rendering_backends", dict)
+    monkeypatch.setattr(doctor, "backend_reasons", lambda name, device: [f"no {device} kernels"])
+    doctor.Doctor(dataset_dir=tmp_path).run()
+    assert "ops; reason: no cpu kernels" in capsys.readouterr().out
+
+
 def test_what_is_missing_is_said(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(video, "rendering_backends", dict)
     monkeypatch.setitem(doctor.PACKAGES, "core", ("torch", "no-such-package"))
