@@ -97,9 +97,14 @@ def load(path: str | Path, step: int | None = None) -> Actor:
         UserError: the folder is no run, or has no such checkpoint.
         ValueError: the checkpoint is damaged, or of a newer version.
     """
+    return Actor(load_policy(checkpoint_folder(path, step)))
+
+
+def checkpoint_folder(path: str | Path, step: int | None = None) -> Path:
+    """Return the folder of a run's checkpoint; arguments and errors as of `load`."""
     folder = Path(path)
     if step is None and (folder / "agent.safetensors").is_file():
-        return Actor(load_policy(folder))
+        return folder
     run = Run(folder)
     checkpoint = run.latest_checkpoint()
     if step is not None:
@@ -107,4 +112,4 @@ def load(path: str | Path, step: int | None = None) -> Actor:
         if step not in found:
             raise UserError(f"{folder} has no checkpoint {step}; it has {', '.join(map(str, found))}")
         checkpoint = found[step]
-    return Actor(load_policy(checkpoint.path))
+    return checkpoint.path

@@ -26,6 +26,7 @@ PARTS = {
     ),
     "sweeps": ("kernels/*",),
     "wheel": ("setup.py", "pyproject.toml", "kernels/dispatch/native_extension.py"),
+    "export": ("algorithms/exporting.py", "algorithms/agents/*", "nfkern/acting/*", "nfkern/flows/*"),
     "learning": ("algorithms/agents/*", "algorithms/training/*", "nfkern/flows/*", "nfkern/optim.py"),
     "data": ("algorithms/data/*", "algorithms/envs/*"),
     "commands": (

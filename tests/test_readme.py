@@ -14,7 +14,7 @@ from nfkern.cli import commands as cli
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-GUIDES = [README, *(ROOT / "docs" / f"{name}.md" for name in ("flows", "training", "benchmarks"))]
+GUIDES = [README, *(ROOT / "docs" / f"{name}.md" for name in ("flows", "training", "robots", "benchmarks"))]
 PYTHON = [code for path in GUIDES for code in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)]
 COMMANDS = list(
     dict.fromkeys(
@@ -25,7 +25,10 @@ COMMANDS = list(
         if line.startswith("nfkern ")
     )
 )
+OF_RUNS = [code for code in PYTHON if '"runs/' in code or "policy.onnx" in code]
+"""Examples that need what the commands have made."""
 SMALL = {
+    "play": "--episodes 1 --max-episode-steps 10",
     "data generate": "--transitions 2000 --workers 1",
     "train nf_gcbc": "--steps 4 --batch-size 8 --blocks 2 --hidden 8 8 --encoder-width 8 --eval-episodes 0 --quiet",
     "train gaussian_gcbc": "--steps 4 --batch-size 8 --hidden 8 --eval-episodes 0 --quiet",
@@ -50,7 +53,7 @@ def test_the_readme_is_short_and_has_examples_for_all_three_users():
     assert {"data generate", "train nf_gcbc", "eval", "report", "bench run"} <= names
 
 
-@pytest.mark.parametrize("code", [code for code in PYTHON if '"runs/' not in code])
+@pytest.mark.parametrize("code", [code for code in PYTHON if code not in OF_RUNS])
 def test_python_examples(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
@@ -89,10 +92,8 @@ def test_the_commands_one_after_the_other(benchmarks, tmp_path, monkeypatch, cap
         code = cli.main([*args[:words], *replaced(args[words:], SMALL.get(name, ""))])
         assert code == 0, (command, capsys.readouterr().err)
     if not benchmarks:
-        # On the runs that these commands have made.
-        of_runs = [code for code in PYTHON if '"runs/' in code]
-        assert of_runs
-        for code in of_runs:
+        assert len(OF_RUNS) == 3
+        for code in OF_RUNS:
             exec(compile(code, "README.md", "exec"), {})
 
 

@@ -26,6 +26,8 @@ from nfkern.algorithms.data.transitions import ColumnStatistics
 from nfkern.flows.flow import Flow
 from nfkern.flows.normalizer import Mode, Normalizer
 
+NO_GENERATOR: Any = object()
+
 Batch = Mapping[str, np.ndarray] | Mapping[str, torch.Tensor]
 
 
@@ -63,6 +65,7 @@ class Agent(nn.Module, ABC):
     bounded: ClassVar[bool] = False
     action_low: torch.Tensor
     action_high: torch.Tensor
+    _given_noise: torch.Tensor | None = None
 
     def __init__(
         self, config: AgentConfig, observation_size: int, action_size: int, goal_size: int | None = None
@@ -228,6 +231,31 @@ class Agent(nn.Module, ABC):
         actions = self._sample(self._acting(), conditioning, generator).unflatten(1, (self.chunk, -1))
         return self.action_normalizer.inverse(actions).clamp(self.action_low, self.action_high).cpu().numpy()
 
+    def decide(self, observations: torch.Tensor, goals: torch.Tensor | None, noise: torch.Tensor) -> torch.Tensor:
+        """Return the actions of `act` as a function of tensors alone, for exporters.
+
+        Args:
+            observations: (n, history, observation_size).
+            goals: (n, goal_size) for a goal-conditioned agent, else None.
+            noise: (n, chunk * action_size), standard normal; agents that act without noise ignore it.
+
+        Returns:
+            (n, chunk, action_size), in the data's units and within the bounds of the data.
+
+        Raises:
+            TypeError: acting draws other random numbers than one noise for each action.
+        """
+        self._given_noise = noise
+        try:
+            # Whatever draws by itself fails for this generator.
+            actions = self._sample(self._acting(), self._conditioning(observations, goals), NO_GENERATOR)
+        except AttributeError as error:
+            raise TypeError(f"generator: {error}") from None
+        finally:
+            self._given_noise = None
+        actions = self.action_normalizer.inverse(actions.unflatten(1, (self.chunk, -1)))
+        return actions.clamp(self.action_low, self.action_high)
+
     def _checked_conditioning(self, observations: np.ndarray, goals: np.ndarray | None) -> torch.Tensor:
         """Check the arguments of `act`, and return their `_conditioning`."""
         check_inputs(observations, goals, (self.history, self.sizes["observation_size"]), self.goal_conditioned)
@@ -280,6 +308,10 @@ class Agent(nn.Module, ABC):
 
     def _noise(self, rows: int, generator: torch.Generator | None) -> torch.Tensor:
         """Return standard normal noise (rows, chunk * action_size), drawn on the CPU so that devices agree."""
+        if self._given_noise is not None:
+            if self._given_noise.shape[0] != rows:
+                raise TypeError(f"noise: expected {rows} rows, several candidates for each action")
+            return self._given_noise
         noise = torch.randn(rows, self.chunk * self.sizes["action_size"], generator=generator)
         return noise.to(self.observation_normalizer.center.device)
 

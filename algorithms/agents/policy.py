@@ -96,6 +96,17 @@ class FlowPolicy:
         actions = self.flow.act(seen, self.sigma, generator=generator, units=self.units)
         return actions.reshape(len(observations), self.chunk, -1)
 
+    def decide(self, observations: torch.Tensor, goals: torch.Tensor | None, noise: torch.Tensor) -> torch.Tensor:
+        """Return the actions of `act` as a function of tensors alone; as `Agent.decide`."""
+        seen = observations.flatten(1) if goals is None else torch.cat([observations.flatten(1), goals], 1)
+        center, scale, action_center, action_scale, low, high = (torch.from_numpy(part) for part in self.units.parts)
+        seen, noise = ((seen - center) / scale).to(noise), noise.unflatten(1, self.flow.event_shape)
+        if self.sigma:
+            actions = self.flow.sample_denoised(self.sigma, (), seen, noise=noise)
+        else:
+            actions = self.flow.sample((), seen, noise=noise)
+        return (actions.flatten(1) * action_scale + action_center).clamp(low, high).unflatten(1, (self.chunk, -1))
+
 
 def check_inputs(
     observations: np.ndarray, goals: np.ndarray | None, sizes: tuple[int, int], goal_conditioned: bool

@@ -252,7 +252,7 @@ def _as_json(
 def _as_text(
     policies: list[_Policy], results: dict[Path, EvaluationResult], pools: list[_Pool], comparisons: list[_Comparison]
 ) -> str:
-    parts = [_table(policy, results[policy.path]) for policy in policies]
+    parts = [table(f"{each.path}, step {each.checkpoint.path.name}", results[each.path]) for each in policies]
     for pool in pools:
         policy, (low, high) = pool.policies[0], pool.interval
         rates = ", ".join(f"goal {task} {rate:.1%}" for task, rate in pool.by_task.items())
@@ -276,11 +276,11 @@ def _as_text(
     return "\n\n".join(parts)
 
 
-def _table(policy: _Policy, result: EvaluationResult) -> str:
+def table(name: str, result: EvaluationResult) -> str:
+    """Return the success of a policy with a name, for each goal and for all, as text."""
     settings = result.settings
     lines = [
-        f"{policy.path}, step {policy.checkpoint.path.name}: {settings.env_name}, "
-        f"{settings.episodes_per_task} episodes per goal, seed {settings.seed}",
+        f"{name}: {settings.env_name}, {settings.episodes_per_task} episodes per goal, seed {settings.seed}",
         f"{'goal':<28}{'success':>9}{'':>9}{'95% interval':>18}{'steps':>8}{'return':>10}",
     ]
     for row in result.by_task():

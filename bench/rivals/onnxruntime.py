@@ -4,18 +4,17 @@ Shapes are fixed, all graph optimisations are on. A session has as many threads 
 which is the rival's default and serves it, and stop when it ends: spinning on, they would take the others' cores.
 """
 
-import logging
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from nfkern.algorithms.exporting import exportable
 from nfkern.bench.core.declarations import Implementation, Variant
 from nfkern.bench.problems.calls import ACTING
 from nfkern.bench.problems.eager import EagerFlow
-from nfkern.bench.rivals.forms import Make, builders, exported, traceable
+from nfkern.bench.rivals.forms import Make, builders, exported
 from nfkern.bench.rivals.models import ReferenceFlow, behind
 from nfkern.bench.works.control_loop import ControlProblem
 from nfkern.bench.works.flow_works import naive
@@ -25,16 +24,8 @@ def session(model: nn.Module, example: tuple[torch.Tensor, ...], threads: int) -
     """An `onnxruntime.InferenceSession` for inputs of the example's shapes."""
     import onnxruntime
 
-    # One line for each of torchvision's ops that it does not find.
-    noise = logging.getLogger("torch.onnx._internal.exporter._registration")
-    before = noise.level
-    noise.setLevel(logging.ERROR)
-    try:
-        with traceable(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
-            program = torch.onnx.export(model.eval(), example, dynamo=True, verbose=False)
-    finally:
-        noise.setLevel(before)
+    with exportable():
+        program = torch.onnx.export(model.eval(), example, dynamo=True, verbose=False)
     assert program is not None
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -25,9 +25,10 @@ _KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
 
 class _Switch(threading.local):
-    """A switch that sends this thread's calls to the reference."""
+    """Switches of this thread's calls: to the reference, and to definitions without ops."""
 
     forced = False
+    inlined = False
 
 
 _switch = _Switch()
@@ -37,9 +38,15 @@ class Op:
     """An op under two names: `name`, which kernels may override, and `name_reference`, which they may not."""
 
     def __init__(
-        self, name: str, rank: int | None, rows: Rows | None, check: Callable[..., None], differentiable: bool
+        self,
+        name: str,
+        rank: int | None,
+        rows: Rows | None,
+        definition: Callable[..., Any],
+        check: Callable[..., None],
+        differentiable: bool,
     ) -> None:
-        self.name, self.rows, self.differentiable = name, rows, differentiable
+        self.name, self.rows, self.definition, self.differentiable = name, rows, definition, differentiable
         self.dispatched = getattr(torch.ops.nfkern, name).default
         self.reference = getattr(torch.ops.nfkern, f"{name}_reference").default
         self._rank, self._check = rank, check
@@ -47,6 +54,8 @@ class Op:
 
     def __call__(self, *args: Any) -> Any:
         """Run the kernel registered for the tensors' device, or the reference."""
+        if _switch.inlined:
+            return self.definition(*args)
         return (self.reference if _switch.forced else self.dispatched)(*args)
 
     def for_one_seed(self, *args: Any) -> Any:
@@ -188,8 +197,8 @@ def define(
     names = (name, f"{name}_reference")
     for qualified in names:
         _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag,))
-    op = _ops[name] = Op(name, rank, rows, check, differentiable=setup_context is not None)
     definition, fake = _without_autocast(over_seeds(reference, rank)), fake_over_seeds(fake, rank)
+    op = _ops[name] = Op(name, rank, rows, definition, check, differentiable=setup_context is not None)
 
     def checked(*args: Any) -> Any:
         op.check(*args)
@@ -298,6 +307,19 @@ def use_reference(enabled: bool = True) -> Iterator[None]:
         yield
     finally:
         _switch.forced = before
+
+
+@contextlib.contextmanager
+def inline_definitions() -> Iterator[None]:
+    """Run every op's definition operation by operation inside this context, in this thread: for exporters.
+
+    What is exported then holds PyTorch's own operators alone, and needs no nfkern where it is loaded.
+    """
+    before, _switch.inlined = _switch.inlined, True
+    try:
+        yield
+    finally:
+        _switch.inlined = before
 
 
 def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -32,9 +32,9 @@ class Units:
         self.numbers = np.concatenate(parts)
         """All of them, as the C++ kernel takes them."""
         ends = np.cumsum([observed, observed, acted, acted, acted])
-        self._center, self._scale, self._action_center, self._action_scale, self._low, self._high = np.split(
-            self.numbers, ends
-        )
+        self.parts = np.split(self.numbers, ends)
+        """The arguments, float32."""
+        self._center, self._scale, self._action_center, self._action_scale, self._low, self._high = self.parts
 
     def normalized(self, observations: np.ndarray) -> np.ndarray:
         """Observations (*batch, in_features) in the flow's units.

@@ -44,6 +44,8 @@ COMMANDS = {
         "train many runs on Ray: algorithms x tasks x seeds of a TOML file",
     ),
     "eval": ("algorithms.commands.evaluate", "Evaluate", "measure the success of trained runs in the simulator"),
+    "export": ("algorithms.commands.export", "Export", "write a trained policy as a file that runs without nfkern"),
+    "play": ("algorithms.commands.export", "Play", "run an exported ONNX policy in the simulator"),
     "report": ("algorithms.reports.report", "Report", "write one HTML page about runs"),
     "bench run": ("bench.commands", "Run", "run a suite of benchmarks"),
     "bench compare": ("bench.report.compare", "Compare", "compare two results; exit 1 on a regression"),

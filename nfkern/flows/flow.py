@@ -157,7 +157,8 @@ class Flow(Pretrained, nn.Module, ABC):
                 score = self.score(x, context)
             else:
                 x, _, score = self._run("to_data_with_score", z, context)
-            x = torch.add(x, score, alpha=sigma**2)
+            # Not `torch.add` with alpha, which Inductor 2.13 drops after a product.
+            x = x + sigma**2 * score
         (x,) = self._constant("sample_denoised: it has no derivatives; use rsample", (x,), context, given)
         return x
 

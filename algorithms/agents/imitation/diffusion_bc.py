@@ -73,5 +73,5 @@ class DiffusionBC(BehavioralCloning):
     def _sample(
         self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
     ) -> torch.Tensor:
-        start = self._noise(len(conditioning), generator)
+        start = self._noise(conditioning.shape[0], generator)
         return self._diffusion.sample(networks["noise"], start, conditioning, generator)

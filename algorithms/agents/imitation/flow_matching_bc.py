@@ -51,5 +51,5 @@ class FlowMatchingBC(BehavioralCloning):
     def _sample(
         self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
     ) -> torch.Tensor:
-        start = self._noise(len(conditioning), generator)
+        start = self._noise(conditioning.shape[0], generator)
         return integrate(networks["velocity"], start, conditioning, self.config.flow_steps)

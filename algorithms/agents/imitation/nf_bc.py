@@ -147,7 +147,7 @@ class NFBC(BehavioralCloning):
     ) -> torch.Tensor:
         flow, context = networks["flow"], networks["encoder"](conditioning)
         assert isinstance(flow, Flow)
-        noise = self._noise(len(conditioning), generator).unflatten(1, flow.event_shape)
+        noise = self._noise(conditioning.shape[0], generator).unflatten(1, flow.event_shape)
         if not self.config.denoise:
             return flow.sample((), context, noise=noise).flatten(1)
         return flow.sample_denoised(self.config.noise_std, (), context, noise=noise).flatten(1)

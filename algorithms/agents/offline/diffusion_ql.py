@@ -75,4 +75,4 @@ class DiffusionQL(OfflineRL):
     def _sample(
         self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
     ) -> torch.Tensor:
-        return self._diffusion.sample(networks["noise"], self._noise(len(conditioning), generator), conditioning)
+        return self._diffusion.sample(networks["noise"], self._noise(conditioning.shape[0], generator), conditioning)

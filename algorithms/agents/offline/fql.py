@@ -77,7 +77,7 @@ class FQL(OfflineRL):
     def _sample(
         self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
     ) -> torch.Tensor:
-        return _one_step(networks, conditioning, self._noise(len(conditioning), generator))
+        return _one_step(networks, conditioning, self._noise(conditioning.shape[0], generator))
 
 
 def _one_step(networks: nn.ModuleDict, states: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -65,7 +65,7 @@ class IFQL(Implicit):
     ) -> torch.Tensor:
         candidates = self.config.candidates
         states = conditioning.repeat_interleave(candidates, 0)
-        start = self._noise(len(states), generator)
+        start = self._noise(states.shape[0], generator)
         actions = self._clip(integrate(networks["velocity"], start, states, self.config.flow_steps))
         values = self._q(states, actions).amin(0).unflatten(0, (-1, candidates))
         best = values.argmax(1, keepdim=True).unsqueeze(2)

@@ -97,7 +97,7 @@ class NFRLBC(OfflineRL):
     def _sample(
         self, networks: nn.ModuleDict, conditioning: torch.Tensor, generator: torch.Generator | None
     ) -> torch.Tensor:
-        return _sampled(networks, conditioning, self._noise(len(conditioning), generator))
+        return _sampled(networks, conditioning, self._noise(conditioning.shape[0], generator))
 
     def freeze(self) -> Policy:
         """Return the flow frozen behind its encoder."""

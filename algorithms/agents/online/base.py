@@ -192,7 +192,7 @@ class OnlineGCRL(Agent):
             (n, action_size), within [-1, 1].
         """
         conditioning = self._checked_conditioning(observations[:, None], goals)
-        noise = self._noise(len(conditioning), generator)
+        noise = self._noise(conditioning.shape[0], generator)
         actions: np.ndarray = self._squashed(conditioning, noise, actor)[0].cpu().numpy()
         return actions
 

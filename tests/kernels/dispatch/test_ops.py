@@ -233,6 +233,7 @@ def test_the_score_op_refuses_a_gradient():
         score.sum().backward()
 
 
+@pytest.mark.usefixtures("_native")
 @pytest.mark.filterwarnings("ignore:Warning only once for all operators")
 def test_use_reference_passes_native_kernels_by():
     native = torch.library.Library("nfkern", "IMPL")

@@ -1,0 +1,86 @@
+"""`nfkern export` and `nfkern play`: trained policies as files for other runtimes, and such files in a simulator."""
+
+import contextlib
+import sys
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import tyro
+
+from nfkern.algorithms.acting import checkpoint_folder
+from nfkern.algorithms.agents.registry import load_agent
+from nfkern.algorithms.commands.evaluate import table
+from nfkern.algorithms.evaluation.evaluate import EnvironmentPool, evaluate
+from nfkern.algorithms.evaluation.rollout import check_fits
+from nfkern.algorithms.exporting import Format, OnnxPolicy, export
+from nfkern.errors import UserError, check_least
+
+_FORMATS: dict[str, Format] = {".onnx": "onnx", ".pt2": "pt2"}
+_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "aoti": ()}
+_REMARKS = {"observations": ", oldest first", "noise": ", standard normal"}
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a trained policy as one file that runs without nfkern: ONNX, PyTorch's export, or AOTInductor.
+
+    Normalisers, denoising and clipping are inside: an observation, a goal and noise go in, actions in the data's units
+    come out, for any number of rows. The file is written once thousands of random decisions agree with the policy's.
+    """
+
+    run_dir: tyro.conf.Positional[Path]
+    """A run's folder, or that of one of its checkpoints."""
+    out: tyro.conf.Positional[Path]
+    """The file to write, such as policy.onnx or policy.pt2."""
+    format: Format | None = None
+    """Default onnx for .onnx and pt2 for .pt2; aoti is compiled for this machine and needs a C++ compiler."""
+    step: int | None = None
+    """Step of the run's checkpoint; default the newest."""
+
+    def run(self) -> int:
+        """Export, and say what the file takes and gives."""
+        kind = self.format or _FORMATS.get(self.out.suffix)
+        if kind is None:
+            raise UserError(f"OUT: expected a name that ends in .onnx or .pt2, or --format, got {self.out}")
+        if missing := [name for name in _PACKAGES[kind] if find_spec(name) is None]:
+            raise UserError(f"--format {kind}: needs {', '.join(missing)}: `pip install 'nfkern[export]'`")
+        agent = load_agent(checkpoint_folder(self.run_dir, self.step))
+        print(f"exporting {agent.name} as {kind}; a causal flow's tokens take minutes", file=sys.stderr)
+        description = export(agent, self.out, kind)
+        print(f"{self.out} ({self.out.stat().st_size / 1e6:.1f} MB) agrees with the policy")
+        for name, shape in description.inputs.items():
+            print(f"  in   {name:<13} (n, {', '.join(map(str, shape))}) float32{_REMARKS.get(name, '')}")
+        print(
+            f"  out  {'actions':<13} (n, {description.chunk}, {description.action_size}) float32, in the data's units"
+        )
+        return 0
+
+
+@dataclass(frozen=True)
+class Play:
+    """Run an exported ONNX policy in the simulator: episodes of each of the environment's tasks, and their success."""
+
+    model: tyro.conf.Positional[Path]
+    """A file of nfkern export."""
+    env: str
+    """Name of a dataset or environment, or any registered gymnasium id, as MODULE:ID where a module registers it."""
+    episodes: int = 10
+    """Episodes for each task."""
+    seed: int = 0
+    """Fixes starts, goals and noise."""
+    max_episode_steps: int | None = None
+    """End episodes after so many steps instead of the benchmark's own limit."""
+
+    def run(self) -> int:
+        """Play, and print the success."""
+        check_least({"episodes": self.episodes, "max_episode_steps": self.max_episode_steps})
+        policy = OnnxPolicy(self.model)
+        with contextlib.closing(EnvironmentPool(self.env, max_episode_steps=self.max_episode_steps)) as pool:
+            try:
+                check_fits(pool, asdict(policy.description), goal_conditioned=policy.goal_conditioned)
+                result = evaluate(policy, pool, episodes_per_task=self.episodes, seed=self.seed, label=self.model.name)
+            except ValueError as error:
+                raise UserError(str(error)) from None
+        print(table(str(self.model), result))
+        return 0
