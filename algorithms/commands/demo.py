@@ -18,14 +18,7 @@ from nfkern.host.progress import progress_bar
 
 ENV_NAME = "pointmaze-medium-navigate-v0"
 
-# One recipe for all, so that only the policy differs: few steps on two slow cores ask for a higher learning rate than
-# the sources' 3e-4 (chosen for each policy by validation loss), and the flow gets a narrower encoder than the paper's.
-RECIPE = ("--batch-size", "256", "--gamma", "0.97", "--learning-rate", "1e-3", "--schedule", "cosine")
-ALGORITHMS: dict[str, tuple[str, ...]] = {
-    "nf_gcbc": ("--encoder-width", "256"),
-    "gaussian_gcbc": (),
-    "flow_matching_gcbc": (),
-}
+ALGORITHMS = ("nf_gcbc", "gaussian_gcbc", "flow_matching_gcbc")
 # Two processes of one thread each: a second thread adds little to products this small.
 LANES = (("nf_gcbc",), ("gaussian_gcbc", "flow_matching_gcbc"))
 
@@ -104,11 +97,21 @@ class Demo:
     def _training(self, algorithm: str, run_dir: Path, data: Path) -> list[str]:
         """The training command of one policy."""
         return [
-            *(sys.executable, "-m", "nfkern", "train", algorithm, "--env-name", ENV_NAME, "--seed", str(self.seed)),
-            *("--dataset-dir", str(data), "--run-dir", str(run_dir), "--resume", "--quiet", "--threads", "1"),
+            *(sys.executable, "-m", "nfkern", "train", algorithm, "--preset", "quickstart", "--env-name", ENV_NAME),
+            *(
+                "--seed",
+                str(self.seed),
+                "--dataset-dir",
+                str(data),
+                "--run-dir",
+                str(run_dir),
+                "--resume",
+                "--quiet",
+                "--threads",
+                "1",
+            ),
             *("--eval-episodes", "0", "--log-interval", "50", "--checkpoint-interval", "250"),
             *("--steps", str(self.steps), "--warmup-steps", str(min(500, self.steps // 2))),
-            *(*RECIPE, *ALGORITHMS[algorithm]),
         ]
 
     def _summary(self, runs: Mapping[str, Run]) -> None:

@@ -10,11 +10,17 @@ from .recipes import data_name
 
 
 def dataset_file(source: str | Path, dataset_dir: Path = DEFAULT_DATASET_DIR, split: str = "train") -> Path:
-    """The file of a dataset's split; `source` may be that file. Arguments of `TransitionDataset.load`."""
+    """The file of a dataset's split; `source` may be a file. Arguments of `TransitionDataset.load`."""
     path = Path(source).expanduser()
     if path.suffix == ".npz":
-        return path
+        return path if split == "train" else path.with_name(f"{path.stem.removesuffix('-val')}-val.npz")
     return DatasetFiles(dataset_dir.expanduser(), data_name(str(source))).splits[split]
+
+
+def has_validation(source: str | Path, dataset_dir: Path = DEFAULT_DATASET_DIR) -> bool:
+    """Whether there is a file for validation: a dataset has one by its name, and a file if NAME-val.npz lies beside."""
+    train, val = (dataset_file(source, dataset_dir, split) for split in ("train", "val"))
+    return Path(source).suffix != ".npz" or (val.is_file() and val != train)
 
 
 def how_to_get(path: Path) -> str:

@@ -105,7 +105,7 @@ class TransitionDataset:
         """Load one split of a dataset; a file that a manifest lies beside must have the checksum that it names.
 
         Args:
-            source: OGBench's name, or the path of an npz file (`split` then does not matter).
+            source: OGBench's name, or the path of an npz file, NAME.npz, whose validation is NAME-val.npz.
             dataset_dir: Where names are looked up.
             split: `train` or `val`.
             rewards: Whether to read rewards and masks, where the file has them; None for where it has both.

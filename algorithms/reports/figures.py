@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 from nfkern.algorithms.agents.base import Agent
 from nfkern.algorithms.agents.registry import load_agent
 from nfkern.algorithms.data import BatchSampler, TransitionDataset
+from nfkern.algorithms.data.files import has_validation
 from nfkern.algorithms.reports.groups import Group
 from nfkern.algorithms.runs.evaluations import load_trajectories
 
 ACTIONS_CAPTION = (
-    "Sampled actions (first two dimensions) at states and goals of the validation data: of 512 random ones, the four "
-    "where the first policy's samples most clearly point two opposite ways. A Gaussian policy acts with its mean."
+    "Sampled actions (first two dimensions) at states and goals of the validation data, if there are any: of 512 random "
+    "ones, the four where the first policy's samples most clearly point two opposite ways. A Gaussian policy acts with its mean."
 )
 CANDIDATES, PROBES, STATES, SAMPLES = 512, 48, 4, 400
 
@@ -34,6 +35,8 @@ def learning_curves(groups: Sequence[Group]) -> bytes | None:
             for split, color in (("training", "tab:blue"), ("validation", "tab:orange")):
                 key = f"{split}/actor/loss"
                 points = [(int(row["step"]), float(row[key])) for row in rows if row.get(key)]
+                if not points:
+                    continue
                 label = split if run is group.first else None
                 axis.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1)
             evaluations = run.rows("eval.csv")
@@ -53,7 +56,8 @@ def action_distributions(groups: Sequence[Group], dataset_dir: Path) -> bytes | 
     agents = [agent for agent in agents if agent.sizes["action_size"] >= 2]
     if not agents:
         return None
-    data = TransitionDataset.load(groups[0].env_name, dataset_dir, split="val")
+    name = groups[0].env_name
+    data = TransitionDataset.load(name, dataset_dir, split="val" if has_validation(name, dataset_dir) else "train")
     goals = next((agent.config.goal_sampling() for agent in agents if agent.goal_conditioned), None)
     batch = BatchSampler(data, CANDIDATES, goals, history=max(agent.history for agent in agents), seed=0).sample()
     probes = _act(agents[0], batch, np.arange(CANDIDATES), PROBES)

@@ -112,11 +112,16 @@ class CsvLog:
             self.last_step = max((int(row["step"]) for row in rows), default=0)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write one row; the first row's keys are the columns."""
+        """Write one row; the first row's keys are the columns, to which later rows may add some."""
         new = not self.fields
         self.last_step = int(row["step"])
-        if new:
-            self.fields = list(row)
+        if added := [name for name in row if name not in self.fields]:
+            self.fields += added
+            if not new:
+                # Such as the validation of a run that is continued beside a new file for it.
+                with open(self.path, newline="") as file:
+                    earlier = list(csv.DictReader(file))
+                write_rows(self.path, earlier, self.fields)
         with open(self.path, "a", newline="") as file:
             writer = csv.DictWriter(file, self.fields)
             if new:

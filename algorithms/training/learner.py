@@ -22,7 +22,7 @@ class Streams:
     """The random numbers in the training of one seed."""
 
     samplers: dict[str, Sampler]
-    """One for each of the splits `train` and `val`."""
+    """One for each of the splits `train` and, if there is such data, `val`."""
     generator: torch.Generator
     """For the loss's own randomness, on the agent's device."""
 
@@ -75,7 +75,9 @@ class Learner:
 
     @torch.no_grad()
     def validate(self) -> Info:
-        """Return the metrics of a validation batch; its noise leaves the training's random stream alone."""
+        """Return the metrics of a validation batch, or none; its noise leaves the training's random stream alone."""
+        if "val" not in self.streams[0].samplers:
+            return {}
         _, info = self._model(*self._inputs("val", [_copy(each.generator) for each in self.streams]))
         return self.processes.mean(info)
 

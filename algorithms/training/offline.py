@@ -15,6 +15,7 @@ from nfkern.algorithms.agents.config import AgentConfig
 from nfkern.algorithms.agents.optimization import Info
 from nfkern.algorithms.agents.registry import AGENTS, load_policy
 from nfkern.algorithms.data import BatchSampler, DeviceBatchSampler, DeviceDataset, TransitionDataset
+from nfkern.algorithms.data.files import dataset_file, has_validation
 from nfkern.algorithms.data.task_rewards import RELABEL_COLUMNS, with_task_rewards
 from nfkern.algorithms.runs.checkpoint import Checkpoint
 from nfkern.algorithms.runs.log import MetricLog
@@ -54,7 +55,9 @@ def train(algorithm: str, config: AgentConfig, settings: RunSettings) -> Path:
     device = local_device(settings.torch_device())
     # A goal-conditioned agent gets its rewards from the goals.
     needs_rewards = "rewards" in AGENTS[algorithm].batch_keys and not AGENTS[algorithm].goal_conditioned
-    splits = {name: _load(settings, name, needs_rewards) for name in ("train", "val")}
+    validated = has_validation(settings.env_name, settings.dataset_dir)
+    names = ("train", "val") if validated else ("train",)
+    splits = {name: _load(settings, name, needs_rewards) for name in names}
     with process_group(device) as processes, contextlib.ExitStack() as locks:
         if processes.size > 1 and len(runs) > 1:
             raise UserError("--seeds trains in one process; with torchrun, train seed by seed")
@@ -128,6 +131,9 @@ def _train(
         if processes.first:
             data = splits["train"]
             source = f"data: {data.name}, {len(data):,} transitions in {data.episodes:,} episodes"
+            if "val" not in splits:
+                missing = dataset_file(settings.env_name, split="val").name
+                source += f"; no validation, for there is no {missing} beside it"
             place = (None, 1) if pool is None else (pool.name, len(pool.tasks))
             for line in introduction(agents[0], written, source, settings, *place):
                 print(line, file=sys.stderr)
@@ -158,7 +164,10 @@ def _generator_after_creation(seed: int, device: torch.device) -> torch.Generato
 
 def _restore(checkpoint: Checkpoint, device: torch.device, streams: Streams) -> Agent:
     agent, states = checkpoint.restore(device, streams.generator)
+    # A run from before may have validated on the data that it learned from.
     for name, state in states.items():
+        if name not in streams.samplers:
+            continue
         try:
             streams.samplers[name].load_state_dict(state)
         except ValueError:
@@ -211,7 +220,8 @@ class OfflineTraining(Training):
     def more_metrics(self) -> list[dict[str, float]]:
         """Return the validation's metrics of each seed, and the learning rate."""
         rate = {"training/learning_rate": self._learner.learning_rate}
-        return [row | rate for row in _by_seed("validation", self._learner.validate())]
+        validation = self._learner.validate()
+        return [row | rate for row in _by_seed("validation", validation)] if validation else [rate] * len(self.agents)
 
     def summary(self, rows: Sequence[dict[str, float]]) -> str:
         """Return the seeds' mean loss in words."""

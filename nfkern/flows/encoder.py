@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from nfkern.arguments import whole
+from nfkern.arguments import number, whole
 from nfkern.checkpoint import Pretrained
 
 
@@ -32,6 +32,12 @@ class Encoder(Pretrained, nn.Sequential):
             modules += [nn.Linear(width if layer else in_features, width), nn.LayerNorm(width), nn.SiLU()]
         super().__init__(*modules, nn.Linear(width, out_features))
         self.config: dict[str, Any] = sizes
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Parameters for an optimiser: weights of products, with this decay, and all others, with none."""
+        decay, weights = number("weight_decay", weight_decay), [p for p in self.parameters() if p.ndim > 1]
+        others = [p for p in self.parameters() if p.ndim < 2]
+        return [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(*batch, in_features) -> (*batch, out_features).

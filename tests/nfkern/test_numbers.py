@@ -91,6 +91,15 @@ def test_for_one_feature_the_error_names_a_flow_that_works():
     )
 
 
+def test_decay_of_an_encoder_reaches_its_linear_weights_alone():
+    encoder = nfkern.Encoder(3, 4, width=8, layers=2)
+    decayed, others = encoder.parameter_groups(0.1)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    linear = [layer for layer in encoder if isinstance(layer, torch.nn.Linear)]
+    assert {id(p) for p in decayed["params"]} == {id(layer.weight) for layer in linear}
+    assert len(decayed["params"]) + len(others["params"]) == len(list(encoder.parameters()))
+
+
 @pytest.mark.parametrize("name", ["paper", "permuted", "causal_prefix", "unconditional"])
 def test_decay_reaches_weights_of_products_alone(name):
     flow = flows.make(name)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from nfkern.algorithms.agents.base import register
 from nfkern.algorithms.agents.config import Preset
-from nfkern.algorithms.agents.imitation.base import GeometricGoals
+from nfkern.algorithms.agents.imitation.base import GeometricGoals, quickstart
 from nfkern.algorithms.agents.imitation.flow_matching_bc import FlowMatchingBC, FlowMatchingBCConfig
 
 
@@ -17,7 +17,8 @@ class FlowMatchingGCBCConfig(GeometricGoals, FlowMatchingBCConfig):
     "flow_matching_gcbc",
     summary="goal-conditioned behavioural cloning with flow matching",
     presets={
-        "fql": Preset(FlowMatchingGCBCConfig(observation_normalization="none"), "FQL's BC flow, with NF-GCBC's goals")
+        "fql": Preset(FlowMatchingGCBCConfig(observation_normalization="none"), "FQL's BC flow, with NF-GCBC's goals"),
+        "quickstart": quickstart(FlowMatchingGCBCConfig),
     },
 )
 class FlowMatchingGCBC(FlowMatchingBC):

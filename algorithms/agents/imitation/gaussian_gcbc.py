@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from nfkern.algorithms.agents.base import register
 from nfkern.algorithms.agents.config import Preset
+from nfkern.algorithms.agents.imitation.base import quickstart
 from nfkern.algorithms.agents.imitation.gaussian_bc import GaussianBC, GaussianBCConfig
 from nfkern.algorithms.data import GoalSampling
 
@@ -23,7 +24,10 @@ class GaussianGCBCConfig(GaussianBCConfig):
 @register(
     "gaussian_gcbc",
     summary="OGBench's goal-conditioned behavioural cloning",
-    presets={"ogbench": Preset(GaussianGCBCConfig(observation_normalization="none"), "OGBench's GCBC")},
+    presets={
+        "ogbench": Preset(GaussianGCBCConfig(observation_normalization="none"), "OGBench's GCBC"),
+        "quickstart": quickstart(GaussianGCBCConfig),
+    },
 )
 class GaussianGCBC(GaussianBC):
     """Gaussian behavioural cloning that also sees a goal."""

@@ -11,19 +11,23 @@ from nfkern.algorithms.runs.run import Run
 from nfkern.cli import commands as cli
 from nfkern.errors import UserError
 
+SMALL = {
+    "nf_gcbc": ("--encoder-width", "8", "--blocks", "2", "--hidden", "8", "8"),
+    "gaussian_gcbc": ("--hidden", "8"),
+}
+
 
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Two small trainings, and their evaluations, start no processes."""
 
     def train(commands, runs, steps):
-        for command in commands.values():
+        for name, command in commands.items():
             with contextlib.redirect_stdout(io.StringIO()):
-                assert cli.main(command[command.index("train") :]) == 0
+                assert cli.main([*command[command.index("train") :], *SMALL[name]]) == 0
 
     monkeypatch.setattr(demo, "_train", train)
-    small = {"nf_gcbc": ("--encoder-width", "8", "--blocks", "2", "--hidden", "8", "8")}
-    monkeypatch.setattr(demo, "ALGORITHMS", small | {"gaussian_gcbc": ("--hidden", "8")})
+    monkeypatch.setattr(demo, "ALGORITHMS", tuple(SMALL))
     for name in ("Generate", "Evaluate"):
         kind = getattr(demo, name)
         monkeypatch.setattr(demo, name, lambda *args, kind=kind, **options: kind(*args, **options | {"workers": 1}))

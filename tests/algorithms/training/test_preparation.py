@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from support.boxes import FollowInParts, register, save, scripted
 from support.dataset_fixture import POINT_MAZE, point_maze_dir  # noqa: F401
 
 from nfkern.algorithms.agents.registry import AGENTS
+from nfkern.algorithms.data import TransitionDataset
 from nfkern.algorithms.runs.run import Run
 from nfkern.algorithms.runs.settings import RunSettings
 from nfkern.algorithms.training import offline as training
@@ -56,6 +59,24 @@ def test_data_without_an_environment_train_and_say_so_at_the_start(own_data, tmp
     assert "evaluation: none, for mine is no environment's name (--eval-env ID names one)" in said.err
     assert said.out.strip() == str(tmp_path / "run")
     assert not (tmp_path / "run" / "evaluations").exists()
+
+
+def test_own_data_are_validated_on_a_file_beside_them_or_not_at_all(own_data, tmp_path, capsys):
+    """A loss on the data that were learned from would pass for a validation."""
+    data = Path(shutil.copy(own_data, tmp_path))
+    assert cli.main(command(data, tmp_path / "run")) == 0
+    assert "; no validation, for there is no mine-val.npz beside it\n" in capsys.readouterr().err
+    for row in rows(tmp_path / "run"):
+        assert not [name for name in row if name.startswith("validation")]
+        assert row["training/learning_rate"]
+    save(scripted("unit", episodes=3, seed=1), tmp_path / "mine-val.npz")
+    assert len(TransitionDataset.load(data, split="val")) < len(TransitionDataset.load(data)) / 6
+    assert cli.main([*command(data, tmp_path / "run", "--resume"), "--steps", "4"]) == 0
+    assert "no validation" not in capsys.readouterr().err
+    *_, before, after, last = rows(tmp_path / "run")
+    assert before["validation/actor/loss"] == ""
+    for row in (after, last):
+        assert row["validation/actor/loss"] not in ("", row["training/actor/loss"])
 
 
 def test_own_data_are_evaluated_in_the_environment_that_is_named(own_data, tmp_path, capsys):
