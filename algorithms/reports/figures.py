@@ -19,8 +19,9 @@ from nfkern.algorithms.reports.groups import Group
 from nfkern.algorithms.runs.evaluations import load_trajectories
 
 ACTIONS_CAPTION = (
-    "Sampled actions (first two dimensions) at states and goals of the validation data, if there are any: of 512 random "
-    "ones, the four where the first policy's samples most clearly point two opposite ways. A Gaussian policy acts with its mean."
+    "Sampled actions (first two dimensions) at states and goals of the validation data, or without any of the data "
+    "themselves: of 512 random ones, the four where the first policy's samples most clearly point two opposite ways. A "
+    "Gaussian policy acts with its mean."
 )
 CANDIDATES, PROBES, STATES, SAMPLES = 512, 48, 4, 400
 
