@@ -143,7 +143,7 @@ def kernels_on_cpu() -> Iterator[None]:
             for (name, device_type), kernel in registry._kernels.items():
                 if device_type == "cuda":
                     here = dataclasses.replace(kernel, device_reasons=lambda device: ())
-                    library.impl(name, registry.kernel_or_reference(name, here), "CPU")
+                    library.impl(name, registry.kernel_or_reference(name, here), "CPU", allow_override=True)
         yield
     finally:
         library._destroy()
