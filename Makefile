@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP := setup.py pyproject.toml constraints.txt $(wildcard kernels/*/*.cpp kernels/*/*.h kernels/*/*.inc)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: help quickstart test test-all test-part mutation-test lint bench gpu-check sanitize clean
+.PHONY: help quickstart test test-all test-part mutation-test lint bench gpu-check gpu-tune sanitize clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -43,13 +43,17 @@ bench: $(BIN)/.nfkern-dev ## measure the quick benchmark suite, write bench-quic
 # No set-up of its own, for a machine with a GPU may have no network: the first Python whose torch finds one.
 HAS_GPU := import sys, torch; sys.exit(sys.version_info < (3, 11) or not torch.cuda.is_available())
 
+WITH_GPU = for python in $(BIN)/python $(PYTHON) python3 python; do \
+		if $$python -c '$(HAS_GPU)' 2> /dev/null; then $(1); fi; done; \
+	echo "$@: no Python >= 3.11 here has a torch that finds a GPU (tried $(BIN)/python, $(PYTHON), python3, python;" \
+		"choose one with PYTHON=...). Nothing was done."; exit 2
+
 gpu-check: ## check the kernels on this machine's GPU, then time them (10 minutes; needs torch, triton, numpy, pytest)
-	@for python in $(BIN)/python $(PYTHON) python3 python; do \
-		if $$python -c '$(HAS_GPU)' 2> /dev/null; then \
-			$$python -m pytest -q -rs tests/kernels/test_device.py --device cuda || failed=1; \
-			$$python -m nfkern.bench.kernels.gpu_check && exit $${failed:-0}; exit 1; fi; done; \
-	echo "gpu-check: no Python >= 3.11 here has a torch that finds a GPU (tried $(BIN)/python, $(PYTHON), python3, python;" \
-		"choose one with PYTHON=...). Nothing was checked."; exit 2
+	@$(call WITH_GPU,$$python -m pytest -q -rs tests/kernels/test_device.py --device cuda || failed=1; \
+		$$python -m nfkern.bench.kernels.gpu_check && exit $${failed:-0}; exit 1)
+
+gpu-tune: ## search for faster launches of the kernels on this machine's GPU (OPTIONS="--match half"; goes on where it was)
+	@$(call WITH_GPU,exec $$python -m nfkern.bench.kernels.tune $(OPTIONS))
 
 # In a copy of the tree, so that the extension in use stays as it is. Fresh memory is filled with NaN; CPython's own
 # leaks are of no interest; the libraries come first, for Python itself was not built for them.

@@ -70,7 +70,8 @@ def capture_cuda(step: Step, generators: Sequence[torch.Generator]) -> Step:
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
         graph.register_generator_state(generator)
-    with torch.cuda.graph(graph):
+    # The stream that warmed up: PyTorch's own would belong to the first device, and keep a workspace of cuBLAS's.
+    with torch.cuda.graph(graph, stream=side_stream(torch.device("cuda", torch.cuda.current_device()))):
         info = step()
 
     def replay() -> Info:

@@ -92,7 +92,16 @@ def _example(kind: str, aligned: bool) -> Any:
 
 def usage(each: Compilation, target_name: str) -> Usage:
     """Compile for a target of `TARGETS` and read the result."""
-    compiled = compile_kernel(each, TARGETS[target_name])
+    return usage_of(compile_kernel(each, TARGETS[target_name]))
+
+
+def usage_here(each: Compilation) -> Usage:
+    """Compile for this machine's GPU, where Triton's own launcher finds the code, and read the result."""
+    return usage_of(warm_up(each))
+
+
+def usage_of(compiled: Any) -> Usage:
+    """Read what Triton has compiled."""
     shared = int(compiled.metadata.shared)
     if "amdgcn" in compiled.asm:
         return read_amd(compiled.asm["amdgcn"], shared)

@@ -3,16 +3,22 @@
 The calls themselves are made on tensors without data, and their ops' host functions run: what is listed is what runs.
 """
 
+import dataclasses
 import functools
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nfkern.bench.kernels.calls import Arithmetic, Calls, ops
+from nfkern.kernels.dispatch import registry
 from nfkern.kernels.dispatch.registry import find_kernel
 from nfkern.kernels.dispatch.triton_backend import TF32_ON_AMD, Launch, recording
 
@@ -78,23 +84,69 @@ class Compilation:
         return "PRECISION" in dict(self.constants)
 
 
+_WITHOUT_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach"}
+"""PyTorch's operators that launch nothing, apart from those that make views."""
+
+
 class _HostFunctions(TorchDispatchMode):
-    """Inside, ops run what they would run on a GPU, whatever their tensors' device."""
+    """Inside, ops run what they would run on a GPU, whatever their tensors' device.
+
+    Attributes:
+        operators: PyTorch's own on tensors without data that launch kernels on a GPU, by name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operators = Counter[str]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Call an op's host function if it has one that takes these arguments."""
         kernel = find_kernel(func._schema.name.removeprefix("nfkern::"), "cuda")
         if kernel is None or kernel.call_reasons(*args):
-            return func(*args, **(kwargs or {}))
+            results = func(*args, **(kwargs or {}))
+            first = next((each for each in tree_leaves(results) if isinstance(each, torch.Tensor)), None)
+            name = func._schema.name.removeprefix("aten::")
+            if first is not None and first.is_meta and not func.is_view and name not in _WITHOUT_KERNEL:
+                self.operators[name] += 1
+            return results
         with self:
             return kernel.load()(*args)
 
 
 def launches_of(call: Callable[[], Any]) -> list[Launch]:
     """Return what a call of ops would launch on a GPU; its results are not computed."""
-    with recording() as found, _HostFunctions():  # type: ignore[no-untyped-call]
+    with recording() as found, _HostFunctions():
         call()
     return found
+
+
+def kernels_of(call: Callable[[], Any]) -> Counter[str]:
+    """Return how often a call on tensors without data would launch each kernel on a GPU.
+
+    Triton's are named as they are, PyTorch's after their operators, each of which counts as one.
+    """
+    with recording() as found, _HostFunctions() as host:
+        call()
+    host.operators.update(launch.kernel.fn.__name__ for launch in found)
+    operators: Counter[str] = host.operators
+    return operators
+
+
+@contextmanager
+def kernels_on_cpu() -> Iterator[None]:
+    """Inside, ops on CPU tensors run the kernels of a GPU: Triton has to interpret, or to have another driver."""
+    library = torch.library.Library("nfkern", "IMPL")
+    try:
+        with warnings.catch_warnings():
+            # For the time being they stand before the native CPU kernels.
+            warnings.filterwarnings("ignore", "Warning only once for all operators")
+            for (name, device_type), kernel in registry._kernels.items():
+                if device_type == "cuda":
+                    here = dataclasses.replace(kernel, device_reasons=lambda device: ())
+                    library.impl(name, registry.kernel_or_reference(name, here), "CPU", allow_override=True)
+        yield
+    finally:
+        library._destroy()
 
 
 def target_of(device: torch.device) -> str:

@@ -1,7 +1,6 @@
 """`nfkern bench resources`: registers, spills and shared memory of every kernel, held against a budget, without a GPU.
 
-A spill or a missing matrix instruction is a defect. A budget does not tell which of two launches without either is
-faster: that takes a measurement.
+A budget does not tell which of two launches within it is faster: that takes a measurement.
 """
 
 import json
@@ -15,6 +14,7 @@ from typing import Literal
 from nfkern.bench.core.cases import CASES, CausalCase, FlowCase
 from nfkern.bench.core.files import check_writable
 from nfkern.bench.kernels.binaries import TARGETS, Usage, usage
+from nfkern.bench.kernels.budget import BUDGETS, broken
 from nfkern.bench.kernels.calls import Arithmetic, Calls, CausalCalls, CouplingCalls, ExampleCalls
 from nfkern.bench.kernels.kernel_launches import Compilation, compilations
 from nfkern.errors import UserError, check_least
@@ -51,33 +51,6 @@ def arithmetics_of(target: str) -> tuple[Arithmetic, ...]:
 
 
 @dataclass(frozen=True)
-class Budget:
-    """A budget: resources that a kernel may use on a target.
-
-    Attributes:
-        shared: bytes of shared memory that a program can have.
-        registers: of a thread; None where spills are shown but not held against the kernel.
-    """
-
-    shared: int
-    registers: int | None = None
-
-
-BUDGETS = {
-    "sm_80": Budget(163 << 10),
-    # The target that the launch table was chosen for.
-    "sm_90": Budget(227 << 10, registers=255),
-    "sm_100": Budget(227 << 10),
-    "gfx942": Budget(64 << 10),
-    "gfx1100": Budget(64 << 10),
-}
-
-MOVED_STACK = 16
-"""Bytes. The assembler moves a word or two to the stack to stay at a round number of registers, far below those it can
-have (seen at 64 to 128 registers of 255, Triton 3.7, 2026-11): that is its choice for occupancy, no lack of them."""
-
-
-@dataclass(frozen=True)
 class Line:
     """A kernel's usage on a target, and the reasons for which it is over budget."""
 
@@ -85,19 +58,6 @@ class Line:
     compilation: Compilation
     usage: Usage
     broken: tuple[str, ...]
-
-
-def broken(each: Compilation, used: Usage, budget: Budget) -> tuple[str, ...]:
-    """Return the reasons for which a kernel is over budget; empty if it is not."""
-    reasons = []
-    limit = budget.registers
-    if limit is not None and used.stack > (MOVED_STACK if used.registers < limit else 0):
-        reasons.append(f"spills registers: {used.stack} bytes of stack, {used.spills} instructions")
-    if each.products and each.arithmetic != "ieee" and not used.matrix:
-        reasons.append(f"no matrix instructions, though its products are in {each.arithmetic}")
-    if used.shared > budget.shared:
-        reasons.append(f"{used.shared} bytes of shared memory, where a program can have {budget.shared}")
-    return tuple(reasons)
 
 
 def measure(target: str, chosen: Sequence[Compilation], jobs: int) -> Iterator[Line]:

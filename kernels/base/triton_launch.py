@@ -4,10 +4,9 @@ import math
 from typing import Any
 
 import torch
-import triton
 
 from nfkern.kernels.base import triton_kernels
-from nfkern.kernels.dispatch.triton_backend import launch, padded
+from nfkern.kernels.dispatch.triton_backend import launch, padded, programs
 
 
 def standard_normal_log_prob(z: torch.Tensor) -> torch.Tensor:
@@ -32,4 +31,4 @@ def _rows(z: torch.Tensor) -> tuple[tuple[int, ...], dict[str, Any]]:
     """The grid over rows, and the kernels' constants: about 2048 elements a program."""
     size = z.shape[-1]
     tile = max(1, 2048 // padded(size))
-    return (triton.cdiv(z[..., 0].numel(), tile),), {"SIZE": size, "PADDED": padded(size), "TILE": tile}
+    return (programs(z[..., 0].numel(), tile),), {"SIZE": size, "PADDED": padded(size), "TILE": tile}

@@ -10,7 +10,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import triton
 from torch.nn.functional import scaled_dot_product_attention
 
 from nfkern.kernels.affine.triton_launch import causal_affine
@@ -19,7 +18,7 @@ from nfkern.kernels.causal.parameters import HIDDEN, CausalParameters, LayerPara
 from nfkern.kernels.causal.reference import Settings, Tensors, flipped, in_order, term_of
 from nfkern.kernels.causal.sampling import Guidance
 from nfkern.kernels.coupling.triton_launch import MANY, Arithmetic, LaunchConfig
-from nfkern.kernels.dispatch.triton_backend import dependent, float32_precision, launch, padded
+from nfkern.kernels.dispatch.triton_backend import dependent, float32_precision, launch, padded, programs
 
 # Arithmetic -> (rows up to which it is used, configuration of a product): chunk1 is along its inputs, chunk2 along its
 # outputs. Chosen by register budgets, see `nfkern bench resources`; not yet timed on a GPU.
@@ -108,7 +107,7 @@ class Network(NamedTuple):
         config = next(config for limit, config in LAUNCHES[self.arithmetic] if count <= limit)
         chunk2 = min(config.chunk2, padded(outputs))
         launch(
-            triton_kernels.product_kernel, (triton.cdiv(count, config.tile), triton.cdiv(outputs, chunk2)),
+            triton_kernels.product_kernel, (programs(count, config.tile), programs(outputs, chunk2)),
             x, *(norm or (bias, bias)), weight, bias, result if residual is None else residual, result, count,
             result.stride(0) // outputs, self.settings.norm_eps, INPUTS=inputs, OUTPUTS=outputs, NORM=norm is not None,
             GELU=gelu, RESIDUAL=residual is not None, TILE=config.tile, SPAN=min(HELD // config.tile, padded(inputs)),
@@ -153,7 +152,7 @@ class Chain:
         growth = position / self.length if guidance is not None and guidance.annealed else 1.0
         bound, (width, features) = n.settings.scale_bound, block.input_weight.shape
         launch(
-            triton_kernels.token_kernel, (triton.cdiv(self.rows, TOKEN_TILE),),
+            triton_kernels.token_kernel, (programs(self.rows, TOKEN_TILE),),
             self.hidden, noise, result, self.log_det, self.term[:, k], self.unconditional[k], block.position,
             block.input_weight, block.output_weight, block.output_bias, self.rows, self.term.shape[0], self.tokens,
             self.tokens - 1 - seen if flipped(k) else seen, 1.0 if bound is None else bound,

@@ -211,3 +211,48 @@ def backward_step_kernel(
             tl.store(normalized1_factor + factor_at * WIDTH1 + at1, normalized1, mask=mask1)
             term_at = grad1_factor + at * (BLOCKS * 2 * WIDTH1) + net * WIDTH1
             tl.store(term_at + rows[:, None] * (BLOCKS * 2 * WIDTH1) + units1[None, :], grad1, mask=mask1)
+
+
+@triton.jit
+def layer_gradients(
+    outer, sums, weight, norm_weight, norm_bias, weight_grad, norm_weight_grad, norm_bias_grad, net,
+    OUTPUTS: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr,
+):
+    """One net's gradients of a weight and of the LayerNorm before it, for a program's columns."""
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = columns < WIDTH
+    scale = tl.load(norm_weight + net * WIDTH + columns, mask=inside, other=0.0)
+    shift = tl.load(norm_bias + net * WIDTH + columns, mask=inside, other=0.0)
+    of_scale, of_shift = tl.zeros((COLUMNS,), tl.float32), tl.zeros((COLUMNS,), tl.float32)
+    for start in range(0, OUTPUTS, TILE):
+        outputs = start + tl.arange(0, TILE)
+        mask = (outputs < OUTPUTS)[:, None] & inside[None, :]
+        at = (net * OUTPUTS + outputs)[:, None] * WIDTH + columns[None, :]
+        product = tl.load(outer + at, mask=mask, other=0.0).to(tl.float32)
+        original = tl.load(weight + at, mask=mask, other=0.0)
+        total = tl.load(sums + net * OUTPUTS + outputs, mask=outputs < OUTPUTS, other=0.0)[:, None]
+        tl.store(weight_grad + at, product * scale[None, :] + total * shift[None, :], mask=mask)
+        of_scale += tl.sum(product * original, 0)
+        of_shift += tl.sum(total * original, 0)
+    tl.store(norm_weight_grad + net * WIDTH + columns, of_scale, mask=inside)
+    tl.store(norm_bias_grad + net * WIDTH + columns, of_shift, mask=inside)
+
+
+@triton.jit
+def parameter_gradients_kernel(
+    outer1, sums2, hidden_weight, norm1_weight, norm1_bias, hidden_grad, norm1_weight_grad, norm1_bias_grad,
+    outer2, sums3, output_weight, norm2_weight, norm2_bias, output_grad, norm2_weight_grad, norm2_bias_grad,
+    MOVED: tl.constexpr, WIDTH1: tl.constexpr, WIDTH2: tl.constexpr, TILE: tl.constexpr, COLUMNS: tl.constexpr,
+):
+    """`conditioner.parameter_gradients` of a net (second grid axis): layer 2's weights or layer 3's (third)."""
+    net = tl.program_id(1).to(tl.int64)
+    if tl.program_id(2) == 0:
+        layer_gradients(
+            outer1, sums2, hidden_weight, norm1_weight, norm1_bias, hidden_grad, norm1_weight_grad, norm1_bias_grad,
+            net, WIDTH2, WIDTH1, TILE, COLUMNS,
+        )
+    else:
+        layer_gradients(
+            outer2, sums3, output_weight, norm2_weight, norm2_bias, output_grad, norm2_weight_grad, norm2_bias_grad,
+            net, MOVED, WIDTH2, TILE, COLUMNS,
+        )

@@ -8,10 +8,8 @@ a block; the score's are computed once, on the way from noise to data. The param
 from typing import Any, NamedTuple
 
 import torch
-import triton
 
 from nfkern.kernels.coupling import triton_backward_kernels, triton_step_kernels
-from nfkern.kernels.coupling.conditioner import parameter_gradients
 from nfkern.kernels.coupling.parameters import CouplingParameters, Settings
 from nfkern.kernels.coupling.triton_launch import (
     ForwardChain,
@@ -22,7 +20,7 @@ from nfkern.kernels.coupling.triton_launch import (
     tiles,
     unseeded,
 )
-from nfkern.kernels.dispatch.triton_backend import dependent, launch
+from nfkern.kernels.dispatch.triton_backend import Launcher, dependent, launch, programs
 
 SCRATCH_BYTES = 1 << 30
 """Bytes of scratch that bound the blocks of a derivative at a time; it takes at least one."""
@@ -52,11 +50,17 @@ def to_data_with_score(
     chain = ForwardChain(p, True, seeded(z, 2), seeded(inverse_log_det, 0), save=True)
     blocks, score = p.constants["BLOCKS"], torch.empty_like(chain.result)
     matrices, factors = seeded(mixing, 3), _Factors.none(p)
-    derivative = _Derivative(p, "score", matrices, chain.inputs, chain.mixed, chain.hidden, factors, 0, blocks)
+    derivative = _Derivative(
+        p, "score", matrices, chain.inputs, chain.mixed, chain.hidden, factors, 0, blocks, *[score] * 3
+    )
     for step in range(blocks + 1):
         chain.run(step)
-        derivative.run(step, score, score, score)
+        derivative.run(step)
     return unseeded(z, chain.result, chain.log_det, score)
+
+
+GRADIENT_TILE = 32
+"""Rows and columns of weights that a program of `parameter_gradients_kernel` takes at once."""
 
 
 class _Factors(NamedTuple):
@@ -100,27 +104,29 @@ class _Derivative:
         factors: _Factors,
         first: int,
         span: int,
+        grad: torch.Tensor,
+        grad_log_det: torch.Tensor,
+        result: torch.Tensor,
     ) -> None:
-        self.p, self.mode, self.mixing, self.inputs, self.mixed = p, mode, mixing, inputs, mixed
+        self.p, self.mode, self.inputs, self.mixed = p, mode, inputs, mixed
         self.hidden, self.factors, self.first, self.span = hidden, factors, first, span
         features, width1 = p.constants["FEATURES"], p.constants["WIDTH1"]
-        self.slices = triton.cdiv(width1, tiles(hidden.config, p)["CHUNK2"])
-        self.pending = p.new(p.seeds, span, p.rows, features)
-        self.mixed_grad = torch.empty_like(self.pending)
-        self.parts = p.new(p.seeds, span, 2, self.slices, p.rows, (features + 1) // 2)
-
-    def run(self, step: int, grad: torch.Tensor, grad_log_det: torch.Tensor, result: torch.Tensor) -> None:
-        """Finish the gradient of the block before `step` and begin the next block's."""
-        p, h = self.p, self.hidden
-        grid = (triton.cdiv(p.rows, h.config.tile), 1 if step == self.span else 2 * self.slices, p.seeds)
-        launch(
-            triton_backward_kernels.backward_step_kernel, grid,
-            grad, grad_log_det, self.inputs, p.term, self.mixing, *p.folded, self.mixed, *h.tensors,
-            self.pending, self.parts, self.mixed_grad, result, *self.factors,
-            p.rows, p.groups, *p.numbers, self.first, self.span, step,
-            **p.constants, **tiles(h.config, p), **dependent(p.term.device), MODE=self.mode,
-            STORE=self.factors.grad1.numel() > 0, SLICES=h.slices, SLICES1=self.slices,
+        self.slices = programs(width1, tiles(hidden.config, p)["CHUNK2"])
+        pending = p.new(p.seeds, span, p.rows, features)
+        self.mixed_grad = torch.empty_like(pending)
+        self.launcher = Launcher(
+            triton_backward_kernels.backward_step_kernel,
+            grad, grad_log_det, inputs, p.term, mixing, *p.folded, mixed, *hidden.tensors,
+            pending, p.new(p.seeds, span, 2, self.slices, p.rows, (features + 1) // 2), self.mixed_grad, result,
+            *factors, p.rows, p.groups, *p.numbers, first, span,
+            **p.constants, **tiles(hidden.config, p), **dependent(p.term.device), MODE=mode,
+            STORE=factors.grad1.numel() > 0, SLICES=hidden.slices, SLICES1=self.slices,
         )  # fmt: skip
+
+    def run(self, step: int) -> None:
+        """Finish the gradient of the block before `step` and begin the next block's."""
+        slices = 1 if step == self.span else 2 * self.slices
+        self.launcher((programs(self.p.rows, self.hidden.config.tile), slices, self.p.seeds), step)
 
 
 def _backward(
@@ -143,22 +149,24 @@ def _backward(
     for first, size in ranges if mode == "to_data" else ranges[::-1]:
         hidden = _recompute(p, mode, states, mixed, first, size)
         factors = _Factors.none(p) if grad1 is None else _Factors.allocate(p, grad1, size)
-        derivative = _Derivative(p, mode, p.mixing, states, mixed, hidden, factors, first, size)
         incoming, flowing = flowing, torch.empty_like(flowing)
+        derivative = _Derivative(
+            p, mode, p.mixing, states, mixed, hidden, factors, first, size, incoming, log_det_grad, flowing
+        )
         for step in range(size + 1):
-            derivative.run(step, incoming, log_det_grad, flowing)
+            derivative.run(step)
         if grad1 is not None:
             collected.append(_products(derivative))
     if grad1 is None:
         return (*unseeded(grad, flowing), *(grad.new_empty(0) for _ in range(2 + len(CouplingParameters._fields))))
     if mode != "to_data":
         collected.reverse()
-    grad_mixing, *sums = (torch.cat(parts, 1) for parts in zip(*collected, strict=True))
+    joined = (parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in zip(*collected, strict=True))
+    grad_mixing, *sums = joined
     grad_term = grad1 if p.groups == p.rows else grad1.unflatten(1, (p.groups, p.rows // p.groups)).sum(2)
     if parameters.folded:
         return unseeded(grad, flowing, grad_term, grad_mixing, *(grad.new_empty(0) for _ in parameters))
-    grads = parameter_gradients(parameters.shaped(), *sums)
-    return unseeded(grad, flowing, grad_term, grad_mixing, *(found for found in grads if found is not None))
+    return unseeded(grad, flowing, grad_term, grad_mixing, *_parameter_gradients(p, parameters, *sums))
 
 
 def _bytes_of_a_block(p: Problem) -> int:
@@ -170,7 +178,7 @@ def _bytes_of_a_block(p: Problem) -> int:
 def _recompute(p: Problem, mode: str, states: torch.Tensor, mixed: torch.Tensor, first: int, span: int) -> Hidden:
     """Hidden units of blocks [first, first + span) from their inputs, in one launch; to_latent's `mixed` as well."""
     h = Hidden.allocate(p, span, span)
-    grid = (triton.cdiv(p.rows, h.config.tile), span * 2 * h.slices, p.seeds)
+    grid = (programs(p.rows, h.config.tile), span * 2 * h.slices, p.seeds)
     launch(
         triton_step_kernels.forward_step_kernel, grid,
         states, p.term, p.mixing, states, *p.folded, states, mixed, states, states, states, *h.tensors,
@@ -182,7 +190,7 @@ def _recompute(p: Problem, mode: str, states: torch.Tensor, mixed: torch.Tensor,
 
 
 def _products(d: _Derivative) -> tuple[torch.Tensor, ...]:
-    """Sums over rows for a range of blocks: the mixing's gradient, then the arguments of `parameter_gradients`."""
+    """Sums over rows for a range of blocks: the mixing's gradient, then the arguments of `_parameter_gradients`."""
     f, blocks = d.factors, slice(d.first, d.first + d.span)
     before, after = (d.mixed, d.inputs) if d.mode == "to_data" else (d.inputs, d.mixed)
     kept = after[:, blocks, :, : (d.p.constants["FEATURES"] + 1) // 2]
@@ -190,8 +198,30 @@ def _products(d: _Derivative) -> tuple[torch.Tensor, ...]:
     return (
         before[:, blocks].mT @ d.mixed_grad,
         grad1.mT @ kept.unsqueeze(2),
-        (f.grad2.mT @ f.normalized1).float(),
+        f.grad2.mT @ f.normalized1,
         f.grad3.mT @ f.normalized2,
         f.grad2.sum(-2, keepdim=True, dtype=torch.float32),
         f.grad3.sum(-2, keepdim=True),
     )
+
+
+def _parameter_gradients(
+    p: Problem, parameters: CouplingParameters, input_grad: torch.Tensor, *products: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """`conditioner.parameter_gradients` in one launch, with seeds in front; layer 2's product may be in 16 bits."""
+    outer1, outer2, sums2, sums3 = products
+    q, c = parameters, p.constants
+    given = [(q.hidden_weight, q.norm1_weight, q.norm1_bias), (q.output_weight, q.norm2_weight, q.norm2_bias)]
+    layers = [
+        [seeded(each, rank) for each, rank in zip(layer, (4, 3, 3), strict=True) if each is not None] for layer in given
+    ]
+    grads = [[torch.empty_like(each) for each in layer] for layer in layers]
+    launch(
+        triton_backward_kernels.parameter_gradients_kernel,
+        (programs(max(c["WIDTH1"], c["WIDTH2"]), GRADIENT_TILE), p.seeds * c["BLOCKS"] * 2, 2),
+        outer1, sums2, *layers[0], *grads[0], outer2, sums3, *layers[1], *grads[1],
+        MOVED=c["FEATURES"] // 2, WIDTH1=c["WIDTH1"], WIDTH2=c["WIDTH2"], TILE=GRADIENT_TILE, COLUMNS=GRADIENT_TILE,
+    )  # fmt: skip
+    (hidden, norm1_weight, norm1_bias), (output, norm2_weight, norm2_bias) = grads
+    hidden_bias, output_bias = sums2.squeeze(-2), sums3.squeeze(-2)
+    return input_grad, norm1_weight, norm1_bias, hidden, hidden_bias, norm2_weight, norm2_bias, output, output_bias

@@ -29,7 +29,7 @@ from nfkern.kernels.affine import triton_transform as transform
 # Argument lists stay together.
 # fmt: off
 
-SIZES = ["count", "groups", "first", "span", "step", "per_net"]
+SIZES = ["count", "groups", "first", "span", "step", "nets"]
 """Arguments that change from call to call: compiled once for all their values, and kept in 64 bits where they grow."""
 
 
@@ -260,18 +260,38 @@ def flow_kernel(
     tl.store(log_det + at + rows, change, mask=row_mask)
 
 
-@triton.jit(do_not_specialize=SIZES)
-def fold_kernel(
-    weight, bias, norm_weight, norm_bias, folded, folded_bias, count, per_net, WIDTH: tl.constexpr,
+@triton.jit
+def fold_layer(
+    weight, bias, norm_weight, norm_bias, folded, folded_bias, count, OUTPUTS: tl.constexpr, WIDTH: tl.constexpr,
     PADDED: tl.constexpr, TILE: tl.constexpr,
 ):
-    """Fold LayerNorm into the layer after it: `count` rows of weights (count, WIDTH), `per_net` of them a net."""
+    """Fold LayerNorm into the layer after it: a program's part of `count` rows of weights, OUTPUTS of them a net."""
     rows, units = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE), tl.arange(0, PADDED)
     mask = (rows < count)[:, None] & (units < WIDTH)[None, :]
-    at, norm_at = rows[:, None] * WIDTH + units[None, :], (rows // per_net)[:, None] * WIDTH + units[None, :]
+    at, norm_at = rows[:, None] * WIDTH + units[None, :], (rows // OUTPUTS)[:, None] * WIDTH + units[None, :]
     original = tl.load(weight + at, mask=mask, other=0.0)
     scaled = original * tl.load(norm_weight + norm_at, mask=mask, other=0.0)
     mean = tl.sum(scaled, 1) / WIDTH
     tl.store(folded + at, (scaled - mean[:, None]).to(folded.dtype.element_ty), mask=mask)
     shift = tl.sum(original * tl.load(norm_bias + norm_at, mask=mask, other=0.0), 1)
     tl.store(folded_bias + rows, tl.load(bias + rows, mask=rows < count) + shift, mask=rows < count)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def fold_kernel(
+    hidden_weight, hidden_bias, norm1_weight, norm1_bias, folded_hidden, folded_hidden_bias,
+    output_weight, output_bias, norm2_weight, norm2_bias, folded_output, folded_output_bias, nets,
+    MOVED: tl.constexpr, WIDTH1: tl.constexpr, WIDTH2: tl.constexpr, PADDED1: tl.constexpr, PADDED2: tl.constexpr,
+    TILE1: tl.constexpr, TILE2: tl.constexpr,
+):
+    """Fold both LayerNorms of all nets, each into its layer (second grid axis)."""
+    if tl.program_id(1) == 0:
+        fold_layer(
+            hidden_weight, hidden_bias, norm1_weight, norm1_bias, folded_hidden, folded_hidden_bias, nets * WIDTH2,
+            WIDTH2, WIDTH1, PADDED1, TILE1,
+        )
+    else:
+        fold_layer(
+            output_weight, output_bias, norm2_weight, norm2_bias, folded_output, folded_output_bias, nets * MOVED,
+            MOVED, WIDTH2, PADDED2, TILE2,
+        )

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-import triton
 
 from nfkern.kernels.coupling import triton_kernels, triton_step_kernels
 from nfkern.kernels.coupling.parameters import CouplingParameters, Settings
-from nfkern.kernels.dispatch.triton_backend import dependent, float32_precision, launch, padded
+from nfkern.kernels.dispatch.triton_backend import Launcher, dependent, float32_precision, launch, padded, programs
 
 Arithmetic = Literal["ieee", "tf32", "half"]
 
@@ -119,7 +118,7 @@ def _map(
     result, log_det, inputs = torch.empty_like(source), p.new(*source.shape[:2]), p.states()
     config = p.config("flow")
     launch(
-        triton_kernels.flow_kernel, (triton.cdiv(p.rows, config.tile), p.seeds),
+        triton_kernels.flow_kernel, (programs(p.rows, config.tile), p.seeds),
         source, p.term, p.mixing, log_det_in, *p.folded, result, log_det, inputs, p.rows, p.groups, *p.numbers,
         **p.constants, **tiles(config, p), TO_DATA=to_data,
     )  # fmt: skip
@@ -135,23 +134,23 @@ class ForwardChain:
     def __init__(
         self, p: Problem, to_data: bool, source: torch.Tensor, log_det_in: torch.Tensor, save: bool = False
     ) -> None:
-        self.p, self.to_data, self.source, self.log_det_in, self.save = p, to_data, source, log_det_in, save
-        self.result, self.log_det = torch.empty_like(source), p.new(*source.shape[:2])
+        blocks = p.constants["BLOCKS"]
+        self.p, self.result, self.log_det = p, torch.empty_like(source), p.new(*source.shape[:2])
         self.inputs, self.mixed = p.states(), p.states()
-        self.changes = p.new(*self.inputs.shape[:3])
-        self.hidden = Hidden.allocate(p, p.constants["BLOCKS"], 1 if save else 0)
+        self.hidden = h = Hidden.allocate(p, blocks, 1 if save else 0)
+        self.launcher = Launcher(
+            triton_step_kernels.forward_step_kernel,
+            source, p.term, p.mixing, log_det_in, *p.folded, self.inputs, self.mixed, p.new(*self.inputs.shape[:3]),
+            self.result, self.log_det, *h.tensors, p.rows, p.groups, *p.numbers, 0, blocks,
+            **p.constants, **tiles(h.config, p), **dependent(p.term.device), TO_DATA=to_data, CHAIN=True, SAVE=save,
+            SLICES=h.slices,
+        )  # fmt: skip
 
     def run(self, step: int) -> None:
         """Finish the block before `step` and begin the next."""
-        p, h, blocks = self.p, self.hidden, self.p.constants["BLOCKS"]
-        grid = (triton.cdiv(p.rows, h.config.tile), 1 if step == blocks else 2 * h.slices, p.seeds)
-        launch(
-            triton_step_kernels.forward_step_kernel, grid,
-            self.source, p.term, p.mixing, self.log_det_in, *p.folded, self.inputs, self.mixed, self.changes,
-            self.result, self.log_det, *h.tensors, p.rows, p.groups, *p.numbers, 0, blocks, step,
-            **p.constants, **tiles(h.config, p), **dependent(p.term.device), TO_DATA=self.to_data, CHAIN=True,
-            SAVE=self.save, SLICES=h.slices,
-        )  # fmt: skip
+        p, h = self.p, self.hidden
+        slices = 1 if step == p.constants["BLOCKS"] else 2 * h.slices
+        self.launcher((programs(p.rows, h.config.tile), slices, p.seeds), step)
 
 
 class Hidden(NamedTuple):
@@ -173,7 +172,7 @@ class Hidden(NamedTuple):
     def allocate(cls, p: Problem, slots: int, saves: int) -> "Hidden":
         """Return uninitialised memory."""
         config, width2 = p.config("step"), p.constants["WIDTH2"]
-        slices = triton.cdiv(width2, min(config.chunk2, padded(width2)))
+        slices = programs(width2, min(config.chunk2, padded(width2)))
         return cls(
             config,
             slices,
@@ -222,31 +221,24 @@ def problem(
 
 def _fold(p: CouplingParameters, hidden_dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     """Return the weights that the kernels take: LayerNorm's folded into the next product, rows centred."""
-    hidden = _fold_norm(p.hidden_weight, p.hidden_bias, p.norm1_weight, p.norm1_bias, hidden_dtype)
-    output = _fold_norm(p.output_weight, p.output_bias, p.norm2_weight, p.norm2_bias, torch.float32)
-    return (p.input_weight.contiguous(), *hidden, *output)
-
-
-def _fold_norm(
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    norm_weight: torch.Tensor | None,
-    norm_bias: torch.Tensor | None,
-    dtype: torch.dtype,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    if norm_weight is None or norm_bias is None:
-        return weight.to(dtype).contiguous(), bias.contiguous()
-    outputs, width = weight.shape[-2:]
-    folded = torch.empty(weight.shape, dtype=dtype, device=weight.device)
-    folded_bias = torch.empty(bias.shape, dtype=bias.dtype, device=weight.device)
-    count = bias.numel()
-    tile = max(1, 2048 // padded(width))
-    tensors = (tensor.contiguous() for tensor in (weight, bias, norm_weight, norm_bias))
+    hidden, output = [p.hidden_weight, p.hidden_bias], [p.output_weight, p.output_bias]
+    first = p.input_weight.contiguous()
+    if p.folded:
+        return first, hidden[0].to(hidden_dtype).contiguous(), *(each.contiguous() for each in (hidden[1], *output))
+    hidden, norm1, output, norm2 = (
+        [each.contiguous() for each in layer if each is not None]
+        for layer in (hidden, (p.norm1_weight, p.norm1_bias), output, (p.norm2_weight, p.norm2_bias))
+    )
+    folded = [torch.empty_like(hidden[0], dtype=hidden_dtype), *map(torch.empty_like, (hidden[1], *output))]
+    *_, width2, width1 = hidden[0].shape
+    nets, moved = hidden[0][..., 0, 0].numel(), output[0].shape[-2]
+    tile1, tile2 = (max(1, 2048 // padded(width)) for width in (width1, width2))
     launch(
-        triton_kernels.fold_kernel, (triton.cdiv(count, tile),), *tensors, folded, folded_bias, count, outputs,
-        WIDTH=width, PADDED=padded(width), TILE=tile,
+        triton_kernels.fold_kernel, (max(programs(nets * width2, tile1), programs(nets * moved, tile2)), 2),
+        *hidden, *norm1, *folded[:2], *output, *norm2, *folded[2:], nets, MOVED=moved, WIDTH1=width1, WIDTH2=width2,
+        PADDED1=padded(width1), PADDED2=padded(width2), TILE1=tile1, TILE2=tile2,
     )  # fmt: skip
-    return folded, folded_bias
+    return (first, *folded)
 
 
 def tiles(config: LaunchConfig, p: Problem) -> dict[str, Any]:

@@ -122,12 +122,76 @@ class _Recorder(threading.local):
 _recorder = _Recorder()
 
 
+class Launcher:
+    """A kernel with all arguments but its last numbers, for launches in a row: the one place where they happen.
+
+    Triton's own launcher looks at every argument of every launch. Here the compiled kernel is looked up once, by a key
+    that tells apart all that Triton tells apart, and then called.
+
+    Args:
+        kernel: as `triton.jit` returns it.
+        args: its first arguments, by position.
+        options: its compile-time constants and the launch's resources, by name.
+    """
+
+    def __init__(self, kernel: Any, *args: Any, **options: Any) -> None:
+        self._kernel, self._args, self._options = kernel, args, options
+        self._compiled: _Compiled | None = None
+
+    def __call__(self, grid: tuple[int, ...], *last: int) -> None:
+        """Launch with the last arguments: small numbers that the kernel is not compiled anew for."""
+        if _recorder.launches is not None:
+            _recorder.launches.append(Launch(self._kernel, grid, (*self._args, *last), self._options))
+        elif self._compiled is not None:
+            self._compiled(grid, *self._args, *last)
+        elif (found := _compiled.get(key := self._key())) is not None:
+            self._compiled = found
+            found(grid, *self._args, *last)
+        # The interpreter returns nothing.
+        elif (first := self._kernel[grid](*self._args, *last, **self._options)) is not None:
+            parameters = self._kernel.params[len(self._args) + len(last) :]
+            constants = tuple(self._options.get(each.name, each.default) for each in parameters)
+            self._compiled = _compiled[key] = _Compiled(first, constants)
+
+    def _key(self) -> tuple[Any, ...]:
+        """Everything that Triton may compile the kernel anew for; a constant is of one type throughout."""
+        large = torch.version.hip is not None
+        specializations = [_specialization(value, large) for value in self._args]
+        return (self._kernel.fn, *specializations, *self._options.items())
+
+
+class _Compiled:
+    """A compiled kernel with the constants that follow its arguments."""
+
+    def __init__(self, kernel: Any, constants: tuple[Any, ...]) -> None:
+        self._kernel, self._constants = kernel, constants
+
+    def __call__(self, grid: tuple[int, ...], *args: Any) -> None:
+        """Launch on the current device's current stream."""
+        self._kernel[(*grid, 1, 1)[:3]](*args, *self._constants)
+
+
+_compiled: dict[tuple[Any, ...], _Compiled] = {}
+
+
+def _specialization(value: Any, large: bool) -> Any:
+    """Return what Triton may compile a kernel anew for, of an argument; with `large`, on AMD, tensors of 2 GiB, too."""
+    if isinstance(value, torch.Tensor):
+        far = large and value.untyped_storage().nbytes() >= 1 << 31
+        return value.get_device(), value.dtype, value.data_ptr() % 16, far
+    if isinstance(value, int):
+        return value == 1, value % 16, value.bit_length() // 32
+    return type(value)
+
+
+def programs(count: int, tile: int) -> int:
+    """Return how many programs of `tile` share `count`: `triton.cdiv`, for device code too, takes 10 us on the host."""
+    return -(-count // tile)
+
+
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
-    """Launch a kernel: the one place where it happens."""
-    if _recorder.launches is None:
-        kernel[grid](*args, **options)
-    else:
-        _recorder.launches.append(Launch(kernel, grid, args, options))
+    """Launch a kernel once."""
+    Launcher(kernel, *args, **options)(grid)
 
 
 @contextlib.contextmanager

@@ -27,8 +27,10 @@ from support.interpreted import interpreted_kernels
 from support.layouts import LAYOUTS, broken_promises, relaid
 from support.selected import selected
 
-from nfkern.kernels import causal_affine, compose, coupling, use_reference
+from nfkern.kernels import CouplingParameters, causal_affine, compose, coupling, use_reference
 from nfkern.kernels import standard_normal_log_prob as base
+from nfkern.kernels.coupling.conditioner import parameter_gradients
+from nfkern.kernels.coupling.parameters import Settings
 from nfkern.kernels.dispatch.examples import examples
 from nfkern.kernels.dispatch.registry import find_kernel
 
@@ -119,6 +121,28 @@ def test_gradients(name, groups, direction):
     arguments = (x, term, *matrices[direction == "to_data"], parameters, weights)
     # Most are sums over rows, blocks or hidden units, the latter two folded into fewer roundings than rows have.
     compare(gradients(direction, settings), arguments, GRADIENT_NAMES, terms=len(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_parameters_from_sums_over_rows(dtype):
+    """Two seeds, and widths that no tile divides; the product of layer 2 in the dtype of the hidden products."""
+    from nfkern.kernels.coupling import triton_derivatives, triton_launch
+
+    x, term, matrices, parameters, _ = single(problem("paper", hidden=(40, 33)))
+    x, term, mixing, *parameters = (torch.stack([each, -each]) for each in (x, term, matrices[False][0], *parameters))
+    parameters = CouplingParameters(*parameters)
+    products = [torch.randn(2, 2, 2, *shape) for shape in ((40, 3), (33, 40), (3, 33), (1, 33), (1, 3))]
+    products[1] = products[1].to(dtype)
+    settings = Settings(1e-5, None, None)
+    found = triton_derivatives._parameter_gradients(
+        triton_launch.problem(x, term, mixing, parameters, settings), parameters, *products
+    )
+    exactly = CouplingParameters(*(p.double() for p in parameters))
+    wide = parameter_gradients(exactly.shaped(), *(p.double() for p in products))
+    plain = parameter_gradients(parameters.shaped(), *(p.float() for p in products))
+    for name, actual, reference, exact in zip(CouplingParameters._fields, found, plain, wide, strict=True):
+        due = 2 * (reference - exact).abs().max() + 4 * torch.finfo(torch.float32).eps * exact.abs().max()
+        assert (actual - exact).abs().max() <= due, name
 
 
 @pytest.mark.slow

@@ -1,29 +1,24 @@
 """The ops' Triton kernels on the CPU, under Triton's interpreter."""
 
 import contextlib
-import dataclasses
-import warnings
-
-import torch
-
-from nfkern.kernels.dispatch import registry
+from unittest.mock import patch
 
 
 @contextlib.contextmanager
 def interpreted_kernels():
     """Inside, CPU tensors go where CUDA tensors would; `conftest.py` has chosen the interpreter."""
+    from triton.runtime import interpreter
+
+    from nfkern.bench.kernels.kernel_launches import kernels_on_cpu
     from nfkern.kernels.coupling.triton_kernels import flow_kernel
 
     assert type(flow_kernel).__name__ == "InterpretedFunction", "Triton was imported before TRITON_INTERPRET was set"
-    library = torch.library.Library("nfkern", "IMPL")
-    try:
-        with warnings.catch_warnings():
-            # For the time being they stand before the native CPU kernels.
-            warnings.filterwarnings("ignore", "Warning only once for all operators")
-            for (name, device_type), native in registry._kernels.items():
-                if device_type == "cuda":
-                    here = dataclasses.replace(native, device_reasons=lambda device: ())
-                    library.impl(name, registry.kernel_or_reference(name, here), "CPU")
+    original = interpreter._patch_lang_tensor
+
+    def patched(tensor, scope):
+        """Triton 3.6 makes an integer of an array of one element, in one dimension, which numpy 2.5 refuses."""
+        original(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    with patch.object(interpreter, "_patch_lang_tensor", patched), kernels_on_cpu():
         yield
-    finally:
-        library._destroy()

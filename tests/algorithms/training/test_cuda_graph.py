@@ -102,8 +102,9 @@ def test_capture_registers_generators_before_and_replays_after(monkeypatch):
             events.append("replay")
 
     class Capturing:
-        def __init__(self, graph):
+        def __init__(self, graph, stream):
             assert isinstance(graph, Graph)
+            assert stream == "side of cuda:1"
 
         def __enter__(self):
             events.append("begin")
@@ -112,6 +113,8 @@ def test_capture_registers_generators_before_and_replays_after(monkeypatch):
             events.append("end")
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(cuda_graph, "side_stream", "side of {}".format)
     monkeypatch.setattr(torch.cuda, "graph", Capturing)
     replay = cuda_graph.capture_cuda(lambda: events.append("step") or {"loss": 1}, ["a", "b"])
     assert events == ["a", "b", "begin", "step", "end"]

@@ -1,14 +1,11 @@
 """What is read from compiled kernels, the budget, and real compilations."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from support.compiling import run_compiling
 
 pytest.importorskip("triton", reason="kernels are compiled by Triton")
 
@@ -21,8 +18,6 @@ from nfkern.bench.kernels.resources import chosen_calls
 from nfkern.errors import UserError
 from nfkern.kernels.causal.triton_launch import LAUNCHES as CAUSAL_LAUNCHES
 from nfkern.kernels.coupling.triton_launch import LAUNCHES
-
-ROOT = Path(__file__).parents[3]
 
 RESOURCES = """
 Resource usage:
@@ -194,13 +189,6 @@ def test_the_switch_for_tf32_is_restored():
     before = torch.backends.cuda.matmul.fp32_precision
     compiled([CouplingCalls(CASES["ogbench"], 1)], "tf32")
     assert torch.backends.cuda.matmul.fp32_precision == before
-
-
-def run_compiling(code, **environment):
-    """Run code in a process in which Triton compiles: here, it interprets."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | environment
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
 
 
 def compile_within_budget(target, arithmetics, chosen=slice(None)):

@@ -33,9 +33,9 @@ def launches(rows, call):
 def test_launch_counts():
     from nfkern.kernels.coupling import triton_launch
 
-    folds, blocks = ["fold_kernel"] * 2, 3
-    assert launches(1, triton_launch.to_data) == folds + ["forward_step_kernel"] * (blocks + 1)
-    assert launches(4096, triton_launch.to_latent) == [*folds, "flow_kernel"]
+    fold, blocks = ["fold_kernel"], 3
+    assert launches(1, triton_launch.to_data) == fold + ["forward_step_kernel"] * (blocks + 1)
+    assert launches(4096, triton_launch.to_latent) == [*fold, "flow_kernel"]
 
 
 @pytest.mark.parametrize("prefix", [False, True])
