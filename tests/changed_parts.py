@@ -25,6 +25,7 @@ PARTS = {
         "bench/kernels/resources.py",
     ),
     "sweeps": ("kernels/*",),
+    "arm": ("kernels/*.cpp", "kernels/*.h", "kernels/*.inc", "tests/support/aarch64/*"),
     "wheel": ("setup.py", "pyproject.toml", "kernels/dispatch/native_extension.py"),
     "learning": ("algorithms/agents/*", "algorithms/training/*", "nfkern/flows/*", "nfkern/optim.py"),
     "data": ("algorithms/data/*", "algorithms/envs/*"),
