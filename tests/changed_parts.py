@@ -25,6 +25,7 @@ PARTS = {
         "bench/kernels/resources.py",
     ),
     "sweeps": ("kernels/*",),
+    "arm": ("kernels/*.cpp", "kernels/*.h", "kernels/*.inc", "tests/support/aarch64/*"),
     "wheel": ("setup.py", "pyproject.toml", "kernels/dispatch/native_extension.py"),
     "export": ("algorithms/exporting.py", "algorithms/agents/*", "nfkern/acting/*", "nfkern/flows/*"),
     "learning": ("algorithms/agents/*", "algorithms/training/*", "nfkern/flows/*", "nfkern/optim.py"),

@@ -19,7 +19,7 @@ Tensor log_prob_of(const Tensor& z) {
   const int64_t features = z.size(-1);
   Pointers<T> tensors;
   const T* from = tensors.pointer("z", z, z.sizes());
-  Tensor result = at::empty(z.sizes().slice(0, z.dim() - 1), z.options());
+  Tensor result = recycled(z.sizes().slice(0, z.dim() - 1), z.options());
   T* to = result.data_ptr<T>();
   const T constant = static_cast<T>(static_cast<double>(features) * kLogTwoPi);
   const pybind11::gil_scoped_release unlocked;
@@ -39,7 +39,7 @@ Tensor backward_of(const Tensor& grad, const Tensor& z) {
   Pointers<T> tensors;
   const T* from = tensors.pointer("z", z, z.sizes());
   const T* grads = tensors.pointer("grad", grad, z.sizes().slice(0, z.dim() - 1));
-  Tensor result = at::empty(z.sizes(), z.options());
+  Tensor result = recycled(z.sizes(), z.options());
   T* to = result.data_ptr<T>();
   const pybind11::gil_scoped_release unlocked;
   over_rows(grad.numel(), kRows, [&](int64_t begin, int64_t end) {

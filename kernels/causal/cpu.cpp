@@ -111,8 +111,8 @@ Mapped map_of(bool to_data, const Tensor& x, const Tensor& context_term, const P
                     guidance);
   if (unconditional_term) problem.guide(*unconditional_term, guidance, annealed);
   const Causal<T>& p = problem.sizes;
-  Tensor result = at::empty(x.sizes(), x.options()), log_det = at::empty({p.rows}, x.options());
-  Tensor inputs = at::empty({p.blocks, p.rows, p.tokens, p.features}, x.options());
+  Tensor result = recycled(x.sizes(), x.options()), log_det = recycled({p.rows}, x.options());
+  Tensor inputs = recycled({p.blocks, p.rows, p.tokens, p.features}, x.options());
   Tensor kept = keep_hidden ? recycled({p.blocks, p.layers, p.rows * p.length() * p.kept_width()}, x.options())
                             : at::empty({0}, x.options());
   const CausalResults<T> results{result.data_ptr<T>(), log_det.data_ptr<T>(), inputs.data_ptr<T>(),

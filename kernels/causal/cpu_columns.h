@@ -64,7 +64,7 @@ struct Columns {
   }
 
   static void layer_norm(int64_t width, const T* x, const T* weight, const T* bias, T eps, T* result) {
-    PanelLayer<T, N> layer{const_cast<T*>(x)};
+    PanelLayer<T, N> layer{const_cast<T*>(x), P, {}, {}};
     layer.template normalize<false>(width, eps);
     layer.scale(width, weight, bias, result);
   }

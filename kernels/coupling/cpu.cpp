@@ -26,8 +26,8 @@ Mapped map_of(Map map, const Tensor& x, const Tensor& context_term, const Tensor
   problem.set_context_term(context_term);
   const Coupling<T>& p = problem.sizes;
   const T* from = problem.events("x", x);
-  Tensor result = at::empty({p.rows, p.features}, x.options()), log_det = at::empty({p.rows}, x.options());
-  Tensor inputs = at::empty({p.blocks, p.rows, p.features}, x.options());
+  Tensor result = recycled({p.rows, p.features}, x.options()), log_det = recycled({p.rows}, x.options());
+  Tensor inputs = recycled({p.blocks, p.rows, p.features}, x.options());
   MapResults<T> results{};
   results.hidden = {nullptr, p.rows, p.width1, p.width2};
   Tensor hidden = keep_hidden ? recycled(kept_shape(p, results.hidden), x.options()) : at::empty({0}, x.options());
@@ -54,8 +54,8 @@ std::tuple<Tensor, Tensor, Tensor> score_of(const Tensor& z, const Tensor& conte
   Problem<T> problem(z.size(0), z.size(1), inverse_mixing, parameters, norm_eps, scale_bound);
   problem.set_context_term(context_term);
   const T* from = problem.events("z", z);
-  Tensor result = at::empty(z.sizes(), z.options()), log_det = at::empty({z.size(0)}, z.options());
-  Tensor score = at::empty(z.sizes(), z.options());
+  Tensor result = recycled(z.sizes(), z.options()), log_det = recycled({z.size(0)}, z.options());
+  Tensor score = recycled(z.sizes(), z.options());
   MapResults<T> results{};
   results.result = result.data_ptr<T>(), results.log_det = log_det.data_ptr<T>(), results.score = score.data_ptr<T>();
   results.mixing_log_det = *problem.pointer("inverse_log_det", inverse_log_det, {});
@@ -125,7 +125,7 @@ std::vector<Tensor> backward_of(bool to_data, const Tensor& grad, const Tensor& 
   d.grad = problem.events("grad", grad), d.grad_log_det = problem.pointer("grad_log_det", grad_log_det, {p.rows});
   d.hidden = {nullptr, p.rows, p.width1, p.width2};
   d.hidden.memory = problem.pointer("hidden", hidden, kept_shape(p, d.hidden));
-  std::vector<Tensor> results{at::empty(grad.sizes(), grad.options())};
+  std::vector<Tensor> results{recycled(grad.sizes(), grad.options())};
   const auto result = [&](bool wanted, const Tensor& like, bool zeros = false) {
     results.push_back(!wanted ? at::empty({0}, grad.options())
                       : zeros ? at::zeros(like.sizes(), grad.options())

@@ -121,7 +121,10 @@ class NativeFlow {
       return std::optional<std::vector<Tensor>>();
     const Tensor x = events.contiguous(), y = contexts ? contexts->contiguous() : Tensor();
     // Past the dispatcher, which at batch 1 would be a tenth of the call.
-    const auto empty = [](at::IntArrayRef sizes) { return at::detail::empty_cpu(sizes, at::kFloat); };
+    const auto empty = [](at::IntArrayRef sizes) {
+      const bool few = c10::multiply_integers(sizes) < 4096;
+      return few ? at::detail::empty_cpu(sizes, at::kFloat) : recycled(sizes, at::kFloat);
+    };
     std::vector<Tensor> results{empty(events.sizes()), empty(batch)};
     float *first = results[0].data_ptr<float>(), *log_det = results[1].data_ptr<float>();
     const float *from = x.const_data_ptr<float>(), *observations = contexts ? y.const_data_ptr<float>() : nullptr;

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <memory>
+#include <span>
 
 namespace nfkern {
 namespace {
@@ -18,17 +19,17 @@ constexpr bool kExact = false;
 constexpr int64_t kScratchStep = 4096;
 #endif
 
-// Freed memory: no more than kSlots blocks of kSmallest to kSmall bytes, older ones giving way, and one of
-// up to kLargest. Without locks, which a fork could leave held.
+// Freed memory: no more than eight blocks of kSmallest to kSmall bytes and two of up to kLargest, as many as a training
+// step has projected contexts and gradients of them. Older blocks give way. Without locks, which a fork could leave held.
 class Recycling final : public c10::Allocator {
  public:
   static constexpr size_t kSmallest = size_t{1} << 18, kSmall = size_t{1} << 25, kLargest = size_t{1} << 29;
 
   c10::DataPtr allocate(size_t bytes) override {
     c10::Allocator* source = c10::GetAllocator(c10::kCPU);
-    if (kExact || bytes < kSmallest || bytes > kLargest) return source->allocate(bytes);
-    std::unique_ptr<Block> found = bytes > kSmall ? take(large_, bytes) : nullptr;
-    for (unsigned i = 0; i < kSlots && bytes <= kSmall && !found; ++i) found = take(slots_[i], bytes);
+    std::unique_ptr<Block> found;
+    for (Slot& slot : slots_for(bytes))
+      if (!found) found = take(slot, bytes);
     if (!found) found = std::make_unique<Block>(Block{source->allocate(bytes), bytes});
     void* data = found->data.get();
     return {data, found.release(), &release, c10::kCPU};
@@ -43,9 +44,10 @@ class Recycling final : public c10::Allocator {
   };
   using Slot = std::atomic<Block*>;
 
-  static constexpr unsigned kSlots = 8;
-  static inline Slot slots_[kSlots] = {}, large_{nullptr};
+  static inline Slot small_[8] = {}, large_[2] = {};
   static inline std::atomic<unsigned> oldest_{0};
+
+  static std::span<Slot> slots_for(size_t bytes) { return bytes > kSmall ? std::span<Slot>(large_) : small_; }
 
   // Takes what waits there, if it is of about the size.
   static std::unique_ptr<Block> take(Slot& slot, size_t bytes) {
@@ -58,15 +60,12 @@ class Recycling final : public c10::Allocator {
   static void release(void* block) { wait(std::unique_ptr<Block>(static_cast<Block*>(block))); }
 
   static void wait(std::unique_ptr<Block> block) {
-    if (block->bytes > kSmall) {
-      const std::unique_ptr<Block> given_up(large_.exchange(block.release()));
-      return;
-    }
-    for (Slot& slot : slots_) {
+    const std::span<Slot> slots = slots_for(block->bytes);
+    for (Slot& slot : slots) {
       Block* expected = nullptr;
       if (slot.compare_exchange_strong(expected, block.get())) return static_cast<void>(block.release());
     }
-    const std::unique_ptr<Block> given_up(slots_[oldest_++ % kSlots].exchange(block.release()));
+    const std::unique_ptr<Block> given_up(slots[oldest_++ % slots.size()].exchange(block.release()));
   }
 };
 
@@ -94,6 +93,8 @@ void* scratch(Scratch which, int64_t bytes) {
 }
 
 at::Tensor recycled(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  const size_t bytes = static_cast<size_t>(c10::multiply_integers(sizes)) * options.dtype().itemsize();
+  if (kExact || bytes < Recycling::kSmallest || bytes > Recycling::kLargest) return at::empty(sizes, options);
   static Recycling* const allocator = new Recycling;  // outlives every tensor
   return at::detail::empty_generic(sizes, allocator, c10::DispatchKeySet(c10::DispatchKey::CPU),
                                    c10::typeMetaToScalarType(options.dtype()), std::nullopt);

@@ -120,7 +120,7 @@ int64_t team_size() {
 #endif
 }
 
-void as_team(int64_t members, c10::function_ref<void(const Team&)> work) {
+void as_team([[maybe_unused]] int64_t members, c10::function_ref<void(const Team&)> work) {
 #if defined(_OPENMP)
   if (members > 1) {
     Meeting meeting;

@@ -13,14 +13,19 @@
 
 namespace nfkern::NFKERN_ISA {
 
-// Rows of weights that a tile of a panel takes: as many accumulators as registers allow, of which there are 32 with
-// AVX-512 and 16 elsewhere, but for one vector with AVX-512. There eight rows are enough to keep both units busy, and
-// no more of them fit into the first cache's eight ways where rows lie 2 KiB apart: 24 rows of 512 weights took twice
-// as long (Zen 4, 2026-11).
+// Rows of weights that a tile of a panel takes: as many sums as registers allow, of which there are 32 with AVX-512 and
+// on ARM, 16 elsewhere. But with AVX-512 and one vector eight rows are enough to keep both units busy, and no more of
+// them fit into the first cache's eight ways where rows lie 2 KiB apart: 24 rows of 512 weights took twice as long
+// (Zen 4, 2026-11). On ARM 16 sums are enough for four units of four cycles, the most that its cores have; GCC 12 keeps
+// some of 22 in memory, and addresses of 16 rows. That is what its code says: nothing was timed there.
 template <int N>
-constexpr int kTile = kVectorBytes < 64 ? 12 / N
-                      : N == 1          ? 8
-                                        : 24 / N;
+#if NFKERN_VECTOR_BYTES == 64
+constexpr int kTile = N == 1 ? 8 : 24 / N;
+#elif defined(__aarch64__)
+constexpr int kTile = N == 1 ? 12 : 16 / N;
+#else
+constexpr int kTile = 12 / N;
+#endif
 
 // Two neighbours along the sum; aligned as one of them is.
 struct Bf16Pair {

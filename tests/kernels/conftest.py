@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from support import aarch64
+from support.selected import selected
 
 from nfkern.kernels import registered_backends
 from nfkern.kernels.dispatch import native_extension
@@ -36,8 +38,12 @@ def _native():
     assert {backends[name] for name in native} == {"native"}
 
 
-@pytest.fixture(params=native_extension.instruction_sets() or ["none"])
+NATIVE = native_extension.instruction_sets() or ["none"]
+
+
+@pytest.fixture(params=selected((*NATIVE, *aarch64.COMPILERS), NATIVE, part="arm"))
 def instruction_set(request, _native):
-    """Each instruction set that this machine has."""
-    with native_extension.use_instruction_set(request.param):
+    """Each instruction set that this machine has, and 64-bit ARM by emulation."""
+    arm = request.param in aarch64.COMPILERS
+    with (aarch64.use if arm else native_extension.use_instruction_set)(request.param):
         yield request.param
