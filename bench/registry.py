@@ -22,12 +22,12 @@ from nfkern.bench.rivals import (
 from nfkern.bench.works import training_runs
 from nfkern.bench.works.control_loop import AfterPause, ControlLoop, Evicted
 from nfkern.bench.works.data_works import DataSampling
-from nfkern.bench.works.flow_works import CAUSAL_WORKS, FLOW_WORKS
+from nfkern.bench.works.flow_works import CAUSAL_WORKS, ENCODED_WORKS, FLOW_WORKS
 from nfkern.bench.works.plane_works import CandidateDensities
 from nfkern.bench.works.training_runs import TRAINING_RUNS
 
 _WORKS: tuple[Work, ...] = (
-    *(*FLOW_WORKS, *CAUSAL_WORKS),
+    *(*FLOW_WORKS, *ENCODED_WORKS, *CAUSAL_WORKS),
     *(CandidateDensities(), ControlLoop(), AfterPause(), Evicted(), DataSampling()),
     *TRAINING_RUNS,
 )

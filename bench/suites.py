@@ -70,6 +70,7 @@ _CPU = (
     *(_beside_rivals(work, case, BATCHES[1:], _FLOORS) for work in ACTING for case in _CPU_CASES),
     *(_beside_rivals(work, "ogbench", (65536,), _FLOORS) for work in ("inverse", "log_prob")),
     *(_training(case) for case in _CPU_CASES),
+    Benchmark("encoded_training_step", ("ogbench",), (256,), (*_TRAINING, "jax_jit")),
 )
 
 _SHAPES = ("ogbench", "ogbench_jax", "chunked")
@@ -140,6 +141,7 @@ _TRAINING_RUNS = (
 _SMOKE = (
     *(Benchmark(work, ("tiny",), (1, 4), _ACTING, ("one",)) for work in ACTING),
     Benchmark("training_step", ("tiny",), (1, 4), _UNCOMPILED, ("one",), memory=True),
+    Benchmark("encoded_training_step", ("tiny",), (1, 4), _UNCOMPILED, ("one",)),
     Benchmark("control_loop", ("tiny",), (1, 4), ("eager", *_FROZEN), ("one",)),
     Benchmark("causal_inverse", ("causal_tiny",), (1, 4), ("eager", *_FROZEN, "nfkern_jacobi", "gemm"), ("one",)),
     Benchmark("causal_log_prob", ("causal_tiny",), (1, 4), ("eager", *_FROZEN, *_READING), ("one",)),

@@ -7,6 +7,7 @@ tensor's device, the reference everywhere else; `use_reference()` sends every ca
 if __name__ != "nfkern.kernels":
     raise ImportError(f"this package is nfkern.kernels, but was imported as {__name__!r}: use `import nfkern.kernels`")
 
+from nfkern.kernels.activation import hidden_activation
 from nfkern.kernels.affine import causal_affine
 from nfkern.kernels.base import standard_normal_log_prob
 from nfkern.kernels.causal import CausalParameters
@@ -21,6 +22,7 @@ __all__ = [
     "backend_reasons",
     "causal_affine",
     "compose",
+    "hidden_activation",
     "linear",
     "registered_backends",
     "standard_normal_log_prob",

@@ -2,21 +2,38 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
+from nfkern.kernels import hidden_activation
+
 # Flax's epsilon and GELU: the published codes use them.
 LAYER_NORM_EPS = 1e-6
 GELU = "tanh"
 
 
+class MLP(nn.Sequential):
+    """Linear layers with GELU between them, and LayerNorm after each GELU if it has one."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(*batch, in_features) -> (*batch, out_features)."""
+        *products, last = (layer for layer in self if isinstance(layer, nn.Linear))
+        norms = (layer for layer in self if isinstance(layer, nn.LayerNorm))
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        for product, norm in zip_longest(products, norms):
+            scale, shift = (None, None) if norm is None else (norm.weight, norm.bias)
+            rows = _gelu(nn.functional.linear(rows, product.weight), product.bias, scale, shift)
+        outputs: torch.Tensor = last(rows)
+        return outputs.reshape(*inputs.shape[:-1], outputs.shape[-1])
+
+
 def mlp(
     in_features: int, out_features: int, hidden: Sequence[int], *, layer_norm: bool = False, last_gain: float = 1.0
-) -> nn.Sequential:
+) -> MLP:
     """Return linear layers with GELU between them, initialised as in OGBench (Glorot uniform, zero bias).
 
     Args:
@@ -39,7 +56,7 @@ def mlp(
         layers += [linear, nn.GELU(GELU)]
         if layer_norm:
             layers.append(nn.LayerNorm(following, eps=LAYER_NORM_EPS))
-    return nn.Sequential(*layers[: -2 if layer_norm else -1])
+    return MLP(*layers[: -2 if layer_norm else -1])
 
 
 def unit_gaussian_log_prob(mean: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -79,18 +96,24 @@ class EnsembleMLP(nn.Module):
         Returns:
             (members, batch), or (members, batch, out_features).
         """
-        x = inputs.expand(len(self.weights[0]), *inputs.shape)
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if frozen:
-                weight, bias = weight.detach(), bias.detach()
-            x = torch.baddbmm(bias, x, weight)
-            if layer < len(self.scales):
-                scale, shift = self.scales[layer], self.shifts[layer]
-                if frozen:
-                    scale, shift = scale.detach(), shift.detach()
-                x = nn.functional.layer_norm(nn.functional.gelu(x, approximate=GELU), x.shape[-1:], eps=LAYER_NORM_EPS)
-                x = torch.addcmul(shift, x, scale)
+        weights, biases, scales, shifts = (
+            [parameter.detach() if frozen else parameter for parameter in parameters]
+            for parameters in (self.weights, self.biases, self.scales, self.shifts)
+        )
+        x = inputs.expand(len(weights[0]), *inputs.shape)
+        for weight, *vectors in zip(weights[:-1], biases[:-1], scales, shifts, strict=True):
+            x = _gelu(torch.bmm(x, weight), *(vector.squeeze(1) for vector in vectors))
+        x = torch.baddbmm(biases[-1], x, weights[-1])
         return x.squeeze(-1) if self._scalar else x
+
+
+def _gelu(
+    x: torch.Tensor, bias: torch.Tensor, norm_weight: torch.Tensor | None, norm_bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Return a hidden layer's units: bias, GELU and, with weights of it, LayerNorm."""
+    return hidden_activation(
+        x, bias, norm_weight, norm_bias, norm_eps=LAYER_NORM_EPS, activation="gelu", norm_first=False
+    )
 
 
 class PositiveNumber(nn.Module):

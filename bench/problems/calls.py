@@ -15,6 +15,7 @@ WEIGHT_DECAY = 1e-6
 
 ACTING = ("log_prob", "inverse", "denoised_action")
 FLOWS = (*ACTING, "training_step")
+ENCODED = ("encoded_training_step",)
 CAUSAL = ("causal_log_prob", "causal_inverse", "causal_training_step")
 
 Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -64,7 +65,7 @@ def denoised(x: torch.Tensor, total: Callable[[torch.Tensor], torch.Tensor]) -> 
 
 def called(model: Model, work: str, compiler: Compiler = uncompiled) -> Implementation:
     """A work of flows, causal or not, done by a model."""
-    job = work.removeprefix("causal_")
+    job = work.removeprefix("causal_").removeprefix("encoded_")
     if job == "training_step":
         return Implementation(AdamWStep(model.parameters(), compiler(model.loss)), model.gradients)
     model.requires_grad_(False)

@@ -5,9 +5,19 @@ from typing import Any
 
 from nfkern import CausalFlow
 from nfkern.bench.core.declarations import Variant
-from nfkern.bench.problems.calls import CAUSAL, FLOWS
+from nfkern.bench.problems.calls import CAUSAL, ENCODED, FLOWS
 from nfkern.bench.problems.eager_causal import EagerCausalFlow
-from nfkern.bench.rivals.jax_jit import Array, Coupling, JaxFlow, Weights, build, control_loop, linear, norm
+from nfkern.bench.rivals.jax_jit import (
+    Array,
+    Coupling,
+    EncodedCoupling,
+    JaxFlow,
+    Weights,
+    build,
+    control_loop,
+    linear,
+    norm,
+)
 
 # jax is imported by the functions below: the registry must be readable where it is not installed.
 
@@ -104,6 +114,7 @@ VARIANTS = (
         "the flow in JAX, jitted; optax's AdamW",
         {
             **{work: partial(build, Coupling, work) for work in FLOWS},
+            **{work: partial(build, EncodedCoupling, work) for work in ENCODED},
             **{work: partial(build, Causal, work) for work in CAUSAL},
             "control_loop": control_loop,
         },

@@ -24,6 +24,7 @@ from nfkern import CouplingFlow
 from nfkern.bench.core.declarations import Implementation
 from nfkern.bench.problems.calls import LEARNING_RATE, WEIGHT_DECAY
 from nfkern.bench.problems.eager import EagerFlow, NaiveFlow
+from nfkern.bench.problems.encoded import EncodedFlow, EncodedModel, naive_encoded
 from nfkern.bench.problems.flow_problem import SIGMA
 from nfkern.bench.works.control_loop import ControlProblem
 
@@ -87,6 +88,18 @@ def linear(weights: Weights, name: str, x: Array) -> Array:
     return x @ weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
 
+def encode(weights: Weights, encoder: nn.Sequential, x: Array) -> Array:
+    """Contexts of observations; weights by the layers' numbers."""
+    import jax
+
+    for number, module in enumerate(encoder):
+        if isinstance(module, nn.Linear):
+            x = linear(weights, str(number), x)
+        else:
+            x = norm(weights, str(number), x, module.eps) if isinstance(module, nn.LayerNorm) else jax.nn.silu(x)
+    return x
+
+
 class JaxFlow:
     """A flow's functions of its weights, which are named as the naive flow's.
 
@@ -96,7 +109,7 @@ class JaxFlow:
         constant: whether they are constants of the jitted function for a single row.
     """
 
-    def __init__(self, acting: NaiveFlow, trained: NaiveFlow, constant: bool) -> None:
+    def __init__(self, acting: NaiveFlow, trained: NaiveFlow | EncodedModel, constant: bool) -> None:
         self.acting, self.trained, self.constant = acting, trained, constant
 
     def log_prob(self, weights: Weights, x: Array, context: Array) -> Array:
@@ -120,7 +133,7 @@ def build(describe: Callable[[Any], JaxFlow], work: str, problem: Any) -> Implem
     import jax
 
     start_client(torch.get_num_threads())
-    flow, job = describe(problem.flow), work.removeprefix("causal_")
+    flow, job = describe(problem.flow), work.removeprefix("causal_").removeprefix("encoded_")
     if job == "training_step":
         steps = _Training(flow)
         return Implementation(steps, steps.gradients, arguments=_to_jax, result=_to_torch)
@@ -245,6 +258,23 @@ class Coupling(JaxFlow):
         return z, log_det
 
 
+class EncodedCoupling(JaxFlow):
+    """The paper's flow behind its encoder, for training."""
+
+    def __init__(self, encoded: EncodedFlow) -> None:
+        self.flow = Coupling(encoded.model)
+        super().__init__(self.flow.acting, naive_encoded(encoded), constant=False)
+        self.encoder = encoded.encoder
+
+    def log_prob(self, weights: Weights, x: Array, context: Array) -> Array:
+        """(batch, D), (batch, 58) -> (batch,)."""
+        layers, flow = (
+            {name.removeprefix(part): array for name, array in weights.items() if name.startswith(part)}
+            for part in ("encoder.", "model.")
+        )
+        return self.flow.log_prob(flow, x, encode(layers, self.encoder, context))
+
+
 def control_loop(problem: ControlProblem) -> Implementation:
     """Encoder, inverse, density and its gradient in one jitted function; noise is torch's, as of the other variants."""
     import jax
@@ -255,12 +285,7 @@ def control_loop(problem: ControlProblem) -> Implementation:
 
     @jax.jit
     def action(x: Array, noise: Array) -> Array:
-        for number, module in enumerate(encoder):
-            if isinstance(module, nn.Linear):
-                x = linear(layers, str(number), x)
-            else:
-                x = norm(layers, str(number), x, module.eps) if isinstance(module, nn.LayerNorm) else jax.nn.silu(x)
-        return flow.denoised(weights, noise, x)
+        return flow.denoised(weights, noise, encode(layers, encoder, x))
 
     def act(observations: np.ndarray) -> np.ndarray:
         noise = torch.randn(len(observations), problem.flow.features)

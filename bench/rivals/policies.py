@@ -16,9 +16,9 @@ from torch.nn.functional import linear, softplus
 from nfkern.algorithms.agents.diffusion import EMBEDDING_WIDTH, Diffusion, noise_predictor
 from nfkern.algorithms.agents.flow_matching import integrate, velocity_field
 from nfkern.algorithms.agents.networks import mlp, sinusoidal_embedding
+from nfkern.bench.problems.encoded import OBSERVATION_SIZE
 from nfkern.bench.problems.flow_problem import SEED
 from nfkern.bench.rivals.models import Forward
-from nfkern.bench.works.control_loop import OBSERVATION_SIZE
 
 COMPONENTS = 32
 _LEAST_STD = 1e-3
@@ -61,7 +61,9 @@ class Head:
         """A network with random weights, the same at every call."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            return self.network(features, (width,) * self.layers).requires_grad_(False)
+            network = self.network(features, (width,) * self.layers).requires_grad_(False)
+        # PyTorch's own layers: the agents' networks run nfkern's kernels.
+        return nn.Sequential(*network)
 
 
 def _gaussian_mean(network: nn.Sequential, features: int) -> Action:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from nfkern.bench.core.declarations import Implementation, Variant
-from nfkern.bench.problems.calls import ACTING, CAUSAL, FLOWS
+from nfkern.bench.problems.calls import ACTING, CAUSAL, ENCODED, FLOWS
 from nfkern.bench.problems.eager import EagerFlow
+from nfkern.bench.problems.encoded import behind_encoder
 from nfkern.bench.problems.flow_problem import FlowProblem
 from nfkern.bench.rivals import forms
 from nfkern.bench.rivals.forms import Make, builders
@@ -46,7 +47,7 @@ EAGER = Variant(
     "eager",
     "naive flow, a module per block, eager PyTorch",
     {
-        **builders(forms.eager, naive, (*FLOWS, *CAUSAL)),
+        **builders(forms.eager, naive, (*FLOWS, *ENCODED, *CAUSAL)),
         "control_loop": _eager_loop,
         "candidate_log_prob": _eager_candidates,
     },
@@ -56,6 +57,7 @@ REFERENCE = Variant(
     "the stacked reference under torch.compile",
     {
         **builders(forms.compiled, ReferenceFlow, FLOWS),
+        **builders(forms.compiled, behind_encoder(ReferenceFlow), ENCODED),
         "control_loop": partial(_loop, ReferenceFlow, lambda module, example: forms.compile_whole(module)),
         "candidate_log_prob": _compiled_candidates,
     },
@@ -79,7 +81,7 @@ VARIANTS = (
     Variant(
         "eager_compile",
         "the naive flow under torch.compile",
-        builders(forms.compiled, naive, (*FLOWS, *CAUSAL)),
+        builders(forms.compiled, naive, (*FLOWS, *ENCODED, *CAUSAL)),
         compiles=True,
     ),
     REFERENCE,

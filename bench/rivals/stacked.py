@@ -74,6 +74,7 @@ def _acting(prepared: Callable[[FlowWorkProblem], Flow]) -> dict[str, Builder]:
 BUILDERS: Mapping[str, Builder] = {
     **_acting(lambda problem: problem.flow),
     "training_step": partial(_trained, None),
+    "encoded_training_step": partial(_trained, None),
     "causal_training_step": partial(_trained, None),
 }
 

@@ -14,10 +14,8 @@ from nfkern.bench.core.cases import FlowCase
 from nfkern.bench.core.declarations import Implementation, Precision, Work
 from nfkern.bench.problems.calls import uncompiled
 from nfkern.bench.problems.eager import EagerFlow
+from nfkern.bench.problems.encoded import OBSERVATION_SIZE, random_encoder
 from nfkern.bench.problems.flow_problem import SEED, random_flow
-
-OBSERVATION_SIZE = 58
-"""Observation and goal of OGBench's ant mazes, side by side."""
 
 PAUSE_S = 0.02
 """Seconds between the actions of a loop at 50 Hz."""
@@ -67,15 +65,8 @@ class ControlLoop(Work):
 
     def prepare(self, case: FlowCase, batch: int, device: torch.device) -> ControlProblem:
         """Random weights and observations, on the CPU, and the right actions."""
-        flow, generator = random_flow(case), torch.Generator().manual_seed(SEED)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            encoder = Encoder(OBSERVATION_SIZE, case.context_features)
-        encoder.requires_grad_(False)
-        for parameter in encoder.parameters():
-            if parameter.ndim == 1:
-                # LayerNorms begin as the identity, which would hide errors from the gate.
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+        flow, encoder = random_flow(case), random_encoder(case).requires_grad_(False)
+        generator = torch.Generator().manual_seed(SEED)
         observations = torch.randn(8, batch, OBSERVATION_SIZE, generator=generator)
         inputs = tuple((each.numpy(),) for each in observations)
         exact, single = (actions(naive_loop(encoder, flow, dtype), inputs) for dtype in (torch.float64, torch.float32))

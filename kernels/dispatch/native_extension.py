@@ -5,7 +5,7 @@ import functools
 import importlib
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -63,14 +63,19 @@ def call_reasons(tensor: torch.Tensor) -> list[str]:
     return found
 
 
-def extension_kernel(name: str, rank: int | None) -> Kernel:
-    """Return the extension's function of an op's name as its CPU kernel; `rank` as in `registry.define`."""
+def extension_kernel(
+    name: str, rank: int | None, reasons: Callable[..., Sequence[str]] = lambda first, *rest: call_reasons(first)
+) -> Kernel:
+    """Return the extension's function of an op's name as its CPU kernel; `rank` as in `registry.define`.
+
+    `reasons`: of the op's arguments, why the kernel does not take a call; empty if it does.
+    """
 
     @functools.cache
     def kernel() -> Callable[..., Any]:
         return over_seeds(getattr(load(), name), rank)
 
-    return Kernel(kernel, device_reasons, lambda first, *rest: call_reasons(first), safe=True)
+    return Kernel(kernel, device_reasons, reasons, safe=True)
 
 
 def instruction_sets() -> list[str]:

@@ -161,6 +161,26 @@ inline Vec<double> exponential(Vec<double> x) {
   return load(lanes);
 }
 
+// 1 / (1 + e^-x), by `exponential`'s polynomial: where that needs two factors for 2^n, this is 0 or 1 to within 1e-38.
+inline Vec<float> sigmoid(Vec<float> x) {
+  x = x > 87.0f ? broadcast(87.0f) : x;
+  x = x < -87.0f ? broadcast(-87.0f) : x;
+  const float magic = 12582912.0f;
+  const Vec<float> shifted = x * -1.44269504088896341f + magic, n = shifted - magic;
+  const Vec<float> r = n * 2.12194440e-4f - (x + n * 0.693359375f);
+  Vec<float> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  // n stands in the lowest bits of `shifted`; those above it are shifted out.
+  const Vec<float> power = reinterpret_cast<Vec<float>>((reinterpret_cast<IntVec<float>>(shifted) + 127) << 23);
+  return 1.0f / (p * power + 1.0f);
+}
+
+inline Vec<double> sigmoid(Vec<double> x) { return 1.0 / (exponential(-x) + 1.0); }
+
 // e^(sign * x), in blocks of vectors.
 template <class T>
 void exponentials(int64_t count, const T* x, T sign, T* result) {

@@ -27,7 +27,7 @@ from support.interpreted import interpreted_kernels
 from support.layouts import LAYOUTS, broken_promises, relaid
 from support.selected import selected
 
-from nfkern.kernels import CouplingParameters, causal_affine, compose, coupling, use_reference
+from nfkern.kernels import CouplingParameters, causal_affine, compose, coupling, hidden_activation, use_reference
 from nfkern.kernels import standard_normal_log_prob as base
 from nfkern.kernels.coupling.conditioner import parameter_gradients
 from nfkern.kernels.coupling.parameters import Settings
@@ -294,3 +294,34 @@ def test_causal_affine(tokens, features, pairs, flipped, bound):
             results.append((*found, *torch.autograd.grad(found, inputs, grads)))
     for expected, actual in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, rtol=2e-6, atol=2e-6 * expected.abs().max().item())
+
+
+# The first two widths are padded; the last rows take several tiles and, with as few programs, several steps of one.
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+@pytest.mark.parametrize("norm", ["first", "last", "none"])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((5, 7), torch.float32), ((2, 33, 40), torch.float16), ((150, 512), torch.float32)],
+    ids=["one tile", "members in 16 bits", "many tiles"],
+)
+@pytest.mark.usefixtures("_poisoned")
+def test_hidden_activation(shape, dtype, norm, activation, monkeypatch):
+    from nfkern.kernels.activation import triton_launch
+
+    monkeypatch.setattr(triton_launch, "MOST_PARTS", 4)
+    x, grad = (torch.randn(shape, dtype=dtype) for _ in range(2))
+    parameters = [torch.randn(*shape[:-2], shape[-1]) for _ in range(3 if norm != "none" else 1)]
+
+    def call(*given):
+        leaves = [tensor.clone().requires_grad_() for tensor in given]
+        result = hidden_activation(*leaves, activation=activation, norm_first=norm == "first")
+        return result, *torch.autograd.grad(result, leaves, grad.to(result.dtype))
+
+    with use_reference():
+        exact = call(x.double(), *(each.double() for each in parameters))
+        reference = call(x, *parameters)
+    for found, right, near in zip(call(x, *parameters), exact, reference, strict=True):
+        assert (found.dtype, found.shape) == (near.dtype, near.shape)
+        rounding = 4 * torch.finfo(found.dtype).eps * shape[-2] ** 0.5
+        allowed = 2 * (near.double() - right).abs().max() + rounding * right.abs().max()
+        assert (found.double() - right).abs().max() <= allowed
