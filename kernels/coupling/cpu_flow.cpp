@@ -1,5 +1,5 @@
 // A flow whose tensors are gathered once: a call goes from its arguments to its results without a stop in Python, and
-// without derivatives. In float32, hidden weights in bfloat16 if they are.
+// without derivatives. In float32, hidden weights in bfloat16 or int8 if they are.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/DistributionsHelper.h>
@@ -26,13 +26,16 @@ namespace {
 using at::Tensor;
 
 struct Layer {
-  std::array<std::string, 4> names;  // of the tensors, for messages
-  Tensor weight, bias;
+  std::array<std::string, 5> names;  // of the tensors, for messages
+  Tensor weight;
+  std::optional<Tensor> scale;
+  Tensor bias;
   std::optional<Tensor> norm_weight, norm_bias;
   double norm_eps;
 };
 
-using LayerTensors = std::tuple<std::string, Tensor, Tensor, std::optional<Tensor>, std::optional<Tensor>, double>;
+using LayerTensors = std::tuple<std::string, Tensor, std::optional<Tensor>, Tensor, std::optional<Tensor>,
+                                std::optional<Tensor>, double>;
 
 // The Python objects that a flow was gathered from: each shows whether anything has been assigned since. The fewer,
 // the better: after a pass over the weights none is in a cache.
@@ -88,13 +91,15 @@ class NativeFlow {
  public:
   NativeFlow(pybind11::dict settings, decltype(Source::items) items, decltype(Source::contents) contents,
              decltype(Source::sizes) sizes, decltype(Source::types) types, decltype(Source::copies) copies,
-             Parameters parameters, std::optional<Tensor> context_weight, Tensor input_bias, Tensor mixing,
-             Tensor mixing_log_det, Tensor inverse_mixing, Tensor inverse_log_det, double norm_eps,
+             Parameters parameters, std::optional<Tensor> hidden_scale, std::optional<Tensor> context_weight,
+             std::optional<Tensor> context_scale, Tensor input_bias, Tensor mixing, Tensor mixing_log_det, Tensor inverse_mixing, Tensor inverse_log_det, double norm_eps,
              std::optional<double> scale_bound, const std::vector<LayerTensors>& encoder)
       : source_{std::move(settings), std::move(items), std::move(contents),
                 std::move(sizes),    std::move(types), std::move(copies)},
         parameters_(std::move(parameters)),
+        hidden_scale_(std::move(hidden_scale)),
         context_weight_(std::move(context_weight)),
+        context_scale_(std::move(context_scale)),
         input_bias_(std::move(input_bias)),
         mixing_(std::move(mixing)),
         mixing_log_det_(std::move(mixing_log_det)),
@@ -102,9 +107,10 @@ class NativeFlow {
         inverse_log_det_(std::move(inverse_log_det)),
         norm_eps_(norm_eps),
         scale_bound_(scale_bound) {
-    for (const auto& [name, weight, bias, norm_weight, norm_bias, eps] : encoder)
-      encoder_.push_back({{name + ".weight", name + ".bias", name + " (norm).weight", name + " (norm).bias"},
-                          weight, bias, norm_weight, norm_bias, eps});
+    for (const auto& [name, weight, scale, bias, norm_weight, norm_bias, eps] : encoder)
+      encoder_.push_back(
+          {{name + ".weight", name + ".scale", name + ".bias", name + " (norm).weight", name + " (norm).bias"},
+           weight, scale, bias, norm_weight, norm_bias, eps});
   }
 
   // Results of a map of `events` (*batch, features) with a context or observation for each, or nothing if these are
@@ -210,7 +216,7 @@ class NativeFlow {
  private:
   Source source_;
   Parameters parameters_;
-  std::optional<Tensor> context_weight_;
+  std::optional<Tensor> hidden_scale_, context_weight_, context_scale_;
   Tensor input_bias_, mixing_, mixing_log_det_, inverse_mixing_, inverse_log_det_;
   double norm_eps_;
   std::optional<double> scale_bound_;
@@ -296,7 +302,8 @@ class NativeFlow {
   void call(Map map, int64_t rows, const float* x, const float* observations, float* result, float* log_det,
             float* score) const {
     const bool to_data = map != Map::kToLatent;
-    Problem<float> problem(rows, features(), to_data ? inverse_mixing_ : mixing_, parameters_, norm_eps_, scale_bound_);
+    Problem<float> problem(rows, features(), to_data ? inverse_mixing_ : mixing_, parameters_, norm_eps_, scale_bound_,
+                           hidden_scale_);
     Coupling<float>& p = problem.sizes;
     p.input_bias = problem.pointer("input_bias", input_bias_, {p.blocks, 2, p.width1});
     MapResults<float> results{};
@@ -310,8 +317,12 @@ class NativeFlow {
       return run_map<float>(map, p, nullptr, x, results);
     }
     p.context_features = context_weight_->size(3);
-    p.context_weight =
-        problem.pointer("context_weight", context_weight_, {p.blocks, 2, p.width1, p.context_features});
+    const int64_t context_shape[] = {p.blocks, 2, p.width1, p.context_features};
+    if (context_scale_)
+      p.context_lowered =
+          problem.lowered("context_weight", *context_weight_, "context_scale", context_scale_, context_shape);
+    else
+      p.context_weight = problem.pointer("context_weight", context_weight_, context_shape);
     c10::SmallVector<EncoderLayer<float>, 8> layers;
     Contexts<float> contexts{observations, observed(), static_cast<int64_t>(encoder_.size()), nullptr, false, 0, 0};
     contexts.widest = observed();
@@ -320,13 +331,14 @@ class NativeFlow {
       const int64_t inputs = layers.empty() ? observed() : layers.back().outputs;
       const int64_t outputs = &layer == &encoder_.back() ? p.context_features : layer.weight.size(0);
       const auto name = [&](size_t which) { return layer.names[which].c_str(); };
-      const uint16_t* lowered = problem.bf16_pointer(name(0), layer.weight, {outputs, inputs});
+      const LoweredWeight lowered =
+          problem.lowered(name(0), layer.weight, name(1), layer.scale, {outputs, inputs});
       layers.push_back({inputs, outputs,
                         lowered ? nullptr : problem.pointer(name(0), layer.weight, {outputs, inputs}), lowered,
-                        problem.pointer(name(1), layer.bias, {outputs}),
-                        problem.pointer(name(2), layer.norm_weight, {outputs}),
-                        problem.pointer(name(3), layer.norm_bias, {outputs}), static_cast<float>(layer.norm_eps)});
-      contexts.bf16 |= lowered != nullptr;
+                        problem.pointer(name(2), layer.bias, {outputs}),
+                        problem.pointer(name(3), layer.norm_weight, {outputs}),
+                        problem.pointer(name(4), layer.norm_bias, {outputs}), static_cast<float>(layer.norm_eps)});
+      contexts.lowered |= bool(lowered);
       contexts.widest = std::max(contexts.widest, outputs);
       contexts.largest = std::max(contexts.largest, inputs * outputs);
     }
@@ -340,8 +352,8 @@ class NativeFlow {
 NFKERN_BINDINGS {
   pybind11::class_<NativeFlow>(module, "NativeFlow")
       .def(pybind11::init<pybind11::dict, decltype(Source::items), decltype(Source::contents), decltype(Source::sizes),
-                          decltype(Source::types), decltype(Source::copies), Parameters, std::optional<Tensor>, Tensor,
-                          Tensor, Tensor, Tensor, Tensor, double, std::optional<double>,
+                          decltype(Source::types), decltype(Source::copies), Parameters, std::optional<Tensor>,
+                          std::optional<Tensor>, std::optional<Tensor>, Tensor, Tensor, Tensor, Tensor, Tensor, double, std::optional<double>,
                           const std::vector<LayerTensors>&>())
       .def("run", &NativeFlow::run)
       .def_property_readonly("act", &NativeFlow::act_function);
