@@ -161,7 +161,6 @@ _FLOW_ACTING = {
     "nfkern": "nfkern",
     "frozen": "nfkern_frozen",
     "frozen, bf16": "nfkern_frozen_bf16",
-    "frozen, int8": "nfkern_frozen_int8",
 }
 _GOAL_CONDITIONED = {
     "NF-GCBC": "nf_gcbc",

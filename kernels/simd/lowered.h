@@ -68,6 +68,8 @@ inline void int8_dot_rows(int64_t depth, const int8_t* rows, const float* x, Vec
   }
 }
 
+// Four rows side by side, which share what is loaded of x, take 0.95 of the time back to back, but after a pause the
+// paper's flow with its encoder took a quarter longer: the hardware does not foresee them (Zen 4, 2026-12).
 template <bool Far = false>
 void int8_dots(int64_t outputs, int64_t depth, const int8_t* weight, const float* scale, const float* x,
                const float* bias, float* result) {

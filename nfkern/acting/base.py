@@ -134,7 +134,7 @@ class Frozen(ActingFlow):
         if not reference_forced():
             numbers = None if units is None else units.numbers
             actions = self._native.act(self, observations, sigma, temperature, generator, numbers)
-            if isinstance(actions, np.ndarray):
+            if actions is not None and actions is not False:
                 return actions
         if not isinstance(observations, np.ndarray) or observations.dtype.kind not in "fiu":
             kind = observations.dtype if isinstance(observations, np.ndarray) else type(observations).__name__

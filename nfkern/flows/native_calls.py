@@ -1,7 +1,7 @@
 """A coupling flow's calls on the CPU that need no derivatives, from arguments to results in one step of C++."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class NativeCalls:
 
     def __init__(self) -> None:
         self._native: Any = None
-        self.act: Callable[..., np.ndarray | bool | None] = _nothing
+        self.act: Callable[..., np.ndarray | Literal[False] | None] = _nothing
         """Actions for the flow, observations, sigma, temperature, generator or None, numbers of units or None.
 
         None if an argument is not of the simple kind that it takes, or not finite; False if the flow has changed.
