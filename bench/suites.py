@@ -111,7 +111,8 @@ _CAUSAL = (
 
 # What a robot could run instead. Unrolling a hundred steps of diffusion compiles for minutes.
 _POLICIES = tuple(f"{head.name}{form}" for form in acting.HEAD_FORMS for head in policies.HEADS)
-_FLOW_ACTING = ("eager", "reference_compile", "reference_aot_inductor", "onnxruntime_one_sweep", "jax_jit", *_FROZEN)
+_ROBOT = (*_FROZEN, "nfkern_frozen_int8")
+_FLOW_ACTING = ("eager", "reference_compile", "reference_aot_inductor", "onnxruntime_one_sweep", "jax_jit", *_ROBOT)
 _CONTROL_LOOP = (
     Benchmark("control_loop", ("ogbench",), (1,), (*_FLOW_ACTING, *_POLICIES), ("one",)),
     Benchmark("control_loop", ("ogbench_jax", "chunked"), (1,), _FLOW_ACTING, ("one",)),
@@ -142,7 +143,7 @@ _SMOKE = (
     *(Benchmark(work, ("tiny",), (1, 4), _ACTING, ("one",)) for work in ACTING),
     Benchmark("training_step", ("tiny",), (1, 4), _UNCOMPILED, ("one",), memory=True),
     Benchmark("encoded_training_step", ("tiny",), (1, 4), _UNCOMPILED, ("one",)),
-    Benchmark("control_loop", ("tiny",), (1, 4), ("eager", *_FROZEN), ("one",)),
+    Benchmark("control_loop", ("tiny",), (1, 4), ("eager", *_ROBOT), ("one",)),
     Benchmark("causal_inverse", ("causal_tiny",), (1, 4), ("eager", *_FROZEN, "nfkern_jacobi", "gemm"), ("one",)),
     Benchmark("causal_log_prob", ("causal_tiny",), (1, 4), ("eager", *_FROZEN, *_READING), ("one",)),
     Benchmark("causal_training_step", ("causal_tiny",), (1, 4), (*_UNCOMPILED, "gemm"), ("one",)),

@@ -11,7 +11,7 @@ import torch
 
 from nfkern.bench.core.cases import CASES, Case
 
-Precision = Literal["fp64", "fp32", "tf32", "bf16"]
+Precision = Literal["fp64", "fp32", "tf32", "bf16", "int8"]
 Mode = Literal["inference", "training"]
 Standing = Literal["peer", "plain", "tolerance", "same_size", "own_size", "floor"]
 

@@ -24,6 +24,8 @@ EPSILON: dict[Precision, float] = {
     # tf32 keeps ten bits of mantissa, like float16.
     "tf32": torch.finfo(torch.float16).eps,
     "bf16": torch.finfo(torch.bfloat16).eps,
+    # A step of a weight, of its row's largest.
+    "int8": 1 / 127,
 }
 
 

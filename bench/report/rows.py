@@ -15,7 +15,7 @@ Word = Literal["ahead", "even", "behind", "alone"]
 EVEN = 0.05
 """Share of the smaller median up to which two are called even."""
 
-_PRECISIONS = ("bf16", "tf32", "fp32", "fp64")
+_PRECISIONS = ("int8", "bf16", "tf32", "fp32", "fp64")
 
 
 @dataclass(frozen=True)

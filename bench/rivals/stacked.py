@@ -126,6 +126,12 @@ FROZEN = Variant("nfkern_frozen", "nfkern frozen for acting", _frozen(torch.floa
 FROZEN_BF16 = Variant(
     "nfkern_frozen_bf16", "nfkern frozen, hidden products in bf16", _frozen(torch.bfloat16), precision="bf16"
 )
+FROZEN_INT8 = Variant(
+    "nfkern_frozen_int8",
+    "nfkern frozen, hidden and context weights in int8",
+    {"control_loop": _frozen(torch.int8)["control_loop"]},
+    precision="int8",
+)
 
 VARIANTS = (
     NFKERN,
@@ -137,6 +143,7 @@ VARIANTS = (
     ),
     FROZEN,
     FROZEN_BF16,
+    FROZEN_INT8,
     Variant("nfkern_jacobi", "nfkern's inverse by Jacobi iteration", {"causal_inverse": _jacobi}),
     Variant(
         "nfkern_reference",

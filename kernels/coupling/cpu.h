@@ -1,23 +1,24 @@
 // Arguments of the coupling flow's kernels: plain pointers to contiguous tensors.
 #pragma once
 
-#include <cstdint>
+#include "../simd/lowered_weight.h"
 
 namespace nfkern {
 
-// A flow's tensors, laid out as `CouplingParameters` says; one element type, but for hidden weights in bfloat16.
+// A flow's tensors, laid out as `CouplingParameters` says; one element type, but for lowered weights.
 template <class T>
 struct Coupling {
   int64_t rows, groups, blocks, features, width1, width2;
   const T* context_term;  // (groups, blocks, 2, width1); null where contexts are projected on the way:
   int64_t context_features;
-  const T* context_weight;  // (blocks, 2, width1, context_features)
+  const T* context_weight;  // (blocks, 2, width1, context_features), null if lowered
+  LoweredWeight context_lowered;
   const T* input_bias;      // (blocks, 2, width1)
   const T* mixing;          // (blocks, features, features): of to_latent, or the inverses for to_data
   const T* input_weight;
   const T *norm1_weight, *norm1_bias;  // null in a folded set
-  const T* hidden_weight;              // null if in bfloat16
-  const uint16_t* hidden_bf16;
+  const T* hidden_weight;              // null if lowered
+  LoweredWeight hidden_lowered;
   const T* hidden_bias;
   const T *norm2_weight, *norm2_bias;
   const T *output_weight, *output_bias;
@@ -26,9 +27,11 @@ struct Coupling {
 
   // True if the large weights are more than caches are likely to hold.
   bool far() const {
-    const int64_t hidden = width2 * (hidden_bf16 ? 2 : static_cast<int64_t>(sizeof(T)));
-    const int64_t context = context_weight ? context_features * static_cast<int64_t>(sizeof(T)) : 0;
-    return blocks * 2 * width1 * (hidden + context) > (int64_t{8} << 20);
+    const auto bytes = [](const LoweredWeight& lowered) {
+      return lowered ? lowered.element_bytes() : static_cast<int64_t>(sizeof(T));
+    };
+    const int64_t row = width2 * bytes(hidden_lowered) + context_features * bytes(context_lowered);
+    return blocks * 2 * width1 * row > (int64_t{8} << 20);
   }
   int64_t kept() const { return (features + 1) / 2; }
   int64_t transformed() const { return features / 2; }
@@ -38,8 +41,8 @@ struct Coupling {
 template <class T>
 struct EncoderLayer {
   int64_t inputs, outputs;
-  const T* weight;  // (outputs, inputs), null if in bfloat16
-  const uint16_t* weight_bf16;
+  const T* weight;  // (outputs, inputs), null if lowered
+  LoweredWeight lowered;
   const T* bias;
   const T *norm_weight, *norm_bias;  // null for the last layer
   T norm_eps;
@@ -51,7 +54,7 @@ struct Contexts {
   const T* observations;  // (rows, observed)
   int64_t observed, layers;
   const EncoderLayer<T>* layer;
-  bool bf16;
+  bool lowered;             // some layer is
   int64_t widest, largest;  // of all layers' widths, and of their weights' sizes
 };
 

@@ -12,11 +12,10 @@ template <class T, int N>
 void encode_layer(Panel<T, N>, const EncoderLayer<T>& layer, const T* inputs, T* outputs, T* scratch) {
   using E = Panel<T, N>;
   constexpr int L = E::L, P = E::P;
-  const bool lowered = layer.weight_bf16 != nullptr;
   if constexpr (sizeof(T) == sizeof(float))
-    if (lowered)
-      bf16_product<N>(layer.outputs, layer.inputs, layer.weight_bf16, inputs, outputs, P, layer.bias, scratch);
-  if (!lowered)
+    if (layer.lowered)
+      lowered_product<N>(layer.outputs, layer.inputs, layer.lowered, inputs, outputs, P, layer.bias, scratch);
+  if (!layer.lowered)
     multiply<T, T, N>(layer.outputs, layer.inputs, layer.weight, layer.inputs, 1, inputs, outputs, P, layer.bias,
                       false);
   if (!layer.norm_weight) return;
@@ -30,10 +29,9 @@ void encode_layer(Panel<T, N>, const EncoderLayer<T>& layer, const T* inputs, T*
 template <class T>
 void encode_layer(Row<T>, const EncoderLayer<T>& layer, const T* inputs, T* outputs, T* scratch) {
   constexpr int L = kLanes<T>;
-  const bool lowered = layer.weight_bf16 != nullptr;
   if constexpr (sizeof(T) == sizeof(float))
-    if (lowered) bf16_dots(layer.outputs, layer.inputs, layer.weight_bf16, inputs, layer.bias, outputs, scratch);
-  if (!lowered) dots<T>(layer.outputs, layer.inputs, layer.weight, inputs, layer.bias, outputs);
+    if (layer.lowered) lowered_dots(layer.outputs, layer.inputs, layer.lowered, inputs, layer.bias, outputs, scratch);
+  if (!layer.lowered) dots<T>(layer.outputs, layer.inputs, layer.weight, inputs, layer.bias, outputs);
   if (!layer.norm_weight) return;
   typename Row<T>::Layer norm{outputs, 0, 0};
   norm.template normalize<false>(layer.outputs, layer.norm_eps);

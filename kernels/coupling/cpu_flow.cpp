@@ -1,5 +1,5 @@
 // A flow whose tensors are gathered once: a call goes from its arguments to its results without a stop in Python, and
-// without derivatives. In float32, hidden weights in bfloat16 if they are.
+// without derivatives. In float32, hidden weights in bfloat16 or int8 if they are.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/DistributionsHelper.h>
@@ -11,8 +11,11 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
+#include <memory>
 #include <mutex>
+#include <numeric>
 #include <string>
 #include <tuple>
 #include <variant>
@@ -26,13 +29,16 @@ namespace {
 using at::Tensor;
 
 struct Layer {
-  std::array<std::string, 4> names;  // of the tensors, for messages
-  Tensor weight, bias;
+  std::array<std::string, 5> names;  // of the tensors, for messages
+  Tensor weight;
+  std::optional<Tensor> scale;
+  Tensor bias;
   std::optional<Tensor> norm_weight, norm_bias;
   double norm_eps;
 };
 
-using LayerTensors = std::tuple<std::string, Tensor, Tensor, std::optional<Tensor>, std::optional<Tensor>, double>;
+using LayerTensors = std::tuple<std::string, Tensor, std::optional<Tensor>, Tensor, std::optional<Tensor>,
+                                std::optional<Tensor>, double>;
 
 // The Python objects that a flow was gathered from: each shows whether anything has been assigned since. The fewer,
 // the better: after a pass over the weights none is in a cache.
@@ -78,23 +84,101 @@ struct Source {
   }
 };
 
+// Where a tensor's numbers lie and how, to see at once whether that has changed: `.data`, `set_` and `resize_` leave the
+// same tensor with other numbers. Never unchanged is one of which a call takes a contiguous copy. The memory is kept
+// from being freed meanwhile.
+class Place {
+ public:
+  explicit Place(const Tensor& tensor)
+      : tensor_(tensor),
+        storage_(tensor.storage()),
+        data_(tensor.const_data_ptr()),
+        keys_(tensor.key_set()),
+        dtype_(tensor.scalar_type()),
+        sizes_(tensor.sizes().begin(), tensor.sizes().end()) {}
+
+  bool unchanged() const {
+    const c10::TensorImpl& now = *tensor_.unsafeGetTensorImpl();
+    return now.unsafe_storage().unsafeGetStorageImpl() == storage_.unsafeGetStorageImpl() &&
+           tensor_.const_data_ptr() == data_ && now.key_set() == keys_ && tensor_.scalar_type() == dtype_ &&
+           now.sizes() == at::IntArrayRef(sizes_) && now.is_contiguous() && !tensor_.is_neg();
+  }
+
+ private:
+  Tensor tensor_;
+  c10::Storage storage_;
+  const void* data_;
+  c10::DispatchKeySet keys_;
+  at::ScalarType dtype_;
+  c10::SmallVector<int64_t, 4> sizes_;
+};
+
 bool finite(const float* values, int64_t count) {
   bool found = true;
   for (int64_t i = 0; i < count; ++i) found &= std::abs(values[i]) <= std::numeric_limits<float>::max();
   return found;
 }
 
+using Numpy = pybind11::detail::npy_api;
+using Array = pybind11::detail::PyArray_Proxy;
+
+const Array* array(PyObject* given) { return pybind11::detail::array_proxy(given); }
+
+// An array of numpy in float32, its numbers one after the other.
+bool simple(PyObject* given) {
+  static PyObject* const kFloat32 = pybind11::dtype::of<float>().release().ptr();
+  return Py_TYPE(given) == Numpy::get().PyArray_Type_ && array(given)->descr == kFloat32 &&
+         pybind11::detail::check_flags(given, Numpy::NPY_ARRAY_C_CONTIGUOUS_ | Numpy::NPY_ARRAY_ALIGNED_);
+}
+
+int64_t numbers_of(const Array* given) {
+  return std::accumulate(given->dimensions, given->dimensions + given->nd, int64_t{1}, std::multiplies<>());
+}
+
+// Arrays that were returned before, of which those come back that nobody else refers to: not a view, a buffer nor a
+// tensor. After a pause, to have one made by numpy takes longer than a small flow.
+class Returned {
+ public:
+  // An array of the shape of `like`, but for its last dimension.
+  pybind11::object array(const Array* like, int64_t last) {
+    for (const pybind11::object& each : kept_)
+      if (each && Py_REFCNT(each.ptr()) == 1 && fits(each.ptr(), like, last)) return each;
+    std::vector<pybind11::ssize_t> shape(like->dimensions, like->dimensions + like->nd);
+    shape.back() = last;
+    pybind11::array_t<float> made(shape);
+    if (made.nbytes() <= kLargest) kept_[oldest_++ % kept_.size()] = made;
+    return std::move(made);
+  }
+
+ private:
+  static constexpr pybind11::ssize_t kLargest = 4096;
+
+  // The caller's own while it computes the next, and one more.
+  std::array<pybind11::object, 2> kept_;
+  size_t oldest_ = 0;
+
+  // Whoever had it may have changed all but its memory.
+  static bool fits(PyObject* kept, const Array* like, int64_t last) {
+    const Array* found = nfkern::array(kept);
+    return simple(kept) && pybind11::detail::check_flags(kept, Numpy::NPY_ARRAY_WRITEABLE_) && found->nd == like->nd &&
+           found->dimensions[found->nd - 1] == last &&
+           std::equal(like->dimensions, like->dimensions + like->nd - 1, found->dimensions);
+  }
+};
+
 class NativeFlow {
  public:
   NativeFlow(pybind11::dict settings, decltype(Source::items) items, decltype(Source::contents) contents,
              decltype(Source::sizes) sizes, decltype(Source::types) types, decltype(Source::copies) copies,
-             Parameters parameters, std::optional<Tensor> context_weight, Tensor input_bias, Tensor mixing,
-             Tensor mixing_log_det, Tensor inverse_mixing, Tensor inverse_log_det, double norm_eps,
+             Parameters parameters, std::optional<Tensor> hidden_scale, std::optional<Tensor> context_weight,
+             std::optional<Tensor> context_scale, Tensor input_bias, Tensor mixing, Tensor mixing_log_det, Tensor inverse_mixing, Tensor inverse_log_det, double norm_eps,
              std::optional<double> scale_bound, const std::vector<LayerTensors>& encoder)
       : source_{std::move(settings), std::move(items), std::move(contents),
                 std::move(sizes),    std::move(types), std::move(copies)},
         parameters_(std::move(parameters)),
+        hidden_scale_(std::move(hidden_scale)),
         context_weight_(std::move(context_weight)),
+        context_scale_(std::move(context_scale)),
         input_bias_(std::move(input_bias)),
         mixing_(std::move(mixing)),
         mixing_log_det_(std::move(mixing_log_det)),
@@ -102,9 +186,10 @@ class NativeFlow {
         inverse_log_det_(std::move(inverse_log_det)),
         norm_eps_(norm_eps),
         scale_bound_(scale_bound) {
-    for (const auto& [name, weight, bias, norm_weight, norm_bias, eps] : encoder)
-      encoder_.push_back({{name + ".weight", name + ".bias", name + " (norm).weight", name + " (norm).bias"},
-                          weight, bias, norm_weight, norm_bias, eps});
+    for (const auto& [name, weight, scale, bias, norm_weight, norm_bias, eps] : encoder)
+      encoder_.push_back(
+          {{name + ".weight", name + ".scale", name + ".bias", name + " (norm).weight", name + " (norm).bias"},
+           weight, scale, bias, norm_weight, norm_bias, eps});
   }
 
   // Results of a map of `events` (*batch, features) with a context or observation for each, or nothing if these are
@@ -114,10 +199,10 @@ class NativeFlow {
                                                              const Tensor& events,
                                                              const std::optional<Tensor>& contexts) const {
     if (!source_.unchanged(flow)) return false;
-    if (!simple(events, features()) || contexts.has_value() != context_weight_.has_value())
+    if (!plain(events, features()) || contexts.has_value() != context_weight_.has_value())
       return std::optional<std::vector<Tensor>>();
     const at::IntArrayRef batch = events.sizes().slice(0, events.dim() - 1);
-    if (contexts && (!simple(*contexts, observed()) || contexts->sizes().slice(0, contexts->dim() - 1) != batch))
+    if (contexts && (!plain(*contexts, observed()) || contexts->sizes().slice(0, contexts->dim() - 1) != batch))
       return std::optional<std::vector<Tensor>>();
     const Tensor x = events.contiguous(), y = contexts ? contexts->contiguous() : Tensor();
     // Past the dispatcher, which at batch 1 would be a tenth of the call.
@@ -163,12 +248,10 @@ class NativeFlow {
     TORCH_CHECK_VALUE(given->nd >= 1 && given->dimensions[given->nd - 1] == observed(),
                       "observations: expected shape (..., ", observed(), "), got ",
                       pybind11::str(pybind11::handle(arguments[1]).attr("shape")).cast<std::string>());
-    std::vector<pybind11::ssize_t> shape(given->dimensions, given->dimensions + given->nd);
-    shape.back() = features();
-    pybind11::array_t<float> actions(shape);
-    const int64_t rows = actions.size() / features(), width = observed();
-    if (!rows) return std::move(actions);
-    float* to = actions.mutable_data();
+    pybind11::object actions = returned_.array(given, features());
+    const int64_t width = observed(), rows = numbers_of(given) / width;
+    if (!rows) return actions;
+    float* to = reinterpret_cast<float*>(array(actions.ptr())->data);
     float* log_det = memory<float>(Scratch::kChunk, rows * (1 + 2 * features() + width));
     float *noise = log_det + rows, *score = noise + rows * features(), *scaled = score + rows * features();
     const auto* observations = reinterpret_cast<const float*>(given->data);
@@ -193,7 +276,7 @@ class NativeFlow {
         to[i] = std::min(std::max(to[i] * scale[at] + center[at], low[at]), high[at]);
       }
     }
-    return std::move(actions);
+    return actions;
   }
 
   // `act` as a plain function of C, which keeps `self` alive. Where no code is in a cache, because a robot has waited for
@@ -211,13 +294,89 @@ class NativeFlow {
   }
 
  private:
+  // What the kernels of a direction are called with, but for rows: gathered and checked once, for as long as all tensors
+  // keep their places.
+  struct Gathered {
+    Problem<float> problem;
+    const float *mixing, *log_det;
+    std::vector<EncoderLayer<float>> layers;
+    Contexts<float> contexts{};
+    std::vector<Place> places;
+
+    Gathered(const NativeFlow& flow, bool to_data)
+        : problem(1, flow.features(), to_data ? flow.inverse_mixing_ : flow.mixing_, flow.parameters_, flow.norm_eps_,
+                  flow.scale_bound_, flow.hidden_scale_) {
+      Coupling<float>& p = problem.sizes;
+      p.input_bias = problem.pointer("input_bias", flow.input_bias_, {p.blocks, 2, p.width1});
+      mixing = problem.pointer("mixing", flow.mixing_, {p.blocks, p.features, p.features});
+      log_det = to_data ? problem.pointer("inverse_log_det", flow.inverse_log_det_, {})
+                        : problem.pointer("mixing_log_det", flow.mixing_log_det_, {});
+      if (flow.context_weight_) add_contexts(flow);
+      flow.each_tensor([&](const Tensor& tensor) { places.emplace_back(tensor); });
+    }
+    Gathered(const Gathered&) = delete;
+
+    bool unchanged() const {
+      for (const Place& place : places)
+        if (!place.unchanged()) return false;
+      return true;
+    }
+
+   private:
+    void add_contexts(const NativeFlow& flow) {
+      Coupling<float>& p = problem.sizes;
+      p.context_features = flow.context_weight_->size(3);
+      const int64_t shape[] = {p.blocks, 2, p.width1, p.context_features};
+      if (flow.context_scale_)
+        p.context_lowered =
+            problem.lowered("context_weight", *flow.context_weight_, "context_scale", flow.context_scale_, shape);
+      else
+        p.context_weight = problem.pointer("context_weight", flow.context_weight_, shape);
+      contexts.observed = contexts.widest = flow.observed();
+      contexts.layers = static_cast<int64_t>(flow.encoder_.size());
+      for (const Layer& layer : flow.encoder_) {
+        // A layer's results go to the next one, and the last layer's are the contexts.
+        const int64_t inputs = layers.empty() ? contexts.observed : layers.back().outputs;
+        const int64_t outputs = &layer == &flow.encoder_.back() ? p.context_features : layer.weight.size(0);
+        const auto name = [&](size_t which) { return layer.names[which].c_str(); };
+        const LoweredWeight lowered =
+            problem.lowered(name(0), layer.weight, name(1), layer.scale, {outputs, inputs});
+        layers.push_back({inputs, outputs,
+                          lowered ? nullptr : problem.pointer(name(0), layer.weight, {outputs, inputs}), lowered,
+                          problem.pointer(name(2), layer.bias, {outputs}),
+                          problem.pointer(name(3), layer.norm_weight, {outputs}),
+                          problem.pointer(name(4), layer.norm_bias, {outputs}), static_cast<float>(layer.norm_eps)});
+        contexts.lowered |= bool(lowered);
+        contexts.widest = std::max(contexts.widest, outputs);
+        contexts.largest = std::max(contexts.largest, inputs * outputs);
+      }
+      contexts.layer = layers.data();
+    }
+  };
+
   Source source_;
   Parameters parameters_;
-  std::optional<Tensor> context_weight_;
+  std::optional<Tensor> hidden_scale_, context_weight_, context_scale_;
   Tensor input_bias_, mixing_, mixing_log_det_, inverse_mixing_, inverse_log_det_;
   double norm_eps_;
   std::optional<double> scale_bound_;
   std::vector<Layer> encoder_;
+  mutable std::array<std::shared_ptr<const Gathered>, 2> gathered_;  // to latent, to data
+  mutable Returned returned_;
+
+  template <class Visit>
+  void each_tensor(Visit visit) const {
+    const auto maybe = [&](const std::optional<Tensor>& tensor) {
+      if (tensor) visit(*tensor);
+    };
+    for (const auto& parameter : parameters_) maybe(parameter);
+    for (const auto& each : {hidden_scale_, context_weight_, context_scale_}) maybe(each);
+    for (const Tensor& each : {input_bias_, mixing_, mixing_log_det_, inverse_mixing_, inverse_log_det_}) visit(each);
+    for (const Layer& layer : encoder_) {
+      visit(layer.weight), visit(layer.bias);
+      maybe(layer.scale), maybe(layer.norm_weight), maybe(layer.norm_bias);
+    }
+  }
 
   int64_t features() const { return mixing_.size(2); }
   // Only for a flow with contexts.
@@ -255,16 +414,6 @@ class NativeFlow {
     return std::isfinite(value) ? value : NAN;
   }
 
-  static const pybind11::detail::PyArray_Proxy* array(PyObject* given) { return pybind11::detail::array_proxy(given); }
-
-  // An array of numpy in float32, its numbers one after the other.
-  static bool simple(PyObject* given) {
-    using Numpy = pybind11::detail::npy_api;
-    static PyObject* const kFloat32 = pybind11::dtype::of<float>().release().ptr();
-    return Py_TYPE(given) == Numpy::get().PyArray_Type_ && array(given)->descr == kFloat32 &&
-           pybind11::detail::check_flags(given, Numpy::NPY_ARRAY_C_CONTIGUOUS_ | Numpy::NPY_ARRAY_ALIGNED_);
-  }
-
   // Noise as the flow's `sample` draws it: the same generator, the same action. Fewer than 16 numbers PyTorch draws one
   // by one, and so does this: the way through its dispatcher takes as long as an eighth of the flow.
   static void draw(float* noise, int64_t count, float temperature, const at::Generator* given) {
@@ -281,7 +430,7 @@ class NativeFlow {
     for (int64_t i = 0; i < count; ++i) noise[i] *= temperature;
   }
 
-  static bool simple(const Tensor& tensor, int64_t width) {
+  static bool plain(const Tensor& tensor, int64_t width) {
     return tensor.dim() >= 1 && tensor.size(-1) == width && tensor.numel() > 0 && tensor.scalar_type() == at::kFloat &&
            tensor.is_cpu() && tensor.layout() == at::kStrided && !tensor.is_neg() && !tensor._is_zerotensor();
   }
@@ -299,41 +448,23 @@ class NativeFlow {
   void call(Map map, int64_t rows, const float* x, const float* observations, float* result, float* log_det,
             float* score) const {
     const bool to_data = map != Map::kToLatent;
-    Problem<float> problem(rows, features(), to_data ? inverse_mixing_ : mixing_, parameters_, norm_eps_, scale_bound_);
-    Coupling<float>& p = problem.sizes;
-    p.input_bias = problem.pointer("input_bias", input_bias_, {p.blocks, 2, p.width1});
+    std::shared_ptr<const Gathered>& last = gathered_[to_data];
+    if (!last || !last->unchanged()) last = std::make_shared<const Gathered>(*this, to_data);
+    // Its own reference: while others run Python, a call of theirs may gather anew.
+    const std::shared_ptr<const Gathered> gathered = last;
+    Coupling<float> p = gathered->problem.sizes;
+    p.rows = p.groups = rows;
     MapResults<float> results{};
     results.result = result, results.log_det = log_det, results.score = score;
-    results.mixing_log_det = to_data ? *problem.pointer("inverse_log_det", inverse_log_det_, {})
-                                     : *problem.pointer("mixing_log_det", mixing_log_det_, {});
-    results.density_mixing = problem.pointer("mixing", mixing_, {p.blocks, p.features, p.features});
+    results.mixing_log_det = *gathered->log_det;
+    results.density_mixing = gathered->mixing;
     if (!context_weight_) {
       p.groups = 1;
       p.context_term = p.input_bias;
       return run_map<float>(map, p, nullptr, x, results);
     }
-    p.context_features = context_weight_->size(3);
-    p.context_weight =
-        problem.pointer("context_weight", context_weight_, {p.blocks, 2, p.width1, p.context_features});
-    c10::SmallVector<EncoderLayer<float>, 8> layers;
-    Contexts<float> contexts{observations, observed(), static_cast<int64_t>(encoder_.size()), nullptr, false, 0, 0};
-    contexts.widest = observed();
-    for (const Layer& layer : encoder_) {
-      // A layer's results go to the next one, and the last layer's are the contexts.
-      const int64_t inputs = layers.empty() ? observed() : layers.back().outputs;
-      const int64_t outputs = &layer == &encoder_.back() ? p.context_features : layer.weight.size(0);
-      const auto name = [&](size_t which) { return layer.names[which].c_str(); };
-      const uint16_t* lowered = problem.bf16_pointer(name(0), layer.weight, {outputs, inputs});
-      layers.push_back({inputs, outputs,
-                        lowered ? nullptr : problem.pointer(name(0), layer.weight, {outputs, inputs}), lowered,
-                        problem.pointer(name(1), layer.bias, {outputs}),
-                        problem.pointer(name(2), layer.norm_weight, {outputs}),
-                        problem.pointer(name(3), layer.norm_bias, {outputs}), static_cast<float>(layer.norm_eps)});
-      contexts.bf16 |= lowered != nullptr;
-      contexts.widest = std::max(contexts.widest, outputs);
-      contexts.largest = std::max(contexts.largest, inputs * outputs);
-    }
-    contexts.layer = layers.data();
+    Contexts<float> contexts = gathered->contexts;
+    contexts.observations = observations;
     run_map<float>(map, p, &contexts, x, results);
   }
 };
@@ -343,8 +474,8 @@ class NativeFlow {
 NFKERN_BINDINGS {
   pybind11::class_<NativeFlow>(module, "NativeFlow")
       .def(pybind11::init<pybind11::dict, decltype(Source::items), decltype(Source::contents), decltype(Source::sizes),
-                          decltype(Source::types), decltype(Source::copies), Parameters, std::optional<Tensor>, Tensor,
-                          Tensor, Tensor, Tensor, Tensor, double, std::optional<double>,
+                          decltype(Source::types), decltype(Source::copies), Parameters, std::optional<Tensor>,
+                          std::optional<Tensor>, std::optional<Tensor>, Tensor, Tensor, Tensor, Tensor, Tensor, double, std::optional<double>,
                           const std::vector<LayerTensors>&>())
       .def("run", &NativeFlow::run)
       .def_property_readonly("act", &NativeFlow::act_function);

@@ -120,7 +120,7 @@ int64_t map_scratch(const Coupling<T>& p, const Contexts<T>* contexts) {
   const int64_t encoder = !contexts
                               ? 0
                               : kMaxPieces * (p.context_features + kLanes<T>)*P + 3 * (contexts->widest + kLanes<T>)*P +
-                                    (contexts->bf16 ? contexts->largest : 0);
+                                    (contexts->lowered ? contexts->largest : 0);
   const int64_t engine =
       Panel<T, 2>::scratch_size(p) > Row<T>::scratch_size(p) ? Panel<T, 2>::scratch_size(p) : Row<T>::scratch_size(p);
   return encoder + engine + kMaxPieces * (2 * p.features + 1) * P + 7 * p.features * P + 2 * (p.width1 + p.width2) * P +

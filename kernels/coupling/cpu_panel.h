@@ -1,7 +1,7 @@
 // The conditioner and its derivative on a panel of rows: layers are (width, P) with P rows side by side.
 #pragma once
 
-#include "../simd/bf16.h"
+#include "../simd/lowered.h"
 #include "../simd/panels.h"
 #include "cpu.h"
 
@@ -41,7 +41,8 @@ struct Panel {
 
   static int64_t wide(const Coupling<T>& p) { return (p.width1 > p.width2 ? p.width1 : p.width2) * P; }
   static int64_t scratch_size(const Coupling<T>& p) {
-    return 2 * wide(p) + (p.hidden_bf16 ? p.width1 * p.width2 + wide(p) : 0);
+    const int64_t widest = p.context_lowered && p.context_features > p.width2 ? p.context_features : p.width2;
+    return 2 * wide(p) + (p.hidden_lowered ? p.width1 * widest + wide(p) : 0);
   }
 
   static void mix(int64_t features, const T* matrix, bool transposed, const T* x, T* result) {
@@ -52,7 +53,12 @@ struct Panel {
   // The first layer's preactivations begin as each row's context term. Rows past the end repeat the last one, so that
   // what they give is as finite.
   static void context(const Coupling<T>& p, int64_t net, int64_t row, int64_t count, const T* contexts,
-                      const Layer& layer) {
+                      const Layer& layer, T* scratch) {
+    if constexpr (sizeof(T) == sizeof(float))
+      if (contexts && p.context_lowered)
+        return lowered_product<N>(p.width1, p.context_features,
+                                  p.context_lowered.from(net * p.width1, p.context_features), contexts,
+                                  layer.activation, layer.step, p.input_bias + net * p.width1, scratch);
     if (contexts)
       return multiply<T, T, N>(p.width1, p.context_features, p.context_weight + net * p.width1 * p.context_features,
                                p.context_features, 1, contexts, layer.activation, layer.step,
@@ -74,7 +80,7 @@ struct Panel {
   static void conditioner(const Coupling<T>& p, int64_t net, int64_t row, int64_t count, const T* contexts,
                           const T* kept, Layer& first, Layer& second, T* scratch, T* output) {
     T *scaled = scratch, *rest = scratch + 2 * wide(p);
-    context(p, net, row, count, contexts, first);
+    context(p, net, row, count, contexts, first, rest);
     multiply<T, T, N>(p.width1, p.kept(), p.input_weight + net * p.width1 * p.kept(), p.kept(), 1, kept,
                       first.activation, first.step, nullptr, true);
     first.template normalize<true>(p.width1, p.norm_eps);
@@ -112,9 +118,9 @@ struct Panel {
     const int64_t size = p.width1 * p.width2;
     const T* bias = p.hidden_bias + net * p.width2;
     if constexpr (sizeof(T) == sizeof(float))
-      if (p.hidden_bf16)
-        return bf16_product<N>(p.width2, p.width1, p.hidden_bf16 + net * size, scaled, result.activation, result.step,
-                               bias, scratch);
+      if (p.hidden_lowered)
+        return lowered_product<N>(p.width2, p.width1, p.hidden_lowered.from(net * p.width2, p.width1), scaled,
+                                  result.activation, result.step, bias, scratch);
     multiply<T, T, N>(p.width2, p.width1, p.hidden_weight + net * size, p.width1, 1, scaled, result.activation,
                       result.step, bias, false);
   }
@@ -122,8 +128,9 @@ struct Panel {
   static void hidden_product_transposed(const Coupling<T>& p, int64_t net, const T* grad, T* result, T* scratch) {
     const int64_t size = p.width1 * p.width2;
     if constexpr (sizeof(T) == sizeof(float))
-      if (p.hidden_bf16)
-        return bf16_product_transposed<N>(p.width2, p.width1, p.hidden_bf16 + net * size, grad, result, scratch);
+      if (p.hidden_lowered)
+        return lowered_product_transposed<N>(p.width2, p.width1, p.hidden_lowered.from(net * p.width2, p.width1), grad,
+                                             result, scratch);
     multiply<T, T, N>(p.width1, p.width2, p.hidden_weight + net * size, 1, p.width1, grad, result, P, nullptr, false);
   }
 

@@ -19,8 +19,9 @@ class Problem : public Pointers<T> {
   using Pointers<T>::pointer;
   Coupling<T> sizes{};
 
+  // With `hidden_scale` the hidden weights are in int8.
   Problem(int64_t rows, int64_t features, const at::Tensor& mixing, const Parameters& parameters, double norm_eps,
-          std::optional<double> scale_bound) {
+          std::optional<double> scale_bound, const std::optional<at::Tensor>& hidden_scale = {}) {
     Coupling<T>& p = sizes;
     TORCH_CHECK_VALUE(rows > 0, "x: expected rows, got none");
     check_given(parameters);
@@ -37,8 +38,8 @@ class Problem : public Pointers<T> {
     p.mixing = pointer("mixing", mixing, {blocks, features, features});
     p.input_weight = at(0, {blocks, 2, width1, p.kept()});
     p.norm1_weight = at(1, {blocks, 2, width1}), p.norm1_bias = at(2, {blocks, 2, width1});
-    p.hidden_bf16 = this->bf16_pointer(kParameterNames[3], hidden, hidden_shape);
-    if (!p.hidden_bf16) p.hidden_weight = at(3, hidden_shape);
+    p.hidden_lowered = this->lowered(kParameterNames[3], hidden, "hidden_scale", hidden_scale, hidden_shape);
+    if (!p.hidden_lowered) p.hidden_weight = at(3, hidden_shape);
     p.hidden_bias = at(4, {blocks, 2, width2});
     p.norm2_weight = at(5, {blocks, 2, width2}), p.norm2_bias = at(6, {blocks, 2, width2});
     p.output_weight = at(7, {blocks, 2, p.transformed(), width2});

@@ -1,7 +1,7 @@
 // The conditioner on one row: layers are (width).
 #pragma once
 
-#include "../simd/rows.h"
+#include "../simd/lowered.h"
 #include "cpu.h"
 
 namespace nfkern::NFKERN_ISA {
@@ -31,13 +31,12 @@ struct Row {
 
   // The first layer's preactivations.
   static void first_product(const Coupling<T>& p, int64_t net, int64_t row, const T* context, const T* kept,
-                            T* result) {
+                            T* result, T* scratch) {
     const int64_t count = p.kept();
     const T* term = result;
     if (context) {
-      const auto run = p.far() ? dots<T, true> : dots<T>;
-      run(p.width1, p.context_features, p.context_weight + net * p.width1 * p.context_features, context,
-          p.input_bias + net * p.width1, result);
+      product(p.far(), p.width1, p.context_features, p.context_weight, p.context_lowered, net, context, p.input_bias,
+              result, scratch);
     } else {
       term = p.context_term + (row / (p.rows / p.groups) * p.blocks * 2 + net) * p.width1;
     }
@@ -56,6 +55,18 @@ struct Row {
     }
   }
 
+  // result (outputs) = bias + weight (outputs, depth) x, of one network's part of stacked weights, lowered or not.
+  static void product(bool far, int64_t outputs, int64_t depth, const T* weight, const LoweredWeight& lowered,
+                      int64_t net, const T* x, const T* bias, T* result, T* scratch) {
+    if constexpr (sizeof(T) == sizeof(float))
+      if (lowered) {
+        const auto run = far ? lowered_dots<true> : lowered_dots<>;
+        return run(outputs, depth, lowered.from(net * outputs, depth), x, bias + net * outputs, result, scratch);
+      }
+    const auto run = far ? dots<T, true> : dots<T>;
+    run(outputs, depth, weight + net * outputs * depth, x, bias + net * outputs, result);
+  }
+
   // result = term + weight (width, C) x, for a C so small that the compiler takes apart whole vectors of weights.
   template <int C>
   static void add_columns(int64_t width, const T* weight, const T* x, const T* term, T* result) {
@@ -71,23 +82,13 @@ struct Row {
 
   static void conditioner(const Coupling<T>& p, int64_t net, int64_t row, int64_t, const T* context, const T* kept,
                           Layer& first, Layer& second, T* scratch, T* output) {
-    const int64_t size = p.width1 * p.width2;
     T *scaled = scratch, *rest = scratch + (p.width1 > p.width2 ? p.width1 : p.width2) + kLanes<T>;
     const auto at = [net](const T* norm, int64_t width) { return norm ? norm + net * width : nullptr; };
-    first_product(p, net, row, context, kept, first.activation);
+    first_product(p, net, row, context, kept, first.activation, rest);
     first.template normalize<true>(p.width1, p.norm_eps);
     first.scale(p.width1, at(p.norm1_weight, p.width1), at(p.norm1_bias, p.width1), scaled);
-    const T* bias = p.hidden_bias + net * p.width2;
-    bool done = false;
-    if constexpr (sizeof(T) == sizeof(float))
-      if ((done = p.hidden_bf16 != nullptr)) {
-        const auto run = p.far() ? bf16_dots<true> : bf16_dots<>;
-        run(p.width2, p.width1, p.hidden_bf16 + net * size, scaled, bias, second.activation, rest);
-      }
-    if (!done) {
-      const auto run = p.far() ? dots<T, true> : dots<T>;
-      run(p.width2, p.width1, p.hidden_weight + net * size, scaled, bias, second.activation);
-    }
+    product(p.far(), p.width2, p.width1, p.hidden_weight, p.hidden_lowered, net, scaled, p.hidden_bias,
+            second.activation, rest);
     second.template normalize<true>(p.width2, p.norm_eps);
     second.scale(p.width2, at(p.norm2_weight, p.width2), at(p.norm2_bias, p.width2), scaled);
     dots<T>(p.transformed(), p.width2, p.output_weight + net * p.transformed() * p.width2, scaled,
@@ -134,8 +135,8 @@ struct Row {
     activate_backward(second, p.width2, at(p.norm2_weight, p.width2), grad2);
     bool done = false;
     if constexpr (sizeof(T) == sizeof(float))
-      if ((done = p.hidden_bf16 != nullptr))
-        bf16_dots_transposed(p.width1, p.width2, p.hidden_bf16 + net * size, grad2, grad1, rest);
+      if ((done = bool(p.hidden_lowered)))
+        lowered_dots_transposed(p.width1, p.width2, p.hidden_lowered.from(net * p.width2, p.width1), grad2, grad1, rest);
     if (!done) dots_transposed<T>(p.width1, p.width2, p.hidden_weight + net * size, grad2, grad1);
     activate_backward(first, p.width1, at(p.norm1_weight, p.width1), grad1);
     first_product_transposed(p, net, grad1, grad_kept);

@@ -83,7 +83,9 @@ void over_parts(int64_t count, c10::function_ref<void(int64_t)> part) {
 }
 
 void over_rows(int64_t rows, int64_t smallest, c10::function_ref<void(int64_t, int64_t)> part) {
-  const int64_t vectors = (rows + smallest - 1) / smallest, parts = std::min(usable_threads(), vectors);
+  const int64_t vectors = (rows + smallest - 1) / smallest;
+  // Not to be asked for a few rows: after a pause, PyTorch's threads are not in a cache.
+  const int64_t parts = vectors <= 1 ? 1 : std::min(usable_threads(), vectors);
   if (parts <= 1) return part(0, rows);
   const int64_t each = (vectors + parts - 1) / parts * smallest;
   over_parts((rows + each - 1) / each, [&](int64_t i) { part(i * each, std::min(rows, (i + 1) * each)); });

@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "../simd/lowered_weight.h"
 #include "memory.h"
 
 namespace nfkern {
@@ -30,6 +31,14 @@ class Pointers {
   const uint16_t* bf16_pointer(const char* name, const at::Tensor& tensor, at::IntArrayRef expected) {
     if (sizeof(T) != sizeof(float) || !tensor.defined() || tensor.scalar_type() != at::kBFloat16) return nullptr;
     return reinterpret_cast<const uint16_t*>(data<at::BFloat16>(name, tensor, at::kBFloat16, expected));
+  }
+
+  // A weight in int8 if it has a scale for each output, in bfloat16 if it is in that; none for other dtypes.
+  LoweredWeight lowered(const char* name, const at::Tensor& tensor, const char* scale_name,
+                        const std::optional<at::Tensor>& scale, at::IntArrayRef expected) {
+    if (!scale) return {bf16_pointer(name, tensor, expected), nullptr, nullptr};
+    return {nullptr, data<int8_t>(name, tensor, at::kChar, expected),
+            data<float>(scale_name, *scale, at::kFloat, expected.slice(0, expected.size() - 1))};
   }
 
  private:

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <utility>
-#if NFKERN_VECTOR_BYTES == 64
+#if NFKERN_VECTOR_BYTES >= 32
 #include <immintrin.h>
 #endif
 

@@ -21,6 +21,7 @@ from nfkern.flows.context import ProjectedContext, without_autocast
 from nfkern.flows.derivatives import differentiating, readable
 from nfkern.flows.encoder import Encoder
 from nfkern.flows.flow import ActingFlow, Context, Flow, FlowDistribution, Map
+from nfkern.flows.int8 import quantized
 from nfkern.flows.native_calls import NativeCalls
 from nfkern.kernels.dispatch.registry import reference_forced
 
@@ -33,19 +34,23 @@ class Frozen(ActingFlow):
 
     Args:
         flow: the flow to freeze; left as it is.
-        dtype: of the hidden weights and their products; with 16 bits, all else is float32. None for the flow's own.
+        dtype: of the hidden weights; with 16 bits or int8, all else is float32. None for the flow's own.
         encoder: from observations (*batch, in_features) to contexts (*batch, context_features).
     """
 
     reparameterized = False
+    frozen_dtypes: tuple[torch.dtype, ...] = DTYPES
+    """Dtypes that `dtype` may name."""
 
     def __init__(self, flow: Flow, dtype: torch.dtype | None, encoder: nn.Module | None) -> None:
         super().__init__(
             flow.event_shape, flow.context_features, bounds=flow.bounds, context_dropout=flow.context_dropout
         )
         self.dtype = flow._like.dtype if dtype is None else dtype
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype: expected one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
+        if self.dtype not in self.frozen_dtypes:
+            known = ", ".join(map(str, self.frozen_dtypes))
+            raise ValueError(f"dtype: expected one of {known} for a {type(flow).__name__}, got {dtype!r}")
+        self._refuse_device(flow._like.device)
         # Outside inference mode, so that the buffers are ordinary tensors.
         with torch.inference_mode(False), torch.no_grad():
             for name, tensor in self._tensors(flow).items():
@@ -129,7 +134,7 @@ class Frozen(ActingFlow):
         if not reference_forced():
             numbers = None if units is None else units.numbers
             actions = self._native.act(self, observations, sigma, temperature, generator, numbers)
-            if isinstance(actions, np.ndarray):
+            if actions is not None and actions is not False:
                 return actions
         if not isinstance(observations, np.ndarray) or observations.dtype.kind not in "fiu":
             kind = observations.dtype if isinstance(observations, np.ndarray) else type(observations).__name__
@@ -210,7 +215,7 @@ class Frozen(ActingFlow):
     @property
     def _compute_dtype(self) -> torch.dtype | None:
         # The dtype was chosen when the flow was frozen: autocast does not change it.
-        return None if self.dtype == self._like.dtype else self.dtype
+        return None if self.dtype in (self._like.dtype, torch.int8) else self.dtype
 
     def _run(
         self,
@@ -270,11 +275,17 @@ class Frozen(ActingFlow):
         for dtype in {t.dtype for t in chain(self.parameters(), self.buffers()) if t.is_floating_point()}:
             if (cast := fn(torch.empty(0, dtype=dtype, device=device)).dtype) != dtype:
                 raise TypeError(f"dtype: expected {dtype} as frozen, got {cast}; freeze the flow it came from again")
+        self._refuse_device(fn(torch.empty(0, device=device)).device)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._native = NativeCalls()
         if self._like.device != device:
             self._calls = CapturedCalls()
         return self
+
+    def _refuse_device(self, device: torch.device) -> None:
+        """GPU kernels take folded rows to sum to zero, as those in int8 do not."""
+        if self.dtype == torch.int8 and device.type != "cpu":
+            raise ValueError(f"dtype: torch.int8 is for acting on a CPU, got a flow on {device}; use torch.bfloat16")
 
     def _refuse_gradient(self, name: str) -> None:
         if torch.is_grad_enabled():
@@ -285,21 +296,32 @@ class Frozen(ActingFlow):
 
 def other_dtype(dtype: torch.dtype) -> torch.dtype:
     """Dtype of all tensors but the hidden weights."""
-    return torch.float32 if dtype.itemsize == 2 else dtype
+    return torch.float32 if dtype.itemsize <= 2 else dtype
+
+
+def scale_name(weight: str) -> str:
+    """Name of the buffer with the scales of a weight in int8."""
+    return weight.removesuffix("weight") + "scale"
 
 
 def rounded(
     tensors: Mapping[str, torch.Tensor | None], dtype: torch.dtype, hidden: Collection[str]
 ) -> dict[str, torch.Tensor | None]:
-    """Copies of all tensors: those of `hidden` in `dtype`, the others in `other_dtype(dtype)`.
+    """Copies of all tensors: those of `hidden` in `dtype`, the others in `other_dtype(dtype)`; scales follow int8.
 
     Raises:
         ValueError: a copy is not finite.
     """
-    found = {}
+    found: dict[str, torch.Tensor | None] = {}
     for name, tensor in tensors.items():
         wanted = dtype if name in hidden else other_dtype(dtype)
-        copied = found[name] = None if tensor is None else tensor.to(wanted, copy=True).contiguous()
+        if tensor is None:
+            found[name] = copied = None
+        elif wanted == torch.int8:
+            found[name], copied = quantized(tensor)
+            found[scale_name(name)] = copied
+        else:
+            found[name] = copied = tensor.to(wanted, copy=True).contiguous()
         if copied is not None and not copied.isfinite().all():
             raise ValueError(
                 f"{name}: not finite when frozen in {wanted}: the flow has NaN, infinite or too large parameters"

@@ -1,13 +1,19 @@
 """A coupling flow for acting: weights folded once, matrices composed once."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
-from nfkern.acting.base import Frozen, rounded
+from nfkern.acting.base import DTYPES, Frozen, rounded, scale_name
 from nfkern.flows.coupling import CouplingFlow
 from nfkern.flows.coupling_maps import CouplingMaps
 from nfkern.flows.flow import frozen_copy
+from nfkern.flows.int8 import dequantized
 from nfkern.kernels import CouplingParameters, compose, coupling
+
+INT8 = ("hidden_weight", "context_weight")
+"""Weights that `torch.int8` stands for: all large ones. The context's make hardly any error beside the hidden ones'."""
 
 
 class FrozenFlow(Frozen, CouplingMaps):
@@ -23,6 +29,8 @@ class FrozenFlow(Frozen, CouplingMaps):
     Args:
         flow: the flow to freeze; left as it is.
         dtype: of the hidden weights and their products; with 16 bits, all else is float32. None for the flow's own.
+            torch.int8, on a CPU: hidden weights, here the context's too, have a scale in float32 for each output
+            (`hidden_scale`, `context_scale`), and are multiplied in float32.
         encoder: from observations (*batch, in_features) to contexts (*batch, context_features).
 
     Raises:
@@ -30,6 +38,7 @@ class FrozenFlow(Frozen, CouplingMaps):
         TypeError: `flow` is not a CouplingFlow, or `encoder` not a module.
     """
 
+    frozen_dtypes = (*DTYPES, torch.int8)
     mixing: torch.Tensor
     mixing_log_det: torch.Tensor
     inverse_mixing: torch.Tensor
@@ -53,7 +62,11 @@ class FrozenFlow(Frozen, CouplingMaps):
         exact |= coupling.fold(parameters)._asdict()
         exact["mixing"], exact["mixing_log_det"] = compose(lu, permutation)
         exact["inverse_mixing"], exact["inverse_log_det"] = compose(lu, permutation, inverse=True)
-        return rounded(exact, self.dtype, {"hidden_weight"})
+        return rounded(exact, self.dtype, INT8 if self.dtype == torch.int8 else {"hidden_weight"})
+
+    def _operand(self, name: str) -> Any:
+        scale = self._buffers.get(scale_name(name))
+        return super()._operand(name) if scale is None else dequantized(getattr(self, name), scale)
 
 
 frozen_copy.register(CouplingFlow, FrozenFlow)

@@ -52,7 +52,7 @@ def frozen_encoder(encoder: nn.Module, like: torch.Tensor, dtype: torch.dtype, c
         # One by one: modules of TorchScript refuse `requires_grad_` and `zero_grad`.
         parameter.requires_grad_(False).grad = None
     # An Encoder's LayerNorms stay as they are: SiLU stands between their weights and the next product.
-    if isinstance(copied, Encoder) and dtype.itemsize == 2:
+    if isinstance(copied, Encoder) and dtype.itemsize <= 2:
         lower_hidden(copied, dtype)
     refuse_broken(copied, f"not finite when frozen in {like.dtype}: expected finite parameters", "encoder.")
     _try(copied, like, context_features)

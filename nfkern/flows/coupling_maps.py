@@ -34,7 +34,11 @@ class CouplingMaps(Chunked):
 
     @property
     def _parameters_tuple(self) -> CouplingParameters:
-        return CouplingParameters(*(getattr(self, name) for name in CouplingParameters._fields))
+        return CouplingParameters(*(self._operand(name) for name in CouplingParameters._fields))
+
+    def _operand(self, name: str) -> Any:
+        """A tensor as the ops take it, or None where there is none."""
+        return getattr(self, name)
 
     @property
     def _compute_dtype(self) -> torch.dtype | None:
@@ -46,7 +50,7 @@ class CouplingMaps(Chunked):
 
     def _project_rows(self, context: torch.Tensor | None) -> torch.Tensor:
         """(groups, C) -> (groups, K, 2, h1): one product for all blocks and both networks."""
-        return project(context, self.context_weight, self.input_bias)
+        return project(context, self._operand("context_weight"), self.input_bias)
 
     def _map_to_latent(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         function = coupling.to_data if self.inverted else coupling.to_latent

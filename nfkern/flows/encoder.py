@@ -8,6 +8,7 @@ from torch.nn.functional import linear
 
 from nfkern.arguments import number, whole
 from nfkern.checkpoint import Pretrained
+from nfkern.flows.int8 import dequantized, quantized
 
 
 class Encoder(Pretrained, nn.Sequential):
@@ -52,11 +53,15 @@ class Encoder(Pretrained, nn.Sequential):
 
 
 class LoweredLinear(nn.Module):
-    """A Linear with a product in 16 bits; the bias and the result are in the dtype of the inputs."""
+    """A Linear with a product in 16 bits, or a weight in int8; bias and result are in the dtype of the inputs."""
+
+    scale: nn.Parameter | None
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
-        self.weight = nn.Parameter(layer.weight.to(dtype), requires_grad=False)
+        weight, scale = quantized(layer.weight) if dtype == torch.int8 else (layer.weight.to(dtype), None)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.register_parameter("scale", None if scale is None else nn.Parameter(scale, requires_grad=False))
         self.bias = layer.bias
 
     def extra_repr(self) -> str:
@@ -65,6 +70,8 @@ class LoweredLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(*batch, in) -> (*batch, out)."""
+        if self.scale is not None:
+            return linear(inputs, dequantized(self.weight, self.scale), self.bias)
         product = linear(inputs.to(self.weight.dtype), self.weight).to(inputs.dtype)
         return product if self.bias is None else product + self.bias
 

@@ -170,8 +170,8 @@ class Flow(Pretrained, nn.Module, ABC):
         """A copy for acting, such as a `FrozenFlow`: the same calls without autograd, and `act`.
 
         Args:
-            dtype: of the hidden weights, float32, bfloat16, float16 or float64; None for the flow's own. With 16 bits
-                all else is float32.
+            dtype: of the hidden weights, float32, bfloat16, float16 or float64, or int8 for a coupling flow on a CPU;
+                None for the flow's own. With 16 bits or int8 all else is float32.
             encoder: a module from observations (*batch, in_features) to contexts; the frozen flow then takes
                 observations.
 

@@ -1,7 +1,7 @@
 """A coupling flow's calls on the CPU that need no derivatives, from arguments to results in one step of C++."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class NativeCalls:
 
     def __init__(self) -> None:
         self._native: Any = None
-        self.act: Callable[..., np.ndarray | bool | None] = _nothing
+        self.act: Callable[..., np.ndarray | Literal[False] | None] = _nothing
         """Actions for the flow, observations, sigma, temperature, generator or None, numbers of units or None.
 
         None if an argument is not of the simple kind that it takes, or not finite; False if the flow has changed.
@@ -139,8 +139,8 @@ def _lasting_reasons(flow: Flow) -> list[str]:
     if device.type != "cpu":
         return [f"on {device}: it runs on the CPU"]
     reasons, dtype = list(device_reasons(device)), _hidden_dtype(flow)
-    if flow._like.dtype != torch.float32 or dtype not in (torch.float32, torch.bfloat16):
-        reasons.append(f"dtype {dtype}: it takes float32 and bfloat16")
+    if flow._like.dtype != torch.float32 or dtype not in (torch.float32, torch.bfloat16, torch.int8):
+        reasons.append(f"dtype {dtype}: it takes float32, bfloat16 and int8")
     return reasons
 
 
@@ -210,8 +210,11 @@ def _layer_reason(layer: Any, kind: type[nn.Module], width: int) -> str | None:
         fits = len(sizes) == 2 and sizes[0] > 0 and sizes[1] == width and biases == sizes[:1]
     if not fits:
         return f"weight of shape {sizes} and bias of {biases} for {width} features"
-    lowered = torch.bfloat16 if found is LoweredLinear else torch.float32
-    if layer.weight.dtype != lowered or layer.bias.dtype != torch.float32:
+    lowered = found is LoweredLinear
+    if lowered and not _plain(layer.scale):
+        return "scale is no plain tensor"
+    wanted = torch.float32 if not lowered else torch.bfloat16 if layer.scale is None else torch.int8
+    if layer.weight.dtype != wanted or layer.bias.dtype != torch.float32:
         return f"weight in {layer.weight.dtype}, bias in {layer.bias.dtype}"
     return None
 
@@ -233,8 +236,10 @@ def _gather(flow: Flow, *source: Any) -> Any:
     encoder = flow._modules.get("encoder")
     return load().NativeFlow(
         *source,
-        list(flow._parameters_tuple),
+        [getattr(flow, name) for name in CouplingParameters._fields],
+        flow._buffers.get("hidden_scale"),
         flow.context_weight,
+        flow._buffers.get("context_scale"),
         flow.input_bias,
         *flow._compose(False),
         *flow._compose(True),
@@ -245,8 +250,9 @@ def _gather(flow: Flow, *source: Any) -> Any:
 
 
 def _encoder_layers(encoder: Any) -> Iterator[tuple[Any, ...]]:
-    """Each layer's name, Linear and LayerNorm; the last has no norm."""
+    """Each layer's name, weight, scale, bias and LayerNorm; the last has no norm."""
     *hidden, last = encoder
     for index, (linear, norm) in enumerate(zip(hidden[::3], hidden[1::3], strict=True)):
-        yield f"encoder.{3 * index}", linear.weight, linear.bias, norm.weight, norm.bias, norm.eps
-    yield f"encoder.{len(hidden)}", last.weight, last.bias, None, None, 0.0
+        scale = linear._parameters.get("scale")
+        yield f"encoder.{3 * index}", linear.weight, scale, linear.bias, norm.weight, norm.bias, norm.eps
+    yield f"encoder.{len(hidden)}", last.weight, last._parameters.get("scale"), last.bias, None, None, 0.0

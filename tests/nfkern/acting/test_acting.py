@@ -112,6 +112,37 @@ def test_act_refuses_bad_input():
         unconditional.act(np.zeros(2, np.float32))
 
 
+def test_actions_that_someone_holds_are_never_written_to_again():
+    """However they are held: arrays that nobody holds any more come back as later actions."""
+    frozen, width = frozen_with()
+    observations = np.random.default_rng(0).normal(size=(12, width)).astype(np.float32)
+
+    def act(index):
+        return frozen.act(observations[index], generator=torch.Generator().manual_seed(index))
+
+    expected = [act(i).tolist() for i in range(12)]
+    holders = [lambda a: a, lambda a: a[1:], memoryview, torch.from_numpy, lambda a: a.reshape(2, 3), np.asarray]
+    held = [holders[i % 6](act(i)) for i in range(12)]
+    for i, (each, wanted) in enumerate(zip(held, expected, strict=True)):
+        assert np.asarray(each).ravel().tolist() == (wanted[1:] if i % 6 == 1 else wanted)
+    for spoil in (
+        lambda a: setattr(a.flags, "writeable", False),
+        lambda a: setattr(a, "shape", (2, 3)),
+        lambda a: setattr(a, "dtype", np.int32),
+        lambda a: a.fill(np.nan),
+    ):
+        for _ in range(3):
+            spoil(act(0))
+        assert [act(i).tolist() for i in range(3)] == expected[:3]
+
+
+def test_an_action_that_nobody_holds_gives_its_array_back():
+    frozen, width = frozen_with()
+    observation = np.zeros(width, np.float32)
+    frozen.act(observation)
+    assert len({frozen.act(observation).ctypes.data for _ in range(5)}) == 1
+
+
 def test_other_shapes_take_the_general_path():
     frozen, width = frozen_with()
     x, observation = torch.randn(6, 4, frozen.features), torch.randn(6, 1, width)

@@ -63,7 +63,7 @@ def changed(change):
     return encoder
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int8])
 @pytest.mark.parametrize("name", WORKING)
 def test_encoders_that_work(name, dtype):
     make, width = WORKING[name]

@@ -271,7 +271,7 @@ def test_float64_and_back():
     x, context = arguments(flow, 3)
     with torch.no_grad():
         exact = flow.double()(x.double(), context.double())
-    assert native_reasons(flow) == ["dtype torch.float64: it takes float32 and bfloat16"]
+    assert native_reasons(flow) == ["dtype torch.float64: it takes float32, bfloat16 and int8"]
     torch.testing.assert_close(exact.float(), before, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(right(flow.float(), 3)[0], before)
 
