@@ -170,7 +170,7 @@ def check_agreement(run: Run, decision: Decision, exact: Decision, inputs: tuple
     spread = (expected.amax((0, 1)) - expected.amin((0, 1))).clamp_min(torch.finfo(torch.float32).tiny)
 
     def errors(actions: torch.Tensor) -> torch.Tensor:
-        largest = ((actions - expected).abs() / spread).flatten(1).amax(1)
+        largest: torch.Tensor = ((actions - expected).abs() / spread).flatten(1).amax(1)
         return largest.nan_to_num(torch.inf).quantile(torch.tensor(QUANTILES, dtype=torch.float64))
 
     theirs = errors(torch.from_numpy(run([each.numpy() for each in inputs])).double())
@@ -279,7 +279,7 @@ def _write_onnx(decision: Decision, example: tuple[torch.Tensor, ...], path: Pat
 def _run_onnx(path: Path) -> Run:
     session = _session(path)
     names = [each.name for each in session.get_inputs()]
-    return lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))[0]  # type: ignore[no-any-return]
+    return lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))[0]
 
 
 def _program(decision: Decision, example: tuple[torch.Tensor, ...]) -> torch.export.ExportedProgram:

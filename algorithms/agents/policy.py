@@ -105,7 +105,8 @@ class FlowPolicy:
             actions = self.flow.sample_denoised(self.sigma, (), seen, noise=noise)
         else:
             actions = self.flow.sample((), seen, noise=noise)
-        return (actions.flatten(1) * action_scale + action_center).clamp(low, high).unflatten(1, (self.chunk, -1))
+        found = (actions.flatten(1) * action_scale + action_center).clamp(low, high)
+        return found.reshape(found.shape[0], self.chunk, -1)
 
 
 def check_inputs(

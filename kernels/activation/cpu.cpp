@@ -102,19 +102,26 @@ Gradients backward_of(const Tensor& grad, const Tensor& x, const Tensor& bias, c
   call.rows("grad", grad, x, call.p.grad, call.p.grad_bf16);
   Tensor grad_x = call.result_like(x);
   const int64_t width = call.p.width, size = 3 * width;
-  const auto options = x.options().dtype(c10::CppTypeToScalarType<T>::value);
+  const at::TensorOptions options(c10::CppTypeToScalarType<T>::value);
   const Tensor sums = recycled({call.members, call.parts, size}, options);
   T* to = sums.data_ptr<T>();
   call.over_members([&](const auto& k, int64_t member, int64_t part, int64_t begin, int64_t end, T* scratch) {
     k.backward_rows(call.p, member, begin, end, to + part * size, scratch);
   });
-  const Tensor total = call.parts == 1 ? sums : sums.sum(1);
+  // Part after part, whatever the threads.
   const auto of = [&](int64_t index, const MaybeTensor& parameter) {
     at::DimVector sizes = call.parameter_sizes;
     if (!parameter) sizes.back() = 0;
-    if (!parameter) return at::empty(sizes, x.options());
-    const Tensor mine = total.view({call.members, 3, width}).select(1, index).reshape(sizes);
-    return mine.to(parameter->scalar_type()).clone(at::MemoryFormat::Contiguous);
+    const Tensor total = at::empty(sizes, options);
+    T* column = total.data_ptr<T>();
+    for (int64_t member = 0; parameter && member < call.members; ++member, column += width) {
+      const T* from = to + member * call.parts * size + index * width;
+      std::copy_n(from, width, column);
+      for (int64_t part = 1; part < call.parts; ++part)
+        for (int64_t j = 0; j < width; ++j) column[j] += from[part * size + j];
+    }
+    const at::ScalarType wanted = parameter ? parameter->scalar_type() : call.dtype;
+    return wanted == total.scalar_type() ? total : total.to(wanted);
   };
   return {grad_x, of(0, bias), of(1, norm_weight), of(2, norm_bias)};
 }

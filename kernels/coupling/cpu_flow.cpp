@@ -268,7 +268,7 @@ class NativeFlow {
     const float variance = static_cast<float>(sigma * sigma);
     if (sigma != 0)
       for (int64_t i = 0; i < rows * features(); ++i) to[i] += variance * score[i];
-    if (!finite(to, rows * features())) refuse_broken(flow);
+    if (!finite(to, rows * features())) refuse_actions(flow);
     if (units) {
       const float *center = units, *scale = center + features(), *low = scale + features(), *high = low + features();
       for (int64_t i = 0; i < rows * features(); ++i) {
@@ -382,8 +382,8 @@ class NativeFlow {
   // Only for a flow with contexts.
   int64_t observed() const { return encoder_.empty() ? context_weight_->size(3) : encoder_[0].weight.size(1); }
 
-  // The flow's own words for a weight that is to blame.
-  static void refuse_broken(pybind11::handle flow) { flow.attr("refuse_broken")(); }
+  // The flow's own words for what is to blame.
+  static void refuse_actions(pybind11::handle flow) { flow.attr("refuse_actions")(); }
 
   static PyObject* act_entry(PyObject* capsule, PyObject* const* arguments, Py_ssize_t count) {
     try {

@@ -167,7 +167,19 @@ class Frozen(ActingFlow):
         context = torch.from_numpy(numbers).to(self._like)
         options = {"temperature": temperature, "generator": generator}
         result = self.sample_denoised(sigma, (), context, **options) if sigma else self.sample((), context, **options)
-        return result.float().cpu().numpy()
+        found = result.float().cpu().numpy()
+        if not np.isfinite(found).all():
+            self.refuse_actions()
+        return found
+
+    def refuse_actions(self) -> NoReturn:
+        """Raise an error for actions that are not finite.
+
+        Raises:
+            ValueError: a weight is not finite, which the message names, or weights are too large.
+        """
+        self.refuse_broken()
+        raise ValueError("actions: not finite for these observations: the weights are finite, but too large for them")
 
     def refuse_broken(self) -> None:
         """Check that all weights are finite.

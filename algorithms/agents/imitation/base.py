@@ -1,6 +1,7 @@
 """Base of the imitating agents: histories, action chunks, and acting with averaged weights."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -61,7 +62,7 @@ class GeometricGoals:
         return GoalSampling.geometric(self.gamma)
 
 
-def quickstart(config_class: type[AgentConfig]) -> Preset:
+def quickstart(config_class: Callable[..., AgentConfig]) -> Preset:
     """Return the one recipe of `nfkern demo` for goal-conditioned imitation, so that only the policies differ."""
     recipe = {"steps": 3000, "warmup_steps": 500, "batch_size": 256, "learning_rate": 1e-3, "schedule": "cosine"}
     source = "chosen here, one recipe for three policies, by validation loss: few steps ask for a high learning rate"

@@ -10,6 +10,7 @@ import torch
 from support import flows
 from torch import nn
 
+import nfkern
 from nfkern import Encoder
 from nfkern.flows.native_calls import native_reasons
 from nfkern.kernels import use_reference
@@ -200,3 +201,17 @@ def test_reasons_against_the_one_step():
     )
     assert native_reasons(frozen) == ["encoder Linear: it takes nfkern.Encoder"]
     assert "on meta" in native_reasons(frozen.to("meta"))[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sigma", [0.0, 0.1])
+def test_actions_that_overflow_are_refused(dtype, sigma):
+    """NaN would pass through a clip to the bounds of the data as a bound."""
+    flow = nfkern.CouplingFlow(3, 8, blocks=2, hidden=(16, 16))
+    frozen = flow.freeze(dtype)
+    assert np.isfinite(frozen.act(np.ones((2, 8), np.float32), sigma)).all()
+    with torch.no_grad():
+        flow.output_bias.fill_(800.0)
+    for observations in (np.ones((2, 8), np.float32), np.ones(8)):
+        with pytest.raises(ValueError, match=r"actions: not finite for these observations: the weights are finite"):
+            flow.freeze(dtype).act(observations, sigma)

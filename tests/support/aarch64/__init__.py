@@ -32,13 +32,13 @@ NEEDED = ("aarch64-linux-gnu-g++", "aarch64-linux-gnu-objdump", "qemu-aarch64")
 # The first as `setup.py` has them, so that it is the same code.
 FLAGS = ("-O3", "-fno-math-errno", "-fvisibility=hidden", "-g0", "-std=c++20", "-Wall", "-Wextra", "-Werror")
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64)
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.int8)
 FUNCTIONS = (
     *("coupling_map", "coupling_to_data_with_score", "coupling_backward", "causal_map", "linear", "causal_affine"),
     *("causal_affine_backward", "plu_compose", "plu_compose_backward", "standard_normal_log_prob"),
-    "standard_normal_log_prob_backward",
+    *("standard_normal_log_prob_backward", "hidden_activation", "hidden_activation_backward"),
 )
-NONE, INTEGER, FLOAT, TENSOR, LIST, ERROR = range(6)
+NONE, INTEGER, FLOAT, TENSOR, LIST, TEXT, ERROR = range(7)
 
 
 @functools.cache
@@ -165,6 +165,8 @@ def _value(value: Any) -> bytes:
         return struct.pack("<qq", INTEGER, value)
     if isinstance(value, float):
         return struct.pack("<qd", FLOAT, value)
+    if isinstance(value, str):
+        return struct.pack("<q", TEXT) + _text(value)
     if isinstance(value, torch.Tensor):
         head = struct.pack(f"<{3 + value.ndim}q", TENSOR, DTYPES.index(value.dtype), value.ndim, *value.shape)
         return head + value.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

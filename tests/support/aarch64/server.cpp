@@ -59,6 +59,7 @@ Value read_value() {
   value.kind = static_cast<Value::Kind>(read_integer());
   if (value.kind == Value::kInteger) value.integer = read_integer();
   if (value.kind == Value::kFloat) read(&value.number, sizeof value.number);
+  if (value.kind == Value::kText) value.text = read_text();
   if (value.kind == Value::kTensor) {
     const auto dtype = static_cast<at::ScalarType>(read_integer());
     at::IntArrayRef sizes(static_cast<size_t>(read_integer()));

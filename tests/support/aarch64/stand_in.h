@@ -23,7 +23,7 @@
 
 namespace c10 {
 
-enum class ScalarType : int64_t { Float, Double, BFloat16, Long };
+enum class ScalarType : int64_t { Float, Double, BFloat16, Long, Char };
 inline std::ostream& operator<<(std::ostream& out, ScalarType dtype) { return out << "dtype " << int64_t(dtype); }
 
 struct BFloat16 {
@@ -38,9 +38,12 @@ template <>
 struct CppTypeToScalarType<double> : std::integral_constant<ScalarType, ScalarType::Double> {};
 template <>
 struct CppTypeToScalarType<int64_t> : std::integral_constant<ScalarType, ScalarType::Long> {};
+template <>
+struct CppTypeToScalarType<int8_t> : std::integral_constant<ScalarType, ScalarType::Char> {};
 
 inline int64_t size_of(ScalarType dtype) {
-  return dtype == ScalarType::Float ? 4 : dtype == ScalarType::BFloat16 ? 2 : 8;
+  constexpr int64_t sizes[] = {4, 8, 2, 8, 1};
+  return sizes[static_cast<int64_t>(dtype)];
 }
 
 template <class F>
@@ -66,7 +69,8 @@ namespace at {
 using c10::BFloat16;
 using c10::ScalarType;
 
-constexpr ScalarType kFloat = ScalarType::Float, kDouble = ScalarType::Double, kBFloat16 = ScalarType::BFloat16;
+constexpr ScalarType kFloat = ScalarType::Float, kDouble = ScalarType::Double, kBFloat16 = ScalarType::BFloat16,
+                     kChar = ScalarType::Char;
 enum Layout { kStrided };
 using TensorOptions = ScalarType;
 
@@ -82,6 +86,8 @@ struct IntArrayRef : std::vector<int64_t> {
     return out;
   }
 };
+
+using DimVector = IntArrayRef;
 
 // Contiguous; what is not written is NaN.
 class Tensor {
@@ -110,6 +116,22 @@ class Tensor {
     return count;
   }
 
+  // From and to bfloat16, the upper half of a float32, which is rounded to the nearest even one.
+  Tensor to(ScalarType dtype) const {
+    TORCH_CHECK(dtype_ == (dtype == kFloat ? kBFloat16 : kFloat), "no conversion from ", dtype_, " to ", dtype);
+    const Tensor result(sizes_, dtype);
+    for (int64_t i = 0; i < numel(); ++i) {
+      if (dtype == kFloat) {
+        result.data_ptr<uint32_t>()[i] = static_cast<uint32_t>(data_ptr<uint16_t>()[i]) << 16;
+      } else {
+        const uint32_t bits = data_ptr<uint32_t>()[i];
+        result.data_ptr<uint16_t>()[i] = static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+      }
+    }
+    return result;
+  }
+
+  void* data_ptr() const { return memory_->data(); }
   template <class T>
   T* data_ptr() const {
     return reinterpret_cast<T*>(memory_->data());
@@ -153,13 +175,14 @@ struct gil_scoped_release {
   gil_scoped_release() {}
 };
 
-// A value in the pipe: None, a number, a tensor, a list, or an error.
+// A value in the pipe: None, a number, a tensor, a list, a text, or an error.
 struct Value {
-  enum Kind : int64_t { kNone, kInteger, kFloat, kTensor, kList, kError } kind = kNone;
+  enum Kind : int64_t { kNone, kInteger, kFloat, kTensor, kList, kText, kError } kind = kNone;
   int64_t integer = 0;
   double number = 0;
   at::Tensor tensor;
   std::vector<Value> list;
+  std::string text;
 
   void check(Kind expected) const { TORCH_CHECK(kind == expected, "expected kind ", expected, ", got ", kind); }
 };
@@ -181,6 +204,13 @@ struct As<at::Tensor> {
     return value.tensor;
   }
 };
+template <>
+struct As<std::string> {
+  static std::string of(const Value& value) {
+    value.check(Value::kText);
+    return value.text;
+  }
+};
 template <class T>
 struct As<std::optional<T>> {
   static std::optional<T> of(const Value& value) {
@@ -198,9 +228,9 @@ struct As<std::vector<T>> {
   }
 };
 
-inline Value value_of(at::Tensor result) { return {Value::kTensor, 0, 0, std::move(result), {}}; }
+inline Value value_of(at::Tensor result) { return {Value::kTensor, 0, 0, std::move(result), {}, {}}; }
 inline Value value_of(const std::vector<at::Tensor>& results) {
-  Value list{Value::kList, 0, 0, {}, {}};
+  Value list{Value::kList, 0, 0, {}, {}, {}};
   for (const at::Tensor& each : results) list.list.push_back(value_of(each));
   return list;
 }
