@@ -228,8 +228,7 @@ class Agent(nn.Module, ABC):
             ValueError: a shape does not fit, or goals are missing or unwanted.
         """
         conditioning = self._checked_conditioning(observations, goals)
-        actions = self._sample(self._acting(), conditioning, generator).unflatten(1, (self.chunk, -1))
-        return self.action_normalizer.inverse(actions).clamp(self.action_low, self.action_high).cpu().numpy()
+        return self._in_units(self._sample(self._acting(), conditioning, generator)).cpu().numpy()
 
     def decide(self, observations: torch.Tensor, goals: torch.Tensor | None, noise: torch.Tensor) -> torch.Tensor:
         """Return the actions of `act` as a function of tensors alone, for exporters.
@@ -253,8 +252,12 @@ class Agent(nn.Module, ABC):
             raise TypeError(f"generator: {error}") from None
         finally:
             self._given_noise = None
-        actions = self.action_normalizer.inverse(actions.unflatten(1, (self.chunk, -1)))
-        return actions.clamp(self.action_low, self.action_high)
+        return self._in_units(actions)
+
+    def _in_units(self, actions: torch.Tensor) -> torch.Tensor:
+        """Return normalised actions (n, chunk * action_size) in the data's units, (n, chunk, action_size), clipped."""
+        found = self.action_normalizer.inverse(actions.unflatten(1, (self.chunk, -1)))
+        return found.clamp(self.action_low, self.action_high)
 
     def _checked_conditioning(self, observations: np.ndarray, goals: np.ndarray | None) -> torch.Tensor:
         """Check the arguments of `act`, and return their `_conditioning`."""
