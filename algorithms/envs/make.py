@@ -23,6 +23,7 @@ import numpy as np
 from nfkern.algorithms.envs import imitation
 from nfkern.errors import UserError
 from nfkern.host.interrupts import uninterrupted
+from nfkern.host.packages import install_command
 
 SuccessTiming = Literal["pre", "post"]
 
@@ -229,8 +230,7 @@ def make_environment(
         try:
             spec.entry_point = _seedable(spec.entry_point)
         except ModuleNotFoundError as error:
-            extra = "metaworld" if error.name == "metaworld" else "rl,imitation"
-            raise UserError(f"{name} needs {error.name}: pip install 'nfkern[{extra}]'") from error
+            raise UserError(f"{name} needs {error.name}: {install_command(error.name or '')}") from error
         # The checker would warn about manipulation's float64 bounds and numpy booleans, which PinnedTask mends.
         try:
             env = gymnasium.make(spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **options)
@@ -274,7 +274,7 @@ def _resolve(name: str) -> tuple[str, dict[str, Any]]:
         with uninterrupted():
             import ogbench  # noqa: F401 (registers its environments)
     except ModuleNotFoundError as error:
-        raise UserError(f"{name} needs {error.name}: pip install 'nfkern[rl]'") from error
+        raise UserError(f"{name} needs {error.name}: {install_command(error.name or '')}") from error
     if name in gymnasium.registry:
         return name, {}
     words = name.split("-")

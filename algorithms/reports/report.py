@@ -19,6 +19,7 @@ from nfkern.algorithms.evaluation.result import stack_outcomes
 from nfkern.algorithms.evaluation.statistics import paired_comparison, success_interval
 from nfkern.algorithms.reports.groups import EvaluatedRun, Group, group_runs
 from nfkern.errors import UserError
+from nfkern.host.packages import install_command
 from nfkern.page import page, table
 
 
@@ -134,7 +135,8 @@ def _pictures(groups: list[Group], dataset_dir: Path) -> list[str]:
     try:
         from nfkern.algorithms.reports import figures
     except ModuleNotFoundError as error:
-        return [f"<p>No pictures: the package {error.name} is missing (<code>pip install 'nfkern[rl,log]'</code>).</p>"]
+        command = escape(install_command(error.name or ""))
+        return [f"<p>No pictures: the package {error.name} is missing (<code>{command}</code>).</p>"]
     parts = []
     for caption, draw in (
         ("Training and validation loss (each algorithm's own: not comparable) and success.", figures.learning_curves),

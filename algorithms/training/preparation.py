@@ -13,6 +13,7 @@ from nfkern.algorithms.agents.registry import find_preset, load_agent
 from nfkern.algorithms.runs.run import Run
 from nfkern.algorithms.runs.settings import CommonSettings, RunSettings
 from nfkern.errors import UserError
+from nfkern.host.packages import install_command
 from nfkern.kernels import backend_reasons
 from nfkern.kernels.dispatch.native_extension import instruction_set, threads_in_use
 
@@ -39,7 +40,8 @@ def evaluation_pool(settings: RunSettings) -> "Iterator[EnvironmentPool | None]"
         from nfkern.algorithms.envs.make import UnknownEnvironment
         from nfkern.algorithms.evaluation.rollout import EnvironmentPool
     except ModuleNotFoundError as error:
-        raise UserError(f"evaluations need {error.name}: pip install 'nfkern[rl]', or --eval-episodes 0") from error
+        command = install_command(error.name or "")
+        raise UserError(f"evaluations need {error.name}: {command}, or --eval-episodes 0") from error
     try:
         pool = EnvironmentPool(name, success_timing=settings.success_timing)
     except UnknownEnvironment as error:

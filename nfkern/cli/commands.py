@@ -122,7 +122,9 @@ def _run(name: str, args: list[str]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("nfkern"):
             raise
-        return _fail(prog, f"needs the package {error.name}: `pip install 'nfkern[rl,imitation,log,bench]'`")
+        from nfkern.host.packages import install_command
+
+        return _fail(prog, f"needs the package {error.name}: `{install_command(error.name or '')}`")
     except MemoryError as error:
         return _fail(prog, f"out of memory: {error or 'smaller batches or networks may help'}")
     except RuntimeError as error:
