@@ -12,6 +12,7 @@ import difflib
 import functools
 import importlib
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -204,7 +205,8 @@ def make_environment(
     Args:
         name: a dataset ("pointmaze-medium-navigate-v0", "cube-single-play-singletask-task2-v0", "pusht-human-v0") or an
             environment ("pointmaze-medium-v0", "pusht-v0", or any other id that gymnasium knows, as MODULE:ID where
-            importing a module registers it, and as ID[KEY,KEY] where observations are a Dict of which these are taken).
+            importing a module, of the current folder, too, registers it, and as ID[KEY,KEY] where observations are a
+            Dict of which these are taken).
         task_id: the task to pin, from 1; None for the first, or a single-task environment's own.
         max_episode_steps: ends episodes early, in steps; None for the benchmark's own limit.
         success_timing: whether OGBench judges success before or after the action; None for its own choice, which
@@ -260,6 +262,10 @@ def _resolve(name: str) -> tuple[str, dict[str, Any]]:
         return found, {}
     module, _, registered = name.rpartition(":")
     if module:
+        # Last, so that it hides nothing. `python -m nfkern` has the current folder there, the script `nfkern` has not;
+        # worker processes take the path over.
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
         try:
             importlib.import_module(module)
         except ImportError as error:

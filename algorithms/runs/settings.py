@@ -152,7 +152,8 @@ class RunSettings(CommonSettings):
     train_episodes: int | None = None
     """Train on at most so many of the dataset's training episodes, drawn alike for all seeds; default all."""
     eval_env: str | None = None
-    """Evaluate in this environment, any id that gymnasium knows, or MODULE:ID; default the dataset's own."""
+    """Evaluate in this environment, any id that gymnasium knows, or MODULE:ID, where MODULE may be of the current folder;
+    default the dataset's own."""
     cuda_graph: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CUDA_GRAPH] = False
     """Keep the data on the GPU and replay each step as a CUDA graph: the default on CUDA, where the agent allows it."""
     no_cuda_graph: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CUDA_GRAPH] = False

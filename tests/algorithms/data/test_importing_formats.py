@@ -237,7 +237,7 @@ def test_nothing_follows_links_out_of_an_hdf5_file(tmp_path: Path) -> None:
             imported(tmp_path / f"{kind}.hdf5", tmp_path / "out")
 
 
-def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_lerobot(tmp_path / "robot", lerobot_columns((2, 2)), version="v2.1", splits={})
     for module in ("pyarrow", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, module, None)

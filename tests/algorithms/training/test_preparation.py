@@ -67,7 +67,13 @@ def test_own_data_are_evaluated_in_the_environment_that_is_named(own_data, tmp_p
     assert Run(tmp_path / "run").evaluated_in == "support.boxes:FollowInUnit-v0"
     # `nfkern eval` knows the environment from the run.
     assert cli.main(["eval", str(tmp_path / "run"), "--episodes-per-task", "3"]) == 0
-    assert "support.boxes:FollowInUnit-v0, 3 episodes per goal" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "support.boxes:FollowInUnit-v0, 3 episodes, seed 0\n" in printed
+    # Its one task has no name.
+    assert [line.split()[:3] for line in printed.splitlines()[1:]] == [
+        ["success", "95%", "interval"],
+        ["all", "episodes", "0/3"],
+    ]
 
 
 def test_own_data_are_evaluated_on_parts_of_dict_observations(own_data, tmp_path, capsys):
@@ -78,7 +84,7 @@ def test_own_data_are_evaluated_on_parts_of_dict_observations(own_data, tmp_path
     flags[1] += "[position,desired_goal]"
     assert cli.main(command(own_data, tmp_path / "run", *flags)) == 0
     assert cli.main(["eval", str(tmp_path / "run"), "--episodes-per-task", "3"]) == 0
-    assert f"{name}[position,desired_goal], 3 episodes per goal" in capsys.readouterr().out
+    assert f"{name}[position,desired_goal], 3 episodes, seed 0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
