@@ -116,7 +116,12 @@ class Evaluate:
                 print(f"{run.path}: stored in {stored[0]}", file=sys.stderr)
                 return stored[1]
             print(f"{run.path}: evaluating the checkpoint of step {checkpoint.step}", file=sys.stderr)
-            return run.evaluations.evaluate(checkpoint.step, policy.loader, pool, settings, workers=self.workers)
+            result = run.evaluations.evaluate(checkpoint.step, policy.loader, pool, settings, workers=self.workers)
+            if len(self.runs) > 1:
+                # The tables come when all are done.
+                count = len(result.episodes)
+                print(f"{run.path}: success {result.success_rate:.1%} of {count} episodes", file=sys.stderr)
+            return result
 
 
 @dataclass(frozen=True)
