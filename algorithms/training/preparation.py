@@ -104,7 +104,7 @@ def introduction(
     place: str | None,
     tasks: int = 1,
 ) -> Iterator[str]:
-    """Yield the lines that introduce a training: preset, network, backend, source, evaluations, folders.
+    """Yield the lines that introduce a training: preset, network, warm-up, backend, source, evaluations, folders.
 
     A quiet run has none but the one that nothing will be evaluated, where that was not asked for.
 
@@ -127,6 +127,11 @@ def introduction(
     device = agent.observation_normalizer.center.device
     seeds = f" for each of {len(runs)} seeds" if len(runs) > 1 else ""
     yield f"{agent.name}: {parameters:,} parameters{seeds}, {agent.config.steps:,} steps"
+    if agent.config.steps < agent.config.warmup_steps:
+        yield (
+            f"warm-up: {agent.config.warmup_steps:,} steps (--warmup-steps), more than are taken: the learning rate "
+            f"never reaches its peak of {agent.config.learning_rate:g}"
+        )
     yield f"device: {device}, {_backend(device)}"
     yield source
     if missing:
