@@ -9,7 +9,8 @@ import numpy as np
 import tyro
 
 from nfkern.algorithms.data.checks import verify, verify_file
-from nfkern.algorithms.data.manifest import DEFAULT_DATASET_DIR, DatasetFiles, Manifest
+from nfkern.algorithms.data.files import dataset_files
+from nfkern.algorithms.data.manifest import DEFAULT_DATASET_DIR, Manifest
 from nfkern.algorithms.data.recipes import DemonstrationRecipe, data_name, find_recipe
 from nfkern.algorithms.data.task_rewards import RELABEL_COLUMNS
 from nfkern.algorithms.data.transitions import TransitionDataset
@@ -199,7 +200,7 @@ class Verify:
         if self.name.endswith(".npz"):
             findings = verify_file(Path(self.name).expanduser())
         else:
-            findings = verify(DatasetFiles(self.dataset_dir.expanduser(), data_name(self.name)))
+            findings = verify(dataset_files(self.name, self.dataset_dir))
         for finding in findings:
             print(
                 f"ok      {finding.subject}"
@@ -239,7 +240,7 @@ class Info:
         # Only --tasks reads these columns, so nothing in them stops anything else.
         extras = RELABEL_COLUMNS if self.tasks else ()
         if path is None:
-            files = DatasetFiles(self.dataset_dir.expanduser(), name)
+            files = dataset_files(self.name, self.dataset_dir)
             manifest, paths = files.manifest, files.splits
         else:
             manifest, paths = path.with_name(f"{name}.json"), {"file": path}

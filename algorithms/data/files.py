@@ -1,5 +1,7 @@
 """Paths of a dataset's files, and advice on missing ones."""
 
+import re
+import shlex
 from pathlib import Path
 
 from nfkern.algorithms.envs.imitation import find, task_of
@@ -12,9 +14,20 @@ from .recipes import data_name
 def dataset_file(source: str | Path, dataset_dir: Path = DEFAULT_DATASET_DIR, split: str = "train") -> Path:
     """The file of a dataset's split; `source` may be that file. Arguments of `TransitionDataset.load`."""
     path = Path(source).expanduser()
-    if path.suffix == ".npz":
-        return path
-    return DatasetFiles(dataset_dir.expanduser(), data_name(str(source))).splits[split]
+    return path if path.suffix == ".npz" else dataset_files(str(source), dataset_dir).splits[split]
+
+
+def dataset_files(name: str, dataset_dir: Path = DEFAULT_DATASET_DIR) -> DatasetFiles:
+    """The files of a dataset by its name.
+
+    Raises:
+        UserError: the name is none, or that of a file of another format, which has to be imported.
+    """
+    path = Path(name).expanduser()
+    if path.suffix and path.exists():
+        new = re.sub(r"[^\w.-]", "-", path.stem)
+        raise UserError(f"{path} is no npz file: run `{shlex.join(['nfkern', 'data', 'import', name, '--name', new])}`")
+    return DatasetFiles(dataset_dir.expanduser(), data_name(name))
 
 
 def how_to_get(path: Path) -> str:
