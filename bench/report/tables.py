@@ -14,7 +14,7 @@ from nfkern.bench.core.units import duration
 from nfkern.bench.registry import VARIANTS
 from nfkern.bench.report.charts import bars
 from nfkern.bench.report.frame import read
-from nfkern.bench.report.published import OURS, PUBLISHED, SPEED
+from nfkern.bench.report.published import OURS, PARTS, PUBLISHED, SPEED
 from nfkern.errors import UserError
 
 ROOT = RESULTS.parent.parent
@@ -79,7 +79,7 @@ def _chart(records: pl.DataFrame) -> str:
         job: {column: cell[0]["median_s"] for column, cell in columns.items() if cell and cell[0]}
         for job, columns in found.items()
     }
-    return bars(times, OURS, "floor")
+    return bars(times, OURS, PARTS)
 
 
 @dataclass(frozen=True)
