@@ -1,4 +1,4 @@
-"""`nfkern bench tables`: the tables of README.md, docs/ and `bench/results/README.md`, made from the records.
+"""`nfkern bench tables`: the tables of docs/records and `bench/results/README.md`, and README's chart.
 
 Numbers that people read come from files that a run has written, and a test keeps the two in agreement.
 """
@@ -84,7 +84,7 @@ def _chart(records: pl.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class Tables:
-    """Write tables and chart of README.md, docs/ and bench/results/README.md from the records there, in a checkout."""
+    """Write the tables of docs/records and bench/results/README.md, and README's chart, from a checkout's records."""
 
     check: bool = False
     """Write nothing; exit 1 if a table is not what the records say."""

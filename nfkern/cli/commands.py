@@ -61,8 +61,12 @@ COMMANDS = {
         "Success",
         "what policies reach in the simulator, at which cost",
     ),
-    "bench list": ("bench.commands", "List", "list the benchmarks"),
-    "bench tables": ("bench.report.tables", "Tables", "write the tables of README from the records"),
+    "bench list": ("bench.commands", "List", "list suites with their times, rows and variants"),
+    "bench tables": (
+        "bench.report.tables",
+        "Tables",
+        "write the tables of docs/records, and README's chart",
+    ),
     "bench resources": ("bench.kernels.resources", "Resources", "compile the Triton kernels; exit 1 over budget"),
     "bench tune": ("bench.kernels.tune", "Tune", "time launches of the Triton kernels on this GPU and print the best"),
 }
