@@ -77,7 +77,6 @@ _PUSHT = NFBCConfig(
 )
 _ANT = NFBCConfig(history=100, chunk=8, execute=8, observation_normalization="min_max", action_normalization="min_max")
 _PRESETS = {
-    "small": Preset(NFBCConfig(**SMALL), SMALL_SOURCE),
     "pusht": Preset(
         _PUSHT,
         "paper's torch code, PushT command of its README (chunk 16 / 8 in the script's defaults)",
@@ -95,6 +94,7 @@ _PRESETS = {
         name: Preset(_SCRIPTED, "chosen here, for a minute or two on a CPU", f"{name}-scripted-v0")
         for name in ("pointmass", "blockpush")
     },
+    "small": Preset(NFBCConfig(**SMALL), SMALL_SOURCE),
 }
 
 

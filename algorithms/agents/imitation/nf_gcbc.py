@@ -28,7 +28,7 @@ _LONG = Preset(
     "paper's JAX code; gamma from the paper's Table 4, for antmaze-large and cube-double (its README has 0.97)",
 )
 _SMALL = Preset(NFGCBCConfig(**SMALL), SMALL_SOURCE)
-_PRESETS = {"small": _SMALL, "paper": _PAPER, "paper-gamma-0.99": _LONG} | {
+_PRESETS = {"paper": _PAPER, "paper-gamma-0.99": _LONG, "small": _SMALL} | {
     name: replace(_LONG if name.startswith(("antmaze-large", "cube-double")) else _PAPER, env_name=f"{name}-v0")
     for name in CONDITIONAL
 }
