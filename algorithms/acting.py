@@ -7,6 +7,7 @@ import torch
 
 from nfkern.algorithms.agents.policy import Policy
 from nfkern.algorithms.agents.registry import load_policy
+from nfkern.algorithms.runs.checkpoint import Checkpoint
 from nfkern.algorithms.runs.run import Run
 from nfkern.errors import UserError
 
@@ -14,13 +15,24 @@ from nfkern.errors import UserError
 class Actor:
     """A policy with its memory: the observations that a decision sees, and the actions that it has planned.
 
+    An action is a sample of the policy, denoised where the run's settings say so (`denoise`), so that two calls differ;
+    a Gaussian policy alone acts with its mean. To repeat actions, make `generator = torch.Generator().manual_seed(0)`
+    and give it to each call of `act`.
+
     Args:
         policy: from observations (n, history, observation_size) to actions (n, chunk, action_size).
+        name: of what acts, for `repr`, such as "nf_bc, step 5000, observations (4,), actions (2,)".
     """
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+    def __init__(self, policy: Policy, name: str = "") -> None:
+        self.policy, self._name = policy, name
         self.reset()
+
+    def __repr__(self) -> str:
+        """Return what acts, and how it plans: algorithm, step and sizes where a run was loaded."""
+        policy = self.policy
+        plan = f"history {policy.history}, {policy.execute} of {policy.chunk} actions a decision"
+        return f"Actor({self._name or type(policy).__name__}, {plan})"
 
     def reset(self) -> None:
         """Forget all observations and plans: call it when an episode begins."""
@@ -97,7 +109,21 @@ def load(path: str | Path, step: int | None = None) -> Actor:
         UserError: the folder is no run, or has no such checkpoint.
         ValueError: the checkpoint is damaged, or of a newer version.
     """
-    return Actor(load_policy(checkpoint_folder(path, step)))
+    folder = checkpoint_folder(path, step)
+    policy = load_policy(folder)
+    return Actor(policy, _described(Checkpoint(folder), policy.goal_conditioned))
+
+
+def _described(checkpoint: Checkpoint, goals: bool) -> str:
+    """Return a checkpoint's algorithm, step and sizes in words."""
+    description = checkpoint.description
+    sizes = description["sizes"]
+    # A folder may have been copied under another name.
+    parts = [description["algorithm"], *([f"step {checkpoint.step}"] if checkpoint.path.name.isdigit() else [])]
+    parts.append(f"observations ({sizes['observation_size']},)")
+    if goals:
+        parts.append(f"goals ({sizes.get('goal_size', sizes['observation_size'])},)")
+    return ", ".join([*parts, f"actions ({sizes['action_size']},)"])
 
 
 def checkpoint_folder(path: str | Path, step: int | None = None) -> Path:

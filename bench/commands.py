@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -21,13 +21,14 @@ from nfkern.bench.core.records import Record
 from nfkern.bench.core.units import duration
 from nfkern.bench.registry import VARIANTS, WORKS
 from nfkern.bench.report.labels import described
-from nfkern.bench.report.rows import Timed, timed_rows, verdict
+from nfkern.bench.report.rows import Timed, beside, timed_rows, verdict
 from nfkern.bench.runner import measure
-from nfkern.bench.suites import SUITES
+from nfkern.bench.suites import IN_WORDS, SUITES
 from nfkern.errors import UserError, check_least
 from nfkern.host.files import write_text
 
 Suite = Literal["smoke", "quick", "cpu", "causal", "control-loop", "scaling", "training", "full"]
+_SUITE_HELP = "Which rows:\n" + ";\n".join(f"{name}: {text}" for name, text in IN_WORDS.items()) + "."
 BUDGETS = {
     **dict.fromkeys(("quick", "cpu", "causal", "scaling"), timing.QUICK),
     **{"smoke": timing.SMOKE, "control-loop": timing.CONTROL, "training": timing.RUNS, "full": timing.FULL},
@@ -48,22 +49,13 @@ class Run:
     """Measure a suite: variants side by side, each only if its results are right.
 
     Rows are written to the file as they come; Ctrl-C keeps them, and --resume goes on. At the end it prints who is
-    ahead in each row and writes a page beside the file. Exit code 1 if the correctness gate refused a number. Close
-    other programs first: the suite measures whatever the machine is doing.
+    ahead in each row and which rivals were skipped, and writes a page beside the file. Exit code 1 if the correctness
+    gate refused a number. Close other programs first: the suite measures whatever the machine is doing.
     """
 
     out: Path
     """File of the records, one JSON object a line."""
-    suite: Suite = "quick"
-    """Which rows:
-    smoke: to try the suite itself, seconds;
-    quick: under five minutes on two cores;
-    cpu: everything a CPU could run instead, hours;
-    causal: the same for the autoregressive flow;
-    control-loop: numpy to numpy beside other policies, an hour;
-    scaling: how time and memory grow with batch, features, blocks, width, length and threads, 35 minutes;
-    training: gradient steps of the algorithms as a user takes them, 15 to 25 minutes;
-    full: nfkern and PyTorch for longer, most of a day."""
+    suite: Annotated[Suite, tyro.conf.arg(help=_SUITE_HELP)] = "quick"
     device: str = "cpu"
     """cpu or cuda."""
     match: str = ""
@@ -88,8 +80,13 @@ class Run:
         records = self._earlier(environment)
         # A row with a refused number or without a variant is measured again as a whole: its variants must take turns.
         pending = [wanted for row in chosen if (wanted := _unfinished(row, records))]
+        page = self.page
         if pending:
             check_writable(self.out)
+        if page and (missing := missing_for_page()):
+            later = f"`nfkern bench report {self.out} --html PAGE` makes one later"
+            print(f"no page will be written, which needs {missing}; {later}", flush=True)
+            page = False
         start, others = time.perf_counter(), others_cpu_s()
         try:
             with tqdm(pending, bar_format=PROGRESS, disable=not pending) as progress:
@@ -104,14 +101,14 @@ class Run:
             print(f"interrupted; {self.out} has the finished rows: the same command with --resume goes on")
             return 130
         timed = timed_rows({self.out.name: records})
-        for line in (*map(_standing, timed), verdict(timed)):
+        busy = bool(pending) and _tell_if_busy(environment, time.perf_counter() - start, others)
+        # How many times as fast is not told of what others have slowed down.
+        disturbed = {row.name for row in pending} if busy else set()
+        standings = (_standing(row, ratio=row.first.row not in disturbed) for row in timed)
+        for line in (*standings, *beside(timed), verdict(timed)):
             print(line)
-        if pending:
-            _tell_if_busy(environment, time.perf_counter() - start, others)
         print(f"{len(records)} records in {self.out}")
-        if self.page and (missing := missing_for_page()):
-            print(f"no page: it needs {missing}")
-        elif self.page:
+        if page:
             _write_page((self.out,), self.out.with_name(self.out.name.removesuffix(".json") + ".html"))
         refused = [record for record in records if record.error]
         for record in refused:
@@ -142,15 +139,16 @@ class List:
     def run(self) -> int:
         """Print; 0."""
         width = max(map(len, VARIANTS))
-        print(
-            f"suites: {', '.join(SUITES)}\nstudies, which train policies: nfkern bench quality, nfkern bench success\n"
-        )
-        print("variants:")
-        for variant in VARIANTS.values():
-            print(f"  {variant.name:{width}} {described(variant)}")
+        print("suites:")
+        for name, text in IN_WORDS.items():
+            print(f"  {name:12}  {text}")
+        print("studies, which train policies: nfkern bench quality, nfkern bench success")
         print(f"\nrows of {self.suite}:")
         for row in _chosen(self.suite, "", torch.device("cpu")):
             print(f"  {row.name}: {', '.join(variant.name for variant in row.variants)}")
+        print("\nvariants:")
+        for variant in VARIANTS.values():
+            print(f"  {variant.name:{width}} {described(variant)}")
         return 0
 
 
@@ -286,18 +284,19 @@ def _summary(row: Row, records: list[Record]) -> str:
     return f"{row.name}: {', '.join(parts)}"
 
 
-def _standing(row: Timed) -> str:
+def _standing(row: Timed, ratio: bool) -> str:
     """Return a row's verdict, e.g. `ahead  inverse-ogbench-1-threads_1: nfkern 155 us, jax_jit 197 us (1.27x)`."""
     best = (each for each in (row.ours, row.peer) if each)
     shown = [f"{each.variant} {duration(each.quantiles.median_s)}" for each in best if each.quantiles]
-    ratio = f" ({row.ratio:.2f}x)" if row.ratio else ""
-    return f"{row.word:6} {row.first.row}: {', '.join(shown) or 'no number'}{ratio}"
+    times = f" ({row.ratio:.2f}x)" if ratio and row.ratio else ""
+    return f"{row.word:6} {row.first.row}: {', '.join(shown) or 'no number'}{times}"
 
 
-def _tell_if_busy(environment: Environment, seconds: float, before: float | None) -> None:
-    """Name the machine, if others kept more than a tenth of its processors busy meanwhile."""
+def _tell_if_busy(environment: Environment, seconds: float, before: float | None) -> bool:
+    """Name the machine and return True, if others kept more than a tenth of its processors busy meanwhile."""
     after = others_cpu_s()
     share = 0.0 if before is None or after is None else (after - before) / (seconds * (os.cpu_count() or 1))
     if share > _BUSY:
         name = environment.device_name
         print(f"{name} was busy: others took {share:.0%} of its processors. Measure again when it idles.")
+    return share > _BUSY

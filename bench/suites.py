@@ -161,3 +161,15 @@ SUITES: dict[str, tuple[Benchmark, ...]] = {
     "training": _TRAINING_RUNS,
     "full": _FULL,
 }
+
+IN_WORDS = {
+    "smoke": "to try the suite itself (seconds)",
+    "quick": "the flow beside its strongest rivals (under five minutes on two cores)",
+    "cpu": "everything a CPU could run instead (hours)",
+    "causal": "the same for the autoregressive flow (hours)",
+    "control-loop": "numpy to numpy beside other policies (an hour)",
+    "scaling": "how time and memory grow with batch, features, blocks, width, length and threads (35 minutes)",
+    "training": "gradient steps of the algorithms as a user takes them (15 to 25 minutes)",
+    "full": "nfkern and PyTorch for longer (most of a day)",
+}
+"""What each suite compares, and how long it takes."""

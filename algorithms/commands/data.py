@@ -9,12 +9,14 @@ import numpy as np
 import tyro
 
 from nfkern.algorithms.data.checks import verify, verify_file
-from nfkern.algorithms.data.manifest import DEFAULT_DATASET_DIR, DatasetFiles, Manifest
+from nfkern.algorithms.data.files import dataset_files
+from nfkern.algorithms.data.manifest import DEFAULT_DATASET_DIR, Manifest
 from nfkern.algorithms.data.recipes import DemonstrationRecipe, data_name, find_recipe
 from nfkern.algorithms.data.task_rewards import RELABEL_COLUMNS
 from nfkern.algorithms.data.transitions import TransitionDataset
 from nfkern.algorithms.envs.imitation import find
 from nfkern.errors import UserError
+from nfkern.host.packages import install_command
 
 INTERRUPTED = 130
 
@@ -27,7 +29,7 @@ class Generate:
     same files for any number of workers. An interrupted run continues when its command is repeated.
     Names: pointmaze-{medium,large,giant,teleport}-{navigate,stitch}-v0, cube-{single,double,triple,quadruple}-*,
     scene-*, puzzle-{3x3,4x4,4x5,4x6}-*, each -play-v0 or -noisy-v0; for imitation pointmass-scripted-v0,
-    blockpush-scripted-v0 and metaworld-TASK-scripted-v0 (door-open, reach, ...; `pip install 'nfkern[metaworld]'`).
+    blockpush-scripted-v0 and metaworld-TASK-scripted-v0 (door-open, reach, ...; `pip install metaworld`).
     """
 
     name: tyro.conf.Positional[str]
@@ -57,7 +59,7 @@ class Generate:
                 print(f"{plan.recipe.name} with these parameters is already in {directory}: nothing to do")
                 return 0
             for package in plan.recipe.packages:
-                _require(package, {"pymunk": "imitation", "metaworld": "metaworld"}.get(package, "rl"))
+                _require(package)
             about = "about " if isinstance(plan.recipe, DemonstrationRecipe) else ""
             print(
                 f"{plan.recipe.name}: {plan.train_episodes} + {plan.val_episodes} episodes of "
@@ -98,7 +100,7 @@ class Download:
 
     def run(self) -> int:
         """Download the dataset."""
-        _require("requests", "rl")
+        _require("requests")
         from nfkern.algorithms.data.download import DATASET_URL, Transfer, download
 
         directory = self.dataset_dir.expanduser()
@@ -198,7 +200,7 @@ class Verify:
         if self.name.endswith(".npz"):
             findings = verify_file(Path(self.name).expanduser())
         else:
-            findings = verify(DatasetFiles(self.dataset_dir.expanduser(), data_name(self.name)))
+            findings = verify(dataset_files(self.name, self.dataset_dir))
         for finding in findings:
             print(
                 f"ok      {finding.subject}"
@@ -238,7 +240,7 @@ class Info:
         # Only --tasks reads these columns, so nothing in them stops anything else.
         extras = RELABEL_COLUMNS if self.tasks else ()
         if path is None:
-            files = DatasetFiles(self.dataset_dir.expanduser(), name)
+            files = dataset_files(self.name, self.dataset_dir)
             manifest, paths = files.manifest, files.splits
         else:
             manifest, paths = path.with_name(f"{name}.json"), {"file": path}
@@ -253,7 +255,7 @@ class Info:
             print(line)
         data = next(iter(splits.values()))
         if self.tasks:
-            _require("ogbench", "rl")
+            _require("ogbench")
             shares = solved_shares(name, data)
             tasks = ", ".join(f"task {task} {share:.1%}" for task, share in enumerate(shares, start=1))
             print(f"\nepisodes that pass through the goal of: {tasks}")
@@ -262,7 +264,7 @@ class Info:
         elif find(name) is None:
             print("\nsuccess: the data store none; --tasks counts the episodes that pass through each evaluation goal")
         if self.plot is not None:
-            _require("matplotlib", "log")
+            _require("matplotlib")
             from nfkern.algorithms.data.plots import save_plot
 
             save_plot(name, data, self.plot)
@@ -280,8 +282,8 @@ def _ends(dataset: TransitionDataset) -> str:
     return f"{int((masks == 0).sum())} of {len(masks)} transitions end the task"
 
 
-def _require(package: str, extra: str) -> None:
+def _require(package: str) -> None:
     import importlib.util
 
     if importlib.util.find_spec(package) is None:
-        raise UserError(f"this needs the package {package}: pip install 'nfkern[{extra}]'")
+        raise UserError(f"this needs the package {package}: {install_command(package)}")

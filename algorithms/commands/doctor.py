@@ -11,6 +11,7 @@ import torch
 
 import nfkern
 from nfkern.algorithms.data import DEFAULT_DATASET_DIR
+from nfkern.host.packages import install_command
 from nfkern.kernels import backend_reasons, registered_backends
 from nfkern.kernels.dispatch.native_extension import instruction_set, instruction_sets, threads_in_use
 
@@ -51,7 +52,7 @@ class Doctor:
             print("numerics")
             print("\n".join(f"  {line}" for line in table()))
         if missing:
-            print(f"missing: {', '.join(missing)}; install with `pip install nfkern`")
+            print(f"missing: {', '.join(missing)}; install with `{install_command(*missing)}`")
         return 1 if missing else 0
 
 
@@ -104,7 +105,7 @@ def _rendering() -> list[str]:
     try:
         from nfkern.algorithms.evaluation.video import rendering_backends
     except ModuleNotFoundError as error:
-        return [f"none: the package {error.name} is missing (`pip install 'nfkern[rl,log]'`)"]
+        return [f"none: the package {error.name} is missing (`{install_command(error.name or '')}`)"]
     chosen = os.environ.get("MUJOCO_GL")
     lines = [f"MUJOCO_GL={chosen}" if chosen else "MUJOCO_GL is not set: each backend is tried in a process of its own"]
     for name, reason in rendering_backends().items():

@@ -116,7 +116,12 @@ class Evaluate:
                 print(f"{run.path}: stored in {stored[0]}", file=sys.stderr)
                 return stored[1]
             print(f"{run.path}: evaluating the checkpoint of step {checkpoint.step}", file=sys.stderr)
-            return run.evaluations.evaluate(checkpoint.step, policy.loader, pool, settings, workers=self.workers)
+            result = run.evaluations.evaluate(checkpoint.step, policy.loader, pool, settings, workers=self.workers)
+            if len(self.runs) > 1:
+                # The tables come when all are done.
+                count = len(result.episodes)
+                print(f"{run.path}: success {result.success_rate:.1%} of {count} episodes", file=sys.stderr)
+            return result
 
 
 @dataclass(frozen=True)
@@ -255,12 +260,14 @@ def _as_text(
     parts = [table(f"{each.path}, step {each.checkpoint.path.name}", results[each.path]) for each in policies]
     for pool in pools:
         policy, (low, high) = pool.policies[0], pool.interval
-        rates = ", ".join(f"goal {task} {rate:.1%}" for task, rate in pool.by_task.items())
+        goals = results[policy.path].has_goals
         parts.append(
             f"{policy.run.algorithm} on {policy.env_name}, {len(pool.policies)} training seeds: "
-            f"success {pool.success_rate:.1%}, 95% interval {low:.1%} to {high:.1%} (seeds and goals resampled)\n"
-            f"{rates}"
+            f"success {pool.success_rate:.1%}, 95% interval {low:.1%} to {high:.1%} "
+            f"({'seeds and goals' if goals else 'seeds'} resampled)"
         )
+        if goals:
+            parts[-1] += "\n" + ", ".join(f"goal {task} {rate:.1%}" for task, rate in pool.by_task.items())
     for comparison in comparisons:
         result, (low, high) = comparison.result, comparison.result.interval
         several = len(comparison.first) > 1
@@ -278,18 +285,20 @@ def _as_text(
 
 def table(name: str, result: EvaluationResult) -> str:
     """Return the success of a policy with a name, for each goal and for all, as text."""
-    settings = result.settings
+    settings, goals = result.settings, result.has_goals
+    each = " per goal" if goals else ""
     lines = [
-        f"{name}: {settings.env_name}, {settings.episodes_per_task} episodes per goal, seed {settings.seed}",
-        f"{'goal':<28}{'success':>9}{'':>9}{'95% interval':>18}{'steps':>8}{'return':>10}",
+        f"{name}: {settings.env_name}, {settings.episodes_per_task} episodes{each}, seed {settings.seed}",
+        f"{'goal' if goals else '':<28}{'success':>9}{'':>9}{'95% interval':>18}{'steps':>8}{'return':>10}",
     ]
     for row in result.by_task():
-        count = f"{row.successes}/{row.episodes}"
+        count, label = f"{row.successes}/{row.episodes}", f"{row.task_id:>2} {row.name}" if goals else "all episodes"
         lines.append(
-            f"{row.task_id:>2} {row.name:<25}{count:>9}{row.success_rate:>9.1%}"
+            f"{label:<28}{count:>9}{row.success_rate:>9.1%}"
             f"{_range(row.interval):>18}{row.mean_length:>8.0f}{row.mean_return:>10.4g}"
         )
-    lines.append(f"{'all':<37}{result.success_rate:>9.1%}{_range(result.interval):>18}")
+    if goals:
+        lines.append(f"{'all':<37}{result.success_rate:>9.1%}{_range(result.interval):>18}")
     if result.score is not None:
         lines.append(f"{'score':<37}{result.score:>9.1%}   (mean share of the task done when an episode ended)")
     if len(settings.tasks) > 1:

@@ -15,6 +15,7 @@ from nfkern.algorithms.evaluation.evaluate import EnvironmentPool, evaluate
 from nfkern.algorithms.evaluation.rollout import check_fits
 from nfkern.algorithms.exporting import Format, OnnxPolicy, export
 from nfkern.errors import UserError, check_least
+from nfkern.host.packages import install_command
 
 _FORMATS: dict[str, Format] = {".onnx": "onnx", ".pt2": "pt2"}
 _PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "aoti": ()}
@@ -44,7 +45,7 @@ class Export:
         if kind is None:
             raise UserError(f"OUT: expected a name that ends in .onnx or .pt2, or --format, got {self.out}")
         if missing := [name for name in _PACKAGES[kind] if find_spec(name) is None]:
-            raise UserError(f"--format {kind}: needs {', '.join(missing)}: `pip install 'nfkern[export]'`")
+            raise UserError(f"--format {kind}: needs {', '.join(missing)}: `{install_command(*missing)}`")
         agent = load_agent(checkpoint_folder(self.run_dir, self.step))
         print(f"exporting {agent.name} as {kind}; a causal flow's tokens take minutes", file=sys.stderr)
         description = export(agent, self.out, kind)

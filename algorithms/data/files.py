@@ -1,5 +1,7 @@
 """Paths of a dataset's files, and advice on missing ones."""
 
+import re
+import shlex
 from pathlib import Path
 
 from nfkern.algorithms.envs.imitation import find, task_of
@@ -14,7 +16,20 @@ def dataset_file(source: str | Path, dataset_dir: Path = DEFAULT_DATASET_DIR, sp
     path = Path(source).expanduser()
     if path.suffix == ".npz":
         return path if split == "train" else path.with_name(f"{path.stem.removesuffix('-val')}-val.npz")
-    return DatasetFiles(dataset_dir.expanduser(), data_name(str(source))).splits[split]
+    return dataset_files(str(source), dataset_dir).splits[split]
+
+
+def dataset_files(name: str, dataset_dir: Path = DEFAULT_DATASET_DIR) -> DatasetFiles:
+    """The files of a dataset by its name.
+
+    Raises:
+        UserError: the name is none, or that of a file of another format, which has to be imported.
+    """
+    path = Path(name).expanduser()
+    if path.suffix and path.exists():
+        new = re.sub(r"[^\w.-]", "-", path.stem)
+        raise UserError(f"{path} is no npz file: run `{shlex.join(['nfkern', 'data', 'import', name, '--name', new])}`")
+    return DatasetFiles(dataset_dir.expanduser(), data_name(name))
 
 
 def has_validation(source: str | Path, dataset_dir: Path = DEFAULT_DATASET_DIR) -> bool:

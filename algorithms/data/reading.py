@@ -1,5 +1,6 @@
 """The one reader of dataset files: what it passes, every command can use; what it refuses, none."""
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,7 +37,10 @@ def read_dataset(
         raise ValueError("not a readable npz file") from error
     missing = [key for key in REQUIRED if key not in present]
     if missing:
-        raise ValueError(f"lacks {', '.join(missing)}; it holds {', '.join(present) or 'nothing'}")
+        raise ValueError(
+            f"lacks {', '.join(missing)}; it holds {', '.join(present) or 'nothing'}: `nfkern data import "
+            f"{shlex.quote(str(path))} --name NAME` takes other names and other marks of an episode's end"
+        )
     outcomes = [key for key in OUTCOMES if key in present]
     if rewards and len(outcomes) == 1:
         raise ValueError(f"rewards and masks belong together; it holds {outcomes[0]} alone")

@@ -130,7 +130,7 @@ class TransitionDataset:
         try:
             return cls.read(path, rewards=rewards, extras=extras, memory_map=memory_map, trusted=recorded is not None)
         except ValueError as error:
-            raise UserError(f"{path} is no usable dataset ({error}): look at it with `nfkern data verify`") from error
+            raise UserError(f"{path} is no usable dataset: {error}") from error
 
     def draw_episodes(self, count: int, seed: int = 0) -> "TransitionDataset":
         """A dataset of `count` of the episodes, drawn at random and copied, in their order.

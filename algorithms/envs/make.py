@@ -12,6 +12,7 @@ import difflib
 import functools
 import importlib
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ import numpy as np
 from nfkern.algorithms.envs import imitation
 from nfkern.errors import UserError
 from nfkern.host.interrupts import uninterrupted
+from nfkern.host.packages import install_command
 
 SuccessTiming = Literal["pre", "post"]
 
@@ -203,7 +205,8 @@ def make_environment(
     Args:
         name: a dataset ("pointmaze-medium-navigate-v0", "cube-single-play-singletask-task2-v0", "pusht-human-v0") or an
             environment ("pointmaze-medium-v0", "pusht-v0", or any other id that gymnasium knows, as MODULE:ID where
-            importing a module registers it, and as ID[KEY,KEY] where observations are a Dict of which these are taken).
+            importing a module, of the current folder, too, registers it, and as ID[KEY,KEY] where observations are a
+            Dict of which these are taken).
         task_id: the task to pin, from 1; None for the first, or a single-task environment's own.
         max_episode_steps: ends episodes early, in steps; None for the benchmark's own limit.
         success_timing: whether OGBench judges success before or after the action; None for its own choice, which
@@ -229,8 +232,7 @@ def make_environment(
         try:
             spec.entry_point = _seedable(spec.entry_point)
         except ModuleNotFoundError as error:
-            extra = "metaworld" if error.name == "metaworld" else "rl,imitation"
-            raise UserError(f"{name} needs {error.name}: pip install 'nfkern[{extra}]'") from error
+            raise UserError(f"{name} needs {error.name}: {install_command(error.name or '')}") from error
         # The checker would warn about manipulation's float64 bounds and numpy booleans, which PinnedTask mends.
         try:
             env = gymnasium.make(spec, max_episode_steps=max_episode_steps, disable_env_checker=True, **options)
@@ -260,6 +262,10 @@ def _resolve(name: str) -> tuple[str, dict[str, Any]]:
         return found, {}
     module, _, registered = name.rpartition(":")
     if module:
+        # Last, so that it hides nothing. `python -m nfkern` has the current folder there, the script `nfkern` has not;
+        # worker processes take the path over.
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
         try:
             importlib.import_module(module)
         except ImportError as error:
@@ -274,7 +280,7 @@ def _resolve(name: str) -> tuple[str, dict[str, Any]]:
         with uninterrupted():
             import ogbench  # noqa: F401 (registers its environments)
     except ModuleNotFoundError as error:
-        raise UserError(f"{name} needs {error.name}: pip install 'nfkern[rl]'") from error
+        raise UserError(f"{name} needs {error.name}: {install_command(error.name or '')}") from error
     if name in gymnasium.registry:
         return name, {}
     words = name.split("-")

@@ -18,6 +18,7 @@ import numpy as np
 from nfkern.algorithms.envs.maze_layouts import MAZES, MazeLayout, layout
 from nfkern.algorithms.envs.quiet_imports import without_adroit_notice
 from nfkern.errors import UserError
+from nfkern.host.packages import install_command
 
 __all__ = ["MAZES", "GoalMaze", "MazeLayout", "layout", "make_maze", "make_vector_maze"]
 
@@ -165,7 +166,7 @@ def make_maze(
 
                 inner = AntMazeEnv(maze_map=cells, reset_target=False, include_cfrc_ext_in_observation=False)
     except ModuleNotFoundError as error:
-        raise UserError(f"{name} needs {error.name}: pip install 'nfkern[rl]'") from error
+        raise UserError(f"{name} needs {error.name}: {install_command(error.name or '')}") from error
     # The model has been read: nothing else looks at the file that it was read from.
     os.unlink(inner.tmp_xml_file_path)
     # As an argument, both classes would hand it on to a simulator that does not know it.

@@ -147,6 +147,11 @@ class EvaluationResult:
         return flat.reshape(len(self.settings.tasks), self.settings.episodes_per_task)
 
     @property
+    def has_goals(self) -> bool:
+        """Whether the environment has several tasks, or names its only one: else episodes are all that there is."""
+        return len(self.task_names) > 1 or any(name != f"task{task}" for task, name in self.task_names.items())
+
+    @property
     def success_rate(self) -> float:
         """Mean over tasks, which all have the same quota."""
         return float(self.outcomes.mean())

@@ -20,6 +20,7 @@ from nfkern.algorithms.evaluation.result import EvaluationSettings
 from nfkern.algorithms.evaluation.rollout import EnvironmentPool
 from nfkern.errors import UserError
 from nfkern.host.files import atomic_file
+from nfkern.host.packages import install_command
 
 PROBE = """
 import mujoco
@@ -111,7 +112,7 @@ def check_recordable(path: Path) -> str:
     needed = ["imageio", "imageio_ffmpeg"] if path.suffix == ".mp4" else ["imageio"]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"videos need {' and '.join(missing)}: pip install 'nfkern[log]'")
+        raise UserError(f"videos need {' and '.join(missing)}: {install_command(*missing)}")
     backends = rendering_backends()
     for name, reason in backends.items():
         if reason is None:

@@ -12,13 +12,13 @@ import numpy as np
 import tyro
 
 import nfkern
-from nfkern.algorithms.data import DEFAULT_DATASET_DIR
 from nfkern.algorithms.data.files import dataset_file
 from nfkern.algorithms.data.manifest import Manifest, sha256_of
 from nfkern.algorithms.evaluation.result import stack_outcomes
 from nfkern.algorithms.evaluation.statistics import paired_comparison, success_interval
 from nfkern.algorithms.reports.groups import EvaluatedRun, Group, group_runs
 from nfkern.errors import UserError
+from nfkern.host.packages import install_command
 from nfkern.page import page, table
 
 
@@ -34,8 +34,8 @@ class Report:
     """Run directories."""
     out: Path = Path("report.html")
     """The page."""
-    dataset_dir: Path = DEFAULT_DATASET_DIR
-    """The folder of the dataset, for the states at which actions are drawn."""
+    dataset_dir: Path | None = None
+    """The folder of the dataset, for the states at which actions are drawn; default the one of the runs' training."""
 
     def run(self) -> int:
         """Write the page; the exit code."""
@@ -50,13 +50,14 @@ class Report:
         return 0
 
 
-def to_html(groups: list[Group], dataset_dir: Path) -> str:
-    """The page."""
+def to_html(groups: list[Group], dataset_dir: Path | None = None) -> str:
+    """The page; without a folder, each environment's data are those of its first run."""
     sections = []
     for env_name in dict.fromkeys(group.env_name for group in groups):
         here = [group for group in groups if group.env_name == env_name]
         sections.append(f"<h2>{escape(env_name)}</h2>")
-        sections += [_success(here), _provenance(here, dataset_dir), *_pictures(here, dataset_dir)]
+        folder = dataset_dir or here[0].first.dataset_dir
+        sections += [_success(here), _provenance(here, folder), *_pictures(here, folder)]
     sections += ["<h2>Settings</h2>", _settings(groups), "<h2>Runs</h2>", _runs(groups)]
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     return page("nfkern: trained policies", "\n".join(sections), f"nfkern {nfkern.__version__}, {now}")
@@ -134,18 +135,22 @@ def _pictures(groups: list[Group], dataset_dir: Path) -> list[str]:
     try:
         from nfkern.algorithms.reports import figures
     except ModuleNotFoundError as error:
-        return [f"<p>No pictures: the package {error.name} is missing (<code>pip install 'nfkern[rl,log]'</code>).</p>"]
+        command = escape(install_command(error.name or ""))
+        return [f"<p>No pictures: the package {error.name} is missing (<code>{command}</code>).</p>"]
     parts = []
-    for caption, draw in (
-        ("Training and validation loss (each algorithm's own: not comparable) and success.", figures.learning_curves),
-        (figures.ACTIONS_CAPTION, lambda these: figures.action_distributions(these, dataset_dir)),
-        ("Paths of the first episodes for each goal: green succeeds, red does not.", figures.paths),
+    losses = "Training and validation loss (each algorithm's own: not comparable) and success."
+    coloured = "Paths of the first episodes for each goal: green succeeds, red does not."
+    for name, caption, draw in (
+        ("losses", losses, figures.learning_curves),
+        ("sampled actions", figures.ACTIONS_CAPTION, lambda these: figures.action_distributions(these, dataset_dir)),
+        ("paths", coloured, figures.paths),
     ):
         try:
             image = draw(groups)
         except UserError as error:
-            print(f"left out: {error}", file=sys.stderr)
-            parts.append(f"<p>Left out: {escape(str(error))}</p>")
+            left_out = f"the figure of {name} is left out: {error}"
+            print(left_out, file=sys.stderr)
+            parts.append(f"<p>{escape(left_out[:1].upper() + left_out[1:])}</p>")
             continue
         if image is not None:
             data = base64.b64encode(image).decode()

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from nfkern.algorithms.agents.base import Agent
 from nfkern.algorithms.agents.online.base import OnlineGCRL
 from nfkern.algorithms.agents.registry import AGENTS
+from nfkern.algorithms.data.manifest import DEFAULT_DATASET_DIR
 from nfkern.algorithms.runs.checkpoint import Checkpoint
 from nfkern.errors import UserError
 from nfkern.host.files import read_json, write_json
@@ -92,6 +93,11 @@ class Run:
         """The environment of the run's evaluations: that of its data, unless it was given another."""
         name = str(self.header.get("eval_env") or self.env_name)
         return Path(name).stem if name.endswith(".npz") else name
+
+    @property
+    def dataset_dir(self) -> Path:
+        """The folder of the datasets that the run was begun with."""
+        return Path(self.header.get("dataset_dir") or DEFAULT_DATASET_DIR)
 
     def seed_group(self, checkpoint: Checkpoint) -> str:
         """Return everything about a policy but its seed: runs that agree are training seeds of one algorithm."""

@@ -152,7 +152,8 @@ class RunSettings(CommonSettings):
     train_episodes: int | None = None
     """Train on at most so many of the dataset's training episodes, drawn alike for all seeds; default all."""
     eval_env: str | None = None
-    """Evaluate in this environment, any id that gymnasium knows, or MODULE:ID; default the dataset's own."""
+    """Evaluate in this environment, any id that gymnasium knows, or MODULE:ID, where MODULE may be a file in the
+    current folder; default the dataset's own."""
     cuda_graph: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CUDA_GRAPH] = False
     """Keep the data on the GPU and replay each step as a CUDA graph: the default on CUDA, where the agent allows it."""
     no_cuda_graph: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CUDA_GRAPH] = False
@@ -204,8 +205,9 @@ class RunSettings(CommonSettings):
         return {seed: Run(parent / f"seed-{seed}") for seed in self.all_seeds()}
 
     def header(self) -> dict[str, Any]:
-        """Return the training episodes and the environment, where they are not the default ones."""
-        chosen = {"train_episodes": self.train_episodes, "eval_env": self.eval_env}
+        """Return training episodes, environment and folder of the datasets, where they are not the default ones."""
+        folder = None if self.dataset_dir == DEFAULT_DATASET_DIR else str(self.dataset_dir.expanduser().absolute())
+        chosen = {"train_episodes": self.train_episodes, "eval_env": self.eval_env, "dataset_dir": folder}
         return {name: value for name, value in chosen.items() if value is not None}
 
     def dataset_digest(self) -> str | None:

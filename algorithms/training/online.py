@@ -27,6 +27,7 @@ from nfkern.algorithms.training.loop import Training, take_steps
 from nfkern.algorithms.training.preparation import introduction, start_from
 from nfkern.errors import UserError
 from nfkern.host.interrupts import Signals
+from nfkern.host.packages import install_command
 
 
 def train_online(algorithm: str, config: OnlineGCRLConfig, settings: OnlineSettings) -> Path:
@@ -50,9 +51,8 @@ def train_online(algorithm: str, config: OnlineGCRLConfig, settings: OnlineSetti
     runs = settings.runs(algorithm)
     settings.check_tracking()
     if settings.eval_episodes and importlib.util.find_spec("matplotlib") is None:
-        raise UserError(
-            "evaluations draw the coverage with matplotlib: pip install 'nfkern[log]', or --eval-episodes 0"
-        )
+        command = install_command("matplotlib")
+        raise UserError(f"evaluations draw the coverage with matplotlib: {command}, or --eval-episodes 0")
     # A misspelt maze leaves no folder behind.
     layout(settings.env_name)
     (run,) = runs.values()

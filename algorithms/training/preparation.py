@@ -13,6 +13,7 @@ from nfkern.algorithms.agents.registry import find_preset, load_agent
 from nfkern.algorithms.runs.run import Run
 from nfkern.algorithms.runs.settings import CommonSettings, RunSettings
 from nfkern.errors import UserError
+from nfkern.host.packages import install_command
 from nfkern.kernels import backend_reasons
 from nfkern.kernels.dispatch.native_extension import instruction_set, threads_in_use
 
@@ -39,7 +40,8 @@ def evaluation_pool(settings: RunSettings) -> "Iterator[EnvironmentPool | None]"
         from nfkern.algorithms.envs.make import UnknownEnvironment
         from nfkern.algorithms.evaluation.rollout import EnvironmentPool
     except ModuleNotFoundError as error:
-        raise UserError(f"evaluations need {error.name}: pip install 'nfkern[rl]', or --eval-episodes 0") from error
+        command = install_command(error.name or "")
+        raise UserError(f"evaluations need {error.name}: {command}, or --eval-episodes 0") from error
     try:
         pool = EnvironmentPool(name, success_timing=settings.success_timing)
     except UnknownEnvironment as error:
@@ -102,7 +104,7 @@ def introduction(
     place: str | None,
     tasks: int = 1,
 ) -> Iterator[str]:
-    """Yield the lines that introduce a training: preset, network, backend, source, evaluations, folders.
+    """Yield the lines that introduce a training: preset, network, warm-up, backend, source, evaluations, folders.
 
     A quiet run has none but the one that nothing will be evaluated, where that was not asked for.
 
@@ -125,6 +127,11 @@ def introduction(
     device = agent.observation_normalizer.center.device
     seeds = f" for each of {len(runs)} seeds" if len(runs) > 1 else ""
     yield f"{agent.name}: {parameters:,} parameters{seeds}, {agent.config.steps:,} steps"
+    if agent.config.steps < agent.config.warmup_steps:
+        yield (
+            f"warm-up: {agent.config.warmup_steps:,} steps (--warmup-steps), more than are taken: the learning rate "
+            f"never reaches its peak of {agent.config.learning_rate:g}"
+        )
     yield f"device: {device}, {_backend(device)}"
     yield source
     if missing:

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nfkern.errors import UserError
+from nfkern.host.packages import install_command
 
 # Resolved: nfkern/bench is a link in a checkout.
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -12,11 +13,9 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def missing_for_page() -> str | None:
-    """Return the package that a page needs and that is not installed, with the way to install it; None without one."""
-    for name in ("msgspec", "polars", "jinja2", "vl_convert"):
-        if find_spec(name) is None:
-            return f"the package {name}: `pip install 'nfkern[bench]'`"
-    return None
+    """Return the packages that a page needs and that are not installed, and the command that does it; None for none."""
+    missing = [name for name in ("msgspec", "polars", "jinja2", "vl_convert") if find_spec(name) is None]
+    return f"{', '.join(missing)}: `{install_command(*missing)}`" if missing else None
 
 
 def check_writable(path: Path, flag: str = "--out") -> None:

@@ -19,7 +19,7 @@ _OWN_DASHES = ([1, 0], [6, 2], [2, 2], [8, 2, 2, 2])
 _WORDS = {"ahead": ("var(--ours)", "circle"), "even": ("var(--soft)", "square"), "behind": ("var(--bad)", "diamond")}
 _INK = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 11, "titleFontSize": 11}
 _LINES = dict.fromkeys(("gridColor", "tickColor", "domainColor"), "var(--line)")
-_FILE = {"ours": "#0e8a6a", "rival": "#9aa4af", "pale": "#d3a94c", "ink": "#768390"}
+_FILE = {"ours": "#0e8a6a", "rival": "#9aa4af", "part": "#d3a94c", "ink": "#768390"}
 _CONFIG = {
     "background": "transparent",
     # Room for words that the reader's font makes wider than they are measured here.
@@ -73,13 +73,13 @@ def growth(curves: Mapping[str, Mapping[int, float]], axis: str, unit: str) -> s
     return svg({"data": {"values": points}, "mark": mark, "encoding": encoding, "width": 280, "height": 240})
 
 
-def bars(times: Mapping[str, Mapping[str, float]], ours: Collection[str], floor: str) -> str:
+def bars(times: Mapping[str, Mapping[str, float]], ours: Collection[str], parts: Collection[str]) -> str:
     """Return times in seconds as bars, a panel for each job: an SVG file, readable on white and on black.
 
     Args:
         times: by job and column.
         ours: columns in nfkern's colour.
-        floor: column in a paler colour than the rivals'.
+        parts: columns in another colour than the rivals', for they do a part of the job.
     """
     values: list[dict[str, Any]] = [
         {"job": job, "column": column, "time": time, "text": duration(time)}
@@ -87,7 +87,7 @@ def bars(times: Mapping[str, Mapping[str, float]], ours: Collection[str], floor:
         for column, time in columns.items()
     ]
     names = list(dict.fromkeys(each["column"] for each in values))
-    colours = [_FILE["ours"] if name in ours else _FILE["pale"] if name == floor else _FILE["rival"] for name in names]
+    colours = [_FILE["ours" if name in ours else "part" if name in parts else "rival"] for name in names]
     y = {"field": "column", "type": "nominal", "sort": names, "title": None, "axis": {"ticks": False, "domain": False}}
     bar = {"mark": "bar", "encoding": {"color": _nominal("column", names, colours) | {"legend": None}}}
     text = {
@@ -103,9 +103,12 @@ def bars(times: Mapping[str, Mapping[str, float]], ours: Collection[str], floor:
             "data": {"values": values},
             "facet": {"field": "job", "type": "nominal", "sort": list(times), "title": None},
             "columns": 2,
+            "spacing": 32,
             "spec": panel,
-            "resolve": {"scale": {"x": "independent"}},
+            "resolve": {"scale": {"x": "independent", "y": "independent"}},
             "config": {
+                # A reader's font may be a quarter wider than the one that places are measured with here.
+                "padding": {"left": 30, "right": 16, "top": 5, "bottom": 5},
                 # Comes with vl-convert, so that the file is the same wherever it is made.
                 "font": "Liberation Sans, Arial, sans-serif",
                 **{"background": "transparent", "view": {"stroke": None}, "axis": ink | {"labelFontSize": 11}},

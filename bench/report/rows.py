@@ -1,19 +1,24 @@
 """Rows of one or several files, and who is ahead in each."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from nfkern.bench.core.cases import CASES
 from nfkern.bench.core.records import Record, by_row
+from nfkern.bench.registry import VARIANTS
 from nfkern.bench.report.labels import is_ours, standing
+from nfkern.host.packages import install_command
 
 Word = Literal["ahead", "even", "behind", "alone"]
 
 EVEN = 0.05
 """Share of the smaller median up to which two are called even."""
+
+UNTUNED = {"eager", "eager_plu_once"}
+"""Peers that nothing was done for: a row that has no others says little."""
 
 _PRECISIONS = ("int8", "bf16", "tf32", "fp32", "fp64")
 
@@ -156,10 +161,32 @@ def verdict(rows: Sequence[Timed]) -> str:
         return "None of these rows has both nfkern and a peer with its results: nobody is ahead or behind."
     called = sum(row.called_behind is not None for row in rows)
     unfrozen = f"; as a user calls it, not frozen, it is slower than that peer in {called} more" if called else ""
+    tuned = {each.variant for row in rows for each in row.peers} - UNTUNED
+    peer = "the best peer" if tuned else "eager PyTorch, the only peer measured here,"
     return (
-        f"nfkern at its fastest is ahead of the best peer in {words['ahead']} of {compared} rows, "
+        f"nfkern at its fastest is ahead of {peer} in {words['ahead']} of {compared} rows, "
         f"even in {words['even']} and behind in {words['behind']}{unfrozen}."
     )
+
+
+def beside(rows: Sequence[Timed]) -> Iterator[str]:
+    """Yield lines that say which other variants were measured, and which were skipped and why."""
+    others = [each for row in rows for each in row.records if not is_ours(each.variant)]
+    others = [each for each in others if standing(each.variant) != "floor"]
+    measured = dict.fromkeys(each.variant for each in others if each.quantiles)
+    yield f"measured beside nfkern: {', '.join(measured) or 'nothing'}"
+    skipped = {each.variant: each.skipped for each in others if each.skipped}
+    modules = {
+        name: [module for module in VARIANTS[name].requires if f"needs the module {module}" in reason.split("; ")]
+        for name, reason in skipped.items()
+        if name in VARIANTS
+    }
+    missing = list(dict.fromkeys(module for found in modules.values() for module in found))
+    if missing:
+        yield f"skipped, for they are not installed: {', '.join(missing)}; `{install_command(*missing)}`"
+    for name, reason in skipped.items():
+        if not modules.get(name):
+            yield f"skipped: {name}: {reason}"
 
 
 def _median(record: Record) -> float:

@@ -1,4 +1,4 @@
-"""`nfkern bench tables`: the tables of README.md, docs/ and `bench/results/README.md`, made from the records.
+"""`nfkern bench tables`: the tables of docs/records and `bench/results/README.md`, and README's chart.
 
 Numbers that people read come from files that a run has written, and a test keeps the two in agreement.
 """
@@ -14,7 +14,7 @@ from nfkern.bench.core.units import duration
 from nfkern.bench.registry import VARIANTS
 from nfkern.bench.report.charts import bars
 from nfkern.bench.report.frame import read
-from nfkern.bench.report.published import OURS, PUBLISHED, SPEED
+from nfkern.bench.report.published import OURS, PARTS, PUBLISHED, SPEED
 from nfkern.errors import UserError
 
 ROOT = RESULTS.parent.parent
@@ -79,12 +79,12 @@ def _chart(records: pl.DataFrame) -> str:
         job: {column: cell[0]["median_s"] for column, cell in columns.items() if cell and cell[0]}
         for job, columns in found.items()
     }
-    return bars(times, OURS, "floor")
+    return bars(times, OURS, PARTS)
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Write tables and chart of README.md, docs/ and bench/results/README.md from the records there, in a checkout."""
+    """Write the tables of docs/records and bench/results/README.md, and README's chart, from a checkout's records."""
 
     check: bool = False
     """Write nothing; exit 1 if a table is not what the records say."""

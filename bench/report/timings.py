@@ -12,12 +12,10 @@ from nfkern.bench.report import charts
 from nfkern.bench.report.frame import frame
 from nfkern.bench.report.labels import described, standing_note
 from nfkern.bench.report.reproduction import reproduction
-from nfkern.bench.report.rows import EVEN, Timed, timed_rows, verdict
+from nfkern.bench.report.rows import EVEN, UNTUNED, Timed, timed_rows, verdict
 from nfkern.bench.report.scaling import FEWEST, Family, families, fit
 from nfkern.bench.works.training_runs import STEPS, TRAINING_RUNS
 
-# Peers that nothing was done for: a row that has no others says little.
-_UNTUNED = {"eager", "eager_plu_once"}
 _AXES = {"features": "features D", "hidden": "hidden width", "width": "hidden width", "tokens": "tokens T"}
 _NOT_SHOWN = ("work", "device_name", "cores", "shape", "norm_eps")
 # A quantity with curves: its words in titles, its unit, and a value in words.
@@ -40,7 +38,7 @@ def timings(files: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
         "trial": all("tiny" in row.first.case for row in rows),
         "count": len(records),
         "days": _days(records),
-        "untuned": sum(bool(row.peers) and {each.variant for each in row.peers} <= _UNTUNED for row in rows),
+        "untuned": sum(bool(row.peers) and {each.variant for each in row.peers} <= UNTUNED for row in rows),
         "incomplete": sum(bool(found and found.further) for found in again.values()),
         "even": f"{EVEN:.0%}",
         "fewest": FEWEST,

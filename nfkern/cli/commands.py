@@ -61,8 +61,12 @@ COMMANDS = {
         "Success",
         "what policies reach in the simulator, at which cost",
     ),
-    "bench list": ("bench.commands", "List", "list the benchmarks"),
-    "bench tables": ("bench.report.tables", "Tables", "write the tables of README from the records"),
+    "bench list": ("bench.commands", "List", "list suites with their times, rows and variants"),
+    "bench tables": (
+        "bench.report.tables",
+        "Tables",
+        "write the tables of docs/records, and README's chart",
+    ),
     "bench resources": ("bench.kernels.resources", "Resources", "compile the Triton kernels; exit 1 over budget"),
     "bench tune": ("bench.kernels.tune", "Tune", "time launches of the Triton kernels on this GPU and print the best"),
 }
@@ -122,7 +126,9 @@ def _run(name: str, args: list[str]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("nfkern"):
             raise
-        return _fail(prog, f"needs the package {error.name}: `pip install 'nfkern[rl,imitation,log,bench]'`")
+        from nfkern.host.packages import install_command
+
+        return _fail(prog, f"needs the package {error.name}: `{install_command(error.name or '')}`")
     except MemoryError as error:
         return _fail(prog, f"out of memory: {error or 'smaller batches or networks may help'}")
     except RuntimeError as error:

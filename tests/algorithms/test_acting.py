@@ -124,6 +124,19 @@ def test_prefetching_within_a_plan_does_nothing():
     assert actor.policy.decisions == 2
 
 
+def test_an_actor_says_what_it_is(tmp_path):
+    assert repr(Actor(Counting())) == "Actor(Counting, history 3, 2 of 4 actions a decision)"
+    save_agent(make_agent("nf_gcbc", **PLANNING), tmp_path)
+    sizes = make_agent("nf_gcbc").sizes
+    seen, moved = sizes["observation_size"], sizes["action_size"]
+    expected = f"observations ({seen},), goals ({seen},), actions ({moved},), history 3, 2 of 4 actions a decision"
+    assert repr(load(tmp_path)) == f"Actor(nf_gcbc, {expected})"
+    folder = tmp_path / "00000005"
+    folder.mkdir()
+    save_agent(make_agent("nf_bc"), folder)
+    assert repr(load(folder)).startswith("Actor(nf_bc, step 5, observations (")
+
+
 def test_folders_that_are_no_runs(tmp_path):
     with pytest.raises(UserError, match=r"is no run: expected a folder with config.json"):
         load(tmp_path)

@@ -14,7 +14,7 @@ import pytest
 from support.bench_records import ENVIRONMENT, record
 
 from nfkern.bench import commands, registry, suites
-from nfkern.bench.core import files
+from nfkern.bench.core import declarations, files
 from nfkern.bench.core import records as storage
 from nfkern.bench.core.declarations import Benchmark, Implementation
 from nfkern.bench.report.rows import timed_rows
@@ -106,20 +106,46 @@ def test_run_writes_every_variant_of_every_row_with_a_verdict_and_a_page(out, mo
         assert 0 < saved.quantiles.p10_s <= saved.quantiles.median_s <= saved.quantiles.p99_s
     shown = capsys.readouterr()
     for name in ROWS:
-        assert re.search(rf"^(ahead|even|behind) +{name}: nfkern .*, eager .*x\)$", shown.out, re.MULTILINE)
-    assert "nfkern at its fastest is ahead of the best peer in " in shown.out
-    assert "Here was busy: others took " in shown.out
+        # What others have slowed down is no measure of how many times as fast it is.
+        assert re.search(rf"^(ahead|even|behind) +{name}: nfkern .*, eager [^(]*$", shown.out, re.MULTILINE)
+    assert (
+        "\nmeasured beside nfkern: eager\nnfkern at its fastest is ahead of eager PyTorch, the only peer " in shown.out
+    )
+    assert shown.out.index("Here was busy: others took ") < shown.out.index(f" {ROWS[0]}: nfkern ")
     assert "Overview" in out.with_suffix(".html").read_text()
     # Meanwhile it says what it is doing.
     first, second = (shown.err.index(f"{name}: ") for name in ROWS)
     stages = [shown.err.index(f", {stage}]", first) for stage in ("eager", "nfkern", "timing 0 %", "timing 100 %")]
     assert [first, *stages, second] == sorted([first, *stages, second])
     # Nothing is measured again, so that nothing is said of the machine.
-    monkeypatch.setattr(files, "find_spec", lambda name: None)
-    assert run(out, page=True, resume=True, threads=1) == 0
+    assert run(out, resume=True, threads=1) == 0
     shown = capsys.readouterr().out
     assert "busy" not in shown
-    assert "no page: it needs the package msgspec" in shown
+    assert re.search(rf"{ROWS[0]}: nfkern .*, eager .*x\)$", shown, re.MULTILINE)
+
+
+def test_packages_that_the_page_lacks_are_named_before_anything_is_measured(out, monkeypatch, capsys):
+    monkeypatch.setattr(files, "find_spec", lambda name: None if name in ("polars", "vl_convert") else name)
+    monkeypatch.setattr(commands, "measure", lambda *rest: print("measured") or measure(*rest))
+    assert run(out, page=True) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("no page will be written, which needs polars, vl_convert: `pip install ")
+    assert first.endswith(f"; `nfkern bench report {out} --html PAGE` makes one later")
+    assert second == "measured"
+    assert not out.with_suffix(".html").exists()
+
+
+def test_what_is_not_installed_is_named_with_the_verdict(out, monkeypatch, capsys):
+    suite = replace(suites.SUITES["smoke"][0], variants=("eager", "nfkern", "jax_jit", "onnxruntime"))
+    monkeypatch.setitem(suites.SUITES, "smoke", (suite,))
+    monkeypatch.setattr(declarations, "find_spec", lambda name: None if name in ("jax", "onnxruntime") else name)
+    assert run(out) == 0
+    lines = capsys.readouterr().out.splitlines()
+    place = lines.index("measured beside nfkern: eager")
+    assert re.fullmatch(r"skipped, for .* not installed: jax, onnxruntime; `pip install .*jax.*`", lines[place + 1])
+    assert lines[place + 2].startswith(
+        "nfkern at its fastest is ahead of eager PyTorch, the only peer measured here, in "
+    )
 
 
 @pytest.mark.parametrize(("change", "word"), [(slow, "ahead"), (remembering, "behind")])
@@ -221,6 +247,8 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_p
 def test_list_names_rows_and_variants(capsys):
     assert commands.List("quick").run() == 0
     out = capsys.readouterr().out
+    assert out.startswith("suites:\n  smoke  ")
+    assert all(f"  {name} " in out.split("studies")[0] for name in suites.SUITES)
     for name in (*registry.VARIANTS, "inverse-ogbench-1-threads_1", "training_step-ogbench-256-threads_1"):
         assert name in out
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from nfkern.algorithms.agents.base import register
 from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.imitation.base import GeometricGoals, quickstart
-from nfkern.algorithms.agents.imitation.nf_bc import NFBC, NFBCConfig
+from nfkern.algorithms.agents.imitation.nf_bc import NFBC, SMALL, SMALL_SOURCE, NFBCConfig
 from nfkern.algorithms.published import CONDITIONAL
 
 
@@ -27,7 +27,9 @@ _LONG = Preset(
     replace(_JAX, gamma=0.99),
     "paper's JAX code; gamma from the paper's Table 4, for antmaze-large and cube-double (its README has 0.97)",
 )
-_PRESETS = {"paper": _PAPER, "paper-gamma-0.99": _LONG, "quickstart": quickstart(NFGCBCConfig)} | {
+_SMALL = Preset(NFGCBCConfig(**SMALL), SMALL_SOURCE)
+_OWN = {"small": _SMALL, "quickstart": quickstart(NFGCBCConfig)}
+_PRESETS = {"paper": _PAPER, "paper-gamma-0.99": _LONG} | _OWN | {
     name: replace(_LONG if name.startswith(("antmaze-large", "cube-double")) else _PAPER, env_name=f"{name}-v0")
     for name in CONDITIONAL
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nfkern.errors import UserError
+from nfkern.host.packages import install_command
 
 from .arrays import describe_zip, read_hdf5, read_npz_source, read_relay, read_zarr, zipped_zarr
 from .layout import ImportOptions
@@ -52,7 +53,7 @@ def read_source(path: Path, options: ImportOptions, name: str) -> Source:
         raise UserError(f"{path} cannot be read as {name}: {reason}") from error
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        raise UserError(f"{path} needs the package {package}: pip install 'nfkern[imitation]'") from error
+        raise UserError(f"{path} needs the package {package}: {install_command(package)}") from error
     except MemoryError:
         raise
     # A library's words about its own insides help nobody.

@@ -116,8 +116,11 @@ def read_hdf5(path: Path, options: ImportOptions, name: str) -> Source:
         # Groups such as infos may have actions, too.
         if not groups or any(key in ACTIONS[0] for key in leaves):
             return flat("flat HDF5", *_without_ends(leaves, "episode_ends"), options, name)
-        minari = all(group.startswith("episode_") for group in groups)
-        kind = "robomimic" if prefix else "Minari" if minari else "HDF5 by episode"
+        minari = all(
+            group.startswith("episode_") and {"terminations", "truncations"} <= found.keys()
+            for group, found in groups.items()
+        )
+        kind = "robomimic" if prefix else "Minari" if minari else "HDF5, one group an episode"
         splits = _split_masks(leaves, options, list(groups))
         source = grouped(kind, groups, options, name, splits)
         source.notes += _about_masks(leaves, splits, options, len(groups))

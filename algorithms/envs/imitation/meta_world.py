@@ -1,7 +1,7 @@
 """Meta-World's fifty tasks of a robot arm, with the scripted policies of its package as demonstrators.
 
 Source: Yu et al., "Meta-World", 2019, https://arxiv.org/abs/1910.10897. Its package needs a MuJoCo of its own, so it is
-an extra of its own: `pip install 'nfkern[metaworld]'`.
+an extra of its own.
 """
 
 import warnings

@@ -14,7 +14,7 @@ SIZES = {"critic_hidden": (64, 64), "batch_size": 256, "steps": 1200, "learning_
 SIZES |= {"gamma": 0.9, "tau": 0.02, "observation_normalization": "none", "warmup_steps": 0}
 # Small and quick to learn, for it is the one in `make test`.
 FLOW = {"blocks": 2, "hidden": (16, 16), "representation": 16, "encoder_width": 32}
-FLOW |= {"batch_size": 128, "steps": 900, "learning_rate": 2e-3, "tau": 0.03}
+FLOW |= {"batch_size": 128, "steps": 1500, "learning_rate": 2e-3, "tau": 0.03}
 OWN = {
     "nf_rlbc": FLOW | {"alpha": 0.03},
     "fql": {"alpha": 1.0},

@@ -47,7 +47,9 @@ def test_start_to_end_and_again_with_processes(tmp_path, capfd):
 def check_start_to_end_and_again(tmp_path, capfd):
     command = demo.Demo(tmp_path / "demo", transitions=1000, steps=6, episodes_per_task=1, max_episode_steps=20)
     assert command.run() == 0
-    first = capfd.readouterr().out
+    first, said = capfd.readouterr()
+    for name in demo.ALGORITHMS:
+        assert f"{name}: success 0.0% of 5 episodes\n" in said
     for part in ("[1/4] generating", "[2/4] training", "[3/4] evaluating", "[4/4] writing", "Report: ", "minutes"):
         assert part in first
     for name in demo.ALGORITHMS:
@@ -60,6 +62,17 @@ def check_start_to_end_and_again(tmp_path, capfd):
     second = capfd.readouterr().out
     assert second[second.index("policy") :].split("Took")[0] == first[first.index("policy") :].split("Took")[0]
     assert runs == {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("*.safetensors")}
+
+
+def test_bars_of_parallel_trainings_are_lines_in_a_file(tmp_path, capfd):
+    runs = {name: Run(tmp_path / name) for name in demo.ALGORITHMS}
+    demo._train({name: [sys.executable, "-c", "pass"] for name in runs}, runs, 10)
+    lines = capfd.readouterr().err.split("\n")
+    for name in runs:
+        shares = [line.partition(":")[2].partition("|")[0].strip() for line in lines if name in line]
+        assert shares == ["0%", "100%"]
+    assert len(lines) == 2 * len(runs) + 1
+    assert not set("\r\x1b") & set("".join(lines))
 
 
 def test_a_failed_training_ends_the_others_and_shows_its_log(tmp_path):

@@ -1,5 +1,7 @@
 """`nfkern data verify | info | generate` on small data, and what their checks find."""
 
+import re
+
 import numpy as np
 import pytest
 import tyro
@@ -11,6 +13,7 @@ from nfkern.algorithms.data.generation.generate import GenerationPlan
 from nfkern.algorithms.data.manifest import Manifest
 from nfkern.algorithms.data.recipes import RECIPES
 from nfkern.algorithms.data.summary import bars, coverage, visited_cells
+from nfkern.algorithms.data.transitions import TransitionDataset
 from nfkern.errors import UserError
 
 GOOD = {"observations": np.zeros((4, 2)), "actions": np.zeros((4, 1)), "terminals": np.array([0, 1, 0, 1], bool)}
@@ -61,10 +64,24 @@ def test_structure_problems_are_named(changes, says, tmp_path):
 
 
 def test_missing_columns_and_foreign_files_are_named(tmp_path):
-    np.savez(tmp_path / "file.npz", observations=np.zeros((2, 1)))
-    assert structure_problems(tmp_path / "file.npz") == ["lacks actions, terminals; it holds observations"]
+    np.savez(tmp_path / "file.npz", obs=np.zeros((2, 1)), actions=np.zeros((2, 1)))
+    (problem,) = structure_problems(tmp_path / "file.npz")
+    assert problem.startswith("lacks observations, terminals; it holds obs, actions: ")
+    assert f"`nfkern data import {tmp_path / 'file.npz'} --name NAME` takes other names" in problem
+    with pytest.raises(UserError, match=r"no usable dataset: lacks .* `nfkern data import .*episode's end$"):
+        TransitionDataset.load(tmp_path / "file.npz")
     (tmp_path / "file.npz").write_text("text")
     assert "not a readable npz file" in structure_problems(tmp_path / "file.npz")[0]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_file_of_another_format_is_to_be_imported(folder, tmp_path):
+    file = tmp_path / "my robot.zarr"
+    file.mkdir() if folder else file.touch()
+    message = re.escape(f"{file} is no npz file: run `nfkern data import '{file}' --name my-robot`")
+    for use in (Verify(str(file)).run, Info(str(file)).run, lambda: TransitionDataset.load(str(file))):
+        with pytest.raises(UserError, match=message):
+            use()
 
 
 def test_info_describes_the_data_and_draws_them(point_maze_dir, tmp_path, capsys):  # noqa: F811

@@ -1,5 +1,6 @@
 """Formats with dictionaries, rewards and splits of their own: every step comes out, or is counted by name."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from support.published_demonstrations import (
 )
 
 from nfkern.algorithms.data import TransitionDataset
+from nfkern.algorithms.data.importing import ImportOptions, read_source
 from nfkern.algorithms.data.manifest import Manifest
 from nfkern.cli import commands as cli
 from nfkern.errors import UserError
@@ -218,6 +220,17 @@ def test_a_group_for_each_episode_is_enough(tmp_path: Path) -> None:
     assert "not read, because they have no actions: notes" in notes
 
 
+def test_groups_called_episodes_are_not_yet_minaris(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "robot.hdf5", "w") as file:
+        for number in range(2):
+            file[f"episode_{number}/obs"], file[f"episode_{number}/actions"] = random(5, 3), random(4, 2)
+    assert read_source(tmp_path / "robot.hdf5", ImportOptions(), NAME).kind == "HDF5, one group an episode"
+    with h5py.File(tmp_path / "robot.hdf5", "a") as file:
+        for number, flag in itertools.product(range(2), ("terminations", "truncations")):
+            file[f"episode_{number}/{flag}"] = np.arange(4) == 3
+    assert read_source(tmp_path / "robot.hdf5", ImportOptions(), NAME).kind == "Minari"
+
+
 def test_nothing_follows_links_out_of_an_hdf5_file(tmp_path: Path) -> None:
     arrays = d4rl_arrays(following=True)
     write_d4rl(tmp_path / "other.hdf5", arrays)
@@ -237,11 +250,11 @@ def test_nothing_follows_links_out_of_an_hdf5_file(tmp_path: Path) -> None:
             imported(tmp_path / f"{kind}.hdf5", tmp_path / "out")
 
 
-def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_lerobot(tmp_path / "robot", lerobot_columns((2, 2)), version="v2.1", splits={})
     for module in ("pyarrow", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=r"needs the package pyarrow: pip install 'nfkern\[imitation\]'"):
+    with pytest.raises(UserError, match=r"needs the package pyarrow: pip install '?pyarrow"):
         imported(tmp_path / "robot", tmp_path)
 
 

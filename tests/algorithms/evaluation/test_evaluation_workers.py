@@ -1,6 +1,8 @@
 """Several processes, and what happens when they are interrupted or killed."""
 
+import functools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import evaluation_policies
-from support.evaluation_policies import StraightToGoal, load_dying, load_nothing, load_straight_to_goal
+from support.evaluation_policies import Square, StraightToGoal, load_dying, load_nothing, load_straight_to_goal
 from support.selected import selected
 
 from nfkern.algorithms.evaluation.blocks import _interrupts_held
@@ -40,6 +42,19 @@ def test_the_number_of_workers_does_not_matter(tmp_path: Path) -> None:
         np.testing.assert_array_equal(shared.trajectories[key].positions, path.positions)
     # The file's lines are in the order of finishing; another process reads them back.
     assert short(load_nothing, progress_file=file) == alone
+
+
+def test_the_guides_environment_is_found_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = Path(__file__).parents[3] / "docs" / "data.md"
+    (code,) = re.findall(r"```python\n(import gymnasium\n.*?)```", guide.read_text(), re.DOTALL)
+    (tmp_path / "my_robot.py").write_text(code)
+    # As for the script `nfkern`, the path does not have it.
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(tmp_path))])
+    monkeypatch.chdir(tmp_path)
+    loader = functools.partial(Square, goal_conditioned=False)
+    result = evaluate(loader, "my_robot:Reach-v0", episodes_per_task=3, block_size=2, workers=2, progress=False)
+    assert all(episode.length == 100 or episode.success for episode in result.episodes)
+    assert not result.has_goals
 
 
 def test_a_workers_error_arrives() -> None:

@@ -64,7 +64,8 @@ class Tags(HTMLParser):
 @pytest.mark.slow
 def test_the_page_is_whole(runs, point_maze_dir, tmp_path, capsys):  # noqa: F811
     page = tmp_path / "deep" / "report.html"
-    assert Report(tuple(runs), out=page, dataset_dir=point_maze_dir).run() == 0
+    # The runs know where their data lie.
+    assert Report(tuple(runs), out=page).run() == 0
     assert capsys.readouterr().out.strip() == str(page)
     text = page.read_text()
     tags = Tags()
@@ -99,8 +100,8 @@ def test_a_page_without_evaluations_or_data_says_so(point_maze_dir, tmp_path, ca
     assert Report((run,), out=tmp_path / "page.html", dataset_dir=tmp_path).run() == 0
     text = (tmp_path / "page.html").read_text()
     assert "have no evaluation in common: nfkern eval" in text
-    assert "Left out: there is no dataset file" in text
-    assert "left out: there is no dataset file" in capsys.readouterr().err
+    assert "The figure of sampled actions is left out: there is no dataset file" in text
+    assert "the figure of sampled actions is left out: there is no dataset file" in capsys.readouterr().err
     (tmp_path / f"{POINT_MAZE}.json").write_text("[]")
     with pytest.raises(UserError, match="is no manifest of a dataset"):
         Report((run,), out=tmp_path / "page.html", dataset_dir=tmp_path).run()

@@ -88,7 +88,13 @@ def test_own_data_are_evaluated_in_the_environment_that_is_named(own_data, tmp_p
     assert Run(tmp_path / "run").evaluated_in == "support.boxes:FollowInUnit-v0"
     # `nfkern eval` knows the environment from the run.
     assert cli.main(["eval", str(tmp_path / "run"), "--episodes-per-task", "3"]) == 0
-    assert "support.boxes:FollowInUnit-v0, 3 episodes per goal" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "support.boxes:FollowInUnit-v0, 3 episodes, seed 0\n" in printed
+    # Its one task has no name.
+    assert [line.split()[:3] for line in printed.splitlines()[1:]] == [
+        ["success", "95%", "interval"],
+        ["all", "episodes", "0/3"],
+    ]
 
 
 def test_own_data_are_evaluated_on_parts_of_dict_observations(own_data, tmp_path, capsys):
@@ -99,7 +105,7 @@ def test_own_data_are_evaluated_on_parts_of_dict_observations(own_data, tmp_path
     flags[1] += "[position,desired_goal]"
     assert cli.main(command(own_data, tmp_path / "run", *flags)) == 0
     assert cli.main(["eval", str(tmp_path / "run"), "--episodes-per-task", "3"]) == 0
-    assert f"{name}[position,desired_goal], 3 episodes per goal" in capsys.readouterr().out
+    assert f"{name}[position,desired_goal], 3 episodes, seed 0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -134,7 +140,7 @@ def test_a_goal_conditioned_agent_needs_an_environment_with_goals(own_data, tmp_
 
 
 def test_the_start_says_what_is_trained(point_maze_dir, tmp_path, capsys):  # noqa: F811
-    run(point_maze_dir, tmp_path / "run", quiet=False, seeds="0,1")
+    run(point_maze_dir, tmp_path / "run", quiet=False, seeds="0,1", config={"warmup_steps": 20})
     lines = [line for line in capsys.readouterr().err.splitlines() if ": " in line][:5]
     first = sum(v.numel() for k, v in weights(tmp_path / "run" / "seed-0", 20).items() if k.startswith("networks."))
     buffers = 2 * 2 * NETWORKS["blocks"]
@@ -361,6 +367,23 @@ def test_a_preset_is_named_when_training_begins_and_not_before(own_data, tmp_pat
     first, second, *_ = capsys.readouterr().err.splitlines()
     assert first.startswith("preset pointmass: ")
     assert second.startswith("nf_bc: ")
+
+
+@pytest.mark.parametrize(("warmup", "told"), [("3", True), ("2", False)])
+def test_a_warm_up_longer_than_the_training_is_told(own_data, tmp_path, capsys, warmup, told):
+    flags = ["--eval-episodes", "0", "--warmup-steps", warmup]
+    assert cli.main(command(own_data, tmp_path / "run", *flags)) == 0
+    line = "warm-up: 3 steps (--warmup-steps), more than are taken: the learning rate never reaches its peak of 0.0003"
+    assert (line in capsys.readouterr().err.splitlines()) == told
+
+
+@pytest.mark.parametrize("algorithm", ["nf_bc", "nf_gcbc"])
+def test_small_settings_go_with_any_data(own_data, tmp_path, capsys, algorithm):
+    flags = ["--preset", "small", "--steps", "1", "--batch-size", "8", "--eval-episodes", "0"]
+    assert cli.main(["train", algorithm, "--env-name", str(own_data), "--run-dir", str(tmp_path / "run"), *flags]) == 0
+    assert "preset small: chosen here" in capsys.readouterr().err
+    config = Run(tmp_path / "run").header["config"]
+    assert (config["hidden"], config["learning_rate"]) == ([128, 128], 1e-3)
 
 
 def test_the_start_needs_no_kernels(own_data, tmp_path, capsys, monkeypatch):

@@ -67,6 +67,7 @@ def test_the_verdict_counts_rows_that_have_both():
     assert verdict([ahead, behind, even, failed, alone]) == (
         "nfkern at its fastest is ahead of the best peer in 1 of 3 rows, even in 1 and behind in 1."
     )
+    assert " is ahead of eager PyTorch, the only peer measured here, in 1 of 2 rows, even" in verdict([ahead, behind])
     assert "slower than that peer in 1 more." in verdict([timed(nfkern=3, nfkern_frozen=1, eager=2), behind])
     assert verdict([alone]).endswith("nobody is ahead or behind.")
 

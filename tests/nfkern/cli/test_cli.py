@@ -111,11 +111,7 @@ def test_bad_settings_are_usage_errors(capsys):
         (UserError("one thing\n  and another"), 2, "one thing and another"),
         (UserError("no such flag"), 2, "no such flag"),
         (PermissionError(13, "Permission denied", "/proc/x"), 2, "[Errno 13] Permission denied: '/proc/x'"),
-        (
-            ModuleNotFoundError("no", name="mujoco"),
-            2,
-            "needs the package mujoco: `pip install 'nfkern[rl,imitation,log,bench]'`",
-        ),
+        (ModuleNotFoundError("no", name="own.part"), 2, "needs the package own.part: `pip install own`"),
         # Between processes, and not of our output.
         (BrokenPipeError(32, "Broken pipe"), 2, "[Errno 32] Broken pipe"),
         (KeyboardInterrupt(), 130, "interrupted"),
