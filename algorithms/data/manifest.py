@@ -21,7 +21,8 @@ class DatasetFiles:
     """The paths that belong to one dataset name in one folder.
 
     Raises:
-        UserError: If the name is none: it would lead out of the folder, or be taken for a path.
+        UserError: If the name is none: it would lead out of the folder, be taken for a path, or name the validation
+            file of another dataset.
     """
 
     directory: Path
@@ -31,6 +32,11 @@ class DatasetFiles:
         # NAME.npz would be read as a path by what takes a name.
         if not re.fullmatch(r"[\w-][\w.-]*(?<!\.npz)", self.name):
             raise UserError(f"expected a dataset name such as pointmaze-medium-navigate-v0, got {self.name!r}")
+        if self.name.endswith("-val"):
+            raise UserError(
+                f"expected a dataset name that does not end in -val, got {self.name!r}: {self.name}.npz is the "
+                f"validation file of {self.name.removesuffix('-val')}"
+            )
 
     @property
     def train(self) -> Path:
@@ -122,9 +128,6 @@ def recorded_sha256(path: Path) -> str | None:
     Raises:
         UserError: If there is a manifest that this version does not understand.
     """
-    # The training file of a dataset whose name ends in -val, or the validation file of another.
-    for name in dict.fromkeys((path.stem, path.stem.removesuffix("-val"))):
-        manifest = Manifest.read(path.with_name(f"{name}.json"))
-        if manifest is not None and path.name in manifest.sha256:
-            return manifest.sha256[path.name]
-    return None
+    # The manifest of X speaks for X.npz and X-val.npz; there is no dataset X-val.
+    manifest = Manifest.read(path.with_name(f"{path.stem.removesuffix('-val')}.json"))
+    return None if manifest is None else manifest.sha256.get(path.name)

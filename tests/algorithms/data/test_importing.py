@@ -13,7 +13,7 @@ from nfkern.algorithms.data import TransitionDataset
 from nfkern.algorithms.data.checks import verify
 from nfkern.algorithms.data.importing import ImportOptions, read_source
 from nfkern.algorithms.data.importing.convert import import_demonstrations
-from nfkern.algorithms.data.manifest import DatasetFiles, Manifest
+from nfkern.algorithms.data.manifest import Manifest
 from nfkern.algorithms.envs.imitation.push_t import keypoint_observations
 from nfkern.cli import commands as cli
 from nfkern.errors import UserError
@@ -63,7 +63,7 @@ def test_zarr_of_pusht(tmp_path: Path) -> None:
     for mine, theirs in zip(rows("pusht-human-v0", tmp_path), expected, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert TransitionDataset.load("pusht-human-v0", tmp_path, split="val").episodes == 1
-    assert all(finding.problem is None for finding in verify(DatasetFiles(tmp_path, "pusht-human-v0")))
+    assert all(finding.problem is None for finding in verify("pusht-human-v0", tmp_path))
     assert manifest == Manifest.read(tmp_path / "pusht-human-v0.json")
     assert manifest.origin == "imported"
     assert manifest.parameters["source_rows"] == manifest.parameters["transitions"] == ENDS[-1]

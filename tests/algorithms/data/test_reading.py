@@ -220,12 +220,32 @@ def test_what_is_no_manifest_or_no_name_is_said(tmp_path: Path, capsys: pytest.C
     assert "expected a dataset name such as" in capsys.readouterr().err
 
 
-def test_a_name_that_ends_like_a_validation_file_has_its_checksum_compared(tmp_path: Path) -> None:
-    np.savez(tmp_path / "mine.npz", **GOOD)
-    command = ["data", "import", str(tmp_path / "mine.npz"), "--name", "new-val", "--dataset-dir", str(tmp_path)]
-    assert cli.main(command) == 0
-    np.savez(tmp_path / "new-val.npz", **GOOD)
-    assert not loads_of("new-val", dataset_dir=tmp_path)
+def test_no_dataset_takes_the_name_of_a_validation_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_with_manifest(tmp_path)
+    command = ["data", "import", str(path), "--name", f"{NAME}-val", "--dataset-dir", str(tmp_path), "--overwrite"]
+    assert cli.main(command) == 2
+    assert f"{NAME}-val.npz is the validation file of {NAME}" in capsys.readouterr().err
+    # A manifest of that name, from elsewhere, does not vouch for the file.
+    other = tmp_path / f"{NAME}-val.npz"
+    save(other, changed({"actions": GOOD["actions"] / 2}), "mapped")
+    Manifest(f"{NAME}-val", "imported", {other.name: sha256_of(other)}).write(other.with_suffix(".json"))
+    assert not loads(dataset_dir=tmp_path, split="val")
+
+
+@pytest.mark.parametrize("by_path", [False, True])
+def test_splits_of_other_features_are_refused_by_verify_and_by_training(
+    by_path: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / f"{NAME}.npz", **GOOD)
+    np.savez(tmp_path / f"{NAME}-val.npz", **changed({"observations": np.zeros((ROWS, 4), np.float32)}))
+    name, where = str(tmp_path / f"{NAME}.npz") if by_path else NAME, ["--dataset-dir", str(tmp_path)]
+    widths = f"{NAME} has observations of 3 and actions of 2 features, {NAME}-val has observations of 4 and"
+    assert cli.main(["data", "verify", name, *where]) == 1
+    assert widths in capsys.readouterr().out
+    arguments = ["--env-name", name, *where, "--run-dir", str(tmp_path / "run"), "--eval-episodes", "0"]
+    assert cli.main(["train", "gaussian_bc", *arguments, "--steps", "1"]) == 2
+    assert widths in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def write_with_manifest(folder: Path) -> Path:
