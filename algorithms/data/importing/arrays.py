@@ -66,7 +66,9 @@ def _zarr_leaf(buffer: Any, key: str, folder: Path | None) -> Leaf:
     try:
         array = buffer[key]
         read = functools.partial(_whole, array)
-        if folder is not None and any("blosc" in type(each).__name__.lower() for each in array.compressors):
+        # In the order in which they packed: with anything around it, a file is more than what blosc wrote.
+        last = type(array.compressors[-1]).__name__.lower() if array.compressors else ""
+        if folder is not None and "blosc" in last and array.shards is None:
             read = functools.partial(_whole_blosc, array, folder / key)
         missing = array.nchunks - array.nchunks_initialized
         remark = f"{missing} of {array.nchunks} chunks have no file, and are {array.fill_value} throughout"
@@ -77,7 +79,7 @@ def _zarr_leaf(buffer: Any, key: str, folder: Path | None) -> Leaf:
 
 
 def _whole_blosc(array: Any, folder: Path) -> np.ndarray:
-    """Read an array whose chunks blosc has packed; of a chunk that is cut off it would make up the rest."""
+    """Read an array whose files are chunks that blosc has packed; of one that is cut off it would make up the rest."""
     for file in folder.rglob("*"):
         if file.is_file() and not file.name.startswith(".") and file.name not in ZARR_MARKS:
             with file.open("rb") as chunk:

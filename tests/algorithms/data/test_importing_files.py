@@ -1,6 +1,7 @@
 """Sources of several files and groups: what fits together, what is missing, and what is damaged."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 import zarr
 from support.imported_dataset import imported, same_steps, transitions
 from support.published_demonstrations import (
+    ENDS,
     LENGTHS,
     d4rl_arrays,
     lerobot_columns,
@@ -18,6 +20,7 @@ from support.published_demonstrations import (
     write_minari_arrow,
     write_zarr,
 )
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from nfkern.errors import UserError
 
@@ -91,6 +94,21 @@ def test_arrow_without_padding_loses_no_step(tmp_path: Path) -> None:
             writer.write_table(table)
     imported(tmp_path / "data", tmp_path, rewards=False)
     same_steps(transitions(tmp_path), {"actions": np.concatenate([episode["actions"] for episode in written])})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"chunks": (4, 5), "shards": (8, 5)}, {"compressors": [BloscCodec(), Crc32cCodec()]}],
+    ids=["shards", "crc"],
+)
+def test_zarr_files_that_are_more_than_blosc_wrote_are_whole(options: dict[str, Any], tmp_path: Path) -> None:
+    states, actions = random(ENDS[-1], 5), random(ENDS[-1], 2)
+    root = zarr.open_group(tmp_path / "mine.zarr", mode="w", zarr_format=3)
+    root.create_array("data/state", data=states, **{"compressors": [BloscCodec()]} | options)
+    root.create_array("data/action", data=actions)
+    root.create_array("meta/episode_ends", data=ENDS)
+    imported(tmp_path / "mine.zarr", tmp_path)
+    same_steps(transitions(tmp_path), {"observations": states, "actions": actions})
 
 
 def test_chunks_that_are_missing_or_cut_off_are_told(tmp_path: Path) -> None:
