@@ -1,14 +1,13 @@
 """The manifest beside a dataset: where it comes from, how to make it again, and the checksums of its files."""
 
 import hashlib
-import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from nfkern.errors import UserError
-from nfkern.host.files import write_json
+from nfkern.host.files import read_json, write_json
 
 from .remembered import once
 
@@ -100,15 +99,20 @@ class Manifest:
         if not path.exists():
             return None
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content.pop("format") != MANIFEST_FORMAT:
-                raise ValueError(f"its format is not {MANIFEST_FORMAT}")
+            content = read_json(path)
+            if (found := content.pop("format", None)) != MANIFEST_FORMAT:
+                raise ValueError(f"expected format {MANIFEST_FORMAT}, got {found!r}")
+            known = [each.name for each in fields(Manifest)]
+            if strange := [key for key in content if key not in known]:
+                raise ValueError(f"expected {', '.join(known)}, got {', '.join(strange)} as well")
+            if missing := [key for key in ("name", "origin", "sha256") if key not in content]:
+                raise ValueError(f"it lacks {', '.join(missing)}")
             manifest = Manifest(**content)
             for key, kind in (("sha256", dict), ("parameters", dict), ("versions", dict), ("note", str)):
                 if not isinstance(getattr(manifest, key), kind):
                     raise ValueError(f"expected {key} to be a {kind.__name__}, got {getattr(manifest, key)!r}")
             return manifest
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise UserError(f"{path} is no manifest of a dataset ({error}): move it away and try again") from error
 
 

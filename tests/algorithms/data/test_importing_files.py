@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from support.published_demonstrations import (
     write_d4rl,
     write_lerobot,
     write_minari_arrow,
+    write_robomimic,
     write_zarr,
 )
 from zarr.codecs import BloscCodec, Crc32cCodec
@@ -94,6 +96,26 @@ def test_arrow_without_padding_loses_no_step(tmp_path: Path) -> None:
             writer.write_table(table)
     imported(tmp_path / "data", tmp_path, rewards=False)
     same_steps(transitions(tmp_path), {"actions": np.concatenate([episode["actions"] for episode in written])})
+
+
+def test_hidden_files_beside_tables_are_not_read(tmp_path: Path) -> None:
+    write_lerobot(tmp_path / "data", lerobot_columns(LENGTHS), version="v2.1", splits={})
+    table = next((tmp_path / "data").rglob("*.parquet"))
+    (table.parent / f"._{table.name}").write_bytes(b"Mac OS X")
+    imported(tmp_path / "data", tmp_path)
+    write_minari_arrow(tmp_path / "arrow")
+    for table in list((tmp_path / "arrow").rglob("*.arrow")):
+        (table.parent / f"._{table.name}").write_bytes(b"Mac OS X")
+    imported(tmp_path / "arrow", tmp_path, rewards=False)
+
+
+def test_without_rewards_an_episode_may_lack_what_only_they_need(tmp_path: Path) -> None:
+    write_robomimic(tmp_path / "demos")
+    with h5py.File(tmp_path / "demos", "a") as file:
+        del file["data/demo_3/dones"]
+    with pytest.raises(UserError, match="demo_3: expected the arrays of the first episode"):
+        imported(tmp_path / "demos", tmp_path)
+    imported(tmp_path / "demos", tmp_path, rewards=False)
 
 
 @pytest.mark.parametrize(
