@@ -34,7 +34,8 @@ def _draw_positions(figure: Figure, dataset: TransitionDataset) -> None:
     axes = figure.subplots()
     positions = dataset.observations[:, :2].astype(np.float64)
     least = positions.min(0)
-    counts, x_edges, y_edges = np.histogram2d(*(positions - least).T, bins=120)
+    x, y = (positions - least).T
+    counts, x_edges, y_edges = np.histogram2d(x, y, bins=120)
     image = axes.pcolormesh(x_edges + least[0], y_edges + least[1], np.log10(counts.T + 1), cmap="Greys")
     figure.colorbar(image, ax=axes, label="visits, log10(1 + n)")
     for start, end in zip(dataset.episode_starts[:TRAJECTORIES], dataset.episode_ends, strict=False):

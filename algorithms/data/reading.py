@@ -92,7 +92,8 @@ def check_finite(path: Path, key: str, column: np.ndarray) -> None:
 def usable(values: np.ndarray) -> np.ndarray:
     """Where values are finite, and no larger than `LARGEST`."""
     with np.errstate(over="ignore"):
-        return np.isfinite(np.multiply(values, 2, dtype=np.float32, casting="unsafe"))
+        fits: np.ndarray = np.isfinite(np.multiply(values, 2, dtype=np.float32, casting="unsafe"))
+    return fits
 
 
 def rows_not_finite(column: np.ndarray) -> tuple[int, int] | None:

@@ -214,12 +214,12 @@ def _finite(key: str, array: np.ndarray, steps: Steps) -> np.ndarray:
     bad = np.argwhere(~usable(array))
     if not len(bad):
         return _narrowed(array)
-    row, feature = bad[0][0], bad[0][1] if array.ndim > 1 else None
+    row, *features = bad[0].tolist()
     name, borders = key, np.cumsum([0, *(size for _, size in steps.parts)])
     if key == "observations" and borders[-1] == array.shape[1]:
-        part = int(np.searchsorted(borders, feature, side="right")) - 1
-        name, feature = steps.parts[part][0], feature - borders[part]
-    place = f"row {steps.first + row}" + ("" if feature is None else f", feature {feature},")
+        part = int(np.searchsorted(borders, features[0], side="right")) - 1
+        name, features = steps.parts[part][0], [features[0] - int(borders[part])]
+    place = f"row {steps.first + row}" + "".join(f", feature {feature}," for feature in features)
     hint = "; --no-rewards leaves them out" if key == "rewards" else ""
     raise UserError(
         f"{name}: expected finite numbers up to {LARGEST:.2g}, got {array[tuple(bad[0])]} in {place} of {steps.label}, "
