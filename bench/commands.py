@@ -24,7 +24,7 @@ from nfkern.bench.report.labels import described
 from nfkern.bench.report.rows import Timed, beside, timed_rows, verdict
 from nfkern.bench.runner import measure
 from nfkern.bench.suites import IN_WORDS, SUITES
-from nfkern.errors import UserError, check_least
+from nfkern.errors import UserError, check_least, reason
 from nfkern.host.files import write_text
 
 Suite = Literal["smoke", "quick", "cpu", "causal", "control-loop", "scaling", "training", "full"]
@@ -208,7 +208,7 @@ def _kind(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); make one with {makers}") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)}); make one with {makers}") from None
     if not text.strip():
         raise UserError(f"{path} holds no records: make some with {makers}, and --overwrite")
     try:

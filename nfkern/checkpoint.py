@@ -11,6 +11,7 @@ from nfkern.host.files import atomic_folder, read_json, write_json
 from nfkern.kernels.dispatch.checks import FLOATING
 
 FORMAT_VERSION = 1
+_PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 class Pretrained:
@@ -23,7 +24,7 @@ class Pretrained:
 
         Raises:
             ValueError: `path` holds something else, which is left alone; or the module could not be restored: `config`
-                does not describe it, or a weight is not finite.
+                does not describe it, a weight is not finite, or it has hooks or methods of its own.
             TypeError: a weight is a shard.
         """
         assert isinstance(self, nn.Module)
@@ -106,13 +107,15 @@ def _check_weights(name: str, tensors: dict[str, torch.Tensor]) -> torch.dtype:
     """The dtype of the weights; a coupling flow's permutation is not a weight.
 
     Raises:
-        ValueError: weights of several dtypes, or not of a floating-point dtype, or not finite.
+        ValueError: weights of several dtypes, or not of a floating-point dtype, or not finite, or without values.
     """
     weights = {key: tensor for key, tensor in tensors.items() if key != "permutation"}
     dtypes = {tensor.dtype for tensor in weights.values()}
     if len(dtypes) > 1 or not dtypes <= {*FLOATING}:
         raise ValueError(f"{name}: expected weights of one floating-point dtype, got {sorted(map(str, dtypes))}")
     for key, tensor in weights.items():
+        if tensor.is_meta:
+            raise ValueError(f"{name}: expected weights with values, got {key} on the meta device, which holds none")
         if not tensor.isfinite().all():
             raise ValueError(f"{name}: expected finite weights, got {key} with NaN or infinity")
     return dtypes.pop() if dtypes else torch.get_default_dtype()
@@ -139,25 +142,43 @@ def _check_described(module: nn.Module, config: dict[str, Any], tensors: dict[st
             f"module: expected the weights that {kind.__name__} has for its config, got others: {different}; make "
             "parametrisations and pruning permanent before saving (torch.nn.utils)"
         )
-    ours, theirs = _settings(module), _settings(twin)
-    for name, value in theirs.items():
-        if ours.get(name) != value:
+    try:
+        # As loading does: it refuses a permutation that is none.
+        twin.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"module: expected weights that can be loaded, got others: {error}") from None
+    ours, theirs = dict(module.named_modules()), dict(twin.named_modules())
+    for path in {**theirs, **ours}:
+        _check_same(path, ours.get(path), theirs.get(path))
+
+
+def _check_same(path: str, ours: nn.Module | None, theirs: nn.Module | None) -> None:
+    """Refuse a module inside that differs in kind, plain attributes, hooks or methods from the one that is restored.
+
+    Raises:
+        ValueError: the message says what would be lost.
+    """
+    lost, prefix = "which would be lost", f"{path}." if path else ""
+    if ours is None or theirs is None or type(ours) is not type(theirs):
+        expected, found = (None if each is None else type(each).__name__ for each in (theirs, ours))
+        other = "another " if expected == found else ""
+        raise ValueError(f"{path}: expected {expected!r} as the config says, got {other}{found!r}, {lost}")
+    of_every_module = vars(nn.Module())
+    for name in [name for name in {**vars(theirs), **vars(ours)} if name not in of_every_module]:
+        mine, default = getattr(ours, name, None), getattr(theirs, name, ...)
+        if name in vars(ours) and callable(mine) and callable(getattr(type(ours), name, None)):
+            raise ValueError(f"{prefix}{name}: expected the method of {type(ours).__name__}, got another, {lost}")
+        # No caches, which are other values than plain ones, and no notes, of which the class knows nothing.
+        compared = isinstance(mine, _PLAIN) or isinstance(vars(theirs).get(name, ...), _PLAIN)
+        if compared and default is not ... and (not isinstance(mine, _PLAIN) or mine != default):
             raise ValueError(
-                f"{name}: expected {value!r} as the config says, got {ours.get(name)!r}, which would be lost; make a "
-                "module with it"
+                f"{prefix}{name}: expected {default!r} as the config says, got {mine!r}, {lost}; make a module with it"
             )
-
-
-def _settings(module: nn.Module) -> dict[str, Any]:
-    """Kinds of all modules inside, and their plain public attributes."""
-    found: dict[str, Any] = {}
-    for path, part in module.named_modules():
-        found[path or "class"] = type(part).__name__
-        for name, value in vars(part).items():
-            public = not name.startswith("_") and name != "training"
-            if public and isinstance(value, bool | int | float | str | tuple | None):
-                found[f"{path}.{name}".lstrip(".")] = value
-    return found
+    for hooks in ("_forward_hooks", "_forward_pre_hooks"):
+        if len(getattr(ours, hooks)) > len(getattr(theirs, hooks)):
+            raise ValueError(
+                f"{path or 'module'}: expected no {hooks[1:]}, got some, {lost}; remove them before saving"
+            )
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

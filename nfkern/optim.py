@@ -18,6 +18,9 @@ class FlowAdamW(torch.optim.AdamW):
         betas: as in torch.optim.AdamW.
         eps: as in torch.optim.AdamW.
         weight_decay: as in torch.optim.AdamW.
+
+    Raises:
+        TypeError: `flow` is not a module.
     """
 
     def __init__(
@@ -30,5 +33,10 @@ class FlowAdamW(torch.optim.AdamW):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
     ) -> None:
+        if not isinstance(flow, torch.nn.Module):
+            raise TypeError(
+                f"flow: expected a torch.nn.Module, whose parameters are taken, got a {type(flow).__name__}; other "
+                "parameters are the second argument"
+            )
         parameters = [*flow.parameters(), *others]
         super().__init__(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import tyro
 
-from nfkern.algorithms.data.checks import verify, verify_file
+from nfkern.algorithms.data.checks import verify
 from nfkern.algorithms.data.files import dataset_files
 from nfkern.algorithms.data.manifest import DEFAULT_DATASET_DIR, Manifest
 from nfkern.algorithms.data.recipes import DemonstrationRecipe, data_name, find_recipe
@@ -185,22 +185,19 @@ class Import:
 
 @dataclass(frozen=True)
 class Verify:
-    """Check a dataset's files: checksums against the manifest, schema, episode ends, finite values.
+    """Check a dataset's files: checksums, schema, episode ends, finite values, equal features in both splits.
 
     What passes can be trained on, and what fails cannot.
     """
 
     name: tyro.conf.Positional[str]
-    """The dataset's name, or the path of an npz file."""
+    """The dataset's name, or the path of an npz file; a validation file beside it is checked, too."""
     dataset_dir: Path = DEFAULT_DATASET_DIR
     """Folder of the datasets."""
 
     def run(self) -> int:
         """Print one line per check; 1 if any failed."""
-        if self.name.endswith(".npz"):
-            findings = verify_file(Path(self.name).expanduser())
-        else:
-            findings = verify(dataset_files(self.name, self.dataset_dir))
+        findings = verify(self.name, self.dataset_dir)
         for finding in findings:
             print(
                 f"ok      {finding.subject}"

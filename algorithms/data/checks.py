@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .archive import column_names
-from .manifest import DatasetFiles, recorded_sha256, sha256_of
+from .files import dataset_file, has_validation
+from .manifest import DEFAULT_DATASET_DIR, recorded_sha256, sha256_of
 from .reading import OUTCOMES, REQUIRED, read_column, rows_not_finite
-from .transitions import TransitionDataset
+from .transitions import TransitionDataset, difference
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,24 @@ class Finding:
     problem: str | None = None
 
 
-def verify(files: DatasetFiles) -> list[Finding]:
-    """Check both files of a dataset against their manifest, and by the loader's own rules."""
-    return [finding for path in files.splits.values() for finding in verify_file(path)]
+def verify(source: str | Path, dataset_dir: Path = DEFAULT_DATASET_DIR) -> list[Finding]:
+    """Check the files that a training reads: against their manifest, by the loader's own rules, and with each other.
+
+    Args:
+        source: A dataset's name, or the path of an npz file, whose validation file is checked where one lies beside it.
+        dataset_dir: Where names are looked up.
+    """
+    names = ("train", "val") if has_validation(source, dataset_dir) else ("train",)
+    paths = [dataset_file(source, dataset_dir, split) for split in names]
+    findings = [finding for path in paths for finding in _verify_file(path)]
+    if len(paths) > 1 and not any(finding.problem for finding in findings):
+        train, val = (TransitionDataset.read(path, rewards=False, trusted=True) for path in paths)
+        subject = f"{paths[0].name} and {paths[1].name}: features of both"
+        findings.append(Finding(subject, difference(train, val)))
+    return findings
 
 
-def verify_file(path: Path) -> list[Finding]:
+def _verify_file(path: Path) -> list[Finding]:
     """Check one data file: it passes exactly if `TransitionDataset.load` reads it."""
     if not path.is_file():
         return [Finding(path.name, "the file is missing")]

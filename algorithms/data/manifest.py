@@ -1,14 +1,13 @@
 """The manifest beside a dataset: where it comes from, how to make it again, and the checksums of its files."""
 
 import hashlib
-import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from nfkern.errors import UserError
-from nfkern.host.files import write_json
+from nfkern.host.files import read_json, write_json
 
 from .remembered import once
 
@@ -21,7 +20,8 @@ class DatasetFiles:
     """The paths that belong to one dataset name in one folder.
 
     Raises:
-        UserError: If the name is none: it would lead out of the folder, or be taken for a path.
+        UserError: If the name is none: it would lead out of the folder, be taken for a path, or name the validation
+            file of another dataset.
     """
 
     directory: Path
@@ -31,6 +31,11 @@ class DatasetFiles:
         # NAME.npz would be read as a path by what takes a name.
         if not re.fullmatch(r"[\w-][\w.-]*(?<!\.npz)", self.name):
             raise UserError(f"expected a dataset name such as pointmaze-medium-navigate-v0, got {self.name!r}")
+        if self.name.endswith("-val"):
+            raise UserError(
+                f"expected a dataset name that does not end in -val, got {self.name!r}: {self.name}.npz is the "
+                f"validation file of {self.name.removesuffix('-val')}"
+            )
 
     @property
     def train(self) -> Path:
@@ -94,15 +99,20 @@ class Manifest:
         if not path.exists():
             return None
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content.pop("format") != MANIFEST_FORMAT:
-                raise ValueError(f"its format is not {MANIFEST_FORMAT}")
+            content = read_json(path)
+            if (found := content.pop("format", None)) != MANIFEST_FORMAT:
+                raise ValueError(f"expected format {MANIFEST_FORMAT}, got {found!r}")
+            known = [each.name for each in fields(Manifest)]
+            if strange := [key for key in content if key not in known]:
+                raise ValueError(f"expected {', '.join(known)}, got {', '.join(strange)} as well")
+            if missing := [key for key in ("name", "origin", "sha256") if key not in content]:
+                raise ValueError(f"it lacks {', '.join(missing)}")
             manifest = Manifest(**content)
             for key, kind in (("sha256", dict), ("parameters", dict), ("versions", dict), ("note", str)):
                 if not isinstance(getattr(manifest, key), kind):
                     raise ValueError(f"expected {key} to be a {kind.__name__}, got {getattr(manifest, key)!r}")
             return manifest
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise UserError(f"{path} is no manifest of a dataset ({error}): move it away and try again") from error
 
 
@@ -122,9 +132,6 @@ def recorded_sha256(path: Path) -> str | None:
     Raises:
         UserError: If there is a manifest that this version does not understand.
     """
-    # The training file of a dataset whose name ends in -val, or the validation file of another.
-    for name in dict.fromkeys((path.stem, path.stem.removesuffix("-val"))):
-        manifest = Manifest.read(path.with_name(f"{name}.json"))
-        if manifest is not None and path.name in manifest.sha256:
-            return manifest.sha256[path.name]
-    return None
+    # The manifest of X speaks for X.npz and X-val.npz; there is no dataset X-val.
+    manifest = Manifest.read(path.with_name(f"{path.stem.removesuffix('-val')}.json"))
+    return None if manifest is None else manifest.sha256.get(path.name)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from .summary import HISTOGRAM_ROWS, SHOWN_DIMENSIONS, is_maze
+from .summary import HISTOGRAM_ROWS, SHOWN_DIMENSIONS, histogram, is_maze
 from .transitions import TransitionDataset
 
 TRAJECTORIES = 5
@@ -32,9 +32,11 @@ def save_plot(name: str, dataset: TransitionDataset, path: Path) -> None:
 
 def _draw_positions(figure: Figure, dataset: TransitionDataset) -> None:
     axes = figure.subplots()
-    positions = dataset.observations[:, :2]
-    counts, x_edges, y_edges = np.histogram2d(positions[:, 0], positions[:, 1], bins=120)
-    image = axes.pcolormesh(x_edges, y_edges, np.log10(counts.T + 1), cmap="Greys")
+    positions = dataset.observations[:, :2].astype(np.float64)
+    least = positions.min(0)
+    x, y = (positions - least).T
+    counts, x_edges, y_edges = np.histogram2d(x, y, bins=120)
+    image = axes.pcolormesh(x_edges + least[0], y_edges + least[1], np.log10(counts.T + 1), cmap="Greys")
     figure.colorbar(image, ax=axes, label="visits, log10(1 + n)")
     for start, end in zip(dataset.episode_starts[:TRAJECTORIES], dataset.episode_ends, strict=False):
         axes.plot(positions[start : end + 1, 0], positions[start : end + 1, 1], linewidth=0.8)
@@ -50,6 +52,6 @@ def _draw_histograms(figure: Figure, dataset: TransitionDataset) -> None:
         if k >= shown:
             axes.set_axis_off()
             continue
-        axes.stairs(*np.histogram(sample[:, k], bins=60), fill=True)
+        axes.stairs(*histogram(sample[:, k], bins=60), fill=True)
         axes.set_title(f"observation {k}", fontsize="small")
         axes.tick_params(labelsize="x-small")

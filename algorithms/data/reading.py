@@ -11,6 +11,8 @@ from .remembered import once
 
 REQUIRED = ("observations", "actions", "terminals")
 OUTCOMES = ("rewards", "masks")
+# Of two numbers up to this, float32 holds the sum and the difference, which normalisers take.
+LARGEST = float(np.finfo(np.float32).max) / 2
 # Numbers that one step of a pass over a column holds in memory.
 CHUNK_VALUES = 1 << 22
 
@@ -77,27 +79,33 @@ def read_column(path: Path, key: str, *, memory_map: bool = False, trusted: bool
 
 
 def check_finite(path: Path, key: str, column: np.ndarray) -> None:
-    """Check a column of a file for values that are no numbers; an unchanged file once in a process.
+    """Check a column of a file for values that are not `usable`; an unchanged file once in a process.
 
     Raises:
-        ValueError: If there are any; the message has the row of the first one.
+        ValueError: If there are any; the message has the row and the feature of the first one.
     """
     rows = once(path, f"{key} finite", lambda: rows_not_finite(column))
     if rows is not None:
         first, count = rows
-        place = np.argwhere(~np.isfinite(column[first]))[0]
-        feature = f", feature {place[0]}" if len(place) == 1 else ""
-        raise ValueError(
-            f"{key} holds {count} values that are not finite: {column[first][tuple(place)]} in row {first}{feature}"
-        )
+        place = np.argwhere(~usable(column[first]))[0]
+        feature, value = f", feature {place[0]}" if len(place) == 1 else "", column[first][tuple(place)]
+        bad = f"beyond {LARGEST:.2g}, so that float32 loses their differences" if np.isfinite(value) else "not finite"
+        raise ValueError(f"{key} holds {count} values that are {bad}: {value:g} in row {first}{feature}")
+
+
+def usable(values: np.ndarray) -> np.ndarray:
+    """Where values are finite, and no larger than `LARGEST`."""
+    with np.errstate(over="ignore"):
+        fits: np.ndarray = np.isfinite(np.multiply(values, 2, dtype=np.float32, casting="unsafe"))
+    return fits
 
 
 def rows_not_finite(column: np.ndarray) -> tuple[int, int] | None:
-    """The first row with a value that is not finite, and how many such values there are; None for none."""
+    """The first row with a value that is not `usable`, and how many such values there are; None for none."""
     first, count = None, 0
     step = max(1, CHUNK_VALUES // max(1, column[:1].size))
     for start in range(0, len(column), step):
-        finite = np.isfinite(column[start : start + step])
+        finite = usable(column[start : start + step])
         if not finite.all():
             bad = np.argwhere(~finite)
             first = start + int(bad[0, 0]) if first is None else first

@@ -18,6 +18,8 @@ SHADES = " ░▒▓█"
 # More rows add nothing to a histogram of a dozen bins.
 HISTOGRAM_ROWS = 200_000
 SHOWN_DIMENSIONS = 12
+# Characters of a map's line, and lines.
+MAP_LIMIT = 200
 
 
 def is_maze(name: str) -> bool:
@@ -86,15 +88,25 @@ def bars(values: np.ndarray, bins: int = 16) -> str:
     values = values[np.isfinite(values)]
     if not len(values):
         return "no finite value"
-    counts, _ = np.histogram(values, bins)
+    counts, _ = histogram(values, bins)
     # Rounded up, so that only an empty bin is blank.
     heights = np.ceil(counts / counts.max() * (len(BARS) - 1)).astype(int)
     return "".join(BARS[height] for height in heights)
 
 
+def histogram(values: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return counts (bins,) and edges (bins + 1,) of a vector; of any finite float32 values, narrow or large.
+
+    In float64 and from the least value on: numpy finds no edges within a few roundings of a number.
+    """
+    values = values.astype(np.float64)
+    counts, edges = np.histogram(values - values.min(), bins)
+    return counts, edges + values.min()
+
+
 def maze_cells(positions: np.ndarray) -> np.ndarray:
     """Return the (row, column) of the maze cell that each (x, y) position lies in."""
-    return np.floor((positions[:, ::-1] + MAZE_OFFSET + MAZE_UNIT / 2) / MAZE_UNIT).astype(int)
+    return np.floor((positions[:, ::-1].astype(np.float64) + MAZE_OFFSET + MAZE_UNIT / 2) / MAZE_UNIT)
 
 
 def visited_cells(positions: np.ndarray) -> int:
@@ -105,11 +117,13 @@ def visited_cells(positions: np.ndarray) -> int:
 def coverage(positions: np.ndarray) -> list[str]:
     """Return a map of how often each place was visited, north up, as lines of shaded characters."""
     columns_per_unit, lines_per_unit = 1.5, 0.75
-    (x_low, y_low), (x_high, y_high) = positions.min(0), positions.max(0)
-    shape = (
-        max(1, round(float(y_high - y_low) * lines_per_unit)),
-        max(1, round(float(x_high - x_low) * columns_per_unit)),
-    )
+    positions = positions - positions.min(0).astype(np.float64)
+    width, height = positions.max(0)
+    # No maze is as wide as the limit: such positions are not in metres, or no positions.
+    shape = [
+        min(MAP_LIMIT, max(1, round(side * each)))
+        for side, each in ((height, lines_per_unit), (width, columns_per_unit))
+    ]
     counts, _, _ = np.histogram2d(positions[:, 1], positions[:, 0], bins=shape)
     shades = np.ceil(np.log1p(counts) / np.log1p(counts.max()) * (len(SHADES) - 1)).astype(int)
     return ["  " + "".join(SHADES[shade] for shade in line).rstrip() for line in shades[::-1]]

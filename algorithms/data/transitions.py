@@ -292,6 +292,15 @@ class TransitionDataset:
         return ColumnStatistics(*(result.astype(np.float32) for result in results))
 
 
+def difference(train: TransitionDataset, val: TransitionDataset) -> str | None:
+    """Return how the features of two splits differ, so that no policy reads both; None where they agree."""
+    sizes = [(each.observation_size, each.action_size) for each in (train, val)]
+    if sizes[0] == sizes[1]:
+        return None
+    of = "{} has observations of {} and actions of {} features".format
+    return f"expected splits of one kind, but {of(train.name, *sizes[0])}, {of(val.name, *sizes[1])}"
+
+
 def _rows_of_floats(argument: str, array: np.ndarray, dimensions: int) -> np.ndarray:
     array = np.asarray(array)
     if array.ndim != dimensions:

@@ -14,7 +14,7 @@ import numpy as np
 from nfkern.algorithms.envs.make import SuccessTiming
 from nfkern.algorithms.evaluation.rollout import EnvironmentPool, Episode
 from nfkern.algorithms.evaluation.statistics import Interval, success_interval, wilson_interval
-from nfkern.errors import UserError
+from nfkern.errors import UserError, reason
 from nfkern.host.files import atomic_file, write_text
 
 FORMAT_VERSION = 1
@@ -230,7 +230,7 @@ class EvaluationResult:
         try:
             return cls.from_dict(json.loads(path.read_text()))
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read as an evaluation: {error}") from error
+            raise UserError(f"{path} cannot be read as an evaluation: {reason(error)}") from error
 
     def save_csv(self, path: Path) -> None:
         """Write one row per episode, atomically."""

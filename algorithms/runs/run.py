@@ -21,7 +21,7 @@ from nfkern.algorithms.agents.online.base import OnlineGCRL
 from nfkern.algorithms.agents.registry import AGENTS
 from nfkern.algorithms.data.manifest import DEFAULT_DATASET_DIR
 from nfkern.algorithms.runs.checkpoint import Checkpoint
-from nfkern.errors import UserError
+from nfkern.errors import UserError, reason
 from nfkern.host.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Run:
         path = self.path / "config.json"
         try:
             header: dict[str, Any] = read_json(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(
                 f"{self.path} is no run: expected a folder with config.json, as `nfkern train` writes it"
             ) from None
@@ -210,7 +210,7 @@ class Run:
         hold it.
 
         Raises:
-            UserError: another process writes there.
+            UserError: another process writes there, or there can be no such folder.
         """
         if self.path.is_file():
             raise UserError(f"{self.path} is a file: expected a folder, or a new one's name")
@@ -218,9 +218,13 @@ class Run:
         path = self.path / ".lock"
         lock = FileLock(path, timeout=0)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be made: {reason(error)}; choose another --run-dir") from None
+        try:
             lock.acquire()
-        except (Timeout, FileNotFoundError, FileExistsError):
+        except (Timeout, FileNotFoundError):
             # A process that began nothing may have removed the folder in between.
             raise UserError(
                 f"another process is training in {self.path}{_holder(path)}: wait, or choose another folder"

@@ -17,6 +17,8 @@ from nfkern.errors import UserError
 
 # Two runs that agree in these are one; of `config`, in all but the number of steps.
 COMPARED = ("algorithm", "env_name", "seed", "dataset", "train_episodes", "config")
+# And in these, if the command that continues a run names them.
+COMPARED_IF_NAMED = ("init_from",)
 
 
 def resume_or_start(runs: Mapping[int, Run], algorithm: str, config: AgentConfig, settings: CommonSettings) -> int:
@@ -79,6 +81,7 @@ def _header(seed: int, algorithm: str, config: AgentConfig, settings: CommonSett
         "dataset": settings.dataset_digest(),
         "config": asdict(config),
         **settings.header(),
+        **({} if settings.init_from is None else {"init_from": str(settings.init_from.resolve())}),
         "versions": {
             "nfkern": nfkern.__version__,
             "torch": torch.__version__,
@@ -107,6 +110,7 @@ def _check_same_run(run: Run, header: dict[str, Any]) -> None:
     # The new header goes through JSON like the saved one, which turns tuples into lists.
     old, new = (_flat(value) for value in (run.header, json.loads(json.dumps(header))))
     compared = {key for key in old | new if key.split(".")[0] in COMPARED} - {"config.steps"}
+    compared |= new.keys() & set(COMPARED_IF_NAMED)
     different = sorted(key for key in compared if old.get(key) != new.get(key))
     if different:
         changes = ", ".join(f"{key} {old.get(key)} there, {new.get(key)} now" for key in different)

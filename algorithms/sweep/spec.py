@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nfkern.algorithms.agents.registry import AGENTS
-from nfkern.errors import UserError
+from nfkern.errors import UserError, reason
 
 SEED_COUNT_LIMIT = 10_000
 
@@ -62,7 +62,7 @@ class Sweep:
         try:
             spec = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: {error}") from None
+            raise UserError(f"{path}: {reason(error)}") from None
         _check_keys(path, spec, {"seeds", "cpus", "gpus", "common", "runs"}, {"runs"})
         seeds = _seeds(path, spec.get("seeds", [0]))
         cpus, gpus = spec.get("cpus", 1), spec.get("gpus", 0)

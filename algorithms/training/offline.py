@@ -17,6 +17,7 @@ from nfkern.algorithms.agents.registry import AGENTS, load_policy
 from nfkern.algorithms.data import BatchSampler, DeviceBatchSampler, DeviceDataset, TransitionDataset
 from nfkern.algorithms.data.files import dataset_file, has_validation
 from nfkern.algorithms.data.task_rewards import RELABEL_COLUMNS, with_task_rewards
+from nfkern.algorithms.data.transitions import difference
 from nfkern.algorithms.runs.checkpoint import Checkpoint
 from nfkern.algorithms.runs.log import MetricLog
 from nfkern.algorithms.runs.run import Run, released_on_error
@@ -58,6 +59,9 @@ def train(algorithm: str, config: AgentConfig, settings: RunSettings) -> Path:
     validated = has_validation(settings.env_name, settings.dataset_dir)
     names = ("train", "val") if validated else ("train",)
     splits = {name: _load(settings, name, needs_rewards) for name in names}
+    if validated and (problem := difference(splits["train"], splits["val"])):
+        path = dataset_file(settings.env_name, settings.dataset_dir)
+        raise UserError(f"{path} cannot be trained on with its validation file beside it: {problem}")
     with process_group(device) as processes, contextlib.ExitStack() as locks:
         if processes.size > 1 and len(runs) > 1:
             raise UserError("--seeds trains in one process; with torchrun, train seed by seed")

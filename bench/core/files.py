@@ -4,7 +4,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from nfkern.errors import UserError
+from nfkern.errors import UserError, reason
 from nfkern.host.packages import install_command
 
 # Resolved: nfkern/bench is a link in a checkout.
@@ -30,4 +30,4 @@ def check_writable(path: Path, flag: str = "--out") -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise UserError(f"{flag}: {path} cannot be written ({error})") from None
+        raise UserError(f"{flag}: {path} cannot be written ({reason(error)})") from None

@@ -8,7 +8,7 @@ from typing import Literal
 
 from nfkern.bench.core.environment import Environment
 from nfkern.bench.core.timing import Quantiles
-from nfkern.errors import UserError
+from nfkern.errors import UserError, reason
 from nfkern.host.files import write_text
 
 
@@ -83,7 +83,8 @@ def read(path: Path) -> list[Record]:
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); make one with `nfkern bench run --out {path}`") from None
+        how = f"make one with `nfkern bench run --out {path}`"
+        raise UserError(f"{path}: cannot be read ({reason(error)}); {how}") from None
     records = []
     for number, line in enumerate(lines, 1):
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from nfkern.bench.core.environment import Environment
-from nfkern.errors import UserError
+from nfkern.errors import UserError, reason
 from nfkern.host.files import write_text
 
 if TYPE_CHECKING:
@@ -91,6 +91,6 @@ def read(path: Path, kind: type[Results], command: str) -> Results:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error}); make one with `{command} --out {path}`") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)}); make one with `{command} --out {path}`") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: holds no results of `{command}`: {error}") from None

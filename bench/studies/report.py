@@ -13,7 +13,7 @@ from nfkern.bench.studies.charts import chart, colours_and_shapes
 from nfkern.bench.studies.policies import Policy
 from nfkern.bench.studies.records import StudyResults
 from nfkern.bench.studies.summary import Cost, Measure, Row, Rows, Table, counted, front
-from nfkern.errors import UserError
+from nfkern.errors import UserError, reason
 from nfkern.host.files import write_text
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def split_markdown(path: Path) -> tuple[str, str, str]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from None
     before, begin, rest = text.partition(BEGIN)
     between, end, after = rest.partition(END)
     if not begin or not end:

@@ -129,7 +129,7 @@ class Frozen(ActingFlow):
         Raises:
             ValueError: a shape that does not fit, an observation or a weight that is not finite, a number out of range,
                 or a flow without context.
-            TypeError: observations are not an array of numbers.
+            TypeError: observations are not an array of numbers, or sigma or temperature is no number.
         """
         if not reference_forced():
             numbers = None if units is None else units.numbers
@@ -142,7 +142,11 @@ class Frozen(ActingFlow):
         if not self.context_features:
             raise ValueError("observations: this flow has context_features=0; use `sample`")
         for name, value in (("sigma", sigma), ("temperature", temperature)):
-            if not 0 <= value < math.inf:
+            try:
+                fits = 0 <= value < math.inf
+            except (TypeError, ValueError, RuntimeError):
+                raise TypeError(f"{name}: expected a number, got {value!r}") from None
+            if not fits:
                 raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
         if units is not None:
             observations = units.normalized(observations)

@@ -1,5 +1,6 @@
 """Encoder of a frozen flow: a copy that is tried out, and refused if it fails, when the flow is frozen."""
 
+import contextlib
 import copy
 import inspect
 import math
@@ -18,7 +19,13 @@ ROWS = 2
 """Rows of observations that an encoder is tried on: two, so that a lost batch dimension shows."""
 
 MOST_WIDTHS = 16
-"""Widths of observations that an encoder is tried on, if its first layer does not tell the width."""
+"""Likely widths of observations that an encoder is tried on, if its first layer does not tell the width."""
+
+WIDEST = 1024
+"""Width up to which all are tried if it runs on no likely one."""
+
+FOLDS = ("is invalid for input of size", "unflatten")
+"""Words of PyTorch's errors about rows that are folded into images: these can be wider than any width tried."""
 
 
 def frozen_encoder(encoder: nn.Module, like: torch.Tensor, dtype: torch.dtype, context_features: int) -> nn.Module:
@@ -46,6 +53,8 @@ def frozen_encoder(encoder: nn.Module, like: torch.Tensor, dtype: torch.dtype, c
     for name, tensor in chain(encoder.named_parameters(), encoder.named_buffers()):
         if is_lazy(tensor):
             raise ValueError(f"encoder.{name}: expected a parameter with values, got none yet; call the encoder once")
+        if tensor.is_meta and not like.is_meta:
+            raise ValueError(f"encoder.{name}: expected a parameter with values, got one on the meta device")
     refuse_shards(encoder, "encoder.")
     copied = copy.deepcopy(encoder).to(device=like.device, dtype=like.dtype).eval()
     for parameter in copied.parameters():
@@ -97,7 +106,7 @@ def called(number: float) -> str:
 
 
 def _try(encoder: nn.Module, like: torch.Tensor, context_features: int) -> None:
-    """Run the encoder on zeros, as wide as its first layer says; if that does not say, on several likely widths.
+    """Run the encoder on zeros, as wide as its first layer says; if that does not say, on likely widths, then on all.
 
     Raises:
         TypeError: it takes other arguments.
@@ -109,24 +118,45 @@ def _try(encoder: nn.Module, like: torch.Tensor, context_features: int) -> None:
         raise TypeError(f"encoder: expected a module that takes observations alone, got one with {error}") from None
     except ValueError:
         pass  # Its signature is unknown.
-    known, shapes = _in_features(encoder), dict[int, tuple[int, ...]]()
+    wanted, known, shapes = (ROWS, context_features), _in_features(encoder), dict[int, tuple[int, ...]]()
+    failure, folds = ValueError(), False
     sizes = dict.fromkeys([context_features, *(size for p in encoder.parameters() for size in p.shape)])
     # If the encoder runs on a width that no layer has, the layers' sizes do not tell its width.
     control = max(sizes) + 1
     for width in (known,) if known is not None else (control, *list(sizes)[:MOST_WIDTHS]):
         try:
-            with torch.random.fork_rng([like.device] if like.is_cuda else []), torch.no_grad():
-                shapes[width] = shape_of(encoder(like.new_zeros(ROWS, width)))
+            shapes[width] = _shape_of_contexts(encoder, like, width)
         except Exception as error:
+            failure = ValueError(f"encoder: does not run on observations ({ROWS}, {width}): {error}")
+            folds = folds or any(words in str(error) for words in FOLDS)
             if known is not None or isinstance(error, NotImplementedError):
-                raise ValueError(f"encoder: does not run on observations ({ROWS}, {width}): {error}") from error
-    wanted = (ROWS, context_features)
-    if not shapes or wanted in shapes.values():
+                raise failure from error
+    if wanted in shapes.values():
         return
+    if not shapes:
+        if folds or _runs_on_some_width(encoder, like, wanted):
+            return
+        raise failure
     if control in shapes and any(len(shape) == 2 and shape[0] == ROWS for shape in shapes.values()):
         return
     width, found = list(shapes.items())[-1]
     raise _no_contexts(wanted, (ROWS, width), found)
+
+
+def _shape_of_contexts(encoder: nn.Module, like: torch.Tensor, width: int) -> tuple[int, ...]:
+    with torch.random.fork_rng([like.device] if like.is_cuda else []), torch.no_grad():
+        return shape_of(encoder(like.new_zeros(ROWS, width)))
+
+
+def _runs_on_some_width(encoder: nn.Module, like: torch.Tensor, wanted: tuple[int, ...]) -> bool:
+    """Whether the encoder returns contexts of this shape for observations of any width up to `WIDEST`."""
+    # Not of a compiled module, which compiles again for every width.
+    encoder = getattr(encoder, "_orig_mod", encoder)
+    for width in range(1, WIDEST + 1):
+        with contextlib.suppress(Exception):
+            if _shape_of_contexts(encoder, like, width) == wanted:
+                return True
+    return False
 
 
 def _in_features(encoder: nn.Module) -> int | None:

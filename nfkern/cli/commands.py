@@ -10,7 +10,7 @@ from typing import Any
 
 import nfkern
 from nfkern.algorithms.agents import listing
-from nfkern.errors import UserError, closest
+from nfkern.errors import UserError, closest, reason
 
 # name -> (module of this package, attribute, summary); an attribute "X[key]" is an entry of the dictionary X.
 COMMANDS = {
@@ -158,7 +158,10 @@ def _reader_gone() -> bool:
 
 def _fail(prog: str, error: Exception | str) -> int:
     """Print an error in one line; return its exit code."""
-    print(f"{prog}: {' '.join(line.strip() for line in str(error).splitlines() if line.strip())}", file=sys.stderr)
+    text = error if isinstance(error, str) else reason(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {text}"
+    print(f"{prog}: {' '.join(line.strip() for line in text.splitlines() if line.strip())}", file=sys.stderr)
     return 2
 
 
@@ -207,6 +210,8 @@ def _meant(words: list[str]) -> str | None:
     if not words:
         return None
     groups = list(dict.fromkeys(name.split()[0] for name in COMMANDS))
+    if words[0] not in groups and (whole := [name for name in COMMANDS if name.split()[1:] == words[:1]]):
+        return whole[0]
     group = words[0] if words[0] in groups else closest(words[0], groups)
     if group is None:
         second = closest(words[0], [member for each in groups for member in _members(each)])

@@ -7,6 +7,8 @@ import torch
 from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
 
+_PLAIN = torch.Tensor.__torch_dispatch__
+
 
 def differentiating() -> bool:
     """Whether this call runs inside `torch.func` (grad, vjp, jacrev, jvp, jacfwd, ...) or forward-mode AD."""
@@ -19,8 +21,11 @@ def differentiating() -> bool:
 
 
 def readable(tensor: torch.Tensor) -> bool:
-    """Whether a tensor's numbers can be read: not while compiling, under `torch.vmap`, or where that synchronises."""
+    """Whether a tensor's numbers can be read: not by tracers, under `torch.vmap`, or where that synchronises."""
     if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        return False
+    # `make_fx` and the like watch each operation; a fake tensor has no numbers.
+    if torch._C._len_torch_dispatch_stack() or type(tensor).__torch_dispatch__ is not _PLAIN:
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import singledispatch
@@ -399,14 +400,17 @@ class FlowDistribution(Distribution):
         each = constraints.real if self.flow.bounds is None else constraints.interval(-1.0, 1.0)
         return constraints.independent(each, len(self.flow.event_shape))
 
-    def expand(self, batch_shape: Sequence[int], _instance: "FlowDistribution | None" = None) -> "FlowDistribution":
+    def expand(self, batch_shape: SampleShape, _instance: "FlowDistribution | None" = None) -> "FlowDistribution":
         """The distribution with its batch broadcast to `batch_shape`; the projected context is copied.
+
+        `batch_shape` is as in `torch.Tensor.expand`: a sequence of ints, or one; -1 for a size of the batch's own.
 
         Raises:
             ValueError: the batch does not broadcast to that shape.
+            TypeError: it is no shape.
         """
         new = self._get_checked_instance(FlowDistribution, _instance)  # type: ignore[no-untyped-call]
-        batch_shape, term = tuple(batch_shape), self.projected.term
+        batch_shape, term = self._expanded(batch_shape), self.projected.term
         by_batch = term.reshape(*self.projected.batch_shape, *term.shape[1:])
         try:
             expanded = by_batch.expand(*batch_shape, *term.shape[1:])
@@ -418,6 +422,15 @@ class FlowDistribution(Distribution):
         FlowDistribution.__init__(new, self.flow, projected)
         found: FlowDistribution = new
         return found
+
+    def _expanded(self, batch_shape: Any) -> tuple[int, ...]:
+        """The whole numbers of a shape for `expand`, with the batch's own sizes in the place of -1."""
+        try:
+            sizes = tuple(operator.index(size) for size in _shape(batch_shape))
+        except TypeError:
+            raise TypeError(f"batch_shape: expected ints, got {batch_shape!r}") from None
+        own = (-1,) * (len(sizes) - len(self.batch_shape)) + tuple(self.batch_shape)
+        return tuple(mine if size == -1 else size for size, mine in zip(sizes, own, strict=False))
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Log-density in nats: (*batch, *event) -> (*batch)."""
@@ -470,6 +483,18 @@ class FlowDistribution(Distribution):
     def entropy(self) -> torch.Tensor:
         """Not defined in closed form."""
         _refuse("entropy", "-rsample_and_log_prob((1000,))[1].mean(0)")
+
+    def cdf(self, value: torch.Tensor) -> torch.Tensor:
+        """Not defined in closed form."""
+        _refuse("cdf", "(sample((1000,)) <= value).all(-1).float().mean(0)")
+
+    def icdf(self, value: torch.Tensor) -> torch.Tensor:
+        """Not defined in closed form."""
+        _refuse("icdf", "sample((1000,)).quantile(q, 0) for each feature, or flow.to_data for the map from noise")
+
+    def enumerate_support(self, expand: bool = True) -> torch.Tensor:
+        """Not defined: the support is not discrete."""
+        _refuse("enumerate_support", "sample((1000,)): the support is continuous")
 
 
 def _kl(p: Distribution, q: Distribution) -> NoReturn:

@@ -57,6 +57,7 @@ def edit_weights(folder, change):
         (lambda f: edit_header(f, **{"class": "Encoder"}), ValueError, "expected a saved CouplingFlow, got 'Encoder'"),
         (lambda f: edit_header(f, config={"features": 4, "colour": 1}), ValueError, "settings in .* do not fit"),
         (lambda f: (f / "config.json").write_text("{"), ValueError, "expected JSON"),
+        (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), ValueError, "expected JSON"),
         (lambda f: (f / "config.json").write_text("[]"), ValueError, "expected a JSON object, got list"),
         (lambda f: (f / "config.json").unlink(), FileNotFoundError, "config.json"),
         (lambda f: (f / "model.safetensors").unlink(), FileNotFoundError, "model.safetensors"),

@@ -15,6 +15,12 @@ from nfkern.optim import FlowAdamW
 ROOT = Path(__file__).parents[2]
 
 
+def test_parameters_in_the_place_of_the_flow_are_refused():
+    layer = torch.nn.Linear(2, 2)
+    with pytest.raises(TypeError, match="flow: expected a torch.nn.Module, whose .*, got a generator"):
+        FlowAdamW(layer.parameters())
+
+
 def backward(flow, encoder, optimizer, step):
     optimizer.zero_grad()
     loss_of(flow, encoder, step).backward()

@@ -26,6 +26,14 @@ class Gain(nfkern.CouplingFlow):
         self.gain = gain
 
 
+class Hidden(nfkern.CouplingFlow):
+    """Has a setting of its own that its config does not have, and that is not public."""
+
+    def __init__(self, *args, gain=1.0, **options):
+        super().__init__(*args, **options)
+        self._gain = gain
+
+
 def set_attribute(name, value):
     return lambda module: setattr(module, name, value)
 
@@ -43,6 +51,10 @@ def flow():
     return flows.make_flow("paper", torch.float32)
 
 
+def encoder():
+    return nfkern.Encoder(3, 4, width=8, layers=1)
+
+
 def nothing(module):
     return module
 
@@ -50,18 +62,36 @@ def nothing(module):
 CASES = {
     "parametrised": (flow, lambda m: parametrizations.weight_norm(m, "hidden_weight"), "parametri"),
     "orthogonal": (
-        lambda: nfkern.Encoder(3, 4, width=8, layers=1),
+        encoder,
         lambda m: parametrizations.orthogonal(m[0], "weight"),
         "parametrisations and pruning permanent",
     ),
     "pruned": (flow, lambda m: prune.l1_unstructured(m, "hidden_weight", 0.5), "pruning permanent"),
     "pruned inside": (
-        lambda: nfkern.Encoder(3, 4, width=8, layers=1),
+        encoder,
         lambda m: prune.l1_unstructured(m[0], "weight", 0.5),
         "pruning permanent",
     ),
     "subclass": (lambda: Subclass(4), nothing, "config: expected the arguments of Subclass"),
     "setting of a subclass": (lambda: Gain(4, gain=2.0), nothing, "gain: expected 1.0 as the config says, got 2.0"),
+    "private setting": (lambda: Hidden(4, gain=2.0), nothing, "_gain: expected 1.0 as the config says, got 2.0"),
+    "appended": (encoder, lambda m: m.append(torch.nn.Tanh()), "4: expected None as the config says, got 'Tanh'"),
+    "added": (flow, set_attribute("extra", torch.nn.Identity()), "extra: expected None .*, got 'Identity'"),
+    "same name": (
+        encoder,
+        lambda m: m.__setitem__(2, type("SiLU", (torch.nn.Module,), {})()),
+        "2: expected 'SiLU' as the config says, got another 'SiLU'",
+    ),
+    "hook": (flow, lambda m: m.register_forward_hook(print), "module: expected no forward_hooks, got some"),
+    "hook inside": (encoder, lambda m: m[0].register_forward_pre_hook(print), "0: expected no forward_pre_hooks"),
+    "patched forward": (flow, set_attribute("forward", print), "forward: expected the method of CouplingFlow, got ano"),
+    "patched inside": (encoder, lambda m: setattr(m[2], "forward", print), "2.forward: expected the method of SiLU"),
+    "no permutation": (
+        flow,
+        set_attribute("permutation", torch.zeros(2, 4, dtype=torch.int64)),
+        "expected 3 permutations of 0 to 5",
+    ),
+    "meta": (flow, lambda m: m.to("meta"), "expected weights with values, got context_weight on the meta device"),
     "norm_eps": (flow, set_attribute("norm_eps", 1e-3), "norm_eps: expected 1e-05 as the config says, got 0.001"),
     "scale_bound": (flow, set_attribute("scale_bound", 2.0), "scale_bound: expected None"),
     "inverted": (flow, set_attribute("inverted", True), "inverted: expected False"),
@@ -70,12 +100,12 @@ CASES = {
     "config": (flow, lambda m: m.config.update(colour=1), "config: expected the arguments of CouplingFlow"),
     "other config": (flow, lambda m: m.config.update(blocks=2), "module: expected the weights"),
     "activation": (
-        lambda: nfkern.Encoder(3, 4, width=8, layers=1),
+        encoder,
         lambda m: m.__setitem__(2, torch.nn.ReLU()),
         "2: expected 'SiLU' as the config says, got 'ReLU'",
     ),
     "epsilon inside": (
-        lambda: nfkern.Encoder(3, 4, width=8, layers=1),
+        encoder,
         lambda m: setattr(m[1], "eps", 0.1),
         "1.eps: expected 1e-05",
     ),
@@ -83,6 +113,17 @@ CASES = {
     "NaN": (flow, nan_weight, "expected finite weights, got context_weight with NaN"),
     "two dtypes": (flow, double_bias, "weights of one floating-point dtype"),
 }
+
+
+def test_what_is_restored_otherwise_is_saved(tmp_path):
+    module = flow()
+    x, context = torch.randn(5, *module.event_shape), torch.randn(5, module.context_features)
+    # Filled caches, notes, and torch's own attributes are nothing that gets lost.
+    module(x, context)
+    module.note, module._compiled_call_impl = "of mine", print
+    module.permutation = module.permutation.flip(0)
+    module.save_pretrained(tmp_path / "saved")
+    assert torch.equal(nfkern.CouplingFlow.from_pretrained(tmp_path / "saved").permutation, module.permutation)
 
 
 @pytest.mark.parametrize("case", list(CASES))

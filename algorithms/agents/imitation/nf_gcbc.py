@@ -29,10 +29,14 @@ _LONG = Preset(
 )
 _SMALL = Preset(NFGCBCConfig(**SMALL), SMALL_SOURCE)
 _OWN = {"small": _SMALL, "quickstart": quickstart(NFGCBCConfig)}
-_PRESETS = {"paper": _PAPER, "paper-gamma-0.99": _LONG} | _OWN | {
-    name: replace(_LONG if name.startswith(("antmaze-large", "cube-double")) else _PAPER, env_name=f"{name}-v0")
-    for name in CONDITIONAL
-}
+_PRESETS = (
+    {"paper": _PAPER, "paper-gamma-0.99": _LONG}
+    | _OWN
+    | {
+        name: replace(_LONG if name.startswith(("antmaze-large", "cube-double")) else _PAPER, env_name=f"{name}-v0")
+        for name in CONDITIONAL
+    }
+)
 
 
 @register("nf_gcbc", summary="goal-conditioned behavioural cloning with a normalizing flow", presets=_PRESETS)

@@ -12,7 +12,7 @@ from .arrays import describe_zip, read_hdf5, read_npz_source, read_relay, read_z
 from .layout import ImportOptions
 from .source import Source, Split
 from .steps import Rows, Steps, rows_of
-from .tables import read_lerobot, read_minari_arrow
+from .tables import parquet_files, read_lerobot, read_minari_arrow
 
 __all__ = ["ImportOptions", "Rows", "Source", "Split", "Steps", "read_source", "rows_of"]
 
@@ -76,7 +76,7 @@ def _recognise(path: Path) -> tuple[Reader, Path]:
             return read_hdf5, folder / "main_data.hdf5"
         if _is_minari_arrow(folder):
             return read_minari_arrow, folder
-    if any((path / "data").rglob("*.parquet")):
+    if parquet_files(path):
         return read_lerobot, path
     if not path.is_dir():
         raise UserError(f"{EXPECTED}; got neither a file nor a folder")

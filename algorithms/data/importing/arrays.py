@@ -66,7 +66,9 @@ def _zarr_leaf(buffer: Any, key: str, folder: Path | None) -> Leaf:
     try:
         array = buffer[key]
         read = functools.partial(_whole, array)
-        if folder is not None and any("blosc" in type(each).__name__.lower() for each in array.compressors):
+        # In the order in which they packed: with anything around it, a file is more than what blosc wrote.
+        last = type(array.compressors[-1]).__name__.lower() if array.compressors else ""
+        if folder is not None and "blosc" in last and array.shards is None:
             read = functools.partial(_whole_blosc, array, folder / key)
         missing = array.nchunks - array.nchunks_initialized
         remark = f"{missing} of {array.nchunks} chunks have no file, and are {array.fill_value} throughout"
@@ -77,7 +79,7 @@ def _zarr_leaf(buffer: Any, key: str, folder: Path | None) -> Leaf:
 
 
 def _whole_blosc(array: Any, folder: Path) -> np.ndarray:
-    """Read an array whose chunks blosc has packed; of a chunk that is cut off it would make up the rest."""
+    """Read an array whose files are chunks that blosc has packed; of one that is cut off it would make up the rest."""
     for file in folder.rglob("*"):
         if file.is_file() and not file.name.startswith(".") and file.name not in ZARR_MARKS:
             with file.open("rb") as chunk:
@@ -95,13 +97,15 @@ def zipped_zarr(path: Path) -> str | None:
     """The folder of the replay buffer in a zip file; None if there is none.
 
     Raises:
-        UserError: there are several.
+        UserError: there are several, or one that zarr does not find its way in.
     """
     with zipfile.ZipFile(path) as archive:
         marks = [f"meta/episode_ends/{mark}" for mark in ZARR_MARKS]
         found = {member.removesuffix(mark) for member in archive.namelist() for mark in marks if member.endswith(mark)}
     if len(found) > 1:
         raise UserError(f"expected one replay buffer, got {', '.join(sorted(found))}: unzip it, and import the folder")
+    if any(name.startswith("./") for name in found):
+        raise UserError("its names begin with ./, with which zarr reads no zip file: unzip it, and import the folder")
     return found.pop().rstrip("/") if found else None
 
 
@@ -123,7 +127,7 @@ def read_hdf5(path: Path, options: ImportOptions, name: str) -> Source:
         kind = "robomimic" if prefix else "Minari" if minari else "HDF5, one group an episode"
         splits = _split_masks(leaves, options, list(groups))
         source = grouped(kind, groups, options, name, splits)
-        source.notes += _about_masks(leaves, splits, options, len(groups))
+        source.notes += _about_masks(leaves, splits, options)
         others = {key: key.removeprefix(prefix).partition("/")[0] for key in leaves if key.startswith(prefix)}
         links = {group for key, group in others.items() if key == prefix + group and leaves[key].problem}
         for why, names in (("they are links", links), ("they have no actions", {*others.values()} - links)):
@@ -189,13 +193,12 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _about_masks(leaves: Leaves, splits: Mapping[str, str], options: ImportOptions, episodes: int) -> list[str]:
+def _about_masks(leaves: Leaves, splits: Mapping[str, str], options: ImportOptions) -> list[str]:
     masks = sorted(name for name in leaves if name.startswith("mask/"))
     if not splits:
         return [f"not used: {', '.join(masks)} (--split-masks TRAIN,VALID)"] if masks else []
     names = " and ".join(f"mask/{name}" for name in options.split_masks or MASKS)
-    left = episodes - len(splits)
-    return [f"splits by {names}" + (f"; left out: {left} episodes that are in neither" if left else "")]
+    return [f"splits by {names}"]
 
 
 def read_relay(folder: Path, options: ImportOptions, name: str) -> Source:

@@ -19,12 +19,12 @@ from . import ImportOptions, Rows, Source, Split, read_source, rows_of
 
 # By what was counted: the sentence that says so.
 COUNTED = {
-    "repeated": "{} episodes end with their last observation once more: the source has none after the last action",
-    "breaks": "{} times the next observation is not that of the next row: an episode was cut there, and no row lost",
-    "unknown": "left out: {} transitions at the ends of episodes that were cut, because the source does not say where "
-    "they led (their rows are kept; for imitation alone, --no-rewards keeps the transitions, too)",
-    "empty": "left out: {} episodes of at most one row, from which no transition to a known state begins",
-    "unsplit": "left out: {} episodes that belong to neither split",
+    "repeated": "{} {episodes} with the last observation once more: the source has none after the last action",
+    "breaks": "{} {times} the next observation is not that of the next row: an episode was cut there, and no row lost",
+    "unknown": "left out: {} {transitions} where an episode was cut, because the source does not say what came next "
+    "(the rows are kept; for imitation alone, --no-rewards keeps the transitions, too)",
+    "empty": "left out: {} {episodes} of at most one row, from which no transition to a known state begins",
+    "unsplit": "left out: {} {episodes} in neither split",
 }
 
 
@@ -74,7 +74,7 @@ def import_demonstrations(
     chosen = {split: [e for e, s in zip(episodes, splits, strict=True) if split in s] for split in files.splits}
     if empty := [split for split, found in chosen.items() if not found]:
         raise UserError(f"{source}: expected episodes for both splits, got none for {', '.join(empty)}")
-    notes = notes + [text.format(read.tally[key]) for key, text in COUNTED.items() if read.tally[key]]
+    notes = notes + [_counted(read.tally[key], text) for key, text in COUNTED.items() if read.tally[key]]
     notes += [
         f"{key}: {count} values are not finite and stay as they are: what reads {key} refuses the file"
         for key, count in ((each.removeprefix("not finite "), read.tally[each]) for each in sorted(read.tally))
@@ -99,11 +99,17 @@ def import_demonstrations(
         },
         versions={"nfkern": __version__},
         source=source.name,
-        note=f"Imported from {source.name} ({read.kind}): {len(episodes)} episodes, {len(chosen['val'])} of them for "
-        f"validation; {rows} rows of the source, {transitions} transitions.",
+        note=f"Imported from {source.name} ({read.kind}): {_counted(len(episodes), '{} {episodes}')}, "
+        f"{len(chosen['val'])} of them for validation; {rows} rows of the source, {transitions} transitions.",
     )
     manifest.write(files.manifest)
     return manifest
+
+
+def _counted(count: int, text: str) -> str:
+    """Text with a count, and the words that follow it in the singular or plural."""
+    plural = "" if count == 1 else "s"
+    return text.format(count, **{f"{word}s": word + plural for word in ("episode", "time", "transition")})
 
 
 def _episodes(read: Source, source: Path) -> tuple[list[Rows], list[tuple[Split, ...]]]:

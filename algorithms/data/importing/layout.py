@@ -101,7 +101,7 @@ def decide(leaves: Leaves, options: ImportOptions) -> Layout:
     observations = tuple(asked) or _observations(leaves)
     wanted = options.action_key
     actions = _actions(leaves) if wanted is None else _asked(leaves, "--action-key", wanted, ACTIONS)
-    _refuse_discrete(actions, leaves[actions])
+    _refuse_discrete(actions, leaves[actions], asked=wanted is not None)
     rewards, ended, cut = (_first(leaves, names) for names in (REWARDS, ENDED, CUT))
     if cut is None and ended not in EITHER:
         cut = _first(leaves, EITHER) if ended else None
@@ -185,11 +185,14 @@ def _asked(leaves: Leaves, flag: str, key: str, ranks: tuple[tuple[str, ...], ..
     return found[0]
 
 
-def _refuse_discrete(name: str, leaf: Leaf) -> None:
-    if leaf.dtype.kind == "b" or (leaf.dtype.kind in "iu" and leaf.size == 1):
+def _refuse_discrete(name: str, leaf: Leaf, *, asked: bool) -> None:
+    """Refuse choices; several integers for each step may be numbers of something, if the user asked for them."""
+    several = leaf.dtype.kind in "iu" and leaf.size > 1
+    if leaf.dtype.kind in "iub" and not (several and asked):
         raise UserError(
             f"{name}: expected continuous actions, got discrete ones ({leaf.dtype}, "
             f"{'one' if leaf.size == 1 else leaf.size} for each step), for which there is no policy here"
+            + (f" (if they name no choices: --action-key {name})" if several else "")
         )
 
 

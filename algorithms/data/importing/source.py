@@ -52,6 +52,9 @@ def grouped(
     layout: Layout | None = None
     for label, leaves in groups.items():
         found = decide(leaves, options)
+        if not options.rewards:
+            # A group is an episode: its flags say nothing but what rewards need.
+            found = replace(found, ended=None, cut=None, masks=None)
         if layout is None:
             layout = found
             source.notes += layout.describe(leaves, options)
@@ -147,8 +150,9 @@ def _ask_about_equal_lengths(leaves: Leaves, layout: Layout, options: ImportOpti
     said = layout.rewards is None or layout.masks or told or not layout.ended or options.terminals
     if said or len(lengths) < 2 or len(set(lengths[:-1].tolist())) > 1 or lengths[-1] > lengths[0]:
         return
+    which = "all episodes" if lengths[-1] == lengths[0] else "all episodes but the last"
     raise UserError(
-        f"all episodes have {lengths[0]} steps, and {layout.ended} alone says where they end: give --terminals cut if "
+        f"{which} have {lengths[0]} steps, and {layout.ended} alone says where they end: give --terminals cut if "
         "that is a time limit, after which values go on, or --terminals end if the environment has ended there"
     )
 

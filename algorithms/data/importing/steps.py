@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from nfkern.algorithms.data.reading import LARGEST, usable
 from nfkern.errors import UserError
 
 from .layout import EITHER, ImportOptions, Layout, short
@@ -155,7 +156,7 @@ def rows_of(steps: Steps, last_row: Literal["step", "state"], tally: Counter[str
     """The rows of an episode in the stored format; None if no transition remains. What is left out is counted.
 
     Raises:
-        UserError: a number is not finite.
+        UserError: a number is not finite, or too large.
     """
     tally["rows"] += max(len(steps), len(steps.observations))
     given = steps.extras
@@ -188,7 +189,7 @@ def rows_of(steps: Steps, last_row: Literal["step", "state"], tally: Counter[str
     tally["transitions"] += len(observations) - 1
     for key, each in given.items():
         # No algorithm has to read them, so that they stop nothing.
-        tally[f"not finite {key}"] += int((~np.isfinite(_narrowed(each))).sum())
+        tally[f"not finite {key}"] += int((~usable(each)).sum())
     read = {key: _finite(key, each, steps) for key, each in rows.items() if key not in ("terminals", *extras)}
     return rows | read | {key: _narrowed(each) for key, each in extras.items()}
 
@@ -210,16 +211,17 @@ def _narrowed(array: np.ndarray) -> np.ndarray:
 
 
 def _finite(key: str, array: np.ndarray, steps: Steps) -> np.ndarray:
-    values = _narrowed(array)
-    bad = np.argwhere(~np.isfinite(values))
+    bad = np.argwhere(~usable(array))
     if not len(bad):
-        return values
-    row, feature = bad[0][0], bad[0][1] if values.ndim > 1 else 0
-    borders = np.cumsum([size for _, size in steps.parts])
-    name = key
-    if key == "observations" and len(steps.parts) and borders[-1] == values.shape[1]:
-        name = steps.parts[int(np.searchsorted(borders, feature, side="right"))][0]
+        return _narrowed(array)
+    row, *features = bad[0].tolist()
+    name, borders = key, np.cumsum([0, *(size for _, size in steps.parts)])
+    if key == "observations" and borders[-1] == array.shape[1]:
+        part = int(np.searchsorted(borders, features[0], side="right")) - 1
+        name, features = steps.parts[part][0], [features[0] - int(borders[part])]
+    place = f"row {steps.first + row}" + "".join(f", feature {feature}," for feature in features)
+    hint = "; --no-rewards leaves them out" if key == "rewards" else ""
     raise UserError(
-        f"{name}: expected finite numbers that float32 can hold, got {array[tuple(bad[0])]} in row "
-        f"{steps.first + row} of {steps.label}, and {len(bad)} in all of this episode"
+        f"{name}: expected finite numbers up to {LARGEST:.2g}, got {array[tuple(bad[0])]} in {place} of {steps.label}, "
+        f"and {len(bad)} in all of this episode{hint}"
     )

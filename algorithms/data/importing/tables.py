@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def read_lerobot(path: Path, options: ImportOptions, name: str) -> Source:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    files = [path] if path.is_file() else sorted((path / "data").rglob("*.parquet"))
+    files = [path] if path.is_file() else parquet_files(path)
     if not files:
         raise UserError(f"expected parquet files below {path / 'data'}, got none")
     tables = []
@@ -61,6 +61,15 @@ def read_lerobot(path: Path, options: ImportOptions, name: str) -> Source:
     return source
 
 
+def parquet_files(path: Path) -> list[Path]:
+    """LeRobot's files in a folder, in order; macOS leaves hidden ones beside them, which hold no tables."""
+    return _seen(sorted((path / "data").rglob("*.parquet")))
+
+
+def _seen(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if not path.name.startswith(".")]
+
+
 def _runs(numbers: np.ndarray, order: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     ordered = numbers[order]
     for rows in np.split(order, np.flatnonzero(np.diff(ordered)) + 1):
@@ -96,9 +105,9 @@ def read_minari_arrow(path: Path, options: ImportOptions, name: str) -> Source:
     import pyarrow as pa
 
     groups: dict[str, Leaves] = {}
-    folders = sorted((folder for folder in path.iterdir() if folder.is_dir()), key=lambda folder: natural(folder.name))
+    folders = _seen(sorted((each for each in path.iterdir() if each.is_dir()), key=lambda each: natural(each.name)))
     for folder in folders:
-        batches = [pa.ipc.open_file(str(file)).read_all() for file in sorted(folder.glob("*.arrow"))]
+        batches = [pa.ipc.open_file(str(file)).read_all() for file in _seen(sorted(folder.glob("*.arrow")))]
         if not batches:
             continue
         leaves = _leaves_of(pa.concat_tables(batches), "")

@@ -105,6 +105,25 @@ def test_info_shortens_long_observations(tmp_path, capsys):
     assert " more" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["file", "maze"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        1.7e9 + np.array([0, 128, 256, 384]),  # float32 knows every 128th second of the present.
+        [-1e38, 1e38, 0, 1],
+        [1e38] * 4,
+    ],
+    ids=["epoch", "large", "constant"],
+)
+def test_info_draws_whatever_verify_passes(column, name, tmp_path, capsys):
+    path = tmp_path / f"{name}.npz"
+    np.savez(path, **{**GOOD, "observations": np.stack([column, [0, 1, 2, 3]], 1).astype(np.float32)})
+    assert Verify(str(path)).run() == 0
+    assert Info(str(path), plot=tmp_path / "plot.png").run() == 0
+    assert "█" in capsys.readouterr().out
+    assert (tmp_path / "plot.png").exists()
+
+
 @pytest.mark.slow
 def test_info_counts_episodes_that_solve_the_tasks(point_maze_dir, capsys):  # noqa: F811
     assert Info(POINT_MAZE, point_maze_dir, tasks=True).run() == 0

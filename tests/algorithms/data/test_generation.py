@@ -84,7 +84,7 @@ def test_manifest_names_everything_that_decides_the_data(point_maze_dir):  # noq
     for name, checksum in content["sha256"].items():
         assert sha256_of(point_maze_dir / name) == checksum
     assert not list(point_maze_dir.glob("*.partial"))
-    assert all(finding.problem is None for finding in verify(DatasetFiles(point_maze_dir, POINT_MAZE)))
+    assert all(finding.problem is None for finding in verify(POINT_MAZE, point_maze_dir))
 
 
 @pytest.mark.slow

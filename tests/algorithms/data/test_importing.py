@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -13,7 +14,7 @@ from nfkern.algorithms.data import TransitionDataset
 from nfkern.algorithms.data.checks import verify
 from nfkern.algorithms.data.importing import ImportOptions, read_source
 from nfkern.algorithms.data.importing.convert import import_demonstrations
-from nfkern.algorithms.data.manifest import DatasetFiles, Manifest
+from nfkern.algorithms.data.manifest import Manifest
 from nfkern.algorithms.envs.imitation.push_t import keypoint_observations
 from nfkern.cli import commands as cli
 from nfkern.errors import UserError
@@ -63,7 +64,7 @@ def test_zarr_of_pusht(tmp_path: Path) -> None:
     for mine, theirs in zip(rows("pusht-human-v0", tmp_path), expected, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert TransitionDataset.load("pusht-human-v0", tmp_path, split="val").episodes == 1
-    assert all(finding.problem is None for finding in verify(DatasetFiles(tmp_path, "pusht-human-v0")))
+    assert all(finding.problem is None for finding in verify("pusht-human-v0", tmp_path))
     assert manifest == Manifest.read(tmp_path / "pusht-human-v0.json")
     assert manifest.origin == "imported"
     assert manifest.parameters["source_rows"] == manifest.parameters["transitions"] == ENDS[-1]
@@ -77,6 +78,16 @@ def test_zarr_zipped_as_published_is_the_same_as_its_folder(tmp_path: Path) -> N
         for source in (tmp_path / "replay.zarr", archive)
     ]
     assert sums[0] == sums[1]
+
+
+def test_a_zip_file_whose_names_begin_with_a_dot_is_no_damaged_one(tmp_path: Path) -> None:
+    write_zarr(tmp_path / "replay.zarr")
+    archive = tmp_path / "replay.zip"
+    with zipfile.ZipFile(zipped(tmp_path / "replay.zarr", below="")) as whole, zipfile.ZipFile(archive, "w") as dotted:
+        for name in whole.namelist():
+            dotted.writestr(f"./{name.lstrip('/')}", whole.read(name))
+    with pytest.raises(UserError, match=r"its names begin with \./.*: unzip it"):
+        import_demonstrations(archive, "pusht-human-v0", tmp_path)
 
 
 def test_zarr_with_images_in_an_unknown_codec_is_read_without_them(tmp_path: Path) -> None:
@@ -200,7 +211,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "4 episodes, 1 of them for validation; 17 rows of the source, 17 transitions" in said
     assert "observations: state (5)" in said
-    assert "4 episodes end with their last observation once more" in said
+    assert "4 episodes with the last observation once more" in said
     assert cli.main(command) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert cli.main([*command, "--overwrite", "--validation", "2"]) == 2

@@ -1,7 +1,9 @@
 """Sources of several files and groups: what fits together, what is missing, and what is damaged."""
 
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +11,7 @@ import pytest
 import zarr
 from support.imported_dataset import imported, same_steps, transitions
 from support.published_demonstrations import (
+    ENDS,
     LENGTHS,
     d4rl_arrays,
     lerobot_columns,
@@ -16,8 +19,10 @@ from support.published_demonstrations import (
     write_d4rl,
     write_lerobot,
     write_minari_arrow,
+    write_robomimic,
     write_zarr,
 )
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from nfkern.errors import UserError
 
@@ -91,6 +96,41 @@ def test_arrow_without_padding_loses_no_step(tmp_path: Path) -> None:
             writer.write_table(table)
     imported(tmp_path / "data", tmp_path, rewards=False)
     same_steps(transitions(tmp_path), {"actions": np.concatenate([episode["actions"] for episode in written])})
+
+
+def test_hidden_files_beside_tables_are_not_read(tmp_path: Path) -> None:
+    write_lerobot(tmp_path / "data", lerobot_columns(LENGTHS), version="v2.1", splits={})
+    table = next((tmp_path / "data").rglob("*.parquet"))
+    (table.parent / f"._{table.name}").write_bytes(b"Mac OS X")
+    imported(tmp_path / "data", tmp_path)
+    write_minari_arrow(tmp_path / "arrow")
+    for table in list((tmp_path / "arrow").rglob("*.arrow")):
+        (table.parent / f"._{table.name}").write_bytes(b"Mac OS X")
+    imported(tmp_path / "arrow", tmp_path, rewards=False)
+
+
+def test_without_rewards_an_episode_may_lack_what_only_they_need(tmp_path: Path) -> None:
+    write_robomimic(tmp_path / "demos")
+    with h5py.File(tmp_path / "demos", "a") as file:
+        del file["data/demo_3/dones"]
+    with pytest.raises(UserError, match="demo_3: expected the arrays of the first episode"):
+        imported(tmp_path / "demos", tmp_path)
+    imported(tmp_path / "demos", tmp_path, rewards=False)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"chunks": (4, 5), "shards": (8, 5)}, {"compressors": [BloscCodec(), Crc32cCodec()]}],
+    ids=["shards", "crc"],
+)
+def test_zarr_files_that_are_more_than_blosc_wrote_are_whole(options: dict[str, Any], tmp_path: Path) -> None:
+    states, actions = random(ENDS[-1], 5), random(ENDS[-1], 2)
+    root = zarr.open_group(tmp_path / "mine.zarr", mode="w", zarr_format=3)
+    root.create_array("data/state", data=states, **{"compressors": [BloscCodec()]} | options)
+    root.create_array("data/action", data=actions)
+    root.create_array("meta/episode_ends", data=ENDS)
+    imported(tmp_path / "mine.zarr", tmp_path)
+    same_steps(transitions(tmp_path), {"observations": states, "actions": actions})
 
 
 def test_chunks_that_are_missing_or_cut_off_are_told(tmp_path: Path) -> None:

@@ -57,9 +57,17 @@ def test_rows_of_ogbenchs_files_stay_as_they_are(tmp_path: Path) -> None:
         ({"observations": np.zeros((6, 8, 8, 3), np.uint8)}, r"observations \(images\)"),
         ({"observations": np.array([{}] * 6, object)}, r"observations \(objects or text\)"),
         ({"obs": random(6, 3)}, r"observations and obs could both be meant: choose with --observation-keys"),
-        ({"observations": np.where(np.arange(18).reshape(6, 3) == 13, np.nan, 0)}, "observations: .* got nan in row 4"),
-        ({"rewards": np.array([0, 1, 2, np.inf, 4, 5])}, "rewards: expected finite numbers .* got inf in row 3"),
-        ({"observations": np.full((6, 3), 1e300)}, "that float32 can hold, got 1e\\+300 in row 0"),
+        ({"observations": np.where(np.arange(18).reshape(6, 3) == 13, np.nan, 0)}, "got nan in row 4, feature 1, of"),
+        (
+            {"rewards": np.array([0, 1, 2, np.inf, 4, 5])},
+            "rewards: .* got inf in row 3 of .*--no-rewards leaves",
+        ),
+        ({"observations": np.full((6, 3), 1e300)}, "finite numbers up to 1.7e\\+38, got 1e\\+300 in row 0"),
+        ({"observations": np.full((6, 3), -3e38)}, "finite numbers up to 1.7e\\+38, got -3e\\+38 in row 0"),
+        (
+            {"actions": np.arange(12).reshape(6, 2)},
+            r"discrete ones \(int64, 2 for .*: --action-key actions\)",
+        ),
         ({"rewards": np.zeros((6, 2))}, "expected one number for each step in rewards, got 2 float64"),
         ({"timeouts": np.full(6, 0.5)}, "expected one flag, 0 or 1, for each step in timeouts"),
         ({"rewards": np.zeros(6), "masks": np.full(6, 0.9)}, "expected one flag, 0 or 1, for each step in masks"),
@@ -84,7 +92,7 @@ def test_a_last_step_of_unknown_end_is_counted_once(tmp_path: Path) -> None:
     manifest = imported(npz(tmp_path, rewards=np.arange(6), **flags), tmp_path)
     assert manifest.parameters["transitions"] == 5
     assert [note for note in manifest.parameters["notes"] if "left out" in note] == [
-        "left out: 1 episodes of at most one row, from which no transition to a known state begins"
+        "left out: 1 episode of at most one row, from which no transition to a known state begins"
     ]
 
 
@@ -126,6 +134,9 @@ def test_whole_numbers_as_actions_are_pointed_out(tmp_path: Path) -> None:
 
     assert pointed_out(np.arange(6.0))
     assert not pointed_out(np.arange(6.0) + 0.5)
+    # Integers that are no choices, as the user says.
+    numbers = npz(tmp_path, actions=np.arange(12).reshape(6, 2))
+    assert imported(numbers, tmp_path, action_key="actions").parameters["episodes"] == 2
 
 
 def test_damage_and_what_is_no_file_are_told_without_a_librarys_words(tmp_path: Path) -> None:
@@ -152,6 +163,8 @@ def test_flags_that_look_like_a_time_limit_are_asked_about(tmp_path: Path) -> No
         UserError, match="all episodes have 2 steps, and terminals alone .*--terminals cut .*--terminals"
     ):
         masks([0, 1, 0, 1, 0, 1])
+    with pytest.raises(UserError, match="all episodes but the last have 4 steps"):
+        masks([0, 0, 0, 1, 0, 1])
     assert 0 in masks([0, 1, 0, 1, 0, 1], terminals="end")
     assert 0 not in masks([0, 1, 0, 1, 0, 1], terminals="cut")
     assert 0 in masks([0, 1, 0, 0, 0, 1])

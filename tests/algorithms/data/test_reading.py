@@ -51,6 +51,7 @@ FILES: dict[str, tuple[dict[str, object], bool]] = {
     "not finite where nothing reads": ({"qvel": np.full((ROWS, 2), np.inf)}, True),
     "NaN in observations": ({"observations": NAN}, False),
     "too large for float32": ({"observations": np.full((ROWS, 2), 1e200)}, False),
+    "too large to subtract": ({"observations": np.full((ROWS, 2), 3e38, np.float32)}, False),
     "infinite actions": ({"actions": np.full((ROWS, 2), -np.inf)}, False),
     "NaN in rewards": (OUTCOMES | {"rewards": np.full(ROWS, np.nan)}, False),
     "masks of other numbers": (OUTCOMES | {"masks": np.full(ROWS, 0.5)}, False),
@@ -124,6 +125,7 @@ def test_verify_passes_exactly_what_loads(kind: str, how: str, tmp_path: Path) -
     [
         ("NaN in observations", "observations holds 1 values that are not finite: nan in row 3"),
         ("infinite actions", "actions holds 12 values that are not finite: -inf in row 0"),
+        ("too large to subtract", r"12 values that are beyond 1.7e\+38, .*: 3e\+38 in row 0, feature 0"),
         ("too large for float32", "not finite: inf in row 0"),
         ("an episode of one row", "1 of 2 episodes have a single row.* at row 0"),
         ("no last terminal", "does not end an episode"),
@@ -213,19 +215,51 @@ def test_a_file_without_its_validation_file_says_how_to_get_one(tmp_path: Path) 
 
 def test_what_is_no_manifest_or_no_name_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_with_manifest(tmp_path)
-    path.with_suffix(".json").write_text('{"format": 1, "name": "a", "origin": "imported", "sha256": ["?"]}')
-    assert cli.main(["data", "verify", NAME, "--dataset-dir", str(tmp_path)]) == 2
-    assert "is no manifest of a dataset (expected sha256 to be a dict, got ['?'])" in capsys.readouterr().err
+    for content, says in (
+        (
+            '{"format": 1, "name": "a", "origin": "imported", "sha256": ["?"]}',
+            "expected sha256 to be a dict, got ['?']",
+        ),
+        ('{"name": "a"}', "expected format 1, got None"),
+        ('{"format": 1, "name": "a"}', "it lacks origin, sha256"),
+        ('{"format": 1, "colour": "a"}', "got colour as well"),
+        ('["a"]', "expected a JSON object, got list"),
+    ):
+        path.with_suffix(".json").write_text(content)
+        assert cli.main(["data", "verify", NAME, "--dataset-dir", str(tmp_path)]) == 2
+        said = capsys.readouterr().err
+        assert "is no manifest of a dataset (" in said
+        assert says in said
     assert cli.main(["data", "import", str(path), "--name", "new.npz", "--dataset-dir", str(tmp_path)]) == 2
     assert "expected a dataset name such as" in capsys.readouterr().err
 
 
-def test_a_name_that_ends_like_a_validation_file_has_its_checksum_compared(tmp_path: Path) -> None:
-    np.savez(tmp_path / "mine.npz", **GOOD)
-    command = ["data", "import", str(tmp_path / "mine.npz"), "--name", "new-val", "--dataset-dir", str(tmp_path)]
-    assert cli.main(command) == 0
-    np.savez(tmp_path / "new-val.npz", **GOOD)
-    assert not loads_of("new-val", dataset_dir=tmp_path)
+def test_no_dataset_takes_the_name_of_a_validation_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_with_manifest(tmp_path)
+    command = ["data", "import", str(path), "--name", f"{NAME}-val", "--dataset-dir", str(tmp_path), "--overwrite"]
+    assert cli.main(command) == 2
+    assert f"{NAME}-val.npz is the validation file of {NAME}" in capsys.readouterr().err
+    # A manifest of that name, from elsewhere, does not vouch for the file.
+    other = tmp_path / f"{NAME}-val.npz"
+    save(other, changed({"actions": GOOD["actions"] / 2}), "mapped")
+    Manifest(f"{NAME}-val", "imported", {other.name: sha256_of(other)}).write(other.with_suffix(".json"))
+    assert not loads(dataset_dir=tmp_path, split="val")
+
+
+@pytest.mark.parametrize("by_path", [False, True])
+def test_splits_of_other_features_are_refused_by_verify_and_by_training(
+    by_path: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / f"{NAME}.npz", **GOOD)
+    np.savez(tmp_path / f"{NAME}-val.npz", **changed({"observations": np.zeros((ROWS, 4), np.float32)}))
+    name, where = str(tmp_path / f"{NAME}.npz") if by_path else NAME, ["--dataset-dir", str(tmp_path)]
+    widths = f"{NAME} has observations of 3 and actions of 2 features, {NAME}-val has observations of 4 and"
+    assert cli.main(["data", "verify", name, *where]) == 1
+    assert widths in capsys.readouterr().out
+    arguments = ["--env-name", name, *where, "--run-dir", str(tmp_path / "run"), "--eval-episodes", "0"]
+    assert cli.main(["train", "gaussian_bc", *arguments, "--steps", "1"]) == 2
+    assert widths in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def write_with_manifest(folder: Path) -> Path:

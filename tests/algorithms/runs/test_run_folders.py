@@ -53,6 +53,11 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "run").touch()
     with pytest.raises(UserError, match="run is a file: expected a folder"), Run(tmp_path / "run").locked():
         pass
+    with pytest.raises(UserError, match="run is no run: expected a folder"):
+        Run(tmp_path / "run").header  # noqa: B018
+    below = Run(tmp_path / "run" / "below")
+    with pytest.raises(UserError, match="below cannot be made: Not a directory; choose another"), below.locked():
+        pass
 
 
 def test_a_killed_holder_holds_nothing(tmp_path):

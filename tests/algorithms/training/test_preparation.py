@@ -218,6 +218,25 @@ def test_a_run_starts_from_anothers_weights(point_maze_dir, tmp_path):  # noqa: 
     assert not (tmp_path / "wider").exists()
 
 
+def test_a_run_goes_on_from_no_other_weights_than_it_began_with(own_data, tmp_path, capsys):
+    def train_in(folder, *flags):
+        code = cli.main(command(own_data, tmp_path / folder, "--eval-episodes", "0", "--quiet", *flags))
+        return code, capsys.readouterr().err
+
+    source, other = str(tmp_path / "source"), str(tmp_path / "other")
+    assert [train_in(folder)[0] for folder in ("source", "other")] == [0, 0]
+    assert train_in("run", "--init-from", source)[0] == 0
+    # The same command, and one that names no weights, go on.
+    assert train_in("run", "--init-from", source, "--resume")[0] == 0
+    assert train_in("run", "--resume")[0] == 0
+    code, said = train_in("run", "--init-from", other, "--resume")
+    assert code == 2
+    assert f"init_from {Path(source).resolve()} there, {Path(other).resolve()} now" in said
+    code, said = train_in("other", "--init-from", source, "--resume")
+    assert code == 2
+    assert "init_from None there" in said
+
+
 # Numbers that are none
 
 

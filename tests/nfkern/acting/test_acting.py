@@ -96,6 +96,13 @@ def test_act_elsewhere_than_in_c():
         assert frozen.act(np.zeros((2, width), np.float32)).shape == (2, frozen.features)
 
 
+@pytest.mark.parametrize("wrong", [None, "x", np.ones(2)])
+def test_act_refuses_what_is_no_number_by_name(wrong):
+    frozen, width = frozen_with()
+    with pytest.raises(TypeError, match="sigma: expected a number, got"):
+        frozen.act(np.zeros(width, np.float32), wrong)
+
+
 def test_act_refuses_bad_input():
     frozen, width = frozen_with()
     with pytest.raises(ValueError, match=rf"observations: expected shape \(\.\.\., {width}\), got \(3, {width + 1}\)"):

@@ -36,6 +36,33 @@ class Picture(nn.Module):
         return self.last(self.first(observations.reshape(-1, 1, 10, 10)).flatten(1)).reshape(*batch, 5)
 
 
+class Cut(nn.Module):
+    """Leaves the first features out, so that no weight is as wide as its observations."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(7, 5)
+
+    def forward(self, observations):
+        return self.last(observations[..., 3:])
+
+
+class LargePicture(nn.Module):
+    """Takes observations wider than any that are tried."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(3, 5)
+
+    def forward(self, observations):
+        return self.last(observations.reshape(len(observations), 3, 30, 30).mean((2, 3)))
+
+
+class Raising(nn.Module):
+    def forward(self, observations):
+        raise KeyError("goal")
+
+
 class Noisy(nn.Module):
     def forward(self, observations):
         return observations + torch.randn_like(observations)
@@ -48,6 +75,8 @@ WORKING = {
     "identity": (nn.Identity, 5),
     "sliced": (Sliced, 20),
     "picture": (Picture, 100),
+    "cut": (Cut, 10),
+    "large_picture": (LargePicture, 2700),
     "in_float64": (lambda: nn.Linear(7, 5).double(), 7),
     "hidden_without_bias": (
         lambda: changed(lambda encoder: encoder.__setitem__(3, nn.Linear(16, 16, bias=False))),
@@ -92,6 +121,22 @@ REFUSED = {
     "recurrent": (lambda: nn.LSTM(7, 5), ValueError, r"contexts of shape \(2, 5\) for observations \(2, 7\), got \(\)"),
     "of_two": (OfTwo, TypeError, "a module that takes observations alone, got one with missing .* 'goals'"),
     "without_forward": (nn.Module, ValueError, "does not run on observations"),
+    "of_images": (
+        lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 5)),
+        ValueError,
+        r"does not run on observations \(2, \d+\): Expected 3D",
+    ),
+    "raising": (Raising, ValueError, r"does not run on observations \(2, \d+\): 'goal'"),
+    "the_flow": (
+        flow,
+        ValueError,
+        r"does not run on observations \(2, \d+\): context: expected shape \(..., 5\), got None",
+    ),
+    "meta": (
+        lambda: nn.Linear(7, 5, device="meta"),
+        ValueError,
+        "encoder.weight: expected .* got one on the meta device",
+    ),
     "lazy": (lambda: nn.LazyLinear(5), ValueError, "encoder.weight: expected a parameter with values, got none yet"),
     "does_not_fit": (
         lambda: nn.Sequential(nn.Linear(7, 9), nn.Linear(8, 5)),

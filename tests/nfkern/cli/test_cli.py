@@ -44,6 +44,8 @@ def test_version(capsys):
         (["evl", "runs/x"], "no command 'evl runs/x'; did you mean `nfkern eval`?"),
         (["reprot"], "did you mean `nfkern report`?"),
         (["nf_bc", "--steps", "3"], "did you mean `nfkern train nf_bc`?"),
+        (["import", "x"], "did you mean `nfkern data import`?"),
+        (["train", "NF_BC"], "did you mean `nfkern train nf_bc`?"),
         (["compare", "a", "b"], "did you mean `nfkern bench compare`?"),
         (["train", "--env-name", "x"], "nfkern train: expected one of nf_bc, nf_gcbc, "),
         ([""], "no command ''"),
@@ -110,10 +112,10 @@ def test_bad_settings_are_usage_errors(capsys):
         (UserError("no such thing"), 2, "no such thing"),
         (UserError("one thing\n  and another"), 2, "one thing and another"),
         (UserError("no such flag"), 2, "no such flag"),
-        (PermissionError(13, "Permission denied", "/proc/x"), 2, "[Errno 13] Permission denied: '/proc/x'"),
+        (PermissionError(13, "Permission denied", "/proc/x"), 2, "/proc/x: Permission denied"),
         (ModuleNotFoundError("no", name="own.part"), 2, "needs the package own.part: `pip install own`"),
         # Between processes, and not of our output.
-        (BrokenPipeError(32, "Broken pipe"), 2, "[Errno 32] Broken pipe"),
+        (BrokenPipeError(32, "Broken pipe"), 2, "Broken pipe"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -196,4 +198,4 @@ def test_output_that_cannot_be_written_is_an_error(monkeypatch, capsys):
     with open("/dev/full", "w") as out:
         monkeypatch.setattr("sys.stdout", out)
         assert cli.main(["--help"]) == 2
-    assert capsys.readouterr().err == "nfkern: [Errno 28] No space left on device\n"
+    assert capsys.readouterr().err == "nfkern: No space left on device\n"

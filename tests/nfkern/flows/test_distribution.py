@@ -37,6 +37,16 @@ def test_expand(name, before, after):
 def test_what_does_not_expand_is_refused():
     with pytest.raises(ValueError, match=r"batch_shape: expected one that \(4,\) broadcasts to, got \(3,\)"):
         make("paper", 4)[1].expand((3,))
+    for shape in ((2.0, 4), "ab", None):
+        with pytest.raises(TypeError, match="batch_shape: expected ints, got"):
+            make("paper", 4)[1].expand(shape)
+    with pytest.raises(ValueError, match="batch_shape: expected one that"):
+        make("paper", 4)[1].expand((-1, 4))
+
+
+@pytest.mark.parametrize(("given", "found"), [(4, (4,)), ((2, -1), (2, 4)), ([np.int64(3), 4], (3, 4))])
+def test_expand_takes_what_tensors_take(given, found):
+    assert make("paper", 4)[1].expand(given).sample().shape[:-1] == found
 
 
 def test_inside_distributions_of_torch():
@@ -98,6 +108,9 @@ def test_frozen_flows_have_no_reparameterised_samples():
         (lambda d: d.stddev, "sample"),
         (lambda d: d.entropy(), "rsample_and_log_prob"),
         (lambda d: d.perplexity(), "rsample_and_log_prob"),
+        (lambda d: d.cdf(torch.zeros(6)), "sample"),
+        (lambda d: d.icdf(torch.zeros(6)), "sample"),
+        (lambda d: d.enumerate_support(), "sample"),
         (lambda d: kl_divergence(d, d), "p.log_prob"),
         (lambda d: kl_divergence(d, Independent(Normal(torch.zeros(6), 1.0), 1)), "p.log_prob"),
         (lambda d: kl_divergence(Normal(0.0, 1.0), d), "p.log_prob"),

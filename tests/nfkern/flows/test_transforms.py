@@ -5,7 +5,8 @@ import torch
 from support import flows
 from torch.autograd import forward_ad
 from torch.autograd.functional import jacobian
-from torch.func import functional_call, functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.func import functional_call, functionalize, grad, hessian, jacfwd, jacrev, jvp, linearize, vjp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from nfkern.flows.tabulated import tabulated_log_prob_2d
 
@@ -225,6 +226,34 @@ def test_tables_of_a_plane_say_that_they_have_no_derivatives(transform):
         RuntimeError, match="tabulated_log_prob_2d: it has no derivatives|data-dependent control flow|item()"
     ):
         SINGLE[transform](lambda x: tabulated_log_prob_2d(flow, x, context[0]), x)
+
+
+# PyTorch's own, when it folds constants.
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")
+@pytest.mark.parametrize(("name", "call"), [("paper", "log_prob"), ("paper", "rsample"), ("causal_prefix", "log_prob")])
+def test_linearized_calls_are_tangents(name, call):
+    flow, tensors = problem(name)
+
+    def f(x, context):
+        return (CALLS | SAMPLING)[call](flow, x, context)
+
+    value, pushed = linearize(f, *tensors)
+    expected = jvp(f, tensors, tensors)
+    torch.testing.assert_close((value, pushed(*tensors)), expected)
+
+
+@every_flow
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_trace_is_the_call_for_other_arguments_too(name, frozen):
+    flow, tensors = problem(name)
+    flow = flow.freeze() if frozen else flow
+
+    def call(x, context):
+        return flow.log_prob(x, context), flow.score(x, context), flow.sample((), context, noise=x)
+
+    traced, other = make_fx(call)(*tensors), flows.make_inputs(flow, 2, seed=2)
+    for result, expected in zip(traced(*other), call(*other), strict=True):
+        torch.testing.assert_close(result, expected)
 
 
 def test_autograd_refuses_a_second_derivative_and_says_where_it_is():
