@@ -229,12 +229,12 @@ PUBLISHED: dict[str, Published] = {
         quantities={"p99": "p99_s", "p99.9": "p999_s"},
     ),
     "paused": Published(
-        _of_one_row("control_loop_after_pause-ogbench-1", _FLOW_ACTING),
+        _of_one_row("control_loop_after_pause-ogbench-1", _FLOW_ACTING | {"frozen, int8": "nfkern_frozen_int8"}),
         {"median": ("",), "p99": ("",)},
         quantities={"p99": "p99_s"},
     ),
     "evicted": Published(
-        _of_one_row("control_loop_evicted-ogbench-1", _FLOW_ACTING),
+        _of_one_row("control_loop_evicted-ogbench-1", _FLOW_ACTING | {"frozen, int8": "nfkern_frozen_int8"}),
         {"median": ("",), "p99": ("",)},
         quantities={"p99": "p99_s"},
     ),

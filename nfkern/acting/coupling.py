@@ -65,8 +65,9 @@ class FrozenFlow(Frozen, CouplingMaps):
         return rounded(exact, self.dtype, INT8 if self.dtype == torch.int8 else {"hidden_weight"})
 
     def _operand(self, name: str) -> Any:
-        scale = self._buffers.get(scale_name(name))
-        return super()._operand(name) if scale is None else dequantized(getattr(self, name), scale)
+        tensor = super()._operand(name)
+        scale = self._buffers.get(scale_name(name)) if self.dtype == torch.int8 else None
+        return tensor if scale is None else dequantized(tensor, scale)
 
 
 frozen_copy.register(CouplingFlow, FrozenFlow)
