@@ -2,7 +2,6 @@
 
 import importlib
 import math
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import singledispatch
@@ -19,7 +18,7 @@ from nfkern.checkpoint import Pretrained, refuse_shards
 from nfkern.flows import bounds as tanh_bounds
 from nfkern.flows.context import Arrangement, ProjectedContext, autocast_on
 from nfkern.flows.derivatives import readable, without_derivatives
-from nfkern.flows.noise import given_or_drawn, sizes
+from nfkern.flows.noise import as_shape, expanded_sizes, given_or_drawn, sizes
 from nfkern.kernels import standard_normal_log_prob
 
 Context = torch.Tensor | ProjectedContext | None
@@ -410,7 +409,7 @@ class FlowDistribution(Distribution):
             TypeError: it is no shape.
         """
         new = self._get_checked_instance(FlowDistribution, _instance)  # type: ignore[no-untyped-call]
-        batch_shape, term = self._expanded(batch_shape), self.projected.term
+        batch_shape, term = expanded_sizes(batch_shape, self.batch_shape), self.projected.term
         by_batch = term.reshape(*self.projected.batch_shape, *term.shape[1:])
         try:
             expanded = by_batch.expand(*batch_shape, *term.shape[1:])
@@ -422,15 +421,6 @@ class FlowDistribution(Distribution):
         FlowDistribution.__init__(new, self.flow, projected)
         found: FlowDistribution = new
         return found
-
-    def _expanded(self, batch_shape: Any) -> tuple[int, ...]:
-        """The whole numbers of a shape for `expand`, with the batch's own sizes in the place of -1."""
-        try:
-            sizes = tuple(operator.index(size) for size in _shape(batch_shape))
-        except TypeError:
-            raise TypeError(f"batch_shape: expected ints, got {batch_shape!r}") from None
-        own = (-1,) * (len(sizes) - len(self.batch_shape)) + tuple(self.batch_shape)
-        return tuple(mine if size == -1 else size for size, mine in zip(sizes, own, strict=False))
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Log-density in nats: (*batch, *event) -> (*batch)."""
@@ -445,19 +435,19 @@ class FlowDistribution(Distribution):
 
         `sample_shape` is a sequence of ints, or one int n for (n,).
         """
-        return self.flow.sample(_shape(sample_shape), self.projected, **options)
+        return self.flow.sample(as_shape(sample_shape), self.projected, **options)
 
     def rsample(self, sample_shape: SampleShape = (), **options: Any) -> torch.Tensor:
         """Samples with gradient; as `sample`."""
-        return self.flow.rsample(_shape(sample_shape), self.projected, **options)
+        return self.flow.rsample(as_shape(sample_shape), self.projected, **options)
 
     def rsample_and_log_prob(self, sample_shape: SampleShape = (), **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Samples and their log-probability in one pass; as `sample`."""
-        return self.flow.rsample_and_log_prob(_shape(sample_shape), self.projected, **options)
+        return self.flow.rsample_and_log_prob(as_shape(sample_shape), self.projected, **options)
 
     def sample_denoised(self, sigma: float, sample_shape: SampleShape = (), **options: Any) -> torch.Tensor:
         """Samples after one denoising step; as `sample`."""
-        return self.flow.sample_denoised(sigma, _shape(sample_shape), self.projected, **options)
+        return self.flow.sample_denoised(sigma, as_shape(sample_shape), self.projected, **options)
 
     @property
     def deterministic_sample(self) -> torch.Tensor:
@@ -508,10 +498,3 @@ for _pair in ((FlowDistribution, FlowDistribution), (FlowDistribution, Distribut
 
 def _refuse(name: str, instead: str) -> NoReturn:
     raise NotImplementedError(f"{name}: a flow has none in closed form; take {instead}")
-
-
-def _shape(sample_shape: Any) -> tuple[int, ...]:
-    try:
-        return tuple(sample_shape)
-    except TypeError:
-        return (sample_shape,)

@@ -1,5 +1,7 @@
-"""Number and noise of samples."""
+"""Shapes and noise of samples."""
 
+import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +22,28 @@ def sizes(sample_shape: Any) -> tuple[int, ...]:
         return tuple(whole("sample_shape", size) for size in sample_shape)
     except ValueError:
         raise ValueError(f"sample_shape: expected ints >= 0, got {sample_shape}") from None
+
+
+def as_shape(shape: Any) -> tuple[Any, ...]:
+    """A sequence of sizes as a tuple; one size n as (n,)."""
+    try:
+        return tuple(shape)
+    except TypeError:
+        return (shape,)
+
+
+def expanded_sizes(shape: Any, own: Sequence[int]) -> tuple[int, ...]:
+    """The sizes of a batch shape to expand to, with those of the distribution's own one in the place of -1.
+
+    Raises:
+        TypeError: a size is not an int.
+    """
+    try:
+        given = tuple(operator.index(size) for size in as_shape(shape))
+    except TypeError:
+        raise TypeError(f"batch_shape: expected ints, got {shape!r}") from None
+    filled = (-1,) * (len(given) - len(own)) + tuple(own)
+    return tuple(mine if size == -1 else size for size, mine in zip(given, filled, strict=False))
 
 
 def given_or_drawn(
