@@ -24,7 +24,7 @@ class Pretrained:
 
         Raises:
             ValueError: `path` holds something else, which is left alone; or the module could not be restored: `config`
-                does not describe it, a weight is not finite, or it has hooks or methods of its own.
+                does not describe it, a weight is not finite, or it has methods of its own.
             TypeError: a weight is a shard.
         """
         assert isinstance(self, nn.Module)
@@ -153,7 +153,9 @@ def _check_described(module: nn.Module, config: dict[str, Any], tensors: dict[st
 
 
 def _check_same(path: str, ours: nn.Module | None, theirs: nn.Module | None) -> None:
-    """Refuse a module inside that differs in kind, plain attributes, hooks or methods from the one that is restored.
+    """Refuse a module inside that differs in kind, plain attributes or methods from the one that is restored.
+
+    Hooks are no part of a model to PyTorch, which never saves them: loggers use them.
 
     Raises:
         ValueError: the message says what would be lost.
@@ -173,11 +175,6 @@ def _check_same(path: str, ours: nn.Module | None, theirs: nn.Module | None) -> 
         if compared and default is not ... and (not isinstance(mine, _PLAIN) or mine != default):
             raise ValueError(
                 f"{prefix}{name}: expected {default!r} as the config says, got {mine!r}, {lost}; make a module with it"
-            )
-    for hooks in ("_forward_hooks", "_forward_pre_hooks"):
-        if len(getattr(ours, hooks)) > len(getattr(theirs, hooks)):
-            raise ValueError(
-                f"{path or 'module'}: expected no {hooks[1:]}, got some, {lost}; remove them before saving"
             )
 
 

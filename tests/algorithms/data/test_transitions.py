@@ -113,7 +113,7 @@ def test_missing_file_says_how_to_get_it(tmp_path):
 def test_unusable_files_are_user_errors(tmp_path):
     np.savez(tmp_path / "lacking.npz", observations=np.zeros((2, 2)))
     (tmp_path / "text.npz").write_text("not a zip")
-    for name, says in (("lacking", "lacks actions, terminals"), ("text", "data verify")):
+    for name, says in (("lacking", "lacks actions, terminals"), ("text", "not a readable npz file")):
         with pytest.raises(UserError, match=says):
             TransitionDataset.load(tmp_path / f"{name}.npz")
 

@@ -226,7 +226,7 @@ def test_evaluations_keep_the_score() -> None:
 def test_a_missing_simulator_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gym_pusht.envs.pusht", None)
     monkeypatch.delitem(__import__("sys").modules, "nfkern.algorithms.envs.imitation.push_t")
-    with pytest.raises(UserError, match=r"pusht-v0 needs gym_pusht.*nfkern\[rl,imitation\]"):
+    with pytest.raises(UserError, match=r"pusht-v0 needs gym_pusht.*: pip install 'gym-pusht"):
         make_environment("pusht-v0")
 
 
@@ -244,7 +244,7 @@ def test_meta_world_is_named_without_its_package() -> None:
     recipe = find_recipe("metaworld-door-open-scripted-v0")
     assert recipe.packages == ("metaworld", "mujoco", "gymnasium", "numpy")
     if importlib.util.find_spec("metaworld") is None:
-        with pytest.raises(UserError, match=r"needs metaworld: pip install 'nfkern\[metaworld\]'"):
+        with pytest.raises(UserError, match=r"needs metaworld: pip install 'metaworld>="):
             make_environment("metaworld-door-open-v0")
 
 
