@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraint
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-quickstart: $(BIN)/.nfkern ## train NF-GCBC and two rivals on real data, evaluate them, write a report (about 10 minutes)
+quickstart: $(BIN)/.nfkern ## train NF-GCBC and two rivals on real data, evaluate them, write a report (about 7 minutes)
 	$(BIN)/nfkern demo
 
 # Files are dealt out whole, in the order of `tests/support/suite_rules.py`. OPTIONS are for pytest.

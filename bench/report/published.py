@@ -234,7 +234,7 @@ PUBLISHED: dict[str, Published] = {
         quantities={"p99": "p99_s"},
     ),
     "evicted": Published(
-        _of_one_row("control_loop_evicted-ogbench-1", _FLOW_ACTING | {"frozen, int8": "nfkern_frozen_int8"}),
+        _of_one_row("control_loop_evicted-ogbench-1", _FLOW_ACTING),
         {"median": ("",), "p99": ("",)},
         quantities={"p99": "p99_s"},
     ),
