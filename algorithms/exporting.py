@@ -127,14 +127,14 @@ def describe(agent: Agent) -> Description:
     goal_size = sizes.get("goal_size", sizes["observation_size"]) if agent.goal_conditioned else 0
     action_size, noise_size = sizes["action_size"], agent.chunk * sizes["action_size"]
     observations, goals = torch.zeros(1, agent.history, sizes["observation_size"]), torch.zeros(1, goal_size)
+    # Noise that is not a number shows in the actions, if noise does: no clipping hides it.
+    noise = torch.full((1, noise_size), torch.nan)
     with torch.no_grad():
         try:
-            noises = torch.zeros(1, noise_size), torch.ones(1, noise_size)
-            found = [agent.decide(observations, goals if goal_size else None, noise) for noise in noises]
+            found = agent.decide(observations, goals if goal_size else None, noise)
         except TypeError as error:
             raise UserError(f"{agent.name} cannot be exported: it draws random numbers on the way ({error})") from None
-    # An input that changes nothing is none.
-    noise_size = 0 if torch.equal(*found) else noise_size
+    noise_size = noise_size if found.isnan().any() else 0
     return Description(
         agent.name,
         sizes["observation_size"],

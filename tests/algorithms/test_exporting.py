@@ -129,6 +129,13 @@ def test_every_agent_is_exported_or_refused(name, tmp_path):
     assert json.loads(described["nfkern.json"]) == dataclasses.asdict(description)
 
 
+def test_noise_is_an_input_though_actions_are_clipped():
+    for name, expected in (("fql", 2), ("nf_bc", 2), ("gaussian_bc", 0)):
+        agent = make_agent(name)
+        agent.action_low += agent.action_high - agent.action_low - 1e-6
+        assert describe(agent).noise_size == expected, name
+
+
 @pytest.mark.exhaustive(part="export")
 def test_a_package_of_aotinductor(tmp_path):
     agent, path = trained("nf_bc"), tmp_path / "policy.pt2"
