@@ -24,7 +24,7 @@ from nfkern.kernels.dispatch.registry import inline_definitions
 Format = Literal["onnx", "pt2", "aoti"]
 Run = Callable[[Sequence[np.ndarray]], np.ndarray]
 
-DECISIONS = 4096
+DECISIONS = 2048
 """Random observations on which an export is compared with the policy."""
 
 QUANTILES = (0.5, 0.9, 0.99)
@@ -111,7 +111,7 @@ def export(agent: Agent, path: Path, kind: Format = "onnx") -> Description:
     decision = Decision(agent.freeze(), description)
     exact = Decision(copy.deepcopy(agent).double().freeze(), description)
     example = random_inputs(agent, description, 3)
-    with atomic_file(path, path.suffix) as temporary, exportable():
+    with atomic_file(path, path.suffix) as temporary, exportable(kind):
         _WRITERS[kind](decision, example, temporary)
         check_agreement(_LOADERS[kind](temporary), decision, exact, random_inputs(agent, description, DECISIONS))
     return description
@@ -164,9 +164,11 @@ def check_agreement(run: Run, decision: Decision, exact: Decision, inputs: tuple
     """Check that an export is as exact as PyTorch is in float32.
 
     Raises:
-        UserError: a quantile of its errors is larger.
+        UserError: a quantile of its errors is larger, or the policy itself gives numbers that are not finite.
     """
     expected = exact(*(each.double() for each in inputs))
+    if not expected.isfinite().all():
+        raise UserError("the policy's own actions are not finite for random observations; nothing was written")
     spread = (expected.amax((0, 1)) - expected.amin((0, 1))).clamp_min(torch.finfo(torch.float32).tiny)
 
     def errors(actions: torch.Tensor) -> torch.Tensor:
@@ -184,7 +186,7 @@ def check_agreement(run: Run, decision: Decision, exact: Decision, inputs: tuple
 
 
 @contextmanager
-def exportable() -> Iterator[None]:
+def exportable(kind: Format = "onnx") -> Iterator[None]:
     """Context in which a flow's calls are traced as PyTorch's own operators, without warnings of the exporters' own."""
     # One line for each of torchvision's ops that it does not find.
     noisy = logging.getLogger("torch.onnx._internal.exporter._registration")
@@ -192,7 +194,9 @@ def exportable() -> Iterator[None]:
     noisy.setLevel(logging.ERROR)
     try:
         # Exporters trace with autograd's machinery, which tensors made in inference mode cannot enter.
-        with inline_definitions(), torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        # Inductor compiles no scan over a number of rows that it does not know.
+        inlined = inline_definitions(scan=kind != "aoti")
+        with inlined, torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "# The axis name: rows will not be used", UserWarning)
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
             yield

@@ -1,9 +1,10 @@
 """The causal flow from noise to data: its definition, token by token with cached keys and values, or by iteration."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from torch._higher_order_ops import scan
 
 from nfkern.kernels.affine.transform import AffineMap
 from nfkern.kernels.causal.parameters import CausalParameters, LayerParameters
@@ -20,6 +21,7 @@ from nfkern.kernels.causal.reference import (
     transformer,
 )
 from nfkern.kernels.causal.transformer import Cache, layer
+from nfkern.kernels.dispatch.registry import scans
 
 
 class Guidance(NamedTuple):
@@ -33,10 +35,10 @@ class Guidance(NamedTuple):
     weight: float
     annealed: bool
 
-    def mix(self, pairs: torch.Tensor, start: int, length: int) -> torch.Tensor:
+    def mix(self, pairs: torch.Tensor, start: torch.Tensor | int, length: int) -> torch.Tensor:
         """(2 rows, S, 2, D) -> (rows, S, 2, D): pairs of positions from `start` on, of `length` in all."""
         conditional, unconditional = pairs.chunk(2)
-        positions = torch.arange(start + 1, start + 1 + pairs.shape[1], device=pairs.device, dtype=pairs.dtype)
+        positions = torch.arange(1, 1 + pairs.shape[1], device=pairs.device, dtype=pairs.dtype) + start
         growth = (positions / length if self.annealed else torch.ones_like(positions))[:, None, None]
         return conditional + self.weight * growth * (conditional - unconditional)
 
@@ -124,24 +126,52 @@ def _token_by_token(
 
     Keys and values of earlier positions are kept, so that a position costs the same wherever it is.
     """
-    s, (rows, tokens, _), layers = settings, noise.shape, LayerParameters.of(block)
+    s, (rows, tokens, _) = settings, noise.shape
     length, copies = tokens - 1 + s.prefix, 1 if guidance is None else 2
-    head = (copies * rows, s.heads, length, block.position.shape[-1] // s.heads)
-    caches = [Cache(noise.new_empty(head), noise.new_empty(head)) for _ in layers]
-    seen, log_dets, places = noise.clone(), torch.zeros_like(noise), positions(block, tokens, k)
-    for i in range(length):
-        known = i - s.prefix
-        hidden = term
-        if known >= 0:
-            read = seen[:, known : known + 1].repeat(copies, 1, 1)
-            hidden = embed_tokens(read, places[known : known + 1], term, block, s)
-        for p, cache in zip(layers, caches, strict=True):
-            hidden, _ = layer(hidden, p, s.heads, s.norm_eps, s.compute_dtype, cache, i)
+    places, loop = positions(block, tokens, k), _in_turn
+    if scans():
+        # What `scan` is not handed as an argument may share no memory, as a frozen flow's weights do.
+        loop, term, block = scan, term.clone(), CausalParameters(*(each.clone() for each in block))
+
+    def step(carry: Tensors, given: Tensors) -> tuple[Tensors, Tensors]:
+        """One position: the token before it and the caches -> its token and log-dets (rows, D)."""
+        (token, keys, values), (position, place, moving) = carry, given
+        hidden = embed_tokens(token[:, None].repeat(copies, 1, 1), place[None], term, block, s)
+        if s.prefix:
+            hidden = torch.where(position == 0, term, hidden)
+        caches = []
+        for p, *cache in zip(LayerParameters.of(block), keys, values, strict=True):
+            hidden, saved = layer(hidden, p, s.heads, s.norm_eps, s.compute_dtype, Cache(*cache), position)
+            caches.append(Cache(saved.keys, saved.values))
         pairs = output(hidden, block)
-        pairs = pairs if guidance is None else guidance.mix(pairs, i, length)
-        t, affine = i + 1 - s.prefix, AffineMap.of(pairs[:, 0].unbind(1), s.scale_bound)
-        log_dets[:, t], seen[:, t] = affine.log_det(), affine.inverse(noise[:, t])
-    return seen, log_dets
+        pairs = pairs if guidance is None else guidance.mix(pairs, position, length)
+        affine = AffineMap.of(pairs[:, 0].unbind(1), s.scale_bound)
+        token = affine.inverse(moving)
+        # Of one layout at every step.
+        carried = token.clone(memory_format=torch.contiguous_format)
+        return (carried, *map(torch.stack, zip(*caches, strict=True))), (token, affine.log_det())
+
+    head = (len(block.qkv_bias), copies * rows, s.heads, length, block.position.shape[-1] // s.heads)
+    # With a prefix the first position reads no token, whatever stands here.
+    begin = noise[:, 0].clone(memory_format=torch.contiguous_format), noise.new_zeros(head), noise.new_zeros(head)
+    read = torch.cat([places[:1], places[:-1]]) if s.prefix else places[:-1]
+    first = 1 - s.prefix
+    given = torch.arange(length, device=noise.device), read, noise[:, first:].movedim(1, 0)
+    _, found = loop(step, begin, given)
+    moved, log_dets = (each.movedim(0, 1) for each in found)
+    fixed = noise[:, :first]
+    return torch.cat([fixed, moved], 1), torch.cat([torch.zeros_like(fixed), log_dets], 1)
+
+
+def _in_turn(
+    step: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]], carry: Tensors, given: Tensors
+) -> tuple[Tensors, Tensors]:
+    """As PyTorch's `scan`, which is one step of an exported program instead of as many as there are positions."""
+    results = []
+    for each in zip(*given, strict=True):
+        carry, result = step(carry, each)
+        results.append(result)
+    return carry, tuple(map(torch.stack, zip(*results, strict=True)))
 
 
 def _iterated(

@@ -19,7 +19,10 @@ from nfkern.kernels.layer_norm import layer_norm, layer_norm_backward
 
 
 class Cache(NamedTuple):
-    """Keys and values of one layer, (rows, heads, positions, width / heads), filled from the first position on."""
+    """Keys and values of one layer, (rows, heads, positions, width / heads), filled from the first position on.
+
+    Where nothing is filled in yet they are finite.
+    """
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -68,24 +71,27 @@ def layer(
     norm_eps: float,
     compute_dtype: torch.dtype | None,
     cache: Cache | None = None,
-    start: int = 0,
+    position: torch.Tensor | int = 0,
     kept: Kept | None = None,
 ) -> tuple[torch.Tensor, Saved]:
     """(rows, S, width) -> (rows, S, width).
 
-    With a cache, x holds positions from `start` on, attends to what the cache has of those before, and adds its own.
-    What has been kept is taken as it is.
+    With a cache, x is a single position, and attends to what the cache has of those before; the cache with its own keys
+    and values is in `Saved`. What has been kept is taken as it is.
     """
     p, length = parameters, x.shape[1]
     attention_norm = layer_norm(x, p.attention_norm_weight, p.attention_norm_bias, norm_eps)
     qkv = _product(attention_norm[0], p.qkv_weight.mT, compute_dtype) + p.qkv_bias if kept is None else kept.qkv
     queries, keys, values = _by_head(qkv.unflatten(-1, (3, -1)).movedim(-2, 0), heads).unbind(0)
-    if cache is not None:
-        cache.keys[:, :, start : start + length] = keys
-        cache.values[:, :, start : start + length] = values
-        keys, values = (each[:, :, : start + length] for each in cache)
+    if cache is None:
+        later = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+    else:
+        places = torch.arange(cache.keys.shape[2], device=x.device)
+        keys, values = (
+            torch.where((places == position)[:, None], new, old) for new, old in zip((keys, values), cache, strict=True)
+        )
+        later = places > position
     scores = (queries @ keys.mT) * queries.shape[-1] ** -0.5
-    later = torch.ones(length, start + length, dtype=torch.bool, device=x.device).triu(start + 1)
     weights = torch.softmax(scores.masked_fill(later, -torch.inf), -1)
     attended = _together(weights @ values)
     if kept is None:

@@ -29,6 +29,7 @@ class _Switch(threading.local):
 
     forced = False
     inlined = False
+    scans = False
 
 
 _switch = _Switch()
@@ -324,16 +325,25 @@ def use_reference(enabled: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def inline_definitions() -> Iterator[None]:
+def inline_definitions(*, scan: bool = False) -> Iterator[None]:
     """Run every op's definition operation by operation inside this context, in this thread: for exporters.
 
     What is exported then holds PyTorch's own operators alone, and needs no nfkern where it is loaded.
+
+    Args:
+        scan: whether loops over positions become PyTorch's `scan`, one step whatever their length, or are unrolled.
     """
-    before, _switch.inlined = _switch.inlined, True
+    before = _switch.inlined, _switch.scans
+    _switch.inlined, _switch.scans = True, scan
     try:
         yield
     finally:
-        _switch.inlined = before
+        _switch.inlined, _switch.scans = before
+
+
+def scans() -> bool:
+    """Return whether loops are to become PyTorch's `scan` in this thread."""
+    return _switch.scans
 
 
 def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:

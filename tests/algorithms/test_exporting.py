@@ -129,6 +129,21 @@ def test_every_agent_is_exported_or_refused(name, tmp_path):
     assert json.loads(described["nfkern.json"]) == dataclasses.asdict(description)
 
 
+@pytest.mark.exhaustive(part="export")
+def test_a_causal_flow_is_one_step_repeated(tmp_path):
+    import onnx
+
+    agent, path = trained("nf_bc_causal", chunk=3), tmp_path / "policy.onnx"
+    export(agent, path)
+    # A step of each block, however many tokens it takes.
+    graph = onnx.load(path).graph
+    assert sum(node.op_type == "Scan" for node in graph.node) == agent.config.causal_blocks
+    observations, _ = decisions(agent, 3)
+    generators = (torch.Generator().manual_seed(5) for _ in range(2))
+    one, other = (policy.act(observations, None, next(generators)) for policy in (OnnxPolicy(path), agent))
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
+
+
 def test_noise_is_an_input_though_actions_are_clipped():
     for name, expected in (("fql", 2), ("nf_bc", 2), ("gaussian_bc", 0)):
         agent = make_agent(name)
@@ -137,13 +152,23 @@ def test_noise_is_an_input_though_actions_are_clipped():
 
 
 @pytest.mark.exhaustive(part="export")
-def test_a_package_of_aotinductor(tmp_path):
-    agent, path = trained("nf_bc"), tmp_path / "policy.pt2"
+@pytest.mark.parametrize("name", ["nf_bc", "nf_bc_causal"])
+def test_a_package_of_aotinductor(name, tmp_path):
+    agent, path = trained(name), tmp_path / "policy.pt2"
     export(agent, path, "aoti")
     observations, noise = torch.randn(4, 1, 3), torch.randn(4, 2)
     found = torch._inductor.aoti_load_package(str(path))(observations, noise)
     with torch.no_grad():
         torch.testing.assert_close(found, agent.decide(observations, None, noise), rtol=0, atol=1e-4)
+
+
+def test_a_policy_that_explodes_is_not_written(tmp_path):
+    agent = trained("gaussian_bc")
+    with torch.no_grad():
+        next(agent.networks["policy"].parameters())[0] = np.nan
+    with pytest.raises(UserError, match="the policy's own actions are not finite for random observations"):
+        export(agent, tmp_path / "policy.pt2", "pt2")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_export_that_differs_is_not_written(tmp_path, monkeypatch):
