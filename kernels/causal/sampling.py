@@ -128,7 +128,8 @@ def _token_by_token(
     """
     s, (rows, tokens, _) = settings, noise.shape
     length, copies = tokens - 1 + s.prefix, 1 if guidance is None else 2
-    places, loop = positions(block, tokens, k), _in_turn
+    places = positions(block, tokens, k)
+    loop: Callable[..., tuple[Tensors, Tensors]] = _in_turn
     if scans():
         # What `scan` is not handed as an argument may share no memory, as a frozen flow's weights do.
         loop, term, block = scan, term.clone(), CausalParameters(*(each.clone() for each in block))
