@@ -1,4 +1,4 @@
-"""The commands `nfkern data generate | download | import | verify | info`."""
+"""The commands `nfkern data generate | download | import | export | verify | info`."""
 
 import sys
 from dataclasses import dataclass
@@ -180,6 +180,38 @@ class Import:
         for file, checksum in manifest.sha256.items():
             print(f"{directory / file}  sha256 {checksum}")
         print(manifest.note, *manifest.parameters["notes"], sep="\n  ")
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a dataset for other libraries: as Minari's, which MINARI_DATASETS_PATH says where to keep."""
+
+    name: tyro.conf.Positional[str]
+    """The dataset's name, or the path of an npz file."""
+    minari_id: tyro.conf.Positional[str]
+    """Minari's name for it, such as pointmaze/medium-navigate-v0."""
+    split: Literal["train", "val"] = "train"
+    """Which of the dataset's files."""
+    env: str | None = None
+    """Id of a registered gymnasium environment, for those who evaluate on it."""
+    dataset_dir: Path = DEFAULT_DATASET_DIR
+    """Folder of the datasets."""
+
+    def run(self) -> int:
+        """Export the dataset."""
+        _require("minari")
+        _require("gymnasium")
+        from nfkern.algorithms.data.minari_writing import write_minari
+
+        data = TransitionDataset.load(self.name, self.dataset_dir, split=self.split, extras=RELABEL_COLUMNS)
+        try:
+            steps = write_minari(data, self.minari_id, env=self.env, description=f"{data.name}, exported by nfkern")
+        except KeyboardInterrupt:
+            print("\nInterrupted. Nothing was kept.", file=sys.stderr)
+            return INTERRUPTED
+        rewards = "its rewards" if data.rewards is not None else "rewards of 0, for it has none"
+        print(f"{self.minari_id}: {steps:,} steps in {data.episodes:,} episodes, {rewards}")
         return 0
 
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "data generate": ("algorithms.commands.data", "Generate", "make a dataset with OGBench's oracles"),
     "data download": ("algorithms.commands.data", "Download", "fetch OGBench's published dataset"),
     "data import": ("algorithms.commands.data", "Import", "make a dataset from others' demonstrations"),
+    "data export": ("algorithms.commands.data", "Export", "write a dataset as Minari's"),
     "data verify": ("algorithms.commands.data", "Verify", "check a dataset's files"),
     "data info": ("algorithms.commands.data", "Info", "describe a dataset"),
     **{
