@@ -1,15 +1,21 @@
 """A trained policy in a control loop of one's own: an observation in, the next action out."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from nfkern.algorithms.agents.base import Agent
 from nfkern.algorithms.agents.policy import Policy
-from nfkern.algorithms.agents.registry import load_policy
+from nfkern.algorithms.agents.registry import load_agent, load_policy
 from nfkern.algorithms.runs.checkpoint import Checkpoint
 from nfkern.algorithms.runs.run import Run
 from nfkern.errors import UserError
+
+if TYPE_CHECKING:
+    from nfkern.algorithms.exporting import Description, Format
 
 
 class Actor:
@@ -22,10 +28,11 @@ class Actor:
     Args:
         policy: from observations (n, history, observation_size) to actions (n, chunk, action_size).
         name: of what acts, for `repr`, such as "nf_bc, step 5000, observations (4,), actions (2,)".
+        folder: of the checkpoint that the policy was loaded from, which `export` reads.
     """
 
-    def __init__(self, policy: Policy, name: str = "") -> None:
-        self.policy, self._name = policy, name
+    def __init__(self, policy: Policy, name: str = "", folder: Path | None = None) -> None:
+        self.policy, self._name, self._folder = policy, name, folder
         self.reset()
 
     def __repr__(self) -> str:
@@ -60,6 +67,32 @@ class Actor:
         Raises:
             ValueError: a shape that does not fit, a goal that is missing or unwanted, or a number that is not finite.
         """
+        seen, goals = self._given(observation, goal)
+        if self._due:
+            self._planned, self._executed = self.policy.act(seen, goals, generator), 0
+        # Only now: what the policy refuses is not remembered.
+        self._seen, self._goals = seen, goals
+        action: np.ndarray = self._planned[:, self._executed]
+        self._executed += 1
+        return action.copy() if np.ndim(observation) == 2 else action[0].copy()
+
+    def plan(
+        self, observation: np.ndarray, goal: np.ndarray | None = None, generator: torch.Generator | None = None
+    ) -> np.ndarray:
+        """Decide now, whatever was planned before, and return all actions of the decision; `act` then decides anew.
+
+        Arguments and errors as of `act`.
+
+        Returns:
+            (chunk, action_size) or (n, chunk, action_size), float32.
+        """
+        seen, goals = self._given(observation, goal)
+        planned = self.policy.act(seen, goals, generator)
+        self._seen, self._goals, self._planned = seen, goals, np.empty((0, 0, 0), np.float32)
+        return planned if np.ndim(observation) == 2 else planned[0]
+
+    def _given(self, observation: np.ndarray, goal: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return what a decision sees: observations (n, history, observation_size), and goals (n, goal_size)."""
         rows = np.atleast_2d(np.asarray(observation, np.float32))
         if rows.ndim > 2:
             raise ValueError(f"observation: expected one or two dimensions, got shape {rows.shape}")
@@ -75,13 +108,89 @@ class Actor:
             raise ValueError(f"observation: expected shape {first} as since the last reset, got {rows.shape}")
         else:
             seen = np.concatenate([self._seen[:, 1:], rows[:, None]], 1)
-        if self._due:
-            self._planned, self._executed = self.policy.act(seen, goals, generator), 0
-        # Only now: what the policy refuses is not remembered.
-        self._seen, self._goals = seen, goals
-        action: np.ndarray = self._planned[:, self._executed]
-        self._executed += 1
-        return action.copy() if np.ndim(observation) == 2 else action[0].copy()
+        return seen, goals
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, None]:
+        """Return the next action, and no state, as a model of Stable-Baselines3 does; for policies without goals.
+
+        Args:
+            observation: as in `act`.
+            state: unused: the memory is kept here.
+            episode_start: true where an episode begins; where all rows begin one, the memory is emptied.
+            deterministic: must be False where the policy draws its actions.
+
+        Raises:
+            ValueError: as of `act`; episodes of some rows alone begin; or a deterministic action, which a policy that
+                samples does not have.
+        """
+        if deterministic and self._samples:
+            raise ValueError("deterministic: expected False, for this policy samples its actions")
+        started = np.atleast_1d(np.asarray(False if episode_start is None else episode_start))
+        if started.all():
+            self.reset()
+        elif started.any() and (self.policy.history > 1 or self.policy.execute > 1):
+            raise ValueError("episode_start: expected all rows to begin together, for this policy remembers")
+        return self.act(observation), None
+
+    def select_action(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the next actions (n, action_size), as a policy of LeRobot does.
+
+        Args:
+            batch: "observation.state" (n, observation_size), and "goal" (n, goal_size) where the policy takes goals;
+                other entries are not looked at.
+
+        Raises:
+            ValueError: as of `act`, or "observation.state" is missing.
+        """
+        return self._for_batch(self.act, batch)
+
+    def predict_action_chunk(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return all actions of a new decision (n, chunk, action_size), as a policy of LeRobot does: `plan`."""
+        return self._for_batch(self.plan, batch)
+
+    @staticmethod
+    def _for_batch(act: Callable[..., np.ndarray], batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        if (observations := batch.get("observation.state")) is None:
+            raise ValueError(f"batch: expected an entry 'observation.state', got {', '.join(batch) or 'none'}")
+        rows, goals = observations.detach().cpu().numpy(), batch.get("goal")
+        found = act(rows, None if goals is None else goals.detach().cpu().numpy())
+        return torch.from_numpy(found).to(observations.device)
+
+    @property
+    def _samples(self) -> bool:
+        """Whether an action is drawn, so that it has no single value."""
+        from nfkern.algorithms.exporting import describe
+
+        try:
+            return not isinstance(self.policy, Agent) or describe(self.policy).noise_size > 0
+        except UserError:
+            return True
+
+    def export(self, path: str | Path, format: "Format | None" = None) -> "Description":
+        """Write the policy for other runtimes, once what was written agrees with it; see `nfkern export`.
+
+        Args:
+            path: file to write or replace.
+            format: "onnx", "pt2" (`torch.export.load`) or "aoti"; by default by the suffix, .onnx or .pt2.
+
+        Returns:
+            What the file's inputs and output are.
+
+        Raises:
+            UserError: the policy cannot be exported, a package is missing, or what was written does not agree with it.
+            ValueError: a policy that was not loaded from a run.
+        """
+        from nfkern.algorithms.exporting import export, format_of
+
+        if self._folder is None:
+            raise ValueError("export: expected a policy that `nfkern.load` or `nfkern.train` returned")
+        return export(load_agent(self._folder), Path(path), format_of(Path(path), format))
 
     def prefetch(self) -> None:
         """Bring weights and code into the caches: call it while waiting for the next observation.
@@ -111,7 +220,7 @@ def load(path: str | Path, step: int | None = None) -> Actor:
     """
     folder = checkpoint_folder(path, step)
     policy = load_policy(folder)
-    return Actor(policy, _described(Checkpoint(folder), policy.goal_conditioned))
+    return Actor(policy, _described(Checkpoint(folder), policy.goal_conditioned), folder)
 
 
 def _described(checkpoint: Checkpoint, goals: bool) -> str:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from nfkern.algorithms.agents.base import Agent
 from nfkern.algorithms.agents.policy import check_inputs
 from nfkern.errors import UserError
 from nfkern.host.files import atomic_file
+from nfkern.host.packages import install_command
 from nfkern.kernels.dispatch.registry import inline_definitions
 
 Format = Literal["onnx", "pt2", "aoti"]
@@ -35,6 +37,26 @@ ROUNDING = 1e-5
 
 METADATA = "nfkern"
 """Key of the description in an ONNX file's metadata."""
+
+
+_FORMATS: dict[str, Format] = {".onnx": "onnx", ".pt2": "pt2"}
+_PACKAGES: dict[Format, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "aoti": ()}
+
+
+def format_of(path: Path, kind: Format | None = None) -> Format:
+    """Return the format of a file to write: the one asked for, or its suffix's.
+
+    Raises:
+        UserError: neither, or a package is missing.
+    """
+    kind = kind or _FORMATS.get(path.suffix)
+    if kind is None:
+        raise UserError(f"OUT: expected a name that ends in .onnx or .pt2, or --format, got {path}")
+    if kind not in _PACKAGES:
+        raise UserError(f"--format: expected one of {', '.join(_PACKAGES)}, got {kind!r}")
+    if missing := [name for name in _PACKAGES[kind] if find_spec(name) is None]:
+        raise UserError(f"--format {kind}: needs {', '.join(missing)}: `{install_command(*missing)}`")
+    return kind
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ if TYPE_CHECKING:
     from nfkern import optim
     from nfkern.acting.causal import FrozenCausalFlow
     from nfkern.acting.coupling import FrozenFlow
+    from nfkern.algorithms.acting import load
+    from nfkern.algorithms.reports import plot
+    from nfkern.algorithms.scripting import evaluate, train
     from nfkern.flows.causal import CausalFlow
     from nfkern.flows.coupling import CouplingFlow
     from nfkern.flows.encoder import Encoder
@@ -25,7 +28,11 @@ __all__ = [
     "FrozenFlow",
     "Normalizer",
     "__version__",
+    "evaluate",
+    "load",
     "optim",
+    "plot",
+    "train",
     "use_reference",
 ]
 
@@ -39,13 +46,19 @@ _HOMES = {
     "FrozenCausalFlow": "nfkern.acting.causal",
     "FrozenFlow": "nfkern.acting.coupling",
     "Normalizer": "nfkern.flows.normalizer",
+    "evaluate": "nfkern.algorithms.scripting",
+    "load": "nfkern.algorithms.acting",
+    "train": "nfkern.algorithms.scripting",
     "use_reference": "nfkern.kernels",
 }
 
 
+_MODULES = {"optim": "nfkern.optim", "plot": "nfkern.algorithms.reports.plot"}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "optim":
-        return importlib.import_module("nfkern.optim")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module 'nfkern' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -25,7 +25,7 @@ COMMANDS = list(
         if line.startswith("nfkern ")
     )
 )
-OF_RUNS = [code for code in PYTHON if '"runs/' in code or "policy.onnx" in code]
+OF_RUNS = [code for code in PYTHON if ('"runs/' in code or "policy.onnx" in code) and "nfkern.train(" not in code]
 """Examples that need what the commands have made."""
 SMALL = {
     "play": "--episodes 1 --max-episode-steps 10",

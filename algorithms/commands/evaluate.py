@@ -257,7 +257,7 @@ def _as_json(
 def _as_text(
     policies: list[_Policy], results: dict[Path, EvaluationResult], pools: list[_Pool], comparisons: list[_Comparison]
 ) -> str:
-    parts = [table(f"{each.path}, step {each.checkpoint.path.name}", results[each.path]) for each in policies]
+    parts = [results[each.path].table(f"{each.path}, step {each.checkpoint.path.name}") for each in policies]
     for pool in pools:
         policy, (low, high) = pool.policies[0], pool.interval
         goals = results[policy.path].has_goals
@@ -281,30 +281,3 @@ def _as_text(
         if not several:
             parts[-1] += "\nOne training run each: this compares two policies, not two algorithms."
     return "\n\n".join(parts)
-
-
-def table(name: str, result: EvaluationResult) -> str:
-    """Return the success of a policy with a name, for each goal and for all, as text."""
-    settings, goals = result.settings, result.has_goals
-    each = " per goal" if goals else ""
-    lines = [
-        f"{name}: {settings.env_name}, {settings.episodes_per_task} episodes{each}, seed {settings.seed}",
-        f"{'goal' if goals else '':<28}{'success':>9}{'':>9}{'95% interval':>18}{'steps':>8}{'return':>10}",
-    ]
-    for row in result.by_task():
-        count, label = f"{row.successes}/{row.episodes}", f"{row.task_id:>2} {row.name}" if goals else "all episodes"
-        lines.append(
-            f"{label:<28}{count:>9}{row.success_rate:>9.1%}"
-            f"{_range(row.interval):>18}{row.mean_length:>8.0f}{row.mean_return:>10.4g}"
-        )
-    if goals:
-        lines.append(f"{'all':<37}{result.success_rate:>9.1%}{_range(result.interval):>18}")
-    if result.score is not None:
-        lines.append(f"{'score':<37}{result.score:>9.1%}   (mean share of the task done when an episode ended)")
-    if len(settings.tasks) > 1:
-        lines.append("For a goal: Wilson. For all: goals resampled; says nothing about other training seeds.")
-    return "\n".join(lines)
-
-
-def _range(interval: tuple[float, float]) -> str:
-    return f"{100 * interval[0]:.1f} - {100 * interval[1]:.1f}"

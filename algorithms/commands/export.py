@@ -3,22 +3,17 @@
 import contextlib
 import sys
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import tyro
 
 from nfkern.algorithms.acting import checkpoint_folder
 from nfkern.algorithms.agents.registry import load_agent
-from nfkern.algorithms.commands.evaluate import table
 from nfkern.algorithms.evaluation.evaluate import EnvironmentPool, evaluate
 from nfkern.algorithms.evaluation.rollout import check_fits
-from nfkern.algorithms.exporting import Format, OnnxPolicy, export
+from nfkern.algorithms.exporting import Format, OnnxPolicy, export, format_of
 from nfkern.errors import UserError, check_least
-from nfkern.host.packages import install_command
 
-_FORMATS: dict[str, Format] = {".onnx": "onnx", ".pt2": "pt2"}
-_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "aoti": ()}
 _REMARKS = {"observations": ", oldest first", "noise": ", standard normal"}
 
 
@@ -41,13 +36,9 @@ class Export:
 
     def run(self) -> int:
         """Export, and say what the file takes and gives."""
-        kind = self.format or _FORMATS.get(self.out.suffix)
-        if kind is None:
-            raise UserError(f"OUT: expected a name that ends in .onnx or .pt2, or --format, got {self.out}")
-        if missing := [name for name in _PACKAGES[kind] if find_spec(name) is None]:
-            raise UserError(f"--format {kind}: needs {', '.join(missing)}: `{install_command(*missing)}`")
+        kind = format_of(self.out, self.format)
         agent = load_agent(checkpoint_folder(self.run_dir, self.step))
-        print(f"exporting {agent.name} as {kind}; a causal flow's tokens take minutes", file=sys.stderr)
+        print(f"exporting {agent.name} as {kind}; a causal flow takes longest", file=sys.stderr)
         description = export(agent, self.out, kind)
         print(f"{self.out} ({self.out.stat().st_size / 1e6:.1f} MB) agrees with the policy")
         for name, shape in description.inputs.items():
@@ -83,5 +74,5 @@ class Play:
                 result = evaluate(policy, pool, episodes_per_task=self.episodes, seed=self.seed, label=self.model.name)
             except ValueError as error:
                 raise UserError(str(error)) from None
-        print(table(str(self.model), result))
+        print(result.table(str(self.model)))
         return 0

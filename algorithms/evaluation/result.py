@@ -190,6 +190,35 @@ class EvaluationResult:
             mean_score=_mean_score(episodes),
         )
 
+    def __str__(self) -> str:
+        """Return the table."""
+        return self.table(self.settings.label or "policy")
+
+    def table(self, name: str) -> str:
+        """Return the success of a policy with a name, for each goal and for all, as text."""
+        settings, goals = self.settings, self.has_goals
+        each = " per goal" if goals else ""
+        lines = [
+            f"{name}: {settings.env_name}, {settings.episodes_per_task} episodes{each}, seed {settings.seed}",
+            f"{'goal' if goals else '':<28}{'success':>9}{'':>9}{'95% interval':>18}{'steps':>8}{'return':>10}",
+        ]
+        for row in self.by_task():
+            count, label = (
+                f"{row.successes}/{row.episodes}",
+                f"{row.task_id:>2} {row.name}" if goals else "all episodes",
+            )
+            lines.append(
+                f"{label:<28}{count:>9}{row.success_rate:>9.1%}"
+                f"{_range(row.interval):>18}{row.mean_length:>8.0f}{row.mean_return:>10.4g}"
+            )
+        if goals:
+            lines.append(f"{'all':<37}{self.success_rate:>9.1%}{_range(self.interval):>18}")
+        if self.score is not None:
+            lines.append(f"{'score':<37}{self.score:>9.1%}   (mean share of the task done when an episode ended)")
+        if len(settings.tasks) > 1:
+            lines.append("For a goal: Wilson. For all: goals resampled; says nothing about other training seeds.")
+        return "\n".join(lines)
+
     def to_dict(self) -> dict[str, Any]:
         """Return settings, summary, tasks and every episode as JSON types."""
         return {
@@ -288,3 +317,7 @@ def stack_outcomes(results: Sequence[EvaluationResult]) -> np.ndarray:
 def _mean_score(episodes: Sequence[Episode]) -> float | None:
     scores = [episode.score for episode in episodes if episode.score is not None]
     return float(np.mean(scores)) if scores else None
+
+
+def _range(interval: Interval) -> str:
+    return f"{100 * interval.low:.1f} - {100 * interval.high:.1f}"

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -36,7 +37,13 @@ class Episode:
 
 
 class EnvironmentPool:
-    """Environments of one name, made on demand and kept: a manipulation environment takes 1.5 s to make."""
+    """Environments of one name, made on demand and kept: a manipulation environment takes 1.5 s to make.
+
+    Attributes:
+        alone: whether it has a single environment, which somebody else made.
+    """
+
+    alone = False
 
     def __init__(
         self, name: str, *, max_episode_steps: int | None = None, success_timing: SuccessTiming | None = None
@@ -51,14 +58,33 @@ class EnvironmentPool:
         self.max_episode_steps = max_episode_steps
         self.success_timing = success_timing
         self._environments: list[PinnedTask] = []
-        first = self.take(1)[0]
+        self._adopt(self.take(1)[0])
+
+    @classmethod
+    def of(cls, environment: gymnasium.Env[Any, Any]) -> "EnvironmentPool":
+        """Return a pool of this environment alone, which `close` leaves open.
+
+        Raises:
+            ValueError: the actions are not a box of floats.
+        """
+        pool = cls.__new__(cls)
+        pool.name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
+        pool.max_episode_steps = pool.success_timing = None
+        pool._adopt(PinnedTask(environment))
+        pool.alone = True
+        return pool
+
+    def _adopt(self, first: PinnedTask) -> None:
+        self._environments = [first]
         self.tasks, self.task_names = first.tasks, first.task_names
         space = first.action_space
         if not isinstance(space, gymnasium.spaces.Box) or not np.issubdtype(space.dtype, np.floating):
-            raise ValueError(f"{name} has actions in {space}; only boxes of floats can be evaluated")
+            raise ValueError(f"{self.name} has actions in {space}; only boxes of floats can be evaluated")
 
     def take(self, count: int) -> list[PinnedTask]:
         """Return the first `count` environments; the same objects at every call."""
+        if self.alone and count > 1:
+            raise ValueError(f"block_size: expected 1 for an environment that is one object, got {count}")
         while len(self._environments) < count:
             with warnings.catch_warnings():
                 if self._environments:
@@ -71,8 +97,8 @@ class EnvironmentPool:
         return self._environments[:count]
 
     def close(self) -> None:
-        """Close every environment."""
-        for environment in self._environments:
+        """Close every environment that the pool made."""
+        for environment in () if self.alone else self._environments:
             environment.close()
         self._environments.clear()
 

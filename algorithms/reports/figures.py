@@ -1,20 +1,20 @@
-"""The pictures of `nfkern report`, as PNG bytes. Needs matplotlib, and the simulator for maze walls."""
+"""The pictures of `nfkern report` and `nfkern.plot`. Needs matplotlib, and the simulator for maze walls."""
 
 import functools
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nfkern.algorithms.agents.base import Agent
 from nfkern.algorithms.agents.registry import load_agent
 from nfkern.algorithms.data import BatchSampler, TransitionDataset
 from nfkern.algorithms.data.files import has_validation
+from nfkern.algorithms.evaluation.result import stack_outcomes
+from nfkern.algorithms.evaluation.statistics import success_interval
 from nfkern.algorithms.reports.groups import Group
 from nfkern.algorithms.runs.evaluations import load_trajectories
 
@@ -26,7 +26,36 @@ ACTIONS_CAPTION = (
 CANDIDATES, PROBES, STATES, SAMPLES = 512, 48, 4, 400
 
 
-def learning_curves(groups: Sequence[Group]) -> bytes | None:
+def success(groups: Sequence[Group]) -> Figure | None:
+    """Success of each group with its 95 % interval, and dots for its runs; None where no evaluation is common to all.
+
+    Groups of one environment stand side by side, environments in panels of their own.
+    """
+    names = list(dict.fromkeys(group.env_name for group in groups if group.evaluations))
+    if not names:
+        return None
+    panels = [[group for group in groups if group.env_name == name and group.evaluations] for name in names]
+    figure = Figure(figsize=(sum(1.2 * len(panel) + 0.6 for panel in panels) + 0.8, 3.2), layout="constrained")
+    widths = [len(panel) for panel in panels]
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True, width_ratios=widths)[0]
+    for axis, name, panel in zip(axes, names, panels, strict=True):
+        for place, group in enumerate(panel):
+            outcomes = stack_outcomes(group.evaluations)
+            rate, interval = outcomes.mean(), success_interval(outcomes)
+            reach = [[rate - interval.low], [interval.high - rate]]
+            axis.bar(place, rate, width=0.7, color=f"C{place}", alpha=0.8)
+            axis.errorbar(place, rate, yerr=reach, color="black", capsize=4)
+            if len(outcomes) > 1:
+                rates = outcomes.mean((1, 2))
+                axis.plot(np.linspace(place - 0.2, place + 0.2, len(rates)), rates, "o", color="black", markersize=3)
+        axis.set(title=name, ylim=(0, 1))
+        axis.set_xticks(range(len(panel)), [group.label for group in panel], rotation=20, ha="right")
+        axis.title.set_fontsize("small")
+    axes[0].set_ylabel("success")
+    return figure
+
+
+def learning_curves(groups: Sequence[Group]) -> Figure:
     """Loss over steps for each group, and success where there was more than one evaluation."""
     figure = Figure(figsize=(4 * len(groups) + 1, 3), layout="constrained")
     axes = figure.subplots(1, len(groups), squeeze=False)[0]
@@ -48,10 +77,10 @@ def learning_curves(groups: Sequence[Group]) -> bytes | None:
                 twin.set(ylim=(0, 1), ylabel="success (dashed)")
         axis.set(title=group.label, xlabel="gradient steps", ylabel="loss")
         axis.legend(frameon=False)
-    return _png(figure)
+    return figure
 
 
-def action_distributions(groups: Sequence[Group], dataset_dir: Path) -> bytes | None:
+def action_distributions(groups: Sequence[Group], dataset_dir: Path) -> Figure | None:
     """Samples of each group's first run at a few states; None for actions of one dimension."""
     agents = [load_agent(group.members[0].checkpoint.path) for group in groups]
     agents = [agent for agent in agents if agent.sizes["action_size"] >= 2]
@@ -78,7 +107,7 @@ def action_distributions(groups: Sequence[Group], dataset_dir: Path) -> bytes | 
             if row == 0:
                 axis.set_title(f"state {column + 1}")
         axes[row, 0].set_ylabel(group.label)
-    return _png(figure)
+    return figure
 
 
 def _two_sidedness(actions: np.ndarray) -> np.ndarray:
@@ -88,7 +117,7 @@ def _two_sidedness(actions: np.ndarray) -> np.ndarray:
     return np.asarray(second - first)
 
 
-def paths(groups: Sequence[Group], episodes: int = 10) -> bytes | None:
+def paths(groups: Sequence[Group], episodes: int = 10) -> Figure | None:
     """Recorded paths, a row for each group and a column for each goal; None without recordings.
 
     Where there is one goal alone, the groups lie side by side.
@@ -129,7 +158,7 @@ def paths(groups: Sequence[Group], episodes: int = 10) -> bytes | None:
                 axis.set_title(f"goal {task}")
         if not beside:
             axes[row, 0].set_ylabel(group.label)
-    return _png(figure)
+    return figure
 
 
 def _act(agent: Agent, batch: dict[str, np.ndarray], rows: np.ndarray, samples: int) -> np.ndarray:
@@ -166,9 +195,3 @@ def _draw_walls(axis: Any, maze: np.ndarray, unit: float, origin: tuple[float, f
     left, bottom = origin[0] - unit / 2, origin[1] - unit / 2
     extent = (left, left + unit * maze.shape[1], bottom, bottom + unit * maze.shape[0])
     axis.imshow(maze == 1, origin="lower", extent=extent, cmap="Greys", vmin=0, vmax=2)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-    return buffer.getvalue()

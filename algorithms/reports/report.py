@@ -2,6 +2,7 @@
 
 import base64
 import datetime
+import io
 import sys
 from dataclasses import dataclass
 from html import escape
@@ -146,14 +147,16 @@ def _pictures(groups: list[Group], dataset_dir: Path) -> list[str]:
         ("paths", coloured, figures.paths),
     ):
         try:
-            image = draw(groups)
+            figure = draw(groups)
         except UserError as error:
             left_out = f"the figure of {name} is left out: {error}"
             print(left_out, file=sys.stderr)
             parts.append(f"<p>{escape(left_out[:1].upper() + left_out[1:])}</p>")
             continue
-        if image is not None:
-            data = base64.b64encode(image).decode()
+        if figure is not None:
+            image = io.BytesIO()
+            figure.savefig(image, format="png")
+            data = base64.b64encode(image.getvalue()).decode()
             parts.append(
                 f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
                 f"<figcaption>{escape(caption)}</figcaption></figure>"

@@ -162,3 +162,72 @@ def test_checkpoints_of_a_run(tmp_path):
     assert action(load(tmp_path, step=5)) == action(load(run.checkpoint(5).path)) == expected[5]
     with pytest.raises(UserError, match="has no checkpoint 7; it has 5, 10"):
         load(tmp_path, step=7)
+
+
+def test_a_plan_is_the_whole_decision_and_is_forgotten():
+    actor = Actor(Counting())
+    planned = actor.plan(np.array([1.0]), np.zeros(1))
+    assert planned.shape == (4, 1)
+    np.testing.assert_allclose(planned[:, 0], [3.0, 3.1, 3.2, 3.3])
+    # A decision anew, with both observations in its history.
+    assert np.allclose(actor.act(np.array([2.0]), np.zeros(1)), 1 + 1 + 2)
+
+
+class Moving(Counting):
+    """A policy without goals."""
+
+    goal_conditioned = False
+
+    def act(self, observations, goals=None, generator=None):
+        assert goals is None
+        return super().act(observations, np.zeros((len(observations), 1)), generator)
+
+
+def test_acts_as_a_model_of_stable_baselines3():
+    actor, other = Actor(Moving(1, 1)), Actor(Moving(1, 1))
+    action, state = actor.predict(np.array([[1.0], [2.0]]), episode_start=np.array([True, False]))
+    assert state is None
+    np.testing.assert_array_equal(action, other.act(np.array([[1.0], [2.0]])))
+    remembering = Actor(Moving())
+    remembering.predict(np.array([5.0]))
+    assert np.allclose(remembering.predict(np.array([1.0]), episode_start=True)[0], 3)
+    with pytest.raises(ValueError, match="episode_start: expected all rows to begin together"):
+        remembering.predict(np.ones((2, 1)), episode_start=np.array([True, False]))
+
+
+def test_an_action_is_deterministic_only_where_none_is_drawn():
+    observation = np.zeros(3)
+    gaussian = Actor(make_agent("gaussian_bc").freeze())
+    np.testing.assert_array_equal(gaussian.predict(observation, deterministic=True)[0], gaussian.act(observation))
+    for name in ("nf_bc", "flow_matching_bc", "diffusion_bc"):
+        with pytest.raises(ValueError, match="deterministic: expected False, for this policy samples its actions"):
+            Actor(make_agent(name).freeze()).predict(observation, deterministic=True)
+
+
+def test_acts_as_a_policy_of_lerobot():
+    actor, other = Actor(Counting()), Actor(Counting())
+    batch = {"observation.state": torch.tensor([[1.0], [2.0]]), "goal": torch.tensor([[1.0], [0.0]]), "task": ["", ""]}
+    given = np.array([[1.0], [2.0]]), np.array([[1.0], [0.0]])
+    found = actor.select_action(batch)
+    assert found.dtype == torch.float32
+    np.testing.assert_array_equal(found.numpy(), other.act(*given))
+    assert actor.predict_action_chunk(batch).shape == (2, 4, 1)
+    with pytest.raises(ValueError, match=r"batch: expected an entry 'observation.state', got goal"):
+        actor.select_action({"goal": batch["goal"]})
+
+
+@pytest.mark.slow
+def test_exports_what_it_was_loaded_from(tmp_path):
+    pytest.importorskip("onnxruntime")
+    from nfkern.algorithms.exporting import OnnxPolicy
+
+    save_agent(make_agent("gaussian_bc"), tmp_path)
+    policy = load(tmp_path)
+    described = policy.export(tmp_path / "policy.onnx")
+    assert described.inputs == {"observations": (1, 3)}
+    rows = np.random.default_rng(0).normal(size=(4, 1, 3)).astype(np.float32)
+    np.testing.assert_allclose(OnnxPolicy(tmp_path / "policy.onnx").act(rows)[:, 0], policy.act(rows[:, 0]), atol=1e-5)
+    with pytest.raises(UserError, match="expected a name that ends in .onnx or .pt2"):
+        policy.export(tmp_path / "policy.bin")
+    with pytest.raises(ValueError, match="expected a policy that `nfkern.load`"):
+        Actor(Counting()).export(tmp_path / "policy.onnx")
