@@ -38,7 +38,7 @@ def success(groups: Sequence[Group]) -> Figure | None:
     figure = Figure(figsize=(sum(1.2 * len(panel) + 0.6 for panel in panels) + 0.8, 3.2), layout="constrained")
     widths = [len(panel) for panel in panels]
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True, width_ratios=widths)[0]
-    for axis, name, panel in zip(axes, names, panels, strict=True):
+    for axis, panel in zip(axes, panels, strict=True):
         for place, group in enumerate(panel):
             outcomes = stack_outcomes(group.evaluations)
             rate, interval = outcomes.mean(), success_interval(outcomes)
@@ -47,8 +47,15 @@ def success(groups: Sequence[Group]) -> Figure | None:
             axis.errorbar(place, rate, yerr=reach, color="black", capsize=4)
             if len(outcomes) > 1:
                 rates = outcomes.mean((1, 2))
-                axis.plot(np.linspace(place - 0.2, place + 0.2, len(rates)), rates, "o", color="black", markersize=3)
-        axis.set(title=name, ylim=(0, 1))
+                axis.plot(
+                    np.linspace(place - 0.2, place + 0.2, len(rates)),
+                    rates,
+                    "o",
+                    color="black",
+                    markersize=3,
+                    clip_on=False,
+                )
+        axis.set(title=panel[0].first.evaluated_in, ylim=(0, 1))
         axis.set_xticks(range(len(panel)), [group.label for group in panel], rotation=20, ha="right")
         axis.title.set_fontsize("small")
     axes[0].set_ylabel("success")
