@@ -40,8 +40,8 @@ class _Conditional(Protocol):
 class FlowDistribution(Distribution):
     """p(. | context) of a flow: a thin view that shares the flow's parameters and projects the context once.
 
-    Make one with `flow.condition(context)`. It is valid until the flow's parameters change. Mean, mode, variance and
-    entropy of a flow have no closed form: asking for one is an error that says what to do instead.
+    Make one with `flow.condition(context)`. It is valid until the flow's parameters change. Mean, mode and variance of
+    a flow have no closed form: asking for one is an error that says what to do instead. `entropy` is an estimate.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -142,18 +142,16 @@ class FlowDistribution(Distribution):
         """Not defined in closed form."""
         _refuse("variance", "sample((1000,)).var(0)")
 
-    def entropy(self, samples: int | None = None) -> torch.Tensor:
+    def entropy(self, samples: int = 1) -> torch.Tensor:
         """Estimate of the entropy from so many samples, (*batch), in nats, with gradients if samples have them.
 
-        It is unbiased, and its error falls with the root of their number. Without a number, as other libraries ask for
-        an entropy in closed form, it is not defined: those that know what to do then, such as TorchRL, sample.
+        A flow has none in closed form. The estimate is unbiased, and its error falls with the root of `samples`: one is
+        enough for a bonus in a loss, averaged over a batch. It is an estimate and no error by default because libraries
+        take a distribution with this method for one that knows its entropy.
 
         Raises:
-            NotImplementedError: no number is given.
-            ValueError: it is below 1.
+            ValueError: `samples` is below 1.
         """
-        if samples is None:
-            _refuse("entropy", "entropy(samples=1000), an estimate")
         shape = (whole("samples", samples, 1),)
         if self.has_rsample:
             return -self.rsample_and_log_prob(shape)[1].mean(0)
