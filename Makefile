@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP := setup.py pyproject.toml constraints.txt $(wildcard kernels/*/*.cpp kernels/*/*.h kernels/*/*.inc)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: help quickstart test test-all test-part mutation-test lint bench gpu-check gpu-tune sanitize clean
+.PHONY: help quickstart test test-all test-part plugs mutation-test lint bench gpu-check gpu-tune sanitize clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -29,6 +29,12 @@ test-all: test ## the exhaustive tests, too: every rival, target, sweep and comm
 # Each of these tests is long, so they are dealt out one by one.
 test-part: $(BIN)/.nfkern-dev
 	$(BIN)/python -m pytest -n 2 --dist load --maxschedchunk 1 --durations 10 -m "$(PART)" $(OPTIONS)
+
+# Not by the extra's name: every installation of nfkern builds the kernels anew.
+PLUGS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["plugs"])
+
+plugs: $(BIN)/.nfkern-dev ## install the RL libraries of docs/examples, which are then tested by `make test-all`, too
+	$(PIP) $$($(BIN)/python -c '$(PLUGS)')
 
 mutation-test: $(BIN)/.nfkern-dev ## seed faults in a copy of the tree, and see that `make test` notices each
 	$(BIN)/python tests/mutations.py

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from nfkern.algorithms.scripting import evaluate, train
     from nfkern.flows.causal import CausalFlow
     from nfkern.flows.coupling import CouplingFlow
+    from nfkern.flows.distribution import FlowDistribution
     from nfkern.flows.encoder import Encoder
-    from nfkern.flows.flow import Flow, FlowDistribution
+    from nfkern.flows.flow import Flow
+    from nfkern.flows.head import FlowHead
     from nfkern.flows.normalizer import Normalizer
     from nfkern.kernels import use_reference
 
@@ -24,6 +26,7 @@ __all__ = [
     "Encoder",
     "Flow",
     "FlowDistribution",
+    "FlowHead",
     "FrozenCausalFlow",
     "FrozenFlow",
     "Normalizer",
@@ -42,7 +45,8 @@ _HOMES = {
     "CouplingFlow": "nfkern.flows.coupling",
     "Encoder": "nfkern.flows.encoder",
     "Flow": "nfkern.flows.flow",
-    "FlowDistribution": "nfkern.flows.flow",
+    "FlowDistribution": "nfkern.flows.distribution",
+    "FlowHead": "nfkern.flows.head",
     "FrozenCausalFlow": "nfkern.acting.causal",
     "FrozenFlow": "nfkern.acting.coupling",
     "Normalizer": "nfkern.flows.normalizer",

@@ -30,6 +30,7 @@ PARTS = {
     "export": ("algorithms/exporting.py", "algorithms/agents/*", "nfkern/acting/*", "nfkern/flows/*"),
     "learning": ("algorithms/agents/*", "algorithms/training/*", "nfkern/flows/*", "nfkern/optim.py"),
     "data": ("algorithms/data/*", "algorithms/envs/*"),
+    "plugs": ("docs/examples/*", "nfkern/flows/*", "nfkern/acting/*"),
     "commands": (
         *("algorithms/agents/*", "algorithms/commands/*", "algorithms/evaluation/*", "algorithms/runs/*"),
         *("algorithms/sweep/*", "algorithms/training/*", "bench/studies/*", "nfkern/cli/*", "README.md"),

@@ -68,8 +68,10 @@ class NaiveFlow(Model):
         """(batch, *event), (batch, C) or None for zeros -> noise (batch, *event) and the log-determinant (batch,)."""
         if self.bounds is None:
             return self._through(x, context, self.inverted)
+        center, scale = self._box(x)
+        x = (x - center) / scale
         z, log_det = self._through(torch.atanh(x), context, self.inverted)
-        return z, log_det - (1 - x.square()).log().flatten(1).sum(1)
+        return z, log_det - (scale * (1 - x.square())).log().flatten(1).sum(1)
 
     def to_data(self, z: torch.Tensor, context: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """The inverse of `to_latent`."""
@@ -77,7 +79,15 @@ class NaiveFlow(Model):
         if self.bounds is None:
             return x, log_det
         x = torch.tanh(x)
-        return x, log_det + (1 - x.square()).log().flatten(1).sum(1)
+        center, scale = self._box(x)
+        return center + scale * x, log_det + (scale * (1 - x.square())).log().flatten(1).sum(1)
+
+    def _box(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Center and half width of bounds."""
+        low, high = torch.tensor(
+            (-1.0, 1.0) if self.bounds == "tanh" else self.bounds, dtype=like.dtype, device=like.device
+        )
+        return (low + high) / 2, (high - low) / 2
 
     def _through(
         self, x: torch.Tensor, context: torch.Tensor | None, backwards: bool

@@ -13,16 +13,18 @@ import torch
 from torch import nn
 
 from nfkern.acting.cuda_graphs import CapturedCalls
-from nfkern.acting.encoder import called, encoded, frozen_encoder, refuse_broken
+from nfkern.acting.encoder import called, encoded, frozen_encoder, in_data_units, refuse_broken, statistics
 from nfkern.acting.memory import place_together
 from nfkern.acting.units import Units
 from nfkern.arguments import shape_of, whole
 from nfkern.flows.context import ProjectedContext, without_autocast
 from nfkern.flows.derivatives import differentiating, readable
+from nfkern.flows.distribution import FlowDistribution
 from nfkern.flows.encoder import Encoder
-from nfkern.flows.flow import ActingFlow, Context, Flow, FlowDistribution, Map
+from nfkern.flows.flow import ActingFlow, Context, Flow, Map
 from nfkern.flows.int8 import quantized
 from nfkern.flows.native_calls import NativeCalls
+from nfkern.flows.normalizer import Normalizer
 from nfkern.kernels.dispatch.registry import reference_forced
 
 _NO_DERIVATIVES = "flow: a frozen one has no derivatives; use the flow that it came from"
@@ -36,13 +38,22 @@ class Frozen(ActingFlow):
         flow: the flow to freeze; left as it is.
         dtype: of the hidden weights; with 16 bits or int8, all else is float32. None for the flow's own.
         encoder: from observations (*batch, in_features) to contexts (*batch, context_features).
+        normalizer, action_normalizer: of observations and of actions, as in `Flow.freeze`.
     """
 
     reparameterized = False
     frozen_dtypes: tuple[torch.dtype, ...] = DTYPES
     """Dtypes that `dtype` may name."""
 
-    def __init__(self, flow: Flow, dtype: torch.dtype | None, encoder: nn.Module | None) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        dtype: torch.dtype | None,
+        encoder: nn.Module | None,
+        *,
+        normalizer: Normalizer | None = None,
+        action_normalizer: Normalizer | None = None,
+    ) -> None:
         super().__init__(
             flow.event_shape, flow.context_features, bounds=flow.bounds, context_dropout=flow.context_dropout
         )
@@ -51,6 +62,11 @@ class Frozen(ActingFlow):
             known = ", ".join(map(str, self.frozen_dtypes))
             raise ValueError(f"dtype: expected one of {known} for a {type(flow).__name__}, got {dtype!r}")
         self._refuse_device(flow._like.device)
+        if action_normalizer is not None:
+            center, scale = statistics("action_normalizer", action_normalizer, self.features)
+            self._units = (tuple(center.tolist()), tuple(scale.tolist()))
+        if normalizer is not None:
+            encoder = in_data_units(encoder, normalizer, flow.context_features)
         # Outside inference mode, so that the buffers are ordinary tensors.
         with torch.inference_mode(False), torch.no_grad():
             for name, tensor in self._tensors(flow).items():
@@ -60,6 +76,8 @@ class Frozen(ActingFlow):
             )
             if self._like.device.type == "cpu":
                 place_together(chain(self.buffers(), self.parameters()))
+        self._placed_map = self._make_data_map(self._like.dtype, self._like.device)
+        self._action_units = self._make_action_units()
         self._calls = CapturedCalls()
         self._native = NativeCalls()
         self.eval()
@@ -67,6 +85,15 @@ class Frozen(ActingFlow):
     @abstractmethod
     def _tensors(self, flow: Any) -> Mapping[str, torch.Tensor | None]:
         """Tensors of the buffers, which share nothing with the flow."""
+
+    def _make_action_units(self) -> np.ndarray | None:
+        """Numbers of `Units` that leave observations as they are, if the actions of a flow without bounds have some."""
+        if self._units is None or self.bounds is not None or not self.context_features:
+            return None
+        width = self.encoder.config["in_features"] if isinstance(self.encoder, Encoder) else self.context_features
+        center, scale = (np.tile(part, math.prod(self.event_shape[:-1])) for part in self._units)
+        ends = np.full(len(center), np.inf)
+        return Units(np.zeros(width), np.ones(width), center, scale, -ends, ends).numbers
 
     def extra_repr(self) -> str:
         """Sizes and dtype."""
@@ -131,8 +158,8 @@ class Frozen(ActingFlow):
                 or a flow without context.
             TypeError: observations are not an array of numbers, or sigma or temperature is no number.
         """
-        if not reference_forced():
-            numbers = None if units is None else units.numbers
+        if self.bounds is None and (units is None or self._units is None) and not reference_forced():
+            numbers = self._action_units if units is None else units.numbers
             actions = self._native.act(self, observations, sigma, temperature, generator, numbers)
             if actions is not None and actions is not False:
                 return actions
@@ -161,9 +188,10 @@ class Frozen(ActingFlow):
         with np.errstate(over="ignore"):
             numbers = np.ascontiguousarray(observations, np.float64 if self.dtype == torch.float64 else np.float32)
         numbers = numbers.reshape(observations.shape)
-        actions = self._native.act_anew(self, numbers, sigma, temperature, generator, None)
-        if actions is not None:
-            return actions
+        if self.bounds is None or not sigma:
+            actions = self._native.act_anew(self, numbers, sigma, temperature, generator, self._action_units)
+            if actions is not None:
+                return self._within_bounds(actions)
         if not (finite := np.isfinite(numbers)).all():
             where = np.argwhere(~finite)[0].tolist()
             number = called(numbers[tuple(where)])
@@ -175,6 +203,11 @@ class Frozen(ActingFlow):
         if not np.isfinite(found).all():
             self.refuse_actions()
         return found
+
+    def _within_bounds(self, actions: np.ndarray) -> np.ndarray:
+        """Actions of the flow without bounds, in its units -> those with them."""
+        data_map = None if self.bounds is None else self._data_map()
+        return actions if data_map is None else data_map.data(torch.from_numpy(actions)).numpy()
 
     def refuse_actions(self) -> NoReturn:
         """Raise an error for actions that are not finite.
@@ -211,7 +244,7 @@ class Frozen(ActingFlow):
         (term,) = self._constant(_NO_DERIVATIVES, (projected.term,), context)
         return FlowDistribution(self, ProjectedContext(term, projected.batch_shape))
 
-    def freeze(self, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> NoReturn:
+    def freeze(self, *args: Any, **options: Any) -> NoReturn:
         """Refused: frozen weights cannot be frozen again."""
         raise TypeError(
             f"flow: expected a flow with parameters, got a {type(self).__name__}; freeze the flow it came from"
@@ -292,7 +325,7 @@ class Frozen(ActingFlow):
             if (cast := fn(torch.empty(0, dtype=dtype, device=device)).dtype) != dtype:
                 raise TypeError(f"dtype: expected {dtype} as frozen, got {cast}; freeze the flow it came from again")
         self._refuse_device(fn(torch.empty(0, device=device)).device)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         self._native = NativeCalls()
         if self._like.device != device:
             self._calls = CapturedCalls()

@@ -1,5 +1,7 @@
 """A causal flow for acting."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -24,16 +26,20 @@ class FrozenCausalFlow(Frozen, CausalMaps):
         flow: the flow to freeze; left as it is.
         dtype: of the layers' weights and their products; with 16 bits, all else is float32. None for the flow's own.
         encoder: from observations (*batch, in_features) to contexts (*batch, context_features).
+        **normalizers: `normalizer` and `action_normalizer`, as in `Flow.freeze`.
 
     Raises:
-        ValueError: another dtype, an encoder that does not fit, or weights that are not finite in `dtype`.
+        ValueError: another dtype, an encoder or normaliser that does not fit, or weights that are not finite in
+            `dtype`.
         TypeError: `flow` is not a CausalFlow, or `encoder` not a module.
     """
 
-    def __init__(self, flow: CausalFlow, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> None:
+    def __init__(
+        self, flow: CausalFlow, dtype: torch.dtype | None = None, encoder: nn.Module | None = None, **normalizers: Any
+    ) -> None:
         if not isinstance(flow, CausalFlow):
             raise TypeError(f"flow: expected a CausalFlow, got {type(flow).__name__}")
-        super().__init__(flow, dtype, encoder)
+        super().__init__(flow, dtype, encoder, **normalizers)
         self.heads, self.context_mode = flow.heads, flow.context_mode
         self.norm_eps, self.scale_bound = flow.norm_eps, flow.scale_bound
 

@@ -32,9 +32,11 @@ class FrozenFlow(Frozen, CouplingMaps):
             torch.int8, on a CPU: hidden weights, here the context's too, have a scale in float32 for each output
             (`hidden_scale`, `context_scale`), and are multiplied in float32.
         encoder: from observations (*batch, in_features) to contexts (*batch, context_features).
+        **normalizers: `normalizer` and `action_normalizer`, as in `Flow.freeze`.
 
     Raises:
-        ValueError: another dtype, an encoder that does not fit, or weights that are not finite in `dtype`.
+        ValueError: another dtype, an encoder or normaliser that does not fit, or weights that are not finite in
+            `dtype`.
         TypeError: `flow` is not a CouplingFlow, or `encoder` not a module.
     """
 
@@ -44,10 +46,12 @@ class FrozenFlow(Frozen, CouplingMaps):
     inverse_mixing: torch.Tensor
     inverse_log_det: torch.Tensor
 
-    def __init__(self, flow: CouplingFlow, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> None:
+    def __init__(
+        self, flow: CouplingFlow, dtype: torch.dtype | None = None, encoder: nn.Module | None = None, **normalizers: Any
+    ) -> None:
         if not isinstance(flow, CouplingFlow):
             raise TypeError(f"flow: expected a CouplingFlow, got {type(flow).__name__}")
-        super().__init__(flow, dtype, encoder)
+        super().__init__(flow, dtype, encoder, **normalizers)
         self.norm_eps, self.inverted, self.scale_bound = flow.norm_eps, flow.inverted, flow.scale_bound
 
     def _compose(self, inverse: bool) -> tuple[torch.Tensor, torch.Tensor]:

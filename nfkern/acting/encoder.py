@@ -14,6 +14,7 @@ from nfkern.arguments import shape_of
 from nfkern.checkpoint import refuse_shards
 from nfkern.flows.context import without_autocast
 from nfkern.flows.encoder import Encoder, lower_hidden
+from nfkern.flows.normalizer import Normalizer
 
 ROWS = 2
 """Rows of observations that an encoder is tried on: two, so that a lost batch dimension shows."""
@@ -66,6 +67,49 @@ def frozen_encoder(encoder: nn.Module, like: torch.Tensor, dtype: torch.dtype, c
     refuse_broken(copied, f"not finite when frozen in {like.dtype}: expected finite parameters", "encoder.")
     _try(copied, like, context_features)
     return copied
+
+
+def statistics(name: str, normalizer: Normalizer, features: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Center and scale of a normaliser, (features,) each, in float64 on the CPU; of any size with `features` None.
+
+    Raises:
+        TypeError: it is not a normaliser.
+        ValueError: it is of another size, or not finite, or a scale is not above 0.
+    """
+    if not isinstance(normalizer, Normalizer):
+        raise TypeError(f"{name}: expected an nfkern.Normalizer, got {type(normalizer).__name__}")
+    center, scale = (tensor.detach().double().cpu() for tensor in (normalizer.center, normalizer.scale))
+    if features is not None and center.shape != (features,):
+        raise ValueError(f"{name}: expected one of {features} features, got {center.numel()}")
+    if not (center.isfinite() & scale.isfinite() & (scale > 0)).all():
+        raise ValueError(f"{name}: expected finite centers and scales > 0, got {center.tolist()} and {scale.tolist()}")
+    return center, scale
+
+
+@torch.no_grad()
+def in_data_units(encoder: nn.Module | None, normalizer: Normalizer, context_features: int) -> nn.Module:
+    """An encoder of observations in the data's units, from one of normalised observations; None for contexts.
+
+    Raises:
+        TypeError, ValueError: as `statistics`.
+    """
+    width = context_features if encoder is None else _in_features(encoder)
+    center, scale = statistics("normalizer", normalizer, width)
+    if not isinstance(encoder, nn.Module):
+        return normalizer if encoder is None else encoder
+    first = next(encoder.children(), None)
+    if type(encoder) is not Encoder or type(first) is not nn.Linear or _hooked(encoder) or _hooked(first):
+        return nn.Sequential(normalizer, encoder)
+    folded = copy.deepcopy(encoder)
+    layer: nn.Linear = folded[0]  # type: ignore[assignment]
+    weight = layer.weight.double().cpu() / scale
+    layer.bias.copy_(layer.bias.double().cpu() - weight @ center)
+    layer.weight.copy_(weight)
+    return folded
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 
 
 def encoded(encoder: nn.Module, observations: torch.Tensor, context_features: int) -> torch.Tensor:
@@ -169,6 +213,8 @@ def _in_features(encoder: nn.Module) -> int | None:
         return _in_features(encoder[0])
     if isinstance(encoder, nn.Linear):
         return encoder.in_features
+    if isinstance(encoder, Normalizer):
+        return encoder.center.numel()
     return encoder.input_size if isinstance(encoder, nn.RNNBase) else None
 
 

@@ -39,6 +39,7 @@ class CausalFlow(CausalMaps):
         norm_eps: LayerNorm's epsilon.
         scale_bound: smooth bound of |log_scale| per block, `bound * tanh(raw / bound)`; None for the published exp.
         bounds: "tanh" for data in (-1, 1)^(T x D), with the exact density; data outside count as lying on the bound.
+            Or (low, high), each a number or D of them, for a box.
         context_dropout: probability of dropping a context in training, so that the flow also learns the marginal, which
             guidance needs.
 
@@ -72,7 +73,7 @@ class CausalFlow(CausalMaps):
         context_mode: Literal["add", "prefix"] = "add",
         norm_eps: float = 1e-5,
         scale_bound: float | None = None,
-        bounds: Literal["tanh"] | None = None,
+        bounds: Any = None,
         context_dropout: float = 0.0,
     ) -> None:
         if context_mode not in ("add", "prefix"):
@@ -103,7 +104,7 @@ class CausalFlow(CausalMaps):
             "context_mode": context_mode,
             "norm_eps": norm_eps,
             "scale_bound": scale_bound,
-            "bounds": bounds,
+            "bounds": self.bounds,
             "context_dropout": context_dropout,
         }
         self.context_weight = nn.Parameter(torch.empty(blocks, width, context_features)) if context_features else None

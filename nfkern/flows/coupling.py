@@ -34,7 +34,8 @@ class CouplingFlow(CouplingMaps):
     weights can touch it. A flow saved when permutations were drawn brings its own, and keeps and saves it.
 
     Args:
-        features: D, at least 2: a block transforms half of them (a `CausalFlow` of one token takes one feature).
+        features: D. A block keeps half of them; of one feature it keeps none, so that the flow is a Gaussian given the
+            context, before any `bounds`. Its networks then have an input that is always 0, and it has no mixing.
         context_features: C; 0 for an unconditional flow.
         blocks: K.
         hidden: widths (h1, h2). The paper's torch code has (256, 256), its JAX code (256 + C, 256).
@@ -44,7 +45,8 @@ class CouplingFlow(CouplingMaps):
         inverted: parameterise the map from noise to data instead, as the paper's offline-RL code does.
         scale_bound: smooth bound of |log_scale| per block, `bound * tanh(raw / bound)`; None for the paper's plain exp.
         bounds: "tanh" for data in [-b, b]^D, b = 1 - 2^-24, with the exact density; data outside count as lying on the
-            bound, and have the density and the derivatives there, in float32 as in float64.
+            bound, and have the density and the derivatives there, in float32 as in float64. Or (low, high), each a
+            number or D of them, for a box: `center + scale * tanh(u)`; samples may lie on its ends.
         context_dropout: probability of dropping a context in training, so that the flow also learns the marginal.
 
     Raises:
@@ -79,7 +81,7 @@ class CouplingFlow(CouplingMaps):
         mixing: Literal["plu", "permute", "none"] = "plu",
         inverted: bool = False,
         scale_bound: float | None = None,
-        bounds: Literal["tanh"] | None = None,
+        bounds: Any = None,
         context_dropout: float = 0.0,
     ) -> None:
         features, self.blocks, self.hidden = _checked_sizes(features, blocks, hidden)
@@ -87,7 +89,9 @@ class CouplingFlow(CouplingMaps):
             raise ValueError(f"mixing: expected 'plu', 'permute' or 'none', got {mixing!r}")
         super().__init__((features,), context_features, bounds=bounds, context_dropout=context_dropout)
         self.norm_eps = number("norm_eps", norm_eps, "a number > 0", above=True)
-        self.mixing = mixing
+        # One feature is the second of two, of which the first is always 0.
+        self._width = max(features, 2)
+        self.mixing = mixing if features > 1 else "none"
         self.inverted = flag("inverted", inverted)
         self.scale_bound = (
             None if scale_bound is None else number("scale_bound", scale_bound, "None or a number > 0", above=True)
@@ -101,11 +105,11 @@ class CouplingFlow(CouplingMaps):
             "mixing": mixing,
             "inverted": self.inverted,
             "scale_bound": self.scale_bound,
-            "bounds": bounds,
+            "bounds": self.bounds,
             "context_dropout": self.context_dropout,
         }
         blocks, context_features, (first, second) = self.blocks, self.context_features, self.hidden
-        kept, transformed, pair = (features + 1) // 2, features // 2, (blocks, 2)
+        kept, transformed, pair = (self._width + 1) // 2, self._width // 2, (blocks, 2)
         self.context_weight = nn.Parameter(torch.empty(*pair, first, context_features)) if context_features else None
         self.input_weight = nn.Parameter(torch.empty(*pair, first, kept))
         self.input_bias = nn.Parameter(torch.empty(*pair, first))
@@ -141,8 +145,8 @@ class CouplingFlow(CouplingMaps):
     def _own_permutation(self) -> torch.Tensor:
         """The permutation of a flow of this kind, (K, D), int64."""
         if self.mixing == "none":
-            return torch.arange(self.features, device="cpu").repeat(self.blocks, 1)
-        return torch.tensor(_permutations(self.features, self.blocks), device="cpu")
+            return torch.arange(self._width, device="cpu").repeat(self.blocks, 1)
+        return torch.tensor(_permutations(self._width, self.blocks), device="cpu")
 
     def _place(self) -> None:
         """Move fixed factors and the permutation to the parameters' device; the permutation never to "meta"."""
@@ -153,10 +157,10 @@ class CouplingFlow(CouplingMaps):
             self.permutation = self.permutation.to(like.device)
 
     def _identity(self, like: torch.Tensor) -> torch.Tensor:
-        return torch.eye(self.features, dtype=like.dtype, device=like.device).expand(self.blocks, -1, -1)
+        return torch.eye(self._width, dtype=like.dtype, device=like.device).expand(self.blocks, -1, -1)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         self._place()
         self._native = NativeCalls()
         return self
@@ -188,12 +192,12 @@ class CouplingFlow(CouplingMaps):
         Raises:
             ValueError: it is not a permutation, as after an average or a cast.
         """
-        found, shape = permutation.detach().cpu(), (self.blocks, self.features)
-        order = torch.arange(self.features, device="cpu").expand(shape)
+        found, shape = permutation.detach().cpu(), (self.blocks, self._width)
+        order = torch.arange(self._width, device="cpu").expand(shape)
         if found.shape != shape or found.is_complex() or not torch.equal(found.double().sort(1)[0], order.double()):
             got = found.tolist() if found.numel() < 100 else f"shape {tuple(found.shape)}, {found.dtype}"
             raise ValueError(
-                f"{name}: expected {self.blocks} permutations of 0 to {self.features - 1}, got {got}; leave it out of "
+                f"{name}: expected {self.blocks} permutations of 0 to {self._width - 1}, got {got}; leave it out of "
                 "averages and casts: it is not a weight"
             )
         return found.to(torch.int64, copy=True)
@@ -285,13 +289,7 @@ def _permutations(features: int, blocks: int) -> list[list[int]]:
 
 
 def _checked_sizes(features: Any, blocks: Any, hidden: Any) -> tuple[int, int, tuple[int, int]]:
-    try:
-        features = whole("features", features, 2)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}: a coupling flow keeps half of the features; for one, CausalFlow(1, 1, context_features, "
-            "context_mode='prefix') is a Gaussian given the context"
-        ) from None
+    features = whole("features", features, 1)
     try:
         first, second = (whole("hidden", width, 1) for width in hidden)
     except (TypeError, ValueError):

@@ -1,12 +1,15 @@
 """Maps of rows that a coupling flow and its frozen copy share, from stacked weights and composed matrices."""
 
+import math
 from abc import abstractmethod
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from nfkern.flows.chunked import Chunked
 from nfkern.flows.context import autocast_dtype, project
+from nfkern.flows.flow import Map
 from nfkern.kernels import CouplingParameters, coupling
 
 
@@ -51,6 +54,17 @@ class CouplingMaps(Chunked):
     def _project_rows(self, context: torch.Tensor | None) -> torch.Tensor:
         """(groups, C) -> (groups, K, 2, h1): one product for all blocks and both networks."""
         return project(context, self._operand("context_weight"), self.input_bias)
+
+    def _rows_unbounded(
+        self, which: Map, events: torch.Tensor, term: torch.Tensor, **options: Any
+    ) -> tuple[torch.Tensor, ...]:
+        if self.features > 1:
+            return super()._rows_unbounded(which, events, term, **options)
+        # The ops transform the second half of the features, given the first: this one, given 0, which stays 0.
+        results = super()._rows_unbounded(which, pad(events, (1, 0)), term, **options)
+        if which == "log_prob":
+            return (results[0] + 0.5 * math.log(2 * math.pi),)
+        return tuple(result[:, 1:] if result.ndim > 1 else result for result in results)
 
     def _map_to_latent(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         function = coupling.to_data if self.inverted else coupling.to_latent

@@ -3,26 +3,27 @@
 import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import singledispatch
 from itertools import chain
-from typing import Any, ClassVar, Literal, NoReturn, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from torch import nn
-from torch.distributions import Distribution, constraints, register_kl
 
 from nfkern.arguments import number, shape_of, whole
 from nfkern.checkpoint import Pretrained, refuse_shards
-from nfkern.flows import bounds as tanh_bounds
+from nfkern.flows.bounds import checked
 from nfkern.flows.context import Arrangement, ProjectedContext, autocast_on
+from nfkern.flows.data_map import DataMap, Units
 from nfkern.flows.derivatives import readable, without_derivatives
-from nfkern.flows.noise import as_shape, expanded_sizes, given_or_drawn, sizes
+from nfkern.flows.distribution import FlowDistribution
+from nfkern.flows.noise import given_or_drawn, sizes
+from nfkern.flows.normalizer import Normalizer
 from nfkern.kernels import standard_normal_log_prob
 
 Context = torch.Tensor | ProjectedContext | None
-SampleShape = int | Sequence[int]
 
 Map = Literal["log_prob", "to_latent", "score", "to_data", "to_data_with_score"]
 """Maps of rows that the calls of a flow come down to; a frozen flow has faster ways for some of them."""
@@ -42,21 +43,24 @@ class Flow(Pretrained, nn.Module, ABC):
     reparameterized: ClassVar[bool] = True
     """Whether samples have gradients."""
 
+    _units: Units | None = None
+    """Units of a frozen flow's data; those of a flow with parameters are its own."""
+    _placed_map: DataMap | None = None
+
     def __init__(
         self,
         event_shape: tuple[int, ...],
         context_features: int,
         *,
-        bounds: Literal["tanh"] | None,
+        bounds: Any,
         context_dropout: float,
     ) -> None:
         super().__init__()
-        if bounds not in (None, "tanh"):
-            raise ValueError(f"bounds: expected None or 'tanh', got {bounds!r}")
         self.event_shape = event_shape
         self.features = event_shape[-1]
         self.context_features = whole("context_features", context_features)
-        self.bounds = bounds
+        self.bounds = checked(bounds, self.features)
+        self._placed_map = self._make_data_map(torch.get_default_dtype(), torch.get_default_device())
         self.context_dropout = number("context_dropout", context_dropout, "a probability in [0, 1)", 1)
 
     def forward(self, x: torch.Tensor, context: Context = None) -> torch.Tensor:
@@ -157,16 +161,25 @@ class Flow(Pretrained, nn.Module, ABC):
                 score = self.score(x, context)
             else:
                 x, _, score = self._run("to_data_with_score", z, context)
+            data_map = self._data_map()
+            variance = sigma**2 if data_map is None else (sigma * data_map.scale) ** 2
             # Not `torch.add` with alpha, which Inductor 2.13 drops after a product.
-            x = x + sigma**2 * score
+            x = x + variance * score
         (x,) = self._constant("sample_denoised: it has no derivatives; use rsample", (x,), context, given)
         return x
 
-    def condition(self, context: Context = None) -> "FlowDistribution":
+    def condition(self, context: Context = None) -> FlowDistribution:
         """p(. | context) as a `torch.distributions.Distribution`; the context is projected once."""
         return FlowDistribution(self, self._project(context))
 
-    def freeze(self, dtype: torch.dtype | None = None, encoder: nn.Module | None = None) -> "ActingFlow":
+    def freeze(
+        self,
+        dtype: torch.dtype | None = None,
+        encoder: nn.Module | None = None,
+        *,
+        normalizer: Normalizer | None = None,
+        action_normalizer: Normalizer | None = None,
+    ) -> "ActingFlow":
         """A copy for acting, such as a `FrozenFlow`: the same calls without autograd, and `act`.
 
         Args:
@@ -174,15 +187,21 @@ class Flow(Pretrained, nn.Module, ABC):
                 None for the flow's own. With 16 bits or int8 all else is float32.
             encoder: a module from observations (*batch, in_features) to contexts; the frozen flow then takes
                 observations.
+            normalizer: of observations: the frozen flow takes them in the data's units. It is folded, in float64, into
+                the first layer of an `nfkern.Encoder`, and goes before another one; without an encoder it is the one.
+            action_normalizer: of actions, over the event's last dimension: all calls take and return actions in the
+                data's units, with densities and scores to match; only a `sigma` stays in the flow's own, where its
+                noise was added.
 
         Raises:
-            ValueError: another dtype, an encoder that does not fit, or weights that are not finite in `dtype`.
-            TypeError: `encoder` is not a module, or a weight is a shard.
+            ValueError: another dtype, an encoder or normaliser that does not fit, or weights that are not finite in
+                `dtype`.
+            TypeError: `encoder` is not a module, a normaliser is something else, or a weight is a shard.
         """
         refuse_shards(self)
         # By name: acting imports this module, and registers its classes in `frozen_copy`.
         importlib.import_module("nfkern.acting")
-        return frozen_copy(self, dtype, encoder)
+        return frozen_copy(self, dtype, encoder, normalizer=normalizer, action_normalizer=action_normalizer)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Parameters for an optimiser, in two groups: weights of products, with this decay, and all others, with none.
@@ -222,38 +241,46 @@ class Flow(Pretrained, nn.Module, ABC):
 
     def _rows(self, which: Map, events: torch.Tensor, term: torch.Tensor, **options: Any) -> tuple[torch.Tensor, ...]:
         """Apply a map to rows; `options` are those of a causal flow's samples."""
+        data_map = self._data_map()
+        if data_map is None:
+            return self._rows_unbounded(which, events, term, **options)
+        inner, entered = data_map.enter(which, events)
+        return data_map.leave(which, self._rows_unbounded(which, inner, term, **options), entered)
+
+    def _rows_unbounded(
+        self, which: Map, events: torch.Tensor, term: torch.Tensor, **options: Any
+    ) -> tuple[torch.Tensor, ...]:
+        """Apply the map of the flow without bounds and units."""
         if which == "log_prob":
-            z, log_det = self._rows_to_latent(events, term)
+            z, log_det = self._map_to_latent(events, term)
             return (standard_normal_log_prob(z.flatten(1)) + log_det,)
         if which == "to_latent":
-            return self._rows_to_latent(events, term)
+            return self._map_to_latent(events, term)
         if which == "to_data":
-            return self._within_bounds(*self._map_to_data(events, term, **options))
+            return self._map_to_data(events, term, **options)
         if which == "score":
-            return self._rows_score(events, term)
+            return (self._map_score(events, term),)
         return self._map_to_data_with_score(events, term)
 
-    # The maps with `bounds="tanh"`: data x = tanh(u), log|det dx/du| = sum log(1 - x^2).
+    def _data_map(self) -> DataMap | None:
+        """The map from the flow's events to data, on its device; None if they are the same."""
+        if self.bounds is None and self._units is None:
+            return None
+        like, placed = self._like, self._placed_map
+        if placed is not None and placed.fits(self.bounds, self._units, like):
+            return placed
+        # Not kept: inside a transform or a tracer its tensor would belong to that.
+        return self._make_data_map(like.dtype, like.device)
 
-    def _rows_to_latent(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.bounds is None:
-            return self._map_to_latent(x, term)
-        u = tanh_bounds.inverse(tanh_bounds.inside(x))
-        z, log_det = self._map_to_latent(u, term)
-        return z, log_det - tanh_bounds.log_det(u)
+    def _make_data_map(self, dtype: torch.dtype, device: torch.device) -> DataMap | None:
+        if self.bounds is None and self._units is None:
+            return None
+        return DataMap.of(self.bounds, self._units, self.event_shape, dtype, device)
 
-    def _within_bounds(self, x: torch.Tensor, log_det: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Data and log-det of the map without bounds -> those with them."""
-        if self.bounds is None:
-            return x, log_det
-        x, squashed = tanh_bounds.squash(x)
-        return x, log_det + squashed
-
-    def _rows_score(self, x: torch.Tensor, term: torch.Tensor) -> tuple[torch.Tensor]:
-        if self.bounds is None:
-            return (self._map_score(x, term),)
-        x = tanh_bounds.inside(x)
-        return (tanh_bounds.score(x, self._map_score(tanh_bounds.inverse(x), term)),)
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._placed_map = self._make_data_map(self._like.dtype, self._like.device)
+        return self
 
     def _run(
         self,
@@ -369,132 +396,6 @@ class ActingFlow(Flow):
 
 
 @singledispatch
-def frozen_copy(flow: Flow, dtype: torch.dtype | None, encoder: nn.Module | None) -> ActingFlow:
+def frozen_copy(flow: Flow, dtype: torch.dtype | None, encoder: nn.Module | None, **normalizers: Any) -> ActingFlow:
     """Freeze a flow, by its class: `nfkern.acting` registers how."""
     raise TypeError(f"flow: expected a flow that can be frozen, got a {type(flow).__name__}")
-
-
-class FlowDistribution(Distribution):
-    """p(. | context) of a flow: a thin view that shares the flow's parameters and projects the context once.
-
-    Make one with `flow.condition(context)`. It is valid until the flow's parameters change. Mean, mode, variance and
-    entropy of a flow have no closed form: asking for one is an error that says what to do instead.
-    """
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-
-    def __init__(self, flow: Flow, projected: ProjectedContext) -> None:
-        super().__init__(torch.Size(projected.batch_shape), torch.Size(flow.event_shape), validate_args=False)
-        self.flow = flow
-        self.has_rsample = flow.reparameterized
-        self.projected = projected
-
-    def __repr__(self) -> str:
-        shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
-        return f"{type(self).__name__}({type(self.flow).__name__}, {shapes})"
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Real numbers, or those within the flow's bounds."""
-        each = constraints.real if self.flow.bounds is None else constraints.interval(-1.0, 1.0)
-        return constraints.independent(each, len(self.flow.event_shape))
-
-    def expand(self, batch_shape: SampleShape, _instance: "FlowDistribution | None" = None) -> "FlowDistribution":
-        """The distribution with its batch broadcast to `batch_shape`; the projected context is copied.
-
-        `batch_shape` is as in `torch.Tensor.expand`: a sequence of ints, or one; -1 for a size of the batch's own.
-
-        Raises:
-            ValueError: the batch does not broadcast to that shape.
-            TypeError: it is no shape.
-        """
-        new = self._get_checked_instance(FlowDistribution, _instance)  # type: ignore[no-untyped-call]
-        batch_shape, term = expanded_sizes(batch_shape, self.batch_shape), self.projected.term
-        by_batch = term.reshape(*self.projected.batch_shape, *term.shape[1:])
-        try:
-            expanded = by_batch.expand(*batch_shape, *term.shape[1:])
-        except RuntimeError:
-            raise ValueError(
-                f"batch_shape: expected one that {tuple(self.batch_shape)} broadcasts to, got {batch_shape}"
-            ) from None
-        projected = ProjectedContext(expanded.reshape(math.prod(batch_shape), *term.shape[1:]), batch_shape)
-        FlowDistribution.__init__(new, self.flow, projected)
-        found: FlowDistribution = new
-        return found
-
-    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """Log-density in nats: (*batch, *event) -> (*batch)."""
-        return self.flow.log_prob(value, self.projected)
-
-    def score(self, value: torch.Tensor) -> torch.Tensor:
-        """Gradient of the log-density: (*batch, *event) -> (*batch, *event)."""
-        return self.flow.score(value, self.projected)
-
-    def sample(self, sample_shape: SampleShape = (), **options: Any) -> torch.Tensor:
-        """Samples without gradient, sample_shape + batch_shape + event_shape; options of `Flow.rsample`.
-
-        `sample_shape` is a sequence of ints, or one int n for (n,).
-        """
-        return self.flow.sample(as_shape(sample_shape), self.projected, **options)
-
-    def rsample(self, sample_shape: SampleShape = (), **options: Any) -> torch.Tensor:
-        """Samples with gradient; as `sample`."""
-        return self.flow.rsample(as_shape(sample_shape), self.projected, **options)
-
-    def rsample_and_log_prob(self, sample_shape: SampleShape = (), **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Samples and their log-probability in one pass; as `sample`."""
-        return self.flow.rsample_and_log_prob(as_shape(sample_shape), self.projected, **options)
-
-    def sample_denoised(self, sigma: float, sample_shape: SampleShape = (), **options: Any) -> torch.Tensor:
-        """Samples after one denoising step; as `sample`."""
-        return self.flow.sample_denoised(sigma, as_shape(sample_shape), self.projected, **options)
-
-    @property
-    def deterministic_sample(self) -> torch.Tensor:
-        """Data of z = 0, batch_shape + event_shape: TorchRL's deterministic action. It is not the mode."""
-        draw = self.rsample if self.has_rsample else self.sample
-        return draw(deterministic=True)
-
-    @property
-    def mode(self) -> torch.Tensor:
-        """Not defined in closed form."""
-        _refuse("mode", "deterministic_sample for z = 0 decoded, or the best of several samples by log_prob")
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """Not defined in closed form."""
-        _refuse("mean", "sample((1000,)).mean(0), or deterministic_sample for z = 0 decoded")
-
-    @property
-    def variance(self) -> torch.Tensor:
-        """Not defined in closed form."""
-        _refuse("variance", "sample((1000,)).var(0)")
-
-    def entropy(self) -> torch.Tensor:
-        """Not defined in closed form."""
-        _refuse("entropy", "-rsample_and_log_prob((1000,))[1].mean(0)")
-
-    def cdf(self, value: torch.Tensor) -> torch.Tensor:
-        """Not defined in closed form."""
-        _refuse("cdf", "(sample((1000,)) <= value).all(-1).float().mean(0)")
-
-    def icdf(self, value: torch.Tensor) -> torch.Tensor:
-        """Not defined in closed form."""
-        _refuse("icdf", "sample((1000,)).quantile(q, 0) for each feature, or flow.to_data for the map from noise")
-
-    def enumerate_support(self, expand: bool = True) -> torch.Tensor:
-        """Not defined: the support is not discrete."""
-        _refuse("enumerate_support", "sample((1000,)): the support is continuous")
-
-
-def _kl(p: Distribution, q: Distribution) -> NoReturn:
-    """Not defined in closed form."""
-    _refuse("kl_divergence", "x = p.sample((1000,)), and (p.log_prob(x) - q.log_prob(x)).mean(0)")
-
-
-for _pair in ((FlowDistribution, FlowDistribution), (FlowDistribution, Distribution), (Distribution, FlowDistribution)):
-    register_kl(*_pair)(_kl)
-
-
-def _refuse(name: str, instead: str) -> NoReturn:
-    raise NotImplementedError(f"{name}: a flow has none in closed form; take {instead}")

@@ -19,13 +19,13 @@ from nfkern.kernels.dispatch.registry import reference_forced
 _GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
 
 
-_SETTINGS = ("norm_eps", "scale_bound", "inverted", "bounds", "dtype", "context_features", "permutation", "mixing_lu")
+_SETTINGS = ("norm_eps", "scale_bound", "inverted", "dtype", "context_features", "permutation", "mixing_lu")
 """Attributes that a call depends on, of those flows that have them."""
 _NEVER = object()
 
 
 class NativeCalls:
-    """A coupling flow in the extension, made at the first call. Copies are empty, also from a pickle.
+    """A coupling flow without bounds in the extension, made at the first call. Copies are empty, also from a pickle.
 
     It holds the flow's tensors and reads them in every call, so edits in place show. It is made anew after a tensor, a
     layer, a hook or a setting was assigned. Several threads may call at once: none sees a native flow half made.
@@ -34,9 +34,10 @@ class NativeCalls:
     def __init__(self) -> None:
         self._native: Any = None
         self.act: Callable[..., np.ndarray | Literal[False] | None] = _nothing
-        """Actions for the flow, observations, sigma, temperature, generator or None, numbers of units or None.
+        """Actions without bounds for the flow, observations, sigma, temperature, generator or None, units or None.
 
-        None if an argument is not of the simple kind that it takes, or not finite; False if the flow has changed.
+        Units are the numbers of `nfkern.acting.units.Units`. None if an argument is not of the simple kind that it
+        takes, or not finite; False if the flow has changed.
         """
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -54,8 +55,15 @@ class NativeCalls:
             return None
         if torch._C._get_tracing_state():
             return None
-        results = self._call("run", flow, which, events, context)
-        return None if results is None else tuple(results)
+        data_map = flow._data_map()
+        if data_map is None:
+            results = self._call("run", flow, which, events, context)
+            return None if results is None else tuple(results)
+        if events.dtype != flow._like.dtype or events.shape[-len(flow.event_shape) :] != flow.event_shape:
+            return None
+        inner, entered = data_map.enter(which, events)
+        results = self._call("run", flow, which, inner, context)
+        return None if results is None else data_map.leave(which, tuple(results), entered)
 
     def act_anew(self, flow: Flow, *arguments: Any) -> np.ndarray | None:
         """Actions as of `act`, for a flow that was changed or never called too; None if it takes the ordinary way."""
@@ -152,8 +160,8 @@ def _hidden_dtype(flow: Flow) -> torch.dtype:
 def _flow_reasons(flow: Any) -> list[str]:
     if flow.inverted:
         return ["inverted=True"]
-    if flow.bounds is not None:
-        return [f"bounds={flow.bounds!r}"]
+    if flow.features == 1:
+        return ["features=1"]
     reasons, held = [], flow._parameters | flow._buffers
     for name in ("input_bias", *CouplingParameters._fields, *(["context_weight"] if flow.context_features else [])):
         if name not in held:

@@ -18,6 +18,7 @@ OPTIONS = {
     "scale_bound": {"scale_bound": 0.7},
     "tanh_bounds": {"bounds": "tanh"},
     "inverted_tanh": {"inverted": True, "bounds": "tanh", "scale_bound": 1.0},
+    "box": {"bounds": (-1.0, [0.5, 1.0, 1.5, 2.0, 30.0, 0.0])},
     "context_dropout": {"context_dropout": 0.3},
 }
 
@@ -35,6 +36,7 @@ CAUSAL_OPTIONS = {
     "one_token": {"tokens": 1, "context_mode": "prefix"},
     "bounded_scale": {"scale_bound": 0.7},
     "tanh_bounds": {"bounds": "tanh"},
+    "box": {"bounds": (-1.0, [0.5, 2.0, 30.0])},
     "context_dropout": {"context_dropout": 0.3},
 }
 
@@ -70,11 +72,18 @@ def make_inputs(flow, *batch, seed=1):
     generator = torch.Generator().manual_seed(seed)
     dtype = flow.input_bias.dtype
     x = torch.randn(*batch, *flow.event_shape, generator=generator, dtype=dtype)
-    if flow.bounds == "tanh":
-        x = torch.tanh(x)
+    if flow.bounds is not None:
+        low, high = torch.tensor((-1.0, 1.0) if flow.bounds == "tanh" else flow.bounds, dtype=dtype)
+        x = (low + high) / 2 + (high - low) / 2 * torch.tanh(x)
     if not flow.context_features:
         return x, None
     return x, torch.randn(*batch, flow.context_features, generator=generator, dtype=dtype)
+
+
+def distance_to_bounds(flow, x):
+    """Smallest distance of a row's numbers to a bound, (rows,), as a part of half the width."""
+    low, high = torch.tensor((-1.0, 1.0) if flow.bounds == "tanh" else flow.bounds, dtype=x.dtype)
+    return (1 - ((x - (low + high) / 2) / (high - low) * 2).abs()).flatten(1).amin(1)
 
 
 def make_causal(name="published", dtype=torch.float64, seed=0, **options):

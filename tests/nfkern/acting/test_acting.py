@@ -3,6 +3,7 @@
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -89,11 +90,28 @@ def test_act_is_sample_from_numpy_to_numpy(rows, sigma):
 
 def test_act_elsewhere_than_in_c():
     """Flows that the extension does not take act all the same."""
-    for options in ({"name": "inverted"}, {"name": "tanh"}):
-        name = next(each for each in flows.OPTIONS if options["name"] in each)
-        frozen, width = frozen_with(name)
+    for options in ({"inverted": True}, {"features": 1}):
+        flow = flows.make_flow(dtype=torch.float32, **options)
+        frozen = flow.freeze()
         assert native_reasons(frozen)
-        assert frozen.act(np.zeros((2, width), np.float32)).shape == (2, frozen.features)
+        assert frozen.act(np.zeros((2, flow.context_features), np.float32)).shape == (2, frozen.features)
+
+
+@pytest.mark.parametrize("name", ["tanh_bounds", "box"])
+def test_bounded_flows_act_in_c_and_are_bounded_after(name):
+    frozen, width = frozen_with(name)
+    assert not native_reasons(frozen)
+    seen = np.random.default_rng(0).normal(size=(50, width)).astype(np.float32)
+    expected, found = (
+        call(generator=torch.Generator().manual_seed(0), temperature=2.0)
+        for call in (partial(frozen.sample, (), torch.from_numpy(seen)), partial(frozen.act, seen))
+    )
+    np.testing.assert_array_equal(found, expected.numpy())
+    with use_reference():
+        again = frozen.act(seen, generator=torch.Generator().manual_seed(0), temperature=2.0)
+    np.testing.assert_allclose(again, found, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="bounds: expected None for denoising"):
+        frozen.act(seen, 0.1)
 
 
 @pytest.mark.parametrize("wrong", [None, "x", np.ones(2)])

@@ -1,5 +1,7 @@
 """Bad input gets an error that names the argument and prints what was expected and what came."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -12,8 +14,8 @@ import nfkern
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"features": 1}, "features: expected an int >= 2, got 1"),
-        ({"features": 2.5}, "features: expected an int >= 2, got 2.5"),
+        ({"features": 0}, "features: expected an int >= 1, got 0"),
+        ({"features": 2.5}, "features: expected an int >= 1, got 2.5"),
         ({"context_features": -1}, "context_features: expected an int >= 0, got -1"),
         ({"blocks": 0}, "blocks: expected an int >= 1, got 0"),
         ({"hidden": (8,)}, r"hidden: expected two widths >= 1, got \(8,\)"),
@@ -23,7 +25,22 @@ import nfkern
         ({"mixing": "lu"}, "mixing: expected 'plu', 'permute' or 'none', got 'lu'"),
         ({"inverted": "false"}, "inverted: expected True or False, got 'false'"),
         ({"scale_bound": -1.0}, "scale_bound: expected None or a number > 0, got -1.0"),
-        ({"bounds": "sigmoid"}, "bounds: expected None or 'tanh', got 'sigmoid'"),
+        (
+            {"bounds": "sigmoid"},
+            r"bounds: expected None, 'tanh' or \(low, high\), each a number or 4 .*, got 'sigmoid'",
+        ),
+        ({"bounds": 1.0}, r"bounds: expected None, 'tanh' or \(low, high\), .* got 1.0"),
+        ({"bounds": (0, 1, 2)}, r"bounds: expected None, 'tanh' or \(low, high\)"),
+        ({"bounds": ([0, 0], [1, 1])}, r"bounds: expected .* each a number or 4 of them, got \(\[0, 0\], \[1, 1\]\)"),
+        ({"bounds": ([0], 1)}, "bounds: expected None, 'tanh'"),
+        ({"bounds": (torch.zeros(1, 4), 1)}, "bounds: expected None, 'tanh'"),
+        ({"bounds": (0, "x")}, "bounds: expected None, 'tanh'"),
+        ({"bounds": (0, [1, 1, 0, 1])}, "bounds: expected low < high in float32, got 0.0 and 0.0 for feature 2"),
+        ({"bounds": (1, 0)}, "bounds: expected low < high in float32, got 1.0 and 0.0 for feature 0"),
+        ({"bounds": (1e8, 1e8 + 1)}, "bounds: expected low < high in float32"),
+        ({"bounds": (-math.inf, 0)}, "bounds: expected finite numbers, got -inf and 0.0 for feature 0; .* bounds=None"),
+        ({"bounds": (0, math.nan)}, "bounds: expected finite numbers"),
+        ({"bounds": (-1e300, 0)}, "bounds: expected finite numbers"),
         ({"context_dropout": 1.0}, r"context_dropout: expected a probability in \[0, 1\), got 1.0"),
     ],
 )
