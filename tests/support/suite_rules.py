@@ -18,7 +18,7 @@ DURATIONS = Path(__file__).parents[1] / "durations.json"
 
 ALLOWED_SKIPS = (
     *("needs a CUDA device", "there is a GPU.*", "needs metaworld, whose MuJoCo is another"),
-    # Compilers and an emulator for ARM, of several hundred megabytes.
+    # RL libraries, and compilers and an emulator for ARM, of several hundred megabytes.
     r"needs \w+: see `make plugs`",
     r"needs (aarch64-linux-gnu-\S+|qemu-aarch64|clang\+\+) on the path: see CONTRIBUTING.md",
 )
