@@ -46,7 +46,8 @@ def train(
             beside the run, data-....npz, where reports and continued runs find them.
         preset: settings to start from, by name.
         run_dir: the run's folder; by default below runs/, as the command has it.
-        **settings: those of the command, with underscores: `steps=5000`, `eval_env="Reacher-v5"`, `resume=True`.
+        **settings: those of the command, with underscores: `steps=5000`, `eval_env="Reacher-v5"`, `resume=True`; and
+            `encoder=MyModule`, a class at the top level of a module, for agents with a flow.
 
     Returns:
         The policy of the last checkpoint.
@@ -76,7 +77,7 @@ def train(
         found = find_preset(algorithm, preset)
         config, given = found.config, {**found.settings, **given}
     given |= {name: _as_declared(name, value) for name, value in settings.items() if name in of_run}
-    chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    chosen = {name: _plain(name, value) for name, value in settings.items()}
     config = agent.config_class(**asdict(config) | {name: chosen[name] for name in chosen if name in of_agent})
     if not isinstance(data, str | Path):
         data = _written(algorithm, data, given["run_dir"])
@@ -210,6 +211,15 @@ def _columns(data: Arrays | TransitionDataset) -> dict[str, np.ndarray]:
         arrays.append(np.ones(len(arrays[3]), np.float32))
     columns = {name: np.asarray(each) for name, each in zip(COLUMNS, arrays, strict=False) if each is not None}
     return columns
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return an agent's setting as its config has it: tuples for lists, and the name of an encoder's class."""
+    if isinstance(value, torch.nn.Module):
+        raise TypeError(f"{name}: expected a class, which is made anew wherever the policy is loaded, got a module")
+    if isinstance(value, type):
+        return f"{value.__module__}:{value.__qualname__}"
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _as_declared(name: str, value: Any) -> Any:

@@ -1,19 +1,59 @@
-"""Networks of the baselines."""
+"""Networks of the baselines, and encoders of one's own."""
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise, zip_longest
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
+from nfkern.flows.encoder import Encoder
+from nfkern.host.packages import import_from_here
 from nfkern.kernels import hidden_activation
 
 # Flax's epsilon and GELU: the published codes use them.
 LAYER_NORM_EPS = 1e-6
 GELU = "tanh"
+
+
+def make_encoder(name: str | None, inputs: int, outputs: int, width: int) -> nn.Module:
+    """Return the paper's encoder, or one of the user's.
+
+    Args:
+        name: MODULE:CLASS of a `torch.nn.Module`, which is called with (inputs, outputs); None for the paper's.
+        inputs: size of a row.
+        outputs: size of the representation.
+        width: of the paper's.
+
+    Returns:
+        (rows, inputs) -> (rows, outputs).
+
+    Raises:
+        ValueError: there is no such class, it is no module, or its results have another shape.
+    """
+    if name is None:
+        return Encoder(inputs, outputs, width=width)
+    module, _, path = name.partition(":")
+    try:
+        kind = attrgetter(path)(import_from_here(module))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"encoder: expected MODULE:CLASS that can be imported, got {name!r} ({error})") from None
+    # Nothing else that a file might name is called.
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise ValueError(f"encoder: expected a class of torch.nn.Module, got {name!r}, {kind!r}")
+    encoder = kind(inputs, outputs)
+    training = encoder.training
+    with torch.no_grad():
+        try:
+            found = tuple(encoder.eval()(torch.zeros(2, inputs)).shape)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise ValueError(f"encoder: {name} fails on rows of shape (2, {inputs}): {error}") from error
+    if found != (2, outputs):
+        raise ValueError(f"encoder: expected {name} to return shape (2, {outputs}) for (2, {inputs}), got {found}")
+    return encoder.train(training)
 
 
 class MLP(nn.Sequential):

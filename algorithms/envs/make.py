@@ -10,9 +10,7 @@ import contextlib
 import copy
 import difflib
 import functools
-import importlib
 import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -24,7 +22,7 @@ import numpy as np
 from nfkern.algorithms.envs import imitation
 from nfkern.errors import UserError
 from nfkern.host.interrupts import uninterrupted
-from nfkern.host.packages import install_command
+from nfkern.host.packages import import_from_here, install_command
 
 SuccessTiming = Literal["pre", "post"]
 
@@ -262,12 +260,8 @@ def _resolve(name: str) -> tuple[str, dict[str, Any]]:
         return found, {}
     module, _, registered = name.rpartition(":")
     if module:
-        # Last, so that it hides nothing. `python -m nfkern` has the current folder there, the script `nfkern` has not;
-        # worker processes take the path over.
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())
         try:
-            importlib.import_module(module)
+            import_from_here(module)
         except ImportError as error:
             raise UserError(f"{name}: the module {module} cannot be imported: {error}") from error
     if registered in gymnasium.registry:

@@ -1,8 +1,12 @@
-"""Packages that are not installed, and how to install them."""
+"""Packages that are not installed, and how to install them; modules of the current folder."""
 
+import importlib
+import os
 import re
 import shlex
+import sys
 from importlib import metadata
+from types import ModuleType
 
 # The one whose distribution is not called as its module is.
 _DISTRIBUTIONS = {"vl_convert": "vl-convert-python"}
@@ -26,3 +30,16 @@ def install_command(*modules: str) -> str:
     roots = [name.partition(".")[0] for name in modules]
     names = [_DISTRIBUTIONS.get(root, root.replace("_", "-")) for root in roots]
     return shlex.join(["pip", "install", *dict.fromkeys(requirements.get(name, name) for name in names)])
+
+
+def import_from_here(module: str) -> ModuleType:
+    """Import a module, which may be a file of the current folder.
+
+    Raises:
+        ImportError: as of `import`.
+    """
+    # Last, so that it hides nothing. `python -m nfkern` has the current folder there, the script `nfkern` has not;
+    # worker processes take the path over.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return importlib.import_module(module)

@@ -114,6 +114,58 @@ def test_what_cannot_be_trained(algorithm, data, settings, error, message, folde
     assert not [path for path in folder.rglob("*") if path.is_file()]
 
 
+OWN_ENCODER = """
+import torch
+
+class Own(torch.nn.Sequential):
+    def __init__(self, inputs, outputs):
+        super().__init__(torch.nn.Linear(inputs, 7), torch.nn.Tanh(), torch.nn.Linear(7, outputs))
+
+class TooWide(torch.nn.Linear):
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs + 1)
+
+def function(inputs, outputs):
+    raise AssertionError("was called")
+"""
+
+
+@pytest.mark.parametrize("algorithm", ["nf_bc", "nf_gcbc", "nf_rlbc"])
+def test_an_encoder_of_ones_own(algorithm, folder, monkeypatch, capsys):
+    from nfkern.cli import commands
+
+    (folder / "own_encoders.py").write_text(OWN_ENCODER)
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    data = arrays(rewards=algorithm == "nf_rlbc")
+    policy = nfkern.train(algorithm, data, run_dir="runs/a", encoder="own_encoders:Own", **SMALL)
+    goal = {"goal": np.ones(3)} if algorithm == "nf_gcbc" else {}
+    again = nfkern.load("runs/a")
+    own = __import__("own_encoders").Own
+    assert isinstance(again.policy.flow.encoder, own)
+    one, other = (each.act(np.ones(3), generator=generator(), **goal) for each in (policy, again))
+    np.testing.assert_array_equal(one, other)
+    # By its class, too, and from the command line.
+    nfkern.train(algorithm, data, run_dir="runs/b", encoder=own, **SMALL)
+    files = [folder / "runs" / name / "checkpoints" / "00000002" / "agent.safetensors" for name in ("a", "b")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    (file,) = (folder / "runs").glob("data-*.npz")
+    words = f"train {algorithm} --env-name {file} --encoder own_encoders:Own --run-dir runs/c --steps 2 --batch-size 4"
+    small = "--eval-episodes 0 --quiet --blocks 2 --hidden 8 8 --encoder-width 8"
+    assert commands.main([*words.split(), *small.split()]) == 0
+    assert isinstance(nfkern.load("runs/c").policy.flow.encoder, own)
+    for name, message in (
+        ("own_encoders:TooWide", r"expected own_encoders:TooWide to return shape \(2, \d+\) for \(2, \d+\)"),
+        ("own_encoders:function", "expected a class of torch.nn.Module"),
+        ("own_encoders:Nothing", "expected MODULE:CLASS that can be imported"),
+        ("nowhere:Own", "expected MODULE:CLASS that can be imported"),
+        ("os:system", "expected a class of torch.nn.Module"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            nfkern.train(algorithm, data, run_dir="runs/d", encoder=name, **SMALL)
+    with pytest.raises(TypeError, match="encoder: expected a class"):
+        nfkern.train(algorithm, data, run_dir="runs/d", encoder=torch.nn.Linear(3, 4), **SMALL)
+
+
 class Model:
     """A model of Stable-Baselines3."""
 

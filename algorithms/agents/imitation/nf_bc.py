@@ -6,10 +6,11 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from nfkern import CausalFlow, CouplingFlow, Encoder, Flow
+from nfkern import CausalFlow, CouplingFlow, Flow
 from nfkern.algorithms.agents.base import register
 from nfkern.algorithms.agents.config import Preset
 from nfkern.algorithms.agents.imitation.base import BehavioralCloning, BehavioralCloningConfig
+from nfkern.algorithms.agents.networks import make_encoder
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
 from nfkern.algorithms.agents.policy import Policy
 
@@ -43,6 +44,9 @@ class NFBCConfig(BehavioralCloningConfig):
     """Size of the encoding that conditions the flow."""
     encoder_width: int = 512
     """Hidden width of the encoder's four layers."""
+    encoder: str | None = None
+    """MODULE:CLASS of an encoder of your own, a torch.nn.Module that is made with (inputs, representation). MODULE may
+    be a file in the current folder. Default the paper's."""
     noise_std: float = 0.1
     """Standard deviation of the noise added to normalised actions in training; denoise removes it when acting."""
     denoise: bool = True
@@ -132,7 +136,7 @@ class NFBC(BehavioralCloning):
             flow = CouplingFlow(
                 outputs, config.representation, blocks=config.blocks, hidden=config.hidden, norm_eps=config.norm_eps
             )
-        encoder = Encoder(inputs, config.representation, width=config.encoder_width)
+        encoder = make_encoder(config.encoder, inputs, config.representation, config.encoder_width)
         return nn.ModuleDict({"encoder": encoder, "flow": flow})
 
     def _draw(self, rows: int, width: int, **options: Any) -> Noise:

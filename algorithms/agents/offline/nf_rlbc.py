@@ -7,8 +7,9 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from nfkern import CouplingFlow, Encoder, Flow
+from nfkern import CouplingFlow, Flow
 from nfkern.algorithms.agents.base import register
+from nfkern.algorithms.agents.networks import make_encoder
 from nfkern.algorithms.agents.offline.base import OfflineRL, PolicyValueConfig, Transitions, task_presets
 from nfkern.algorithms.agents.optimization import LossAndInfo, Noise
 from nfkern.algorithms.agents.policy import Policy
@@ -37,6 +38,9 @@ class NFRLBCConfig(PolicyValueConfig):
     """Size of the encoding that conditions the flow."""
     encoder_width: int = 512
     """Hidden width of the encoder's four layers."""
+    encoder: str | None = None
+    """MODULE:CLASS of an encoder of your own, a torch.nn.Module that is made with (inputs, representation). MODULE may
+    be a file in the current folder. Default the paper's."""
 
     def _least(self) -> dict[str, float]:
         least = {"alpha": 0, "entropy_weight": 0, "blocks": 1, "representation": 1, "encoder_width": 1}
@@ -77,7 +81,8 @@ class NFRLBC(OfflineRL):
             norm_eps=config.norm_eps,
             inverted=config.inverted,
         )
-        return {"encoder": Encoder(inputs, config.representation, width=config.encoder_width), "flow": flow}
+        encoder = make_encoder(config.encoder, inputs, config.representation, config.encoder_width)
+        return {"encoder": encoder, "flow": flow}
 
     def _draw(self, rows: int, width: int, **options: Any) -> Noise:
         return torch.randn(rows, width, **options), torch.randn(rows, width, **options)
