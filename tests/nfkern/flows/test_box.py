@@ -57,7 +57,13 @@ def test_a_new_flow_is_a_squashed_normal():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     ("low", "high"),
-    [(LOW, HIGH), (0.1, 0.7), (np.float32([-1, 0, 5]), np.float32(8.1)), (torch.tensor(-0.3), [3, 1e5, 1e-5])],
+    [
+        (LOW, HIGH),
+        (0.1, 0.7),
+        (0.0, 0.3),
+        (np.float32([-1, 0, 5]), np.float32(8.1)),
+        (torch.tensor(-0.3), [3, 1e5, 1e-5]),
+    ],
 )
 def test_samples_are_never_outside(low, high, dtype):
     """Also where the ends are no numbers of the dtype, and where all samples lie at the ends."""
@@ -134,6 +140,9 @@ def test_moved_cast_and_called_with_other_weights(name):
     expected = flow.log_prob(x, context)
     single = copy.deepcopy(flow).float()
     torch.testing.assert_close(single.log_prob(x.float(), context.float()).double(), expected, rtol=1e-3, atol=1e-3)
+    # They move with the weights, and not in every call.
+    assert all(each._data_map() is each._data_map() for each in (flow, single, flow.freeze()))
+    assert single._data_map().numbers.dtype == torch.float32
     # Bounds are those that were given, and not what float32 made of them.
     torch.testing.assert_close(
         single.double().to_data(torch.zeros_like(x), context)[0].mean((0, 1)), mean(flow, x, context)
