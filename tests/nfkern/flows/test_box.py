@@ -179,7 +179,7 @@ def test_shorter_sequences_have_densities_of_their_own():
     torch.testing.assert_close(torch.linalg.slogdet(jacobian)[1], flow.to_latent(x, context)[1])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive(part="export")
 def test_compiled_and_exported():
     flow = flows.make("box", torch.float32).eval()
     x, context = flows.make_inputs(flow, 4)
