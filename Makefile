@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP := setup.py pyproject.toml constraints.txt $(wildcard kernels/*/*.cpp kernels/*/*.h kernels/*/*.inc)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: help quickstart test test-all test-part plugs mutation-test lint bench gpu-check gpu-tune sanitize clean
+.PHONY: help quickstart test test-all test-part plugs mutation-test lint bench gpu-check gpu-tune sanitize clean docs
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -35,6 +35,13 @@ PLUGS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["proj
 
 plugs: $(BIN)/.nfkern-dev ## install the RL libraries of docs/examples, which are then tested by `make test-all`, too
 	$(PIP) $$($(BIN)/python -c '$(PLUGS)')
+
+DOCS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])
+
+docs: $(BIN)/.nfkern-dev ## build the documentation's site into build/site; warnings are errors
+	$(PIP) $$($(BIN)/python -c '$(DOCS)')
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q -f .github/mkdocs.yml
+	@echo "build/site/index.html"
 
 mutation-test: $(BIN)/.nfkern-dev ## seed faults in a copy of the tree, and see that `make test` notices each
 	$(BIN)/python tests/mutations.py

@@ -29,10 +29,17 @@ class Actor:
         policy: from observations (n, history, observation_size) to actions (n, chunk, action_size).
         name: of what acts, for `repr`, such as "nf_bc, step 5000, observations (4,), actions (2,)".
         folder: of the checkpoint that the policy was loaded from, which `export` reads.
+        sizes: observation_size, action_size and, where goals are no observations, goal_size; empty if not known.
+
+    Attributes:
+        policy: as given.
+        sizes: as given.
     """
 
-    def __init__(self, policy: Policy, name: str = "", folder: Path | None = None) -> None:
-        self.policy, self._name, self._folder = policy, name, folder
+    def __init__(
+        self, policy: Policy, name: str = "", folder: Path | None = None, sizes: Mapping[str, int] | None = None
+    ) -> None:
+        self.policy, self.sizes, self._name, self._folder = policy, dict(sizes or {}), name, folder
         self.reset()
 
     def __repr__(self) -> str:
@@ -220,7 +227,9 @@ def load(path: str | Path, step: int | None = None) -> Actor:
     """
     folder = checkpoint_folder(path, step)
     policy = load_policy(folder)
-    return Actor(policy, _described(Checkpoint(folder), policy.goal_conditioned), folder)
+    checkpoint = Checkpoint(folder)
+    described = _described(checkpoint, policy.goal_conditioned)
+    return Actor(policy, described, folder, checkpoint.description["sizes"])
 
 
 def _described(checkpoint: Checkpoint, goals: bool) -> str:

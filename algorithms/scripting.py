@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from nfkern.algorithms.agents.registry import AGENTS, find_preset
 from nfkern.algorithms.data import TransitionDataset
 from nfkern.algorithms.evaluation import evaluate as evaluation
 from nfkern.algorithms.evaluation.result import EvaluationResult
-from nfkern.algorithms.evaluation.rollout import EnvironmentPool
+from nfkern.algorithms.evaluation.rollout import EnvironmentPool, check_fits
 from nfkern.algorithms.runs.settings import OnlineSettings, RunSettings
 from nfkern.errors import UserError
 from nfkern.host.files import atomic_file
 
-Arrays = Sequence[np.ndarray]
+Arrays = Sequence[np.ndarray] | Mapping[str, np.ndarray]
 COLUMNS = ("observations", "actions", "terminals", "rewards", "masks")
 
 
@@ -41,9 +41,10 @@ def train(
     Args:
         algorithm: its name, as in `nfkern --help`.
         data: the name of a dataset or, for `nf_ugs` and `crl`, of a maze; the path of an npz file; arrays
-            (observations (rows, D), actions (rows, A), terminals (rows,)[, rewards (rows,), masks (rows,)]), terminals
-            1 where an episode ends, masks 0 where the task does; or a `TransitionDataset`. Arrays are kept in a file
-            beside the run, data-....npz, where reports and continued runs find them.
+            (observations (rows, D), actions (rows, A), terminals (rows,)[, rewards (rows,), masks (rows,)]), or a
+            dictionary of them, terminals 1 where an episode ends, masks 0 where the task does; or a
+            `TransitionDataset`. Arrays are kept in a file beside the run, data-....npz, where reports and continued
+            runs find them.
         preset: settings to start from, by name.
         run_dir: the run's folder; by default below runs/, as the command has it.
         **settings: those of the command, with underscores: `steps=5000`, `eval_env="Reacher-v5"`, `resume=True`; and
@@ -69,6 +70,8 @@ def train(
     for name in settings:
         if name == "seeds":
             raise TypeError("seeds: expected one seed, as `seed`; `nfkern train --seeds` trains several")
+        if name == "eval_env" and not isinstance(settings[name], str | None):
+            raise TypeError(f"eval_env: expected an environment's name, got {type(settings[name]).__name__}")
         if name not in of_run | of_agent:
             raise TypeError(f"{name}: {algorithm} has no such setting{_meant(name, of_run | of_agent)}")
     given: dict[str, Any] = {"run_dir": None if run_dir is None else Path(run_dir), "preset": preset}
@@ -92,7 +95,7 @@ def train(
 
 
 def evaluate(
-    policy: "Actor | Policy | Callable[..., np.ndarray]",
+    policy: "str | Path | Actor | Policy | Callable[..., np.ndarray]",
     env: str | gymnasium.Env[Any, Any],
     *,
     episodes: int = 50,
@@ -106,8 +109,9 @@ def evaluate(
     Two policies that are evaluated with one seed start from the same places.
 
     Args:
-        policy: of `nfkern.load` or `nfkern.train`; a model of Stable-Baselines3, or anything else with such a
-            `predict`; or a function from an observation (and a goal, where the environment gives one) to an action.
+        policy: of `nfkern.load` or `nfkern.train`, or a run's folder; a model of Stable-Baselines3, or anything else
+            with such a `predict` and no state; or a function from an observation (and a goal, where the environment
+            gives one) to an action.
         env: the name of a dataset or of a registered environment, or an environment, which is stepped as it is.
         episodes: of each task, where the environment has several.
         seed: of starts, goals and the policy's noise.
@@ -122,6 +126,8 @@ def evaluate(
         UserError: an unknown environment.
         ValueError: the policy and the environment do not fit together, or another argument.
     """
+    if isinstance(policy, str | Path):
+        policy = load(policy)
     if isinstance(env, str):
         return _evaluated(policy, EnvironmentPool(env, max_episode_steps=max_episode_steps), 25, locals())
     if max_episode_steps is not None:
@@ -130,11 +136,13 @@ def evaluate(
 
 
 def _evaluated(policy: Any, pool: EnvironmentPool, block_size: int, given: dict[str, Any]) -> EvaluationResult:
-    goals = pool.take(1)[0]
-    goals.reset(seed=0)
+    first = pool.take(1)[0]
+    first.reset(seed=0)
     try:
+        if isinstance(policy, Actor) and policy.sizes:
+            check_fits(pool, policy.sizes, goal_conditioned=policy.policy.goal_conditioned)
         return evaluation.evaluate(
-            _policy(policy, goals.goal is not None),
+            _policy(policy, first.goal is not None),
             pool,
             episodes_per_task=given["episodes"],
             tasks=given["tasks"],
@@ -193,7 +201,8 @@ def _written(algorithm: str, data: Arrays | TransitionDataset, run_dir: Path | N
         try:
             TransitionDataset.read(temporary)
         except ValueError as error:
-            raise UserError(f"data: {error}") from error
+            # The reader's way out is for files.
+            raise UserError(f"data: {str(error).partition(' (`nfkern')[0]}") from error
     return path
 
 
@@ -202,11 +211,17 @@ def _columns(data: Arrays | TransitionDataset) -> dict[str, np.ndarray]:
         terminals = np.zeros(len(data.observations), bool)
         terminals[data.episode_ends] = True
         arrays: list[Any] = [data.observations, data.actions, terminals, data.rewards, data.masks]
+    elif isinstance(data, Mapping):
+        if not set(COLUMNS[:3]) <= set(data) <= set(COLUMNS):
+            raise UserError(f"data: expected {', '.join(COLUMNS[:3])}[, rewards, masks], got {', '.join(data)}")
+        arrays = [data.get(name) for name in COLUMNS]
+        arrays = arrays if data.get("masks") is not None else arrays[:-1]
     else:
-        arrays = list(data)
+        arrays = list(data) if isinstance(data, Sequence) else [data]
         if not 3 <= len(arrays) <= 5:
-            raise UserError(f"data: expected arrays ({', '.join(COLUMNS[:3])}[, rewards, masks]), got {len(arrays)}")
-    if len(arrays) == 4:
+            what = f"{len(arrays)} of them" if isinstance(data, Sequence) else type(data).__name__
+            raise UserError(f"data: expected arrays ({', '.join(COLUMNS[:3])}[, rewards, masks]), got {what}")
+    if len(arrays) == 4 and arrays[3] is not None:
         # Without masks every reward counts as one of a task that goes on.
         arrays.append(np.ones(len(arrays[3]), np.float32))
     columns = {name: np.asarray(each) for name, each in zip(COLUMNS, arrays, strict=False) if each is not None}

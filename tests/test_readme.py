@@ -14,7 +14,8 @@ from nfkern.cli import commands as cli
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-GUIDES = [README, *(ROOT / "docs" / f"{name}.md" for name in ("flows", "training", "robots", "benchmarks"))]
+PAGES = ("index", "flows", "training", "robots", "benchmarks", "migration")
+GUIDES = [README, *(ROOT / "docs" / f"{name}.md" for name in PAGES)]
 PYTHON = [code for path in GUIDES for code in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)]
 COMMANDS = list(
     dict.fromkeys(

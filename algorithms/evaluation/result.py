@@ -124,7 +124,7 @@ class TaskSummary:
     """The mean share of a task with stages that was done when the episode ended; None without stages."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EvaluationResult:
     """The episodes of an evaluation, ordered by task and number.
 
@@ -190,7 +190,7 @@ class EvaluationResult:
             mean_score=_mean_score(episodes),
         )
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return the table."""
         return self.table(self.settings.label or "policy")
 

@@ -89,10 +89,11 @@ def learning_curves(groups: Sequence[Group]) -> Figure:
 
 def action_distributions(groups: Sequence[Group], dataset_dir: Path) -> Figure | None:
     """Samples of each group's first run at a few states; None for actions of one dimension."""
-    agents = [load_agent(group.members[0].checkpoint.path) for group in groups]
-    agents = [agent for agent in agents if agent.sizes["action_size"] >= 2]
-    if not agents:
+    loaded = [(load_agent(group.members[0].checkpoint.path), group) for group in groups]
+    loaded = [(agent, group) for agent, group in loaded if agent.sizes["action_size"] >= 2]
+    if not loaded:
         return None
+    agents, groups = [agent for agent, _ in loaded], [group for _, group in loaded]
     name = groups[0].env_name
     data = TransitionDataset.load(name, dataset_dir, split="val" if has_validation(name, dataset_dir) else "train")
     goals = next((agent.config.goal_sampling() for agent in agents if agent.goal_conditioned), None)
@@ -104,7 +105,7 @@ def action_distributions(groups: Sequence[Group], dataset_dir: Path) -> Figure |
     bounds = data.statistics().actions
     margins = 0.05 * (bounds.max - bounds.min) + 1e-6
     limits = np.stack([bounds.min - margins, bounds.max + margins], 1)
-    for row, (agent, group) in enumerate(zip(agents, groups, strict=False)):
+    for row, (agent, group) in enumerate(loaded):
         actions = _act(agent, batch, states, SAMPLES)
         size = 8 if actions.std(1).max() > 1e-4 else 60
         for column in range(STATES):

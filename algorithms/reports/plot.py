@@ -5,7 +5,6 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from nfkern.algorithms.data.manifest import DEFAULT_DATASET_DIR
 from nfkern.algorithms.reports import figures
 from nfkern.algorithms.reports.groups import EvaluatedRun, Group, group_runs
 from nfkern.errors import UserError
@@ -40,14 +39,14 @@ def learning_curves(runs: Runs, path: str | Path | None = None) -> Figure:
     return _drawn(figures.learning_curves, runs, path, "")
 
 
-def actions(runs: Runs, path: str | Path | None = None, *, dataset_dir: str | Path = DEFAULT_DATASET_DIR) -> Figure:
+def actions(runs: Runs, path: str | Path | None = None) -> Figure:
     """Draw actions that policies sample at four states of the validation data, where the first is most two-sided.
 
-    Arguments, result and errors as of `success`; `dataset_dir` is the folder of the datasets.
+    Arguments, result and errors as of `success`; the data are looked up where the first run's training found them.
     """
 
     def draw(groups: Sequence[Group]) -> Figure | None:
-        return figures.action_distributions(groups, Path(dataset_dir))
+        return figures.action_distributions(groups, groups[0].first.dataset_dir)
 
     return _drawn(draw, runs, path, "expected actions of at least two dimensions")
 

@@ -38,7 +38,8 @@ class Frozen(ActingFlow):
         flow: the flow to freeze; left as it is.
         dtype: of the hidden weights; with 16 bits or int8, all else is float32. None for the flow's own.
         encoder: from observations (*batch, in_features) to contexts (*batch, context_features).
-        normalizer, action_normalizer: of observations and of actions, as in `Flow.freeze`.
+        normalizer: of observations, as in `Flow.freeze`.
+        action_normalizer: of actions, likewise.
     """
 
     reparameterized = False

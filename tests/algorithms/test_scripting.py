@@ -81,8 +81,12 @@ def test_rewards_come_as_a_fourth_array_or_in_a_dataset(algorithm):
     masks = np.ones(40, np.float32)
     dataset = TransitionDataset(*(each.astype(np.float32) for each in data[:3]), rewards=data[3], masks=masks)
     nfkern.train(algorithm, dataset, run_dir="runs/five", **small)
-    one, other = (nfkern.load(f"runs/{name}").act(np.ones(3), generator=generator()) for name in ("four", "five"))
-    np.testing.assert_array_equal(one, other)
+    names = ("observations", "actions", "terminals", "rewards")
+    nfkern.train(algorithm, dict(zip(names, data, strict=True)), run_dir="runs/named", **small)
+    runs = [nfkern.load(f"runs/{name}") for name in ("four", "five", "named")]
+    one, *others = (run.act(np.ones(3), generator=generator()) for run in runs)
+    for other in others:
+        np.testing.assert_array_equal(one, other)
     with pytest.raises(UserError, match="rewards"):
         nfkern.train(algorithm, arrays(), run_dir="runs/none", **small)
 
@@ -104,6 +108,9 @@ def generator():
         ("nf_bc", (arrays()[0] * np.nan, *arrays()[1:]), {}, UserError, "data: observations holds 120 values that are"),
         ("nf_bc", (arrays()[0][:30], *arrays()[1:]), {}, UserError, "data: columns differ in length: observations"),
         ("nf_bc", (np.array([["a"]] * 40), *arrays()[1:]), {}, UserError, "data: observations"),
+        ("nf_bc", {"observations": arrays()[0]}, {}, UserError, "data: expected observations, .* got observations"),
+        ("nf_bc", arrays()[0], {}, UserError, r"data: expected arrays \(.*, got ndarray"),
+        ("nf_bc", arrays(), {"eval_env": Follow("unit")}, TypeError, "eval_env: expected an environment's name"),
         ("nf_bc", "nowhere-v0", {}, UserError, "there is no dataset file"),
         ("nf_ugs", "point-v-maze", {}, UserError, "point-v-maze"),
     ],
@@ -181,6 +188,9 @@ def test_other_policies_are_evaluated(folder):
     assert short.episodes[0].length == 3
     with pytest.raises(TypeError, match="policy: expected a policy, a model with `predict` or a function, got int"):
         nfkern.evaluate(3, Follow("unit"))
+    nfkern.train("nf_bc", arrays(), run_dir="runs/a", **SMALL)
+    with pytest.raises(ValueError, match=r"Follow: expected observations of shape \(3,\), as in the data, got \(4,\)"):
+        nfkern.evaluate("runs/a", Follow("unit"))
     with pytest.raises(UserError, match="unknown dataset or environment"):
         nfkern.evaluate(Model(), "nowhere-v0")
     with pytest.raises(ValueError, match="actions in Discrete"):
