@@ -54,6 +54,7 @@ def test_the_readme_is_short_and_has_examples_for_all_three_users():
     assert {"data generate", "train nf_gcbc", "eval", "report", "bench run"} <= names
 
 
+@pytest.mark.filterwarnings("ignore:torch.triangular_solve is deprecated:UserWarning")  # nflows
 @pytest.mark.parametrize("code", [code for code in PYTHON if code not in OF_RUNS])
 def test_python_examples(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
