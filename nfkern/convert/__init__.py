@@ -1,0 +1,6 @@
+"""Checkpoints of other codes as nfkern's flows: the same function, with the weights moved to their new places."""
+
+from nfkern.convert.converted import Converted
+from nfkern.convert.paper import paper_torch
+
+__all__ = ["Converted", "paper_torch"]
