@@ -2,5 +2,6 @@
 
 from nfkern.convert.converted import Converted
 from nfkern.convert.paper import paper_torch
+from nfkern.convert.tarflow import tarflow
 
-__all__ = ["Converted", "paper_torch"]
+__all__ = ["Converted", "paper_torch", "tarflow"]

@@ -27,17 +27,19 @@ class Converted:
     flow: Flow
     encoder: Encoder | None = None
 
-    def checked(self) -> Self:
+    def checked(self, contexts: torch.Tensor | None = None) -> Self:
         """Return itself after a round trip of the flow in float64, noise to data and back.
+
+        Args:
+            contexts: (ROWS, context_features); None for random ones, or those of random observations.
 
         Raises:
             ValueError: numbers are not finite, or do not come back: the weights are damaged, or too extreme to invert.
         """
         generator = torch.Generator().manual_seed(0)
         double = copy.deepcopy(self.flow).double().eval()
-        contexts: torch.Tensor | None = None
         with torch.no_grad(), without_autocast(torch.device("cpu")):
-            if self.flow.context_features:
+            if contexts is None and self.flow.context_features:
                 contexts = torch.randn(ROWS, self.flow.context_features, generator=generator, dtype=torch.float64)
             if self.encoder is not None:
                 size = self.encoder.config["in_features"]

@@ -90,6 +90,13 @@ def _jax_array(function: Any, arguments: Any, state: Any, _: Any = None) -> np.n
     return made  # type: ignore[no-any-return]
 
 
+def _encode(text: Any, encoding: Any = None) -> bytes:
+    # Protocol 2 keeps bytes as text.
+    if not isinstance(text, str) or encoding != "latin1":
+        raise ValueError("text in the place of an array's bytes")
+    return text.encode("latin1")
+
+
 def _frozen_dict(content: Any = None) -> dict[Any, Any]:
     return content if isinstance(content, dict) else {}
 
@@ -98,6 +105,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Name,
     ("numpy", "dtype"): _DType,
     ("collections", "OrderedDict"): dict,
+    ("_codecs", "encode"): _encode,
     ("jax._src.array", "_reconstruct_array"): _jax_array,
     ("flax.core.frozen_dict", "FrozenDict"): _frozen_dict,
     **{(f"{package}.multiarray", "_reconstruct"): _reconstruct for package in _PACKAGES},

@@ -27,7 +27,7 @@ def original(path, **replaced):
     return module
 
 
-def drawn_torch(module, seed):
+def drawn_torch(module, seed, scale=0.3):
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -36,7 +36,7 @@ def drawn_torch(module, seed):
             continue
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         norm = parameter.ndim == 1 and bool((parameter == 1).all())
-        parameter.data = (noise * 0.3 + (1 if norm else parameter.data)).to(parameter.dtype)
+        parameter.data = (noise * scale + (1 if norm else parameter.data)).to(parameter.dtype)
     return module
 
 
@@ -64,7 +64,7 @@ def make_torch(paper, tarflow):
     code = original(tarflow / "transformer_flow.py", **{"head_dim: int = 64": "head_dim: int = 2", ".float()": ""})
     for name, classes, nvp in (("tarflow", 3, True), ("tarflow_vp", 0, False)):
         # One channel, images 4 x 4 in patches of 2 x 2, width 4.
-        model = drawn_torch(code.Model(1, 4, 2, 4, 3, 2, nvp=nvp, num_classes=classes).double(), 3)
+        model = drawn_torch(code.Model(1, 4, 2, 4, 3, 2, nvp=nvp, num_classes=classes).double(), 3, 0.15)
         images = torch.randn(ROWS, 1, 4, 4).double()
         x, z = model.patchify(images), torch.randn(ROWS, 4, 4).double()
         labels = torch.tensor([0, 1, 2, 0, 1, 2]) if classes else None
