@@ -100,7 +100,7 @@ def below(tensors: Tensors, prefix: str) -> Tensors:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def prefixes(tensors: Tensors, ending: str) -> list[str]:
+def prefixes(tensors: Iterable[str], ending: str) -> list[str]:
     """Beginnings of the names that end so, as whole words between dots."""
     return [name[: len(name) - len(ending)] for name in tensors if re.search(rf"(^|\.){re.escape(ending)}$", name)]
 

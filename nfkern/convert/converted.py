@@ -26,6 +26,8 @@ class Converted:
 
     flow: Flow
     encoder: Encoder | None = None
+    unused: tuple[str, ...] = ()
+    """Names of the source's arrays that are part of neither, such as an optimiser's."""
 
     def checked(self, contexts: torch.Tensor | None = None) -> Self:
         """Return itself after a round trip of the flow in float64, noise to data and back.

@@ -1,7 +1,7 @@
 """The mixing matrix that the paper's JAX code starts every block with, drawn anew: its permutation is in no checkpoint.
 
-The code draws an orthogonal matrix from `jax.random.PRNGKey(0)` and factors it, W = P L (U + diag s). It trains L, U and
-s, and P stays. JAX drew other numbers before version 0.5, or with `jax_threefry_partitionable` off, than since.
+The code draws an orthogonal matrix from `jax.random.PRNGKey(0)` and factors it, W = P L (U + diag s). It trains L, U
+and s, and P stays. JAX drew other numbers before version 0.5, or with `jax_threefry_partitionable` off, than since.
 """
 
 import math
@@ -45,7 +45,8 @@ def _bits(count: int, rng: Rng) -> np.ndarray:
     """Random uint32 numbers of `PRNGKey(0)`."""
     if rng == "partitionable":
         high, low = _threefry(np.zeros(count, np.uint32), np.arange(count, dtype=np.uint32))
-        return high ^ low
+        mixed: np.ndarray = high ^ low
+        return mixed
     half = (count + 1) // 2
     counts = np.zeros(2 * half, np.uint32)
     counts[:count] = np.arange(count, dtype=np.uint32)

@@ -4,12 +4,16 @@ Codes: https://github.com/Princeton-RL/normalising-flows-4-reinforcement-learnin
 a block's mixing matrix, and `blocks.K.s` and `blocks.K.t` its networks for log_scale and shift.
 """
 
+import re
+
 import torch
 
+from nfkern.arguments import flag
 from nfkern.convert.arrays import Tensors, below, check, common_dtype, numbers, prefixes, shortened, size_of
 from nfkern.convert.converted import Converted
 from nfkern.convert.files import Source, tensors_of
 from nfkern.convert.foreign import refuse_foreign
+from nfkern.convert.initial import Rng, initial_mixing
 from nfkern.flows.coupling import CouplingFlow
 from nfkern.flows.encoder import Encoder
 
@@ -48,6 +52,121 @@ def paper_torch(source: Source, *, norm_eps: float = 1e-5) -> Converted:
     flow = _flow(model, permutations, norm_eps=norm_eps, stored_permutation=True, inverted=False)
     encoder = _torch_encoder(below(tensors, encoder_prefix), norm_eps) if encoders else None
     return _together(flow, encoder)
+
+
+def paper_jax(
+    source: Source,
+    *,
+    rng: Rng | None = None,
+    inverted: bool | None = None,
+    encoder: str | None = None,
+    norm_eps: float = 1e-6,
+) -> Converted:
+    """Convert a checkpoint of the paper's JAX codes: imitation, offline RL, or unsupervised goal sampling.
+
+    Sizes, blocks and widths are read from the arrays; what else the checkpoint has, such as critics and optimisers, is
+    left out and named in `unused`. The permutation of the mixing matrices is in no checkpoint, and drawn as JAX does.
+
+    Args:
+        source: a pickle, flax's msgpack, safetensors, or the nested dicts themselves.
+        rng: "original" if the model was made by JAX before 0.5, as the paper's was, "partitionable" if by a later one;
+            None to tell by the factors L and U, which training leaves near those that they started from.
+        inverted: whether the model maps noise to data forward; None for True of offline RL's actor, else False.
+        encoder: beginning of the encoder's names, for a checkpoint with several that fit.
+        norm_eps: epsilon of the LayerNorms, which no array tells; flax's default as in the paper's code.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another model, a damaged file, what the arrays do not tell and the arguments do not say, or weights
+            that do not come back from a round trip.
+    """
+    if rng not in (None, "original", "partitionable"):
+        raise ValueError(f"rng: expected None, 'original' or 'partitionable', got {rng!r}")
+    # Optimisers keep moments by the same names.
+    tensors = {name: each for name, each in tensors_of(source).items() if "opt_state" not in name.split(".")}
+    refuse_foreign(tensors)
+    prefix = _only("blocks_0.l.L", tensors, "the paper's JAX flow")
+    model = {_torch_name(name): _as_torch(name, each) for name, each in below(tensors, prefix).items()}
+    blocks, features = numbers(model, r"blocks\.(\d+)\."), size_of(model, "blocks.0.l.L", 2)[0]
+    if inverted is None:
+        inverted = "modules_actor" in prefix.split(".")
+    identity = torch.arange(features).repeat(blocks, 1)
+    flow = _flow(model, identity, norm_eps=norm_eps, stored_permutation=False, inverted=flag("inverted", inverted))
+    # After the arrays were checked.
+    state = flow.state_dict()
+    flow.load_state_dict(
+        {**state, "permutation": _fixed_permutation(state["mixing_lu"].double(), rng).expand(blocks, -1)}
+    )
+    start, found = _jax_encoder(tensors, flow.context_features, encoder, norm_eps)
+    used = tuple(each for each in (prefix, start) if each is not None)
+    return _together(flow, found, tuple(sorted(name for name in tensors if not name.startswith(used))))
+
+
+def _torch_name(name: str) -> str:
+    """The PyTorch code's name of an array of the JAX code."""
+    kinds = {"kernel": "weight", "scale": "weight"}
+    start, _, kind = re.sub(r"(^|\.)(blocks|layers)_(\d+)(?=\.)", r"\1\2.\3", name).rpartition(".")
+    return f"{start.replace('.layers.', '.')}.{kinds.get(kind, kind)}"
+
+
+def _as_torch(name: str, array: torch.Tensor) -> torch.Tensor:
+    return array.T if name.endswith("kernel") and array.ndim == 2 else array
+
+
+def _fixed_permutation(packed: torch.Tensor, rng: Rng | None) -> torch.Tensor:
+    """The permutation of all blocks, told by their factors (K, D, D) if it is not said.
+
+    Raises:
+        ValueError: the factors do not tell.
+    """
+    features = packed.shape[-1]
+    kinds: tuple[Rng, Rng] = ("original", "partitionable")
+    if rng is not None:
+        return initial_mixing(features, rng).permutation
+    first, second = (initial_mixing(features, kind) for kind in kinds)
+    if torch.equal(first.permutation, second.permutation):
+        return first.permutation
+    far = [float((packed - each.packed).norm()) for each in (first, second)]
+    if not min(far) < 0.5 * max(far):
+        raise ValueError(
+            "rng: expected 'original' (JAX before 0.5) or 'partitionable' (later): the mixing matrices' factors are "
+            f"far from what either starts with ({far[0]:.3g} and {far[1]:.3g}), so they do not tell the permutation"
+        )
+    return (first if far[0] < far[1] else second).permutation
+
+
+def _jax_encoder(
+    tensors: Tensors, outputs: int, chosen: str | None, norm_eps: float
+) -> tuple[str | None, Encoder | None]:
+    """The encoder that fits, and the beginning of its names; None without one.
+
+    Raises:
+        ValueError: several fit, or the chosen one does not.
+    """
+    starts = prefixes(tensors, "Dense_0.kernel")
+    if chosen is not None:
+        chosen = chosen.rstrip(".") + "."
+        if chosen not in starts:
+            raise ValueError(
+                f"encoder: expected one of {', '.join(map(repr, sorted(starts))) or 'none'}, got {chosen!r}"
+            )
+        starts = [chosen]
+    fitting = [start for start in starts if chosen is not None or _ends_in(below(tensors, start), outputs)]
+    if len(fitting) > 1:
+        raise ValueError(f"encoder: expected one of {', '.join(map(repr, sorted(fitting)))}: the flow takes any")
+    if not fitting:
+        return None, None
+    arrays = {_torch_name(name): _as_torch(name, each) for name, each in below(tensors, fitting[0]).items()}
+    layers = numbers(arrays, r"LayerNorm_(\d+)\.")
+    linears, norms = [f"Dense_{i}" for i in range(layers + 1)], [f"LayerNorm_{i}" for i in range(layers)]
+    return fitting[0], _encoder(arrays, linears, norms, norm_eps)
+
+
+def _ends_in(arrays: Tensors, outputs: int) -> bool:
+    """Whether these are layers of an encoder to so many features."""
+    layers = numbers(arrays, r"LayerNorm_(\d+)\.")
+    last = arrays.get(f"Dense_{layers}.kernel")
+    return layers > 0 and last is not None and last.ndim == 2 and last.shape[1] == outputs
 
 
 def _only(ending: str, tensors: Tensors, what: str) -> str:
@@ -158,7 +277,7 @@ def _encoder(arrays: Tensors, linears: list[str], norms: list[str], norm_eps: fl
     return encoder
 
 
-def _together(flow: CouplingFlow, encoder: Encoder | None) -> Converted:
+def _together(flow: CouplingFlow, encoder: Encoder | None, unused: tuple[str, ...] = ()) -> Converted:
     """The pair, tried out.
 
     Raises:
@@ -169,4 +288,4 @@ def _together(flow: CouplingFlow, encoder: Encoder | None) -> Converted:
             f"source: expected an encoder to {flow.context_features} features, as the flow takes, got one to "
             f"{encoder.config['out_features']}"
         )
-    return Converted(flow.eval(), None if encoder is None else encoder.eval()).checked()
+    return Converted(flow.eval(), None if encoder is None else encoder.eval(), unused).checked()

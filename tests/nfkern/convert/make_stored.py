@@ -80,10 +80,51 @@ def make_torch(paper, tarflow):
         save_file({k: v.contiguous() for k, v in arrays.items()}, STORED / f"{name}.safetensors")
 
 
+def make_jax(paper, _):
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from flax import serialization
+    from safetensors.numpy import save_file
+
+    # Python 3.11 takes no array as a default of a dataclass.
+    default = "object = __import__('dataclasses').field(default_factory=lambda: jax.random.PRNGKey(0))"
+    replaced = {"jax.random.PRNGKey = jax.random.PRNGKey(0)": default, "512": "16"}
+    random = np.random.default_rng(0)
+
+    def drawn(tree, scale):
+        return jax.tree_util.tree_map(
+            lambda a: jnp.asarray(a + scale * random.standard_normal(a.shape), jnp.float32), tree
+        )
+
+    for rng in ("original", "partitionable"):
+        jax.config.update("jax_threefry_partitionable", rng == "partitionable")
+        code = original(paper / "il-and-cil/utils/flax_fcnf.py", **replaced)
+        flow = code.RealNVP(num_blocks=3, in_channels=FEATURES, cond_channels=CONTEXT, channels=4)
+        encoder = code.RealNVPEncoder(input_size=OBSERVED, rep_size=CONTEXT)
+        x, z = random.standard_normal((2, ROWS, FEATURES)).astype(np.float32)
+        observations = random.standard_normal((ROWS, OBSERVED)).astype(np.float32)
+        key = jax.random.PRNGKey(1)
+        params = {"model": flow.init(key, x=x, y=np.zeros((ROWS, CONTEXT)))}
+        params["encoder"] = encoder.init(key, x=observations)
+        params = drawn(params, 0.1)
+        contexts = encoder.apply(params["encoder"], observations)
+        noise, log_det = flow.apply(params["model"], x=x, y=contexts)
+        sampled, _ = flow.apply(params["model"], x=z, y=contexts, reverse=True)
+        log_prob = code.create_prior(FEATURES).log_prob(noise) + log_det
+        arrays = {"contexts": contexts, "noise": noise, "log_det": log_det, "sampled": sampled, "log_prob": log_prob}
+        arrays |= {"x": x, "z": z, "observations": observations}
+        leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+        arrays |= {"source." + ".".join(key.key for key in path): leaf for path, leaf in leaves}
+        arrays = {name: np.asarray(each) for name, each in arrays.items()}
+        save_file(arrays, STORED / f"paper_jax_{rng}.safetensors")
+    (STORED / "paper_jax.msgpack").write_bytes(serialization.to_bytes(params))
+
+
 def main():
     STORED.mkdir(exist_ok=True)
     paper, tarflow, kind = sys.argv[1:]
-    {"torch": make_torch}[kind](Path(paper), Path(tarflow))
+    {"torch": make_torch, "jax": make_jax}[kind](Path(paper), Path(tarflow))
 
 
 if __name__ == "__main__":
