@@ -2,6 +2,8 @@
 
 import collections
 import pickle
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +170,21 @@ def test_hostile_pickles(name, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=f"source: .*{message}"):
         paper_jax(tmp_path / "params.pkl")
     assert [path.name for path in tmp_path.iterdir()] == ["params.pkl"]
+
+
+def test_objects_of_distrax_are_left_out(tmp_path, monkeypatch):
+    # Offline RL's checkpoints have one: its base density.
+    arrays, source = stored()
+    distrax = types.ModuleType("distrax")
+    distrax.Normal = type("Normal", (), {"__module__": "distrax"})
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "distrax", distrax)
+        prior = distrax.Normal()
+        prior.loc = np.zeros(3)
+        (tmp_path / "params.pkl").write_bytes(pickle.dumps(nested(source) | {"prior": prior}))
+    converted = paper_jax(tmp_path / "params.pkl")
+    assert_same(converted, arrays)
+    assert converted.unused == ()
 
 
 def test_dicts_in_dicts_without_end(tmp_path):
