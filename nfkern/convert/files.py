@@ -68,6 +68,8 @@ def _read(path: Path) -> Tensors:
         return _read_torch(path, size)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= min(size, _SIZES):
         return flat(str(path), read_tensors(path))
+    if head[:4] == b"\x80\x02\x8a\x0a":
+        raise ValueError(f"source: {path} is in torch.save's form before torch 1.6: load it there, and save it again")
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return flat(str(path), read_pickle(path))
     # A map of up to 15 entries, or of more: what flax writes.

@@ -136,12 +136,14 @@ def test_damaged_and_foreign_files(tmp_path):
     with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
         archive.writestr("a.txt", "a")
     torch.save([torch.ones(2)], tmp_path / "list")
+    torch.save(SOURCE, tmp_path / "old", _use_new_zipfile_serialization=False)
     paper_torch(tmp_path / "whole").flow.save_pretrained(tmp_path / "own")
     expected = {
         "half": "damaged",
         "text": "which begins with b'no check'",
         "empty": "which begins with b''",
         "zip": "another zip file",
+        "old": "in torch.save's form before torch 1.6",
         "list": "a dict of arrays .* got a list",
         "own": "nfkern's own, for CouplingFlow.from_pretrained",
         "own/model.safetensors": "nfkern's own weights",
