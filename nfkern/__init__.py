@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nfkern import optim
+    from nfkern import convert, optim
     from nfkern.acting.causal import FrozenCausalFlow
     from nfkern.acting.coupling import FrozenFlow
     from nfkern.algorithms.acting import load
@@ -31,6 +31,7 @@ __all__ = [
     "FrozenFlow",
     "Normalizer",
     "__version__",
+    "convert",
     "evaluate",
     "load",
     "optim",
@@ -57,7 +58,7 @@ _HOMES = {
 }
 
 
-_MODULES = {"optim": "nfkern.optim", "plot": "nfkern.algorithms.reports.plot"}
+_MODULES = {"convert": "nfkern.convert", "optim": "nfkern.optim", "plot": "nfkern.algorithms.reports.plot"}
 
 
 def __getattr__(name: str) -> Any:

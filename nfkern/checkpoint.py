@@ -1,13 +1,15 @@
 """Modules on disk: a folder with `config.json` and `model.safetensors`, written atomically, read strictly."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import nn
 
-from nfkern.host.files import atomic_folder, read_json, write_json
+from nfkern import hub
+from nfkern.host.files import atomic_folder, read_json, write_json, write_text
 from nfkern.kernels.dispatch.checks import FLOATING
 
 FORMAT_VERSION = 1
@@ -54,21 +56,52 @@ class Pretrained:
                 f"path: expected a new folder or a saved {type(self).__name__}, but {path} holds a {saved}"
             )
 
-    @classmethod
-    def from_pretrained(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
-        """Restore a module from `save_pretrained`'s folder.
+    def push_to_hub(self, name: str, *, private: bool = False, message: str = "Upload a model of nfkern") -> str:
+        """Upload the module to the Hugging Face Hub, with a model card; return its address.
+
+        Args:
+            name: "user/name", or "user/name/folder" for a second module beside the first, as an encoder.
+            private: whether a model that is new on the Hub is hidden from others.
+            message: of the commit.
 
         Raises:
-            FileNotFoundError: no such folder.
+            ModuleNotFoundError: huggingface_hub is not installed.
+            ValueError: `name` is of another form, or the module could not be restored.
+        """
+        assert isinstance(self, nn.Module)
+        place = hub.HubName.of(name)
+        if place is None or place.revision:
+            raise ValueError(f"name: expected 'user/name' or 'user/name/folder', got {name!r}")
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            self.save_pretrained(folder)
+            count = sum(parameter.numel() for parameter in self.parameters())
+            write_text(folder / "README.md", hub.card(place, type(self).__name__, self.config, count))
+            return hub.upload(folder, place, private=private, message=message)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
+        """Restore a module from `save_pretrained`'s folder, or from the Hugging Face Hub.
+
+        Args:
+            path: the folder; where there is none, "user/name" or "user/name/folder" of a model on the Hub, with
+                "@revision" (a branch, tag or commit) behind it for another than the newest.
+            device: to put the module on.
+
+        Raises:
+            FileNotFoundError: no such folder, and no such model on the Hub, or huggingface_hub is not installed.
             ValueError: another class, a newer format, a damaged file, or missing or unknown weights.
         """
-        path = Path(path)
+        place = hub.HubName.of(path) if isinstance(path, str) and not Path(path).exists() else None
+        path = Path(path) if place is None else hub.download(place)
         header = read_json(path / "config.json")
         if header.get("class") != cls.__name__:
             raise ValueError(f"path: expected a saved {cls.__name__}, got {header.get('class')!r} in {path}")
-        if header.get("format_version") != FORMAT_VERSION:
+        if (version := header.get("format_version")) != FORMAT_VERSION:
+            newer = isinstance(version, int) and version > FORMAT_VERSION
             raise ValueError(
-                f"path: expected format_version {FORMAT_VERSION}, got {header.get('format_version')!r} in {path}"
+                f"path: expected format_version {FORMAT_VERSION}, got {version!r} in {path}"
+                f"{': a newer nfkern wrote it; update nfkern' if newer else ''}"
             )
         try:
             module = cls(**header.get("config", {}))

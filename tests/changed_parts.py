@@ -42,7 +42,8 @@ PARTS = {
 def concerned(changed: Iterable[str]) -> list[str]:
     """The parts that changed files belong to; a test file belongs to the parts that are marked in it."""
     names = list(changed)
-    tests = [(ROOT / name).read_text() for name in names if name.startswith("tests/") and (ROOT / name).is_file()]
+    files = [ROOT / name for name in names if name.startswith("tests/") and name.endswith(".py")]
+    tests = [file.read_text() for file in files if file.is_file()]
     return [
         part
         for part, patterns in PARTS.items()

@@ -45,6 +45,7 @@ COMMANDS = {
         "train many runs on Ray: algorithms x tasks x seeds of a TOML file",
     ),
     "eval": ("algorithms.commands.evaluate", "Evaluate", "measure the success of trained runs in the simulator"),
+    "convert": ("convert.command", "Convert", "make a flow of a checkpoint of the paper's codes or of TarFlow"),
     "export": ("algorithms.commands.export", "Export", "write a trained policy as a file that runs without nfkern"),
     "play": ("algorithms.commands.export", "Play", "run an exported ONNX policy in the simulator"),
     "report": ("algorithms.reports.report", "Report", "write one HTML page about runs"),

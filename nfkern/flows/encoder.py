@@ -19,20 +19,24 @@ class Encoder(Pretrained, nn.Sequential):
         out_features: size of the representation that conditions the flow; 64 in most of the paper's runs.
         width: 512 in the paper (1024 for NF-UGS).
         layers: 4 in the paper.
+        norm_eps: LayerNorm's epsilon; 1e-5 in the paper's torch code, 1e-6 in its JAX code.
 
     Raises:
-        ValueError: an argument below 1.
+        ValueError: a size below 1, or norm_eps not above 0.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, width: int = 512, layers: int = 4) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, *, width: int = 512, layers: int = 4, norm_eps: float = 1e-5
+    ) -> None:
         sizes = {"in_features": in_features, "out_features": out_features, "width": width, "layers": layers}
         sizes = {name: whole(name, value, 1) for name, value in sizes.items()}
         in_features, out_features, width, layers = sizes.values()
+        norm_eps = number("norm_eps", norm_eps, "a number > 0", above=True)
         modules: list[nn.Module] = []
         for layer in range(layers):
-            modules += [nn.Linear(width if layer else in_features, width), nn.LayerNorm(width), nn.SiLU()]
+            modules += [nn.Linear(width if layer else in_features, width), nn.LayerNorm(width, norm_eps), nn.SiLU()]
         super().__init__(*modules, nn.Linear(width, out_features))
-        self.config: dict[str, Any] = sizes
+        self.config: dict[str, Any] = {**sizes, "norm_eps": norm_eps}
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Parameters for an optimiser: weights of products, with this decay, and all others, with none."""

@@ -35,10 +35,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     folder.mkdir(parents=True)
     try:
         yield folder
-        for file in folder.iterdir():
-            # safetensors writes files for their owner alone.
-            file.chmod(folder.stat().st_mode & 0o666)
-            _sync(file)
+        for file in folder.rglob("*"):
+            if file.is_file():
+                # safetensors writes files for their owner alone.
+                file.chmod(folder.stat().st_mode & 0o666)
+                _sync(file)
         if path.exists():
             # A folder cannot replace a full one in one step: move the old one aside first.
             old = path.with_name(f"{folder.name}.old")

@@ -124,3 +124,13 @@ def test_encoder_is_the_papers():
     assert kinds == ["Linear", "LayerNorm", "SiLU"] * 4 + ["Linear"]
     assert encoder(torch.randn(2, 3, 7)).shape == (2, 3, 64)
     assert sum(p.numel() for p in encoder.parameters()) == 7 * 512 + 3 * 512 * 512 + 4 * 3 * 512 + 512 * 64 + 64
+
+
+def test_encoders_keep_their_epsilon(tmp_path):
+    encoder = nfkern.Encoder(3, 4, width=8, layers=2, norm_eps=0.5)
+    encoder.save_pretrained(tmp_path)
+    restored, x = nfkern.Encoder.from_pretrained(tmp_path), torch.randn(5, 3)
+    assert [layer.eps for layer in restored if isinstance(layer, torch.nn.LayerNorm)] == [0.5, 0.5]
+    assert torch.equal(restored(x), encoder(x))
+    with pytest.raises(ValueError, match="norm_eps: expected a number > 0, got 0"):
+        nfkern.Encoder(3, 4, norm_eps=0)

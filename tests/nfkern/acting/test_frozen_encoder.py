@@ -6,6 +6,7 @@ from support import flows
 from torch import nn
 
 import nfkern
+from nfkern.flows.native_calls import native_reasons
 
 
 def flow():
@@ -220,3 +221,21 @@ def test_a_compiled_encoder_is_tried_once(monkeypatch):
     )
     flow().freeze(encoder=compiled)
     assert widths == [7]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+def test_the_encoders_epsilon_is_kept(dtype):
+    flow = flows.make_flow("paper", torch.float32)
+    encoder = nfkern.Encoder(7, flow.context_features, width=24, layers=3, norm_eps=0.5)
+    frozen, x, observations = flow.freeze(dtype, encoder), torch.randn(20, flow.features), torch.randn(20, 7)
+    # The one step of C++ takes it, too.
+    assert native_reasons(frozen) == []
+    with torch.no_grad():
+        expected = flow.log_prob(x, encoder(observations))
+        other = nfkern.Encoder(7, flow.context_features, width=24, layers=3)
+        other.load_state_dict(encoder.state_dict())
+        without = flow.log_prob(x, other(observations))
+    error = (frozen.log_prob(x, observations) - expected).abs().max()
+    assert error < 0.2 * (without - expected).abs().max()
+    if dtype == torch.float32:
+        assert error < 1e-4
