@@ -7,7 +7,7 @@ import torch
 
 from nfkern.arguments import number, shape_of
 from nfkern.flows.chunked import Chunked
-from nfkern.flows.context import autocast_dtype, project
+from nfkern.flows.context import ProjectedContext, autocast_dtype, project
 from nfkern.flows.flow import Context
 from nfkern.kernels import CausalParameters, causal
 
@@ -34,6 +34,62 @@ class CausalMaps(Chunked):
     def tokens(self) -> int:
         """Length of the longest sequence."""
         return self.event_shape[0]
+
+    def forward(self, x: torch.Tensor, context: Context = None, *, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Return `log_prob`."""
+        return self.log_prob(x, context, lengths=lengths)
+
+    def log_prob(
+        self, x: torch.Tensor, context: Context = None, *, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Log-density of x, in nats, of sequences that may be padded.
+
+        Errors are those of `Flow.log_prob`.
+
+        Args:
+            x: (*batch, tokens, features).
+            context: (*batch, context_features), or None.
+            lengths: (*batch), the number of tokens of each sequence, where the rest of x is padding; whole numbers.
+                Padding is not looked at: the density is that of the sequence without it. Sequences of one length are
+                taken together, so few lengths cost least. Not for a context that has been projected.
+
+        Returns:
+            (*batch).
+        """
+        if lengths is None:
+            return super().log_prob(x, context)
+        self._events("x", x)
+        batch = tuple(x.shape[:-2])
+        lengths = self._checked_lengths(lengths, batch, x.shape[-2])
+        if isinstance(context, ProjectedContext):
+            raise ValueError("context: expected a tensor or None beside lengths, got a projected context")
+        rows, which = x.reshape(-1, *x.shape[-2:]), lengths.flatten()
+        if isinstance(context, torch.Tensor):
+            try:
+                context = context.expand(*batch, context.shape[-1]).reshape(-1, context.shape[-1])
+            except (RuntimeError, IndexError):
+                shape = tuple(context.shape)
+                raise ValueError(f"context: expected a batch that broadcasts to {batch}, got {shape}") from None
+        order = torch.argsort(which, stable=True)
+        found, start = [], 0
+        for length, count in zip(*(each.tolist() for each in torch.unique(which, return_counts=True)), strict=True):
+            chosen = order[start : start + count]
+            found.append(super().log_prob(rows[chosen, :length], None if context is None else context[chosen]))
+            start += count
+        if not found:
+            return super().log_prob(x, context)
+        return torch.cat(found)[torch.argsort(order)].view(batch)
+
+    def _checked_lengths(self, lengths: Any, batch: tuple[int, ...], tokens: int) -> torch.Tensor:
+        if not isinstance(lengths, torch.Tensor) or lengths.is_floating_point() or lengths.dtype == torch.bool:
+            kind = lengths.dtype if isinstance(lengths, torch.Tensor) else type(lengths).__name__
+            raise TypeError(f"lengths: expected a tensor of whole numbers, got {kind}")
+        if tuple(lengths.shape) != batch:
+            raise ValueError(f"lengths: expected shape {batch}, a number for each sequence, got {tuple(lengths.shape)}")
+        least, most = (int(lengths.min()), int(lengths.max())) if lengths.numel() else (tokens, tokens)
+        if least < self._least_tokens or most > tokens:
+            raise ValueError(f"lengths: expected {self._least_tokens} to {tokens}, got {least} to {most}")
+        return lengths.to(self._like.device)
 
     def to_data(
         self,
