@@ -4,9 +4,11 @@ import contextlib
 import io
 import os
 import re
+import textwrap
 from typing import Any
 
 MARK = "<!-- help of every command -->"
+WIDTH = 80  # characters of a block of code on a page
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -22,7 +24,7 @@ def on_page_content(html: str, **_: Any) -> str:
 def _all_help() -> str:
     from nfkern.cli.commands import COMMANDS
 
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"] = str(WIDTH)
     return "\n\n".join(f"## nfkern {name}\n\n```text\n{_help(name.split())}\n```" for name in COMMANDS)
 
 
@@ -31,4 +33,6 @@ def _help(words: list[str]) -> str:
 
     with contextlib.redirect_stdout(io.StringIO()) as written, contextlib.suppress(SystemExit):
         main([*words, "--help"])
-    return re.sub(r"\x1b\[[0-9;]*m", "", written.getvalue()).rstrip()
+    text = re.sub(r"\x1b\[[0-9;]*m", "", written.getvalue()).rstrip()
+    # Descriptions come as one line a paragraph.
+    return "\n".join(textwrap.fill(line, WIDTH) if len(line) > WIDTH else line for line in text.splitlines())
