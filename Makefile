@@ -38,9 +38,10 @@ plugs: $(BIN)/.nfkern-dev ## install the RL libraries of docs/examples, which ar
 
 DOCS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])
 
+# Without -q, which drops warnings before they are counted as errors.
 docs: $(BIN)/.nfkern-dev ## build the documentation's site into build/site; warnings are errors
 	$(PIP) $$($(BIN)/python -c '$(DOCS)')
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q -f .github/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -f .github/mkdocs.yml
 	@echo "build/site/index.html"
 
 mutation-test: $(BIN)/.nfkern-dev ## seed faults in a copy of the tree, and see that `make test` notices each
