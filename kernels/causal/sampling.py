@@ -135,26 +135,27 @@ def _token_by_token(
         loop, term, block = scan, term.clone(), CausalParameters(*(each.clone() for each in block))
 
     def step(carry: Tensors, given: Tensors) -> tuple[Tensors, Tensors]:
-        """One position: the token before it and the caches -> its token and log-dets (rows, D)."""
-        (token, keys, values), (position, place, moving) = carry, given
+        """One position: the token before it, and each layer's keys and values -> its token and log-dets (rows, D)."""
+        (token, *kept), (position, place, moving) = carry, given
         hidden = embed_tokens(token[:, None].repeat(copies, 1, 1), place[None], term, block, s)
         if s.prefix:
             hidden = torch.where(position == 0, term, hidden)
-        caches = []
-        for p, *cache in zip(LayerParameters.of(block), keys, values, strict=True):
-            hidden, saved = layer(hidden, p, s.heads, s.norm_eps, s.compute_dtype, Cache(*cache), position)
-            caches.append(Cache(saved.keys, saved.values))
+        for i, p in enumerate(LayerParameters.of(block)):
+            cache = slice(2 * i, 2 * i + 2)
+            hidden, saved = layer(hidden, p, s.heads, s.norm_eps, s.compute_dtype, Cache(*kept[cache]), position)
+            kept[cache] = saved.keys, saved.values
         pairs = output(hidden, block)
         pairs = pairs if guidance is None else guidance.mix(pairs, position, length)
         affine = AffineMap.of(pairs[:, 0].unbind(1), s.scale_bound)
         token = affine.inverse(moving)
         # Of one layout at every step.
         carried = token.clone(memory_format=torch.contiguous_format)
-        return (carried, *map(torch.stack, zip(*caches, strict=True))), (token, affine.log_det())
+        return (carried, *kept), (token, affine.log_det())
 
-    head = (len(block.qkv_bias), copies * rows, s.heads, length, block.position.shape[-1] // s.heads)
+    head = (copies * rows, s.heads, length, block.position.shape[-1] // s.heads)
+    caches = (noise.new_zeros(head) for _ in range(2 * len(block.qkv_bias)))
     # With a prefix the first position reads no token, whatever stands here.
-    begin = noise[:, 0].clone(memory_format=torch.contiguous_format), noise.new_zeros(head), noise.new_zeros(head)
+    begin = noise[:, 0].clone(memory_format=torch.contiguous_format), *caches
     read = torch.cat([places[:1], places[:-1]]) if s.prefix else places[:-1]
     first = 1 - s.prefix
     given = torch.arange(length, device=noise.device), read, noise[:, first:].movedim(1, 0)
@@ -167,7 +168,7 @@ def _token_by_token(
 def _in_turn(
     step: Callable[[Tensors, Tensors], tuple[Tensors, Tensors]], carry: Tensors, given: Tensors
 ) -> tuple[Tensors, Tensors]:
-    """As PyTorch's `scan`, which is one step of an exported program instead of as many as there are positions."""
+    """Loop over positions; PyTorch's `scan`, with these arguments, is one step of an exported program instead."""
     results = []
     for each in zip(*given, strict=True):
         carry, result = step(carry, each)
