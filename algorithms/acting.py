@@ -1,6 +1,7 @@
 """A trained policy in a control loop of one's own: an observation in, the next action out."""
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,7 +170,7 @@ class Actor:
         found = act(rows, None if goals is None else goals.detach().cpu().numpy())
         return torch.from_numpy(found).to(observations.device)
 
-    @property
+    @cached_property
     def _samples(self) -> bool:
         """Whether an action is drawn, so that it has no single value."""
         from nfkern.algorithms.exporting import describe

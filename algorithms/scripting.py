@@ -1,10 +1,10 @@
 """`nfkern.train` and `nfkern.evaluate`: training and evaluation as calls, with the settings of the command line."""
 
-import difflib
+import contextlib
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from nfkern.algorithms.evaluation import evaluate as evaluation
 from nfkern.algorithms.evaluation.result import EvaluationResult
 from nfkern.algorithms.evaluation.rollout import EnvironmentPool, check_fits
 from nfkern.algorithms.runs.settings import OnlineSettings, RunSettings
-from nfkern.errors import UserError
+from nfkern.errors import UserError, closest
 from nfkern.host.files import atomic_file
 
 Arrays = Sequence[np.ndarray] | Mapping[str, np.ndarray]
@@ -82,9 +82,9 @@ def train(
     given |= {name: _as_declared(name, value) for name, value in settings.items() if name in of_run}
     chosen = {name: _plain(name, value) for name, value in settings.items()}
     config = agent.config_class(**asdict(config) | {name: chosen[name] for name in chosen if name in of_agent})
-    if not isinstance(data, str | Path):
-        data = _written(algorithm, data, given["run_dir"])
-    run = settings_class(env_name=str(data), **given)
+    # Whatever is out of range is refused before anything is written.
+    run = settings_class(env_name="", **given)
+    run = replace(run, env_name=str(data if isinstance(data, str | Path) else _written(algorithm, data, run.run_dir)))
     if isinstance(run, OnlineSettings):
         from nfkern.algorithms.training.online import train_online
 
@@ -128,31 +128,21 @@ def evaluate(
     """
     if isinstance(policy, str | Path):
         policy = load(policy)
-    if isinstance(env, str):
-        return _evaluated(policy, EnvironmentPool(env, max_episode_steps=max_episode_steps), 25, locals())
-    if max_episode_steps is not None:
-        env = gymnasium.wrappers.TimeLimit(env, max_episode_steps)
-    return _evaluated(policy, EnvironmentPool.of(env), 1, locals())
-
-
-def _evaluated(policy: Any, pool: EnvironmentPool, block_size: int, given: dict[str, Any]) -> EvaluationResult:
-    first = pool.take(1)[0]
-    first.reset(seed=0)
-    try:
+    with contextlib.closing(EnvironmentPool(env, max_episode_steps=max_episode_steps)) as pool:
+        first = pool.take(1)[0]
+        first.reset(seed=0)
         if isinstance(policy, Actor) and policy.sizes:
             check_fits(pool, policy.sizes, goal_conditioned=policy.policy.goal_conditioned)
         return evaluation.evaluate(
             _policy(policy, first.goal is not None),
             pool,
-            episodes_per_task=given["episodes"],
-            tasks=given["tasks"],
-            seed=given["seed"],
-            block_size=block_size,
+            episodes_per_task=episodes,
+            tasks=tasks,
+            seed=seed,
+            block_size=25 if isinstance(env, str) else 1,
             label=repr(policy) if isinstance(policy, Actor) else "",
-            progress=given["progress"],
+            progress=progress,
         )
-    finally:
-        pool.close()
 
 
 def _policy(policy: Any, goals: bool) -> Policy:
@@ -241,6 +231,6 @@ def _as_declared(name: str, value: Any) -> Any:
     return Path(value) if name in ("dataset_dir", "init_from") and isinstance(value, str) else value
 
 
-def _meant(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, [*known], n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+def _meant(name: str, known: Iterable[str]) -> str:
+    found = closest(name, known)
+    return "" if found is None else f"; did you mean {found}?"

@@ -44,13 +44,15 @@ def make_encoder(name: str | None, inputs: int, outputs: int, width: int) -> nn.
     # Nothing else that a file might name is called.
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ValueError(f"encoder: expected a class of torch.nn.Module, got {name!r}, {kind!r}")
-    encoder = kind(inputs, outputs)
-    training = encoder.training
-    with torch.no_grad():
-        try:
+    try:
+        encoder = kind(inputs, outputs)
+        training = encoder.training
+        with torch.no_grad():
             found = tuple(encoder.eval()(torch.zeros(2, inputs)).shape)
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise ValueError(f"encoder: {name} fails on rows of shape (2, {inputs}): {error}") from error
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"encoder: expected {name}({inputs}, {outputs}) to take rows of shape (2, {inputs}), got {error!r}"
+        ) from error
     if found != (2, outputs):
         raise ValueError(f"encoder: expected {name} to return shape (2, {outputs}) for (2, {inputs}), got {found}")
     return encoder.train(training)

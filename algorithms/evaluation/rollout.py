@@ -37,45 +37,39 @@ class Episode:
 
 
 class EnvironmentPool:
-    """Environments of one name, made on demand and kept: a manipulation environment takes 1.5 s to make.
-
-    Attributes:
-        alone: whether it has a single environment, which somebody else made.
-    """
-
-    alone = False
+    """Environments of one name, made on demand and kept: a manipulation environment takes 1.5 s to make."""
 
     def __init__(
-        self, name: str, *, max_episode_steps: int | None = None, success_timing: SuccessTiming | None = None
+        self,
+        environment: str | gymnasium.Env[Any, Any],
+        *,
+        max_episode_steps: int | None = None,
+        success_timing: SuccessTiming | None = None,
     ) -> None:
-        """Make the first environment; arguments of `make_environment`.
+        """Make the first environment.
+
+        Args:
+            environment: a name, as `make_environment` takes it; or an environment, which is the only one of the pool
+                and left open.
+            max_episode_steps: as for `make_environment`.
+            success_timing: as for `make_environment`; None for an environment.
 
         Raises:
             UserError: the name is unknown, or OGBench is not installed.
             ValueError: the actions are not a box of floats.
         """
-        self.name = name
         self.max_episode_steps = max_episode_steps
         self.success_timing = success_timing
         self._environments: list[PinnedTask] = []
-        self._adopt(self.take(1)[0])
-
-    @classmethod
-    def of(cls, environment: gymnasium.Env[Any, Any]) -> "EnvironmentPool":
-        """Return a pool of this environment alone, which `close` leaves open.
-
-        Raises:
-            ValueError: the actions are not a box of floats.
-        """
-        pool = cls.__new__(cls)
-        pool.name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
-        pool.max_episode_steps = pool.success_timing = None
-        pool._adopt(PinnedTask(environment))
-        pool.alone = True
-        return pool
-
-    def _adopt(self, first: PinnedTask) -> None:
-        self._environments = [first]
+        self._given = not isinstance(environment, str)
+        if isinstance(environment, str):
+            self.name = environment
+        else:
+            self.name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
+            if max_episode_steps is not None:
+                environment = gymnasium.wrappers.TimeLimit(environment, max_episode_steps)
+            self._environments = [PinnedTask(environment)]
+        first = self.take(1)[0]
         self.tasks, self.task_names = first.tasks, first.task_names
         space = first.action_space
         if not isinstance(space, gymnasium.spaces.Box) or not np.issubdtype(space.dtype, np.floating):
@@ -83,7 +77,7 @@ class EnvironmentPool:
 
     def take(self, count: int) -> list[PinnedTask]:
         """Return the first `count` environments; the same objects at every call."""
-        if self.alone and count > 1:
+        if self._given and count > 1:
             raise ValueError(f"block_size: expected 1 for an environment that is one object, got {count}")
         while len(self._environments) < count:
             with warnings.catch_warnings():
@@ -98,7 +92,7 @@ class EnvironmentPool:
 
     def close(self) -> None:
         """Close every environment that the pool made."""
-        for environment in () if self.alone else self._environments:
+        for environment in () if self._given else self._environments:
             environment.close()
         self._environments.clear()
 

@@ -101,6 +101,7 @@ def generator():
         ("nf_bcc", arrays(), {}, UserError, "algorithm: expected one of nf_bc, .* got 'nf_bcc'; did you mean nf_bc"),
         ("nf_bc", arrays(), {"stepz": 3}, TypeError, "stepz: nf_bc has no such setting; did you mean steps"),
         ("nf_bc", arrays(), {"learning_rate": -1.0}, ValueError, "learning_rate: expected a number > 0, got -1.0"),
+        ("nf_bc", arrays(), {"seed": -1}, ValueError, "seed: expected at least 0, got -1"),
         ("nf_bc", arrays(), {"seeds": "0..3"}, TypeError, "seeds: expected one seed"),
         ("nf_bc", arrays(), {"preset": "large"}, UserError, "preset: nf_bc has .*small, got 'large'"),
         ("nf_bc", arrays()[:2], {}, UserError, r"data: expected arrays \(observations, actions, terminals"),
@@ -162,6 +163,8 @@ def test_an_encoder_of_ones_own(algorithm, folder, monkeypatch, capsys):
     assert isinstance(nfkern.load("runs/c").policy.flow.encoder, own)
     for name, message in (
         ("own_encoders:TooWide", r"expected own_encoders:TooWide to return shape \(2, \d+\) for \(2, \d+\)"),
+        ("torch.nn:LSTM", r"expected torch.nn:LSTM\(\d+, \d+\) to take rows of shape"),
+        ("torch.nn:Conv2d", r"expected torch.nn:Conv2d\(\d+, \d+\) to take rows of shape"),
         ("own_encoders:function", "expected a class of torch.nn.Module"),
         ("own_encoders:Nothing", "expected MODULE:CLASS that can be imported"),
         ("nowhere:Own", "expected MODULE:CLASS that can be imported"),
